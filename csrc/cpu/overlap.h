@@ -1,0 +1,27 @@
+// The passes of overlap_merge and overlap_split: each works on a range of output tiles, no torch, no threads.
+#pragma once
+
+#include <cstdint>
+
+#include "host/cpu_features.h"
+#include "params.h"
+
+namespace lck {
+
+// Runs output tiles [tile_begin, tile_end); scratch holds overlap_scratch_bytes(params). Returns the first
+// position of the range whose weights are negative, NaN or sum to zero, or -1.
+using OverlapPass = int64_t (*)(const OverlapParams&, int64_t tile_begin, int64_t tile_end, void* scratch);
+
+struct OverlapKernels {
+  OverlapPass gather;       // sequence[t] = sum of share * chunk row: overlap_merge, overlap_split's backward
+  OverlapPass scatter;      // chunk rows = share * sequence[t]: overlap_split, overlap_merge's backward
+  OverlapPass weight_grad;  // dweights from sequence (dout) and chunks
+  // Zeroes the columns outside segments that segments [begin, end) own.
+  void (*fill)(const OverlapParams&, int64_t begin, int64_t end);
+};
+
+const OverlapKernels& overlap_kernels(Isa isa, DType dtype);
+
+int64_t overlap_scratch_bytes(const OverlapParams& params);
+
+}  // namespace lck

@@ -1,0 +1,211 @@
+// overlap_merge and overlap_split on the CPU: loops over output tiles > positions > the chunks that cover one > dim.
+// Compiled once per instruction set (LCK_ISA).
+#include "cpu/overlap.h"
+#include "cpu/overlap_shares.h"
+#include "cpu/simd/vec.h"
+
+namespace lck::LCK_ISA {
+
+namespace {
+
+// The chunk rows that have a share of one position.
+template <typename T>
+struct Terms {
+  const T** rows;
+  Acc<T>* shares;
+  int64_t count;
+};
+
+// out (dim) = sum of share * row over N terms (N = 0: any number, read from terms).
+template <typename T, int N>
+void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
+  using A = Acc<T>;
+  constexpr int kUnroll = 4, kStep = kUnroll * kLanes<A>;
+  const int64_t count = N > 0 ? N : terms.count;
+  int64_t d = 0;
+  for (; d + kStep <= dim; d += kStep) {
+    Vec<A> total[kUnroll] = {};
+    for (int64_t n = 0; n < count; ++n) {
+      for (int j = 0; j < kUnroll; ++j) total[j] += load(terms.rows[n] + d + j * kLanes<A>) * terms.shares[n];
+    }
+    for (int j = 0; j < kUnroll; ++j) store(total[j], out + d + j * kLanes<A>);
+  }
+  for (; d < dim; ++d) {
+    A total = 0;
+    for (int64_t n = 0; n < count; ++n) total += to_acc(terms.rows[n][d]) * terms.shares[n];
+    from_acc(total, out + d);
+  }
+}
+
+template <typename T>
+Acc<T> dot(const T* x, const T* y, int64_t dim) {
+  using A = Acc<T>;
+  constexpr int kUnroll = 4, kStep = kUnroll * kLanes<A>;
+  Vec<A> total[kUnroll] = {};
+  int64_t d = 0;
+  for (; d + kStep <= dim; d += kStep) {
+    for (int j = 0; j < kUnroll; ++j) {
+      total[j] += load(x + d + j * kLanes<A>) * load(y + d + j * kLanes<A>);
+    }
+  }
+  A result = sum<A>((total[0] + total[1]) + (total[2] + total[3]));
+  for (; d < dim; ++d) result += to_acc(x[d]) * to_acc(y[d]);
+  return result;
+}
+
+template <typename T>
+T* chunk_row(const OverlapParams& p, const Segment& s, int64_t position) {
+  const int64_t column = s.col + (position - s.start);
+  return static_cast<T*>(p.chunks) + s.row * p.chunk_stride + column * p.column_stride;
+}
+
+template <typename T>
+T* position_row(const OverlapParams& p, int64_t position) {
+  return static_cast<T*>(p.sequence) + position * p.position_stride;
+}
+
+// The scratch memory of a pass, cut into its parts.
+template <typename T>
+struct Scratch {
+  Acc<T>* shares;  // (segments, kTileLen)
+  Acc<T>* sums;    // (kTileLen)
+  Terms<T> terms;
+  Acc<T>* dots;  // (segments)
+
+  Scratch(void* memory, int64_t segments) {
+    sums = static_cast<Acc<T>*>(memory);
+    shares = sums + kTileLen;
+    terms.rows = reinterpret_cast<const T**>(shares + segments * kTileLen);
+    terms.shares = reinterpret_cast<Acc<T>*>(terms.rows + segments);
+    dots = terms.shares + segments;
+    terms.count = 0;
+  }
+};
+
+template <typename T>
+int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
+  int64_t bad = -1;
+  const int64_t row_bytes = p.dim * static_cast<int64_t>(sizeof(T));
+  for (int64_t index = tile_begin; index < tile_end; ++index) {
+    const Tile tile = tile_at(p, index);
+    Scratch<T> scratch(memory, tile.stop - tile.first);
+    const int64_t wrong = tile_shares(p, tile, scratch.shares, scratch.sums);
+    if (wrong >= 0 && bad < 0) bad = tile.start + wrong;
+    for (int64_t i = 0; i < tile.length; ++i) {
+      Terms<T>& terms = scratch.terms;
+      terms.count = 0;
+      for (int64_t n = tile.first; n < tile.stop; ++n) {
+        const Acc<T> share = scratch.shares[(n - tile.first) * kTileLen + i];
+        if (share == 0) continue;
+        terms.rows[terms.count] = chunk_row<T>(p, p.segments[n], tile.start + i);
+        terms.shares[terms.count++] = share;
+      }
+      T* out = position_row<T>(p, tile.start + i);
+      if (terms.count == 1 && terms.shares[0] == 1) {
+        std::memcpy(out, terms.rows[0], row_bytes);
+      } else if (terms.count == 2) {
+        weighted_sum<T, 2>(terms, out, p.dim);
+      } else {
+        weighted_sum<T, 0>(terms, out, p.dim);
+      }
+    }
+  }
+  return bad;
+}
+
+template <typename T>
+int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
+  const int64_t row_bytes = p.dim * static_cast<int64_t>(sizeof(T));
+  for (int64_t index = tile_begin; index < tile_end; ++index) {
+    const Tile tile = tile_at(p, index);
+    Scratch<T> scratch(memory, tile.stop - tile.first);
+    tile_shares(p, tile, scratch.shares, scratch.sums);
+    for (int64_t n = tile.first; n < tile.stop; ++n) {
+      const Segment s = inside(p.segments[n], p);
+      const int64_t from = s.start > tile.start ? s.start - tile.start : 0;
+      const int64_t end = s.start + s.length - tile.start, to = end < tile.length ? end : tile.length;
+      for (int64_t i = from; i < to; ++i) {
+        const Acc<T> share = scratch.shares[(n - tile.first) * kTileLen + i];
+        T* out = chunk_row<T>(p, s, tile.start + i);
+        const T* row = position_row<T>(p, tile.start + i);
+        if (share == 1) {
+          std::memcpy(out, row, row_bytes);
+        } else if (share == 0) {
+          std::memset(out, 0, row_bytes);
+        } else {
+          scratch.terms.rows[0] = row;
+          scratch.terms.shares[0] = share;
+          weighted_sum<T, 1>(scratch.terms, out, p.dim);
+        }
+      }
+    }
+  }
+  return -1;
+}
+
+// dweights = (<dout, x> - sum of share * <dout, x>) / sum of weights, at each covered column.
+template <typename T>
+int64_t weight_grad(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
+  using A = Acc<T>;
+  for (int64_t index = tile_begin; index < tile_end; ++index) {
+    const Tile tile = tile_at(p, index);
+    Scratch<T> scratch(memory, tile.stop - tile.first);
+    tile_shares(p, tile, scratch.shares, scratch.sums);
+    for (int64_t i = 0; i < tile.length; ++i) {
+      const int64_t position = tile.start + i;
+      const T* dout = position_row<T>(p, position);
+      A mean = 0;
+      for (int64_t n = tile.first; n < tile.stop; ++n) {
+        const Segment s = inside(p.segments[n], p);
+        if (position < s.start || position >= s.start + s.length) continue;
+        const A value = dot(dout, chunk_row<T>(p, s, position), p.dim);
+        const A share = scratch.shares[(n - tile.first) * kTileLen + i];
+        scratch.dots[n - tile.first] = value;
+        if (share > 0) mean += share * value;
+      }
+      for (int64_t n = tile.first; n < tile.stop; ++n) {
+        const Segment s = inside(p.segments[n], p);
+        if (position < s.start || position >= s.start + s.length) continue;
+        const A total = scratch.sums[i];
+        A* out = static_cast<A*>(p.dweights) + s.row * p.chunk_len + s.col + (position - s.start);
+        *out = total > 0 ? (scratch.dots[n - tile.first] - mean) / total : A(0);
+      }
+    }
+  }
+  return -1;
+}
+
+template <typename T>
+void fill(const OverlapParams& p, int64_t begin, int64_t end) {
+  const int64_t row_bytes = p.dim * static_cast<int64_t>(sizeof(T));
+  for (int64_t n = begin; n < end; ++n) {
+    const Segment s = inside(p.segments[n], p);
+    const int64_t stop = s.fill_end < p.chunk_len ? s.fill_end : p.chunk_len;
+    for (int64_t column = s.fill_start < 0 ? 0 : s.fill_start; column < stop; ++column) {
+      if (column == s.col) column += s.length;
+      if (column >= stop) break;
+      T* row = static_cast<T*>(p.chunks) + s.row * p.chunk_stride + column * p.column_stride;
+      std::memset(static_cast<void*>(row), 0, row_bytes);
+    }
+  }
+}
+
+template <typename T>
+constexpr OverlapKernels kKernels = {gather<T>, scatter<T>, weight_grad<T>, fill<T>};
+
+}  // namespace
+
+const OverlapKernels& overlap_kernels(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return kKernels<double>;
+    case DType::kBFloat16:
+      return kKernels<BFloat16>;
+    case DType::kFloat16:
+      return kKernels<Float16>;
+    default:
+      return kKernels<float>;
+  }
+}
+
+}  // namespace lck::LCK_ISA

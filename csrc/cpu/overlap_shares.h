@@ -1,0 +1,95 @@
+// The share of each chunk at each position: the only place in C++ where merge weights are made.
+#pragma once
+
+#include "cpu/simd/vec.h"
+#include "params.h"
+
+namespace lck::LCK_ISA {
+
+// A segment cut down to what lies inside the tensors, whatever the plan says.
+inline Segment inside(Segment s, const OverlapParams& p) {
+  const bool in_row = s.row >= 0 && s.row < p.num_chunks && s.col >= 0 && s.start >= 0 && s.length >= 0;
+  if (!in_row) return Segment{};
+  const int64_t columns = p.chunk_len - s.col, positions = p.total_len - s.start;
+  const int64_t room = columns < positions ? columns : positions;
+  if (s.length > room) s.length = static_cast<int32_t>(room > 0 ? room : 0);
+  return s;
+}
+
+// One output tile: its positions and the segments that may touch it.
+struct Tile {
+  int64_t start, length;   // positions [start, start + length)
+  int64_t first, stop;     // segments [first, stop)
+};
+
+inline Tile tile_at(const OverlapParams& p, int64_t index) {
+  const int64_t start = index * kTileLen, rest = p.total_len - start;
+  const int64_t first = p.tile_segments[2 * index], stop = p.tile_segments[2 * index + 1];
+  return {start, rest < kTileLen ? rest : kTileLen, first < 0 ? 0 : first,
+          stop > p.num_segments ? p.num_segments : stop};
+}
+
+// sin(x) for x in [0, pi / 2] by its series, to the last bits of a double.
+template <typename A>
+inline A sin_series(A x) {
+  const A z = x * x;
+  A sum = 0;
+  for (int k = 10; k >= 1; --k) sum = (1 + sum) * (-z / static_cast<A>(2 * k * (2 * k + 1)));
+  return x + x * sum;
+}
+
+// Weight of place u of a segment of length n.
+template <typename A>
+inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row, int64_t u) {
+  switch (mode) {
+    case WeightMode::kExplicit:
+      return explicit_row[s.col + u];
+    case WeightMode::kCrop:
+      return u >= s.keep_start && u < s.keep_end ? A(1) : A(0);
+    case WeightMode::kTriangular:
+    case WeightMode::kHann: {
+      const int64_t left = s.starts_document ? s.length : u + 1;
+      const int64_t right = s.ends_document ? s.length : s.length - u;
+      const A m = static_cast<A>(left < right ? left : right);
+      if (mode == WeightMode::kTriangular) return m;
+      const A sine = sin_series(m * static_cast<A>(1.57079632679489661923) / static_cast<A>(s.length + 1));
+      return sine * sine;
+    }
+    default:
+      return A(1);
+  }
+}
+
+// Fills shares (stop - first, kTileLen): the weight of each segment at each position over the sum of all, 0 where a
+// segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first position,
+// relative to the tile, with a negative or NaN weight or a zero sum, else -1.
+template <typename A>
+int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums) {
+  for (int64_t i = 0; i < kTileLen; ++i) sums[i] = 0;
+  int64_t bad = -1;
+  for (int64_t index = tile.first; index < tile.stop; ++index) {
+    const Segment s = inside(p.segments[index], p);
+    A* a = shares + (index - tile.first) * kTileLen;
+    const A* explicit_row = static_cast<const A*>(p.weights) + (p.weights ? s.row * p.chunk_len : 0);
+    const int64_t from = s.start - tile.start;  // u = i - from
+    for (int64_t i = 0; i < kTileLen; ++i) {
+      const bool covered = i >= from && i < from + s.length && i < tile.length;
+      a[i] = covered ? weight_at(s, p.mode, explicit_row, i - from) : A(0);
+    }
+    for (int64_t i = 0; i < kTileLen; ++i) {
+      if (!(a[i] >= 0) && (bad < 0 || i < bad)) bad = i;
+      sums[i] += a[i];
+    }
+  }
+  for (int64_t i = 0; i < tile.length; ++i) {
+    if (!(sums[i] > 0) && (bad < 0 || i < bad)) bad = i;
+  }
+  if (p.mode == WeightMode::kAdd) return -1;
+  for (int64_t index = tile.first; index < tile.stop; ++index) {
+    A* a = shares + (index - tile.first) * kTileLen;
+    for (int64_t i = 0; i < kTileLen; ++i) a[i] = sums[i] > 0 ? a[i] / sums[i] : A(0);
+  }
+  return bad;
+}
+
+}  // namespace lck::LCK_ISA

@@ -1,0 +1,23 @@
+// Which instruction sets this processor and this build offer.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+namespace lck {
+
+// In order of preference: a processor that has one has all before it.
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
+
+inline constexpr int kNumIsas = 4;
+
+// The best instruction set of the processor that runs this.
+Isa detected_isa();
+
+// "generic", "avx2", "avx512", "avx512_bf16".
+std::string_view isa_name(Isa isa);
+
+// The instruction set of that name, if there is one.
+std::optional<Isa> isa_from_name(std::string_view name);
+
+}  // namespace lck

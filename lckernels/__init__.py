@@ -1,0 +1,33 @@
+"""Kernels that let Hugging Face models read long texts."""
+
+from importlib import import_module
+from typing import Any
+
+from lckernels.dispatch import BackendError
+from lckernels.functional import merge_attention_states, overlap_merge, overlap_split, windowed_attention
+from lckernels.options import Layout, Score
+from lckernels.plan import Plan, plan_chunks
+
+__version__ = "0.1.0"
+
+_LAZY = {"LongEncoder": "lckernels.models.long_encoder", "explain": "lckernels.models.explain"}
+
+__all__ = [
+    "BackendError",
+    "Layout",
+    "LongEncoder",
+    "Plan",
+    "Score",
+    "merge_attention_states",
+    "overlap_merge",
+    "overlap_split",
+    "plan_chunks",
+    "windowed_attention",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need the extra `hf` are imported at first use."""
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'lckernels' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Backends: each keeps the contract of `ops.py` its own way; `dispatch.py` chooses among them."""

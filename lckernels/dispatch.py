@@ -1,0 +1,97 @@
+"""Which backend serves which problem: one table, asked by every op."""
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("cpu", "eager")
+_ENVIRONMENT = "LCKERNELS"
+_SETTINGS = {"backend": BACKENDS, "isa": ("generic", "avx2", "avx512", "avx512_bf16")}
+
+
+@dataclass(slots=True)
+class Problem:
+    """What a backend must know to say whether it can: built once per call, before any kernel runs."""
+
+    op: str
+    device_type: str
+    dtype: torch.dtype
+    shapes: tuple[tuple[int, ...], ...]
+    score_bytes: int = 0
+    explicit: bool = False
+
+    def __str__(self) -> str:
+        shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
+        return f"{self.op} on {self.device_type}, {self.dtype}, shapes {shapes}"
+
+
+class PlanArgs(NamedTuple):
+    """The part of a Plan that a backend reads."""
+
+    segments: Tensor  # (num_segments, 10) int32
+    tile_segments: Tensor  # (num_tiles, 2) int32
+    num_chunks: int
+    chunk_len: int
+    total_len: int
+
+
+class BackendError(RuntimeError):
+    """No backend can solve the problem; the message names the inputs and each backend's reasons."""
+
+
+def settings() -> dict[str, str]:
+    """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a checked dict."""
+    result = {}
+    for item in filter(None, os.environ.get(_ENVIRONMENT, "").split(",")):
+        name, _, value = item.strip().partition("=")
+        if name not in _SETTINGS:
+            raise ValueError(f"{_ENVIRONMENT}: got the setting {name!r}; allowed are {', '.join(_SETTINGS)}")
+        if value not in _SETTINGS[name]:
+            raise ValueError(f"{_ENVIRONMENT}: got {name}={value!r}; allowed are {', '.join(_SETTINGS[name])}")
+        result[name] = value
+    return result
+
+
+_DEFAULT_BACKEND = settings().get("backend")
+
+
+def backends() -> dict[str, ModuleType]:
+    """Every backend of this version by name, in order of preference."""
+    return {name: _module(name) for name in BACKENDS}
+
+
+def availability() -> dict[str, str]:
+    """For each backend: empty when it can run on this machine, else why not."""
+    return {name: module.unavailable() for name, module in backends().items()}
+
+
+def choose(problem: Problem, backend: str | None = None) -> ModuleType:
+    """The first backend that can solve the problem, or the one asked for; raises BackendError when none can."""
+    backend = backend or _DEFAULT_BACKEND
+    problem.explicit = backend is not None
+    refused = {}
+    for name in (backend,) if backend else BACKENDS:
+        module = _module(name)
+        why = module.reasons(problem)
+        if not why:
+            return module
+        refused[name] = why
+    lines = [f"  {name}: {'; '.join(why)}" for name, why in refused.items()]
+    raise BackendError("\n".join([f"no backend can run {problem}:", *lines]))
+
+
+_modules: dict[str, ModuleType] = {}
+
+
+def _module(name: str) -> ModuleType:
+    module = _modules.get(name)
+    if module is None:
+        if name not in BACKENDS:
+            raise ValueError(f"backend: got {name!r}; allowed are {', '.join(BACKENDS)}")
+        module = _modules[name] = import_module(f"lckernels.backends.{name}")
+    return module

@@ -1,0 +1,152 @@
+"""The public functions: signatures, shapes and argument checks. Definitions are in `reference.py`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lckernels import ops
+from lckernels.checks import (
+    check_attention,
+    check_chunks,
+    check_layout,
+    check_score,
+    check_sequence,
+    check_states,
+)
+from lckernels.options import Layout, Score
+from lckernels.plan import Plan
+from lckernels.reference import compute_dtype
+
+_DEFAULT_LAYOUT = Layout()
+_DEFAULT_SCORE = Score()
+
+
+def windowed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window_size: tuple[int, int] = (-1, -1),
+    softmax_scale: float | None = None,
+    layout: Layout = _DEFAULT_LAYOUT,
+    score: Score = _DEFAULT_SCORE,
+    dropout_p: float = 0.0,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Softmax attention in which a query sees the keys of its window.
+
+    Query i stands at key position `p = i + offset` (offset defaults to seqlen_k - seqlen_q) and sees key j when
+    `p - left <= j <= p + right`, subject to `layout`. A row that sees no key gives zeros.
+
+    Args:
+        q: (batch, seqlen_q, num_heads, head_dim) fp32, bf16, fp16 or fp64; any strides.
+        k: (batch, seqlen_k, num_kv_heads, head_dim), q's dtype; num_heads % num_kv_heads == 0.
+        v: (batch, seqlen_k, num_kv_heads, head_dim_v), q's dtype.
+        window_size: (left, right) in keys, inclusive; -1 drops that bound. Causal attention is (-1, 0).
+        softmax_scale: factor of q.k; None means head_dim ** -0.5.
+        layout: which keys a query sees beside the window: offset, padding, packing, sinks, chunks.
+        score: softcap, relative bias (with gradient) and sink logits (with gradient).
+        dropout_p: probability to drop, 0 <= dropout_p < 1; the mask is Philox4x32-10, the same on every backend.
+        return_lse: also return lse.
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        out (batch, seqlen_q, num_heads, head_dim_v) in q's dtype, contiguous; with return_lse also
+        lse (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), natural log of the softmax denominator,
+        differentiable; -inf where a row sees nothing.
+
+    Raises:
+        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+
+    Source: window and offset conventions of flash-attn; sink logits of gpt-oss; sink tokens of StreamingLLM.
+    """
+    check_attention(q, k, v, window_size, dropout_p)
+    check_layout(layout, q, k)
+    check_score(score, q)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    seed = None
+    if dropout_p:
+        bounds = torch.iinfo(torch.int64)
+        seed = torch.randint(bounds.min, bounds.max, (1,), dtype=torch.int64, device=q.device)
+    options = ops.attention_options(window_size, scale, layout, score, dropout_p, seed, backend)
+    out, lse = ops.windowed_attention(q, k, v, *options)
+    return (out, lse) if return_lse else out
+
+
+def overlap_merge(
+    chunks: Tensor, plan: Plan, weights: str | Tensor = "triangular", *, backend: str | None = None
+) -> Tensor:
+    """Weighted mean of overlapping chunks as one sequence: `out[t] = sum_c a_c(t) x_c(t) / sum_c a_c(t)`.
+
+    Args:
+        chunks: (num_chunks, chunk_len, dim) fp32, bf16, fp16 or fp64; any strides.
+        plan: where the chunks' columns land; `plan.total_len` output positions.
+        weights: how much a chunk counts at a position. "uniform"; "triangular" (default), growing with the distance
+            to the chunk's edge; "hann", its squared sine; "crop", one chunk per position (the plan's keep ranges);
+            or a tensor (num_chunks, chunk_len), >= 0, with gradient. A zero weight reads nothing.
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        (total_len, dim), contiguous, in chunks' dtype, accumulated in fp32 (fp64 for fp64).
+
+    Raises:
+        TypeError, ValueError: bad input, naming the argument; explicit weights that are negative or sum to zero
+        at a position (on a GPU that position is 0, without a sync). BackendError: no backend can.
+
+    Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
+    """
+    check_chunks(chunks, plan, weights)
+    explicit = isinstance(weights, Tensor)
+    table = weights.to(compute_dtype(chunks.dtype)) if explicit else None
+    mode = "explicit" if explicit else weights
+    return ops.overlap_merge(
+        chunks, table, plan.segments, plan.tile_segments, plan.total_len, mode, backend
+    )
+
+
+def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -> Tensor:
+    """Cuts one sequence into the plan's chunks; columns outside segments are 0.
+
+    Args:
+        sequence: (total_len, dim) fp32, bf16, fp16 or fp64; any strides.
+        plan: where the chunks lie.
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        (num_chunks, chunk_len, dim), contiguous, in sequence's dtype. Its gradient is the overlap-add.
+
+    Raises:
+        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+    """
+    check_sequence(sequence, plan)
+    return ops.overlap_split(
+        sequence, plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, backend
+    )
+
+
+def merge_attention_states(
+    outs: Sequence[Tensor], lses: Sequence[Tensor], *, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention over the union of disjoint key sets, from the attention over each.
+
+    `lse = logsumexp_i lse_i`, `out = sum_i exp(lse_i - lse) out_i`, exact up to rounding; weights in fp32. At most
+    one state may carry sink logits.
+
+    Args:
+        outs: tensors (batch, seqlen_q, num_heads, head_dim), one dtype.
+        lses: tensors (batch, num_heads, seqlen_q), fp32 (fp64 for fp64 outs).
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        out like outs[0] and lse like lses[0]; where every lse is -inf: 0 and -inf.
+
+    Raises:
+        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+
+    Source: the merge of partial softmaxes in online softmax (Milakov and Gimelshein, 2018).
+    """
+    outs, lses = list(outs), list(lses)
+    check_states(outs, lses)
+    return ops.merge_attention_states(outs, lses, backend)

@@ -1,0 +1,248 @@
+"""The definitions: each op in plain torch. Every backend is compared with these.
+
+Arithmetic is fp32 (fp64 for fp64 inputs); results are rounded once to the input's dtype. Differentiable by
+autograd. Scores are materialised: memory grows with seqlen_q * seqlen_k.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lckernels.options import Layout, Score
+from lckernels.philox import dropout_keep
+from lckernels.dispatch import PlanArgs
+from lckernels.plan import Plan
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp64 for fp64, else fp32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+
+def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights (length,) of one row of `Plan.segments`; `weights` as in overlap_merge."""
+    chunk, col, _, length, keep_start, keep_end, starts_document, ends_document = row[:8]
+    if isinstance(weights, Tensor):
+        return weights[chunk, col : col + length].to(dtype)
+    u = torch.arange(length, dtype=dtype)
+    left = torch.full_like(u, length) if starts_document else u + 1
+    right = torch.full_like(u, length) if ends_document else length - u
+    m = torch.minimum(left, right)
+    if weights == "uniform":
+        return torch.ones_like(m)
+    if weights == "triangular":
+        return m
+    if weights == "hann":
+        return torch.sin(math.pi * m / (2 * (length + 1))) ** 2
+    return ((u >= keep_start) & (u < keep_end)).to(dtype)  # crop
+
+
+def overlap_merge(chunks: Tensor, plan: Plan | PlanArgs, weights: str | Tensor = "triangular") -> Tensor:
+    """`out[t] = sum_c a_c(t) x_c(t) / sum_c a_c(t)`: (num_chunks, chunk_len, dim) -> (total_len, dim).
+
+    A position whose weights sum to zero gives 0; a zero weight reads nothing.
+    """
+    dtype = compute_dtype(chunks.dtype)
+    total = chunks.new_zeros(plan.total_len, chunks.shape[2], dtype=dtype)
+    weight_sum = chunks.new_zeros(plan.total_len, 1, dtype=dtype)
+    for row in plan.segments.tolist():
+        chunk, col, start, length = row[:4]
+        a = segment_weights(row, weights, dtype).to(chunks.device)[:, None]
+        x = chunks[chunk, col : col + length].to(dtype)
+        total[start : start + length] += torch.where(a > 0, a * x, 0)
+        weight_sum[start : start + length] += a
+    merged = torch.where(weight_sum > 0, total / torch.where(weight_sum > 0, weight_sum, 1), 0)
+    return merged.to(chunks.dtype)
+
+
+def overlap_split(sequence: Tensor, plan: Plan | PlanArgs) -> Tensor:
+    """(total_len, dim) -> (num_chunks, chunk_len, dim); columns outside segments are 0."""
+    chunks = sequence.new_zeros(plan.num_chunks, plan.chunk_len, sequence.shape[1])
+    for chunk, col, start, length in plan.segments[:, :4].tolist():
+        chunks[chunk, col : col + length] = sequence[start : start + length]
+    return chunks
+
+
+
+def key_positions(batch: int, seqlen_q: int, seqlen_k: int, layout: Layout, device: torch.device) -> Tensor:
+    """Position p of each query among the keys: (B, Sq) int64."""
+    offset = seqlen_k - seqlen_q if layout.offset is None else layout.offset
+    if isinstance(offset, Tensor):
+        offset = offset.to(device=device, dtype=torch.int64).reshape(-1, 1)
+    return (torch.arange(seqlen_q, device=device) + offset).expand(batch, seqlen_q)
+
+
+def visible_keys(p: Tensor, seqlen_k: int, window_size: tuple[int, int], layout: Layout) -> Tensor:
+    """Which keys each query sees: p (B, Sq) int64 -> (B, Sq, Sk) bool."""
+    left, right = window_size
+    j = torch.arange(seqlen_k, device=p.device)
+    row, p = p, p[:, :, None]
+    start = torch.zeros_like(row[:, :1, None]) if layout.kv_start is None else layout.kv_start[:, None, None]
+    seen = j >= start
+    if layout.kv_end is not None:
+        seen = seen & (j < layout.kv_end[:, None, None])
+    if layout.kv_mask is not None:
+        seen = seen & layout.kv_mask[:, None, :]
+    if layout.segment_ids is not None:
+        ids = layout.segment_ids
+        inside = (row >= 0) & (row < seqlen_k)
+        own = torch.gather(ids, 1, row.clamp(0, max(seqlen_k - 1, 0))) if seqlen_k else row
+        seen = seen & inside[:, :, None] & (own[:, :, None] == ids[:, None, :])
+        if layout.sink_tokens and seqlen_k:
+            first = (ids[:, :, None] == ids[:, None, :]).int().argmax(-1)
+            start = torch.maximum(start, first[:, None, :])
+    within_left = (j >= p - left) if left >= 0 else torch.ones_like(j >= p)
+    within_right = (j <= p + right) if right >= 0 else torch.ones_like(within_left)
+    seen = seen & (within_left | (j - start < layout.sink_tokens)) & within_right
+    if layout.chunk:
+        origin = layout.chunk_origin
+        origin = origin[:, None, None] if isinstance(origin, Tensor) else origin
+        seen = seen & ((j - origin) // layout.chunk == (p - origin) // layout.chunk)
+    return seen
+
+
+def attention_scores(
+    q: Tensor, k: Tensor, p: Tensor, softmax_scale: float, score: Score
+) -> tuple[Tensor, Tensor | None]:
+    """Scores of all keys (B, Hq, Sq, Sk), and tanh of the softcap when there is one (its backward needs it)."""
+    group = q.shape[2] // k.shape[2]
+    finite, bad = finite_rows(k)
+    s = torch.einsum("bmhd,bnhd->bhmn", q, finite.repeat_interleave(group, dim=2)) * softmax_scale
+    s = torch.where(bad.transpose(1, 2).repeat_interleave(group, dim=1)[:, :, None, :], torch.nan, s)
+    capped = None
+    if score.softcap:
+        capped = torch.tanh(s / score.softcap)
+        s = score.softcap * capped
+    if score.rel_bias is not None:
+        s = s + score.rel_bias.to(s.dtype)[:, bias_columns(p, k.shape[1], score)].transpose(0, 1)
+    return s, capped
+
+
+def bias_columns(p: Tensor, seqlen_k: int, score: Score) -> Tensor:
+    """Column of rel_bias for each query and key: (B, Sq, Sk) int64."""
+    distance = torch.arange(seqlen_k, device=p.device) - p[:, :, None]
+    return (distance + score.bias_center).clamp(0, score.rel_bias.shape[1] - 1)
+
+
+def finite_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (..., D) with rows that hold inf or NaN set to 0, and which rows those are (...)."""
+    bad = ~torch.isfinite(x).all(-1)
+    return torch.where(bad[..., None], 0, x), bad
+
+
+def windowed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window_size: tuple[int, int] = (-1, -1),
+    softmax_scale: float | None = None,
+    layout: Layout | None = None,
+    score: Score | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq). A row that sees no key: out 0, lse -inf (or its sink).
+
+    An inf or NaN in a visible key or value makes the rows that see it NaN; it reaches no other row.
+    """
+    layout, score = layout or Layout(), score or Score()
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    q_c, k_c, v_c = (x.to(compute_dtype(q.dtype)) for x in (q, k, v))
+    if layout.cu_seqlens_q is None:
+        out, lse = _dense(q_c, k_c, v_c, window_size, scale, layout, score, dropout_p, seed)
+        return out.to(q.dtype).contiguous(), lse
+    out = q_c.new_zeros(*q.shape[:3], v.shape[3])
+    lse = q_c.new_full((1, q.shape[2], q.shape[1]), -torch.inf)
+    for b, (rows, keys) in enumerate(packed_segments(layout)):
+        args = (window_size, scale, segment_layout(layout, b, keys), score, dropout_p, seed, b)
+        out_b, lse_b = _dense(q_c[:, rows], k_c[:, keys], v_c[:, keys], *args)
+        out[:, rows], lse[:, :, rows] = out_b, lse_b
+    return out.to(q.dtype), lse
+
+
+def packed_segments(layout: Layout) -> list[tuple[slice, slice]]:
+    """Rows of q and rows of k of each segment of a packed batch."""
+    bounds_q, bounds_k = layout.cu_seqlens_q.tolist(), layout.cu_seqlens_k.tolist()
+    return [
+        (slice(q0, q1), slice(k0, k1))
+        for q0, q1, k0, k1 in zip(bounds_q, bounds_q[1:], bounds_k, bounds_k[1:], strict=False)
+    ]
+
+
+def segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
+    """The layout of segment b of a packed batch, as a batch of one."""
+
+    def of_segment(x: int | Tensor | None) -> int | Tensor | None:
+        return x[b : b + 1] if isinstance(x, Tensor) and x.dim() else x
+
+    return replace(
+        layout,
+        offset=of_segment(layout.offset),
+        kv_start=of_segment(layout.kv_start),
+        kv_end=of_segment(layout.kv_end),
+        kv_mask=None if layout.kv_mask is None else layout.kv_mask[:, keys],
+        chunk_origin=of_segment(layout.chunk_origin),
+        cu_seqlens_q=None,
+        cu_seqlens_k=None,
+    )
+
+
+def _dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: tuple[int, int],
+    softmax_scale: float,
+    layout: Layout,
+    score: Score,
+    dropout_p: float,
+    seed: Tensor | None,
+    first_batch: int = 0,
+) -> tuple[Tensor, Tensor]:
+    p = key_positions(q.shape[0], q.shape[1], k.shape[1], layout, q.device)
+    seen = visible_keys(p, k.shape[1], window_size, layout)[:, None]
+    s = attention_scores(q, k, p, softmax_scale, score)[0].masked_fill(~seen, -torch.inf)
+    row_max = s.detach().amax(-1, keepdim=True) if s.shape[-1] else s.new_full((*s.shape[:3], 1), -torch.inf)
+    if score.sink_logits is not None:
+        sink = score.sink_logits.to(s.dtype)[:, None, None]
+        row_max = torch.maximum(row_max, sink.detach())
+    row_max = torch.where(row_max == -torch.inf, 0, row_max)
+    e = torch.exp(s - row_max)
+    denominator = e.sum(-1, keepdim=True)
+    if score.sink_logits is not None:
+        denominator = denominator + torch.exp(sink - row_max)
+    empty = denominator == 0
+    safe = torch.where(empty, 1, denominator)
+    probs = e / safe
+    if dropout_p:
+        keep = dropout_keep(seed, dropout_p, p, q.shape[2], k.shape[1], first_batch)
+        probs = torch.where(keep, probs / (1 - dropout_p), 0)
+    values, bad = finite_rows(v)
+    group = q.shape[2] // v.shape[2]
+    out = torch.einsum("bhmn,bnhd->bmhd", probs, values.repeat_interleave(group, dim=2))
+    poisoned = (seen & bad.transpose(1, 2).repeat_interleave(group, dim=1)[:, :, None, :]).any(-1)
+    out = torch.where(poisoned.transpose(1, 2)[..., None], torch.nan, out)
+    return out, torch.where(empty, -torch.inf, row_max + torch.log(safe)).squeeze(-1)
+
+
+def merge_attention_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Attention over the union of disjoint key sets from each set's out (B, Sq, H, Dv) and lse (B, H, Sq).
+
+    `w_i = exp(lse_i - lse)`, `lse = logsumexp_i lse_i`, `out = sum_i w_i out_i`; all -inf gives 0 and -inf.
+    """
+    dtype = compute_dtype(outs[0].dtype)
+    stacked = torch.stack([x.to(dtype) for x in lses])
+    row_max = stacked.detach().amax(0)
+    row_max = torch.where(row_max == -torch.inf, 0, row_max)
+    e = torch.exp(stacked - row_max)
+    denominator = e.sum(0)
+    empty = denominator == 0
+    safe = torch.where(empty, 1, denominator)
+    weights = (e / safe).transpose(-1, -2)[..., None]
+    out = sum(torch.where(w > 0, w * x.to(dtype), 0) for w, x in zip(weights, outs, strict=True))
+    return out.to(outs[0].dtype), torch.where(empty, -torch.inf, row_max + torch.log(safe))

@@ -1,0 +1,59 @@
+"""Build: setuptools asks CMake and ninja for the compiled parts; without a C++ compiler it installs pure Python."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+EXTENSIONS = ["lckernels._C", "lckernels._host"]
+
+
+def missing_tool() -> str | None:
+    """What stands in the way of compiling, in one sentence; None when nothing does."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return "no C++ compiler was found (Debian, Ubuntu: apt-get install g++)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "the Python headers were not found (Debian, Ubuntu: apt-get install python3-dev)"
+    return None
+
+
+class CMakeBuild(build_ext):
+    """Builds `_C.so` (torch ops, no Python) and `_host` (pybind11) with one CMake call."""
+
+    def run(self) -> None:
+        reason = missing_tool()
+        if reason is not None:
+            self.warn(f"lckernels: {reason}; installing pure Python, with the eager backend only.")
+            self.extensions = []
+            return
+        super().run()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        # _C.so is no Python module: one build serves every Python.
+        if fullname.endswith("_C"):
+            return str(Path(*fullname.split("."))) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def build_extension(self, ext: Extension) -> None:
+        import torch
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DLCK_TORCH_DIR={Path(torch.__file__).parent}",
+            f"-DLCK_OUTPUT_DIR={target.parent}",
+        ]  # fmt: skip
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", ext.name.rpartition(".")[2]], check=True)
+
+
+setup(ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS], cmdclass={"build_ext": CMakeBuild})
