@@ -1,4 +1,4 @@
-"""Build: setuptools asks CMake and ninja for the compiled parts; without a C++ compiler it installs pure Python."""
+"""setuptools asks CMake and ninja for the compiled parts; without a C++ compiler it installs pure Python."""
 
 import shutil
 import subprocess

@@ -8,103 +8,104 @@ from torch import Tensor
 
 from lckernels.options import Layout, Score
 from lckernels.plan import Plan
+from lckernels.reference import compute_dtype
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop")
+_KINDS = {"integer": (torch.int32, torch.int64), "bool": (torch.bool,), "floating": FLOATS}
 
 
-def require(condition: bool, argument: str, got: object, allowed: str) -> None:
-    """Raises ValueError naming the argument, what came and what is allowed."""
-    if not condition:
-        raise ValueError(f"{argument}: got {got}; {allowed}")
+def bad(argument: str, got: object, allowed: str) -> ValueError:
+    """The error for a wrong value: the argument, what came, what is allowed."""
+    return ValueError(f"{argument}: got {got}; {allowed}")
 
 
 def _tensor(x: object, name: str, rank: int, shape_text: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}; expected a torch.Tensor {shape_text}")
-    require(x.dim() == rank, name, f"shape {tuple(x.shape)}", f"expected {rank} dimensions {shape_text}")
+    if x.dim() != rank:
+        raise bad(name, f"shape {tuple(x.shape)}", f"expected {rank} dimensions {shape_text}")
 
 
 def _floating(x: Tensor, name: str) -> None:
-    allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
-    require(x.dtype in FLOATS, name, f"dtype {x.dtype}", f"allowed are {allowed}")
+    if x.dtype not in FLOATS:
+        raise bad(name, f"dtype {x.dtype}", "allowed are float32, bfloat16, float16, float64")
 
 
 def _like(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
-    require(x.device == other.device, name, f"device {x.device}", f"{other_name} is on {other.device}")
-    mixed = x.dtype == other.dtype or torch.is_autocast_enabled(other.device.type)
-    require(mixed, name, f"dtype {x.dtype}", f"{other_name} has {other.dtype}")
+    if x.device != other.device:
+        raise bad(name, f"device {x.device}", f"{other_name} is on {other.device}")
+    if x.dtype != other.dtype and not torch.is_autocast_enabled(other.device.type):
+        raise bad(name, f"dtype {x.dtype}", f"{other_name} has {other.dtype}")
+
+
+def _is_int(x: object) -> bool:
+    return isinstance(x, int | torch.SymInt) and not isinstance(x, bool)
 
 
 def _integer(x: object, name: str, minimum: int) -> None:
-    if isinstance(x, bool) or not isinstance(x, int | torch.SymInt):
+    if not _is_int(x):
         raise TypeError(f"{name}: got {x!r}; expected an int >= {minimum}")
-    require(x >= minimum, name, x, f"expected an int >= {minimum}")
+    if x < minimum:
+        raise bad(name, x, f"expected an int >= {minimum}")
 
 
-def _option(x: Tensor | None, name: str, shapes: tuple[tuple[int, ...], ...], kind: str, q: Tensor) -> None:
-    """An optional tensor of one of the shapes, on q's device; kind is "integer", "bool" or "floating"."""
+def _option(x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[int, ...]) -> None:
+    """An optional tensor of one of the shapes, on q's device; kind is a key of _KINDS."""
     if x is None:
         return
-    text = " or ".join(str(tuple(shape)) for shape in shapes)
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}; expected a {kind} tensor of shape {text}")
-    require(tuple(x.shape) in shapes, name, f"shape {tuple(x.shape)}", f"expected {text}")
-    right_kind = {
-        "integer": x.dtype in (torch.int32, torch.int64),
-        "bool": x.dtype == torch.bool,
-        "floating": x.dtype in FLOATS,
-    }[kind]
-    require(right_kind, name, f"dtype {x.dtype}", f"expected a {kind} tensor")
-    require(x.device == q.device, name, f"device {x.device}", f"q is on {q.device}")
+        raise TypeError(f"{name}: got {type(x).__name__}; expected a {kind} tensor")
+    if tuple(x.shape) not in shapes:
+        raise bad(name, f"shape {tuple(x.shape)}", f"expected {' or '.join(str(shape) for shape in shapes)}")
+    if x.dtype not in _KINDS[kind]:
+        raise bad(name, f"dtype {x.dtype}", f"expected a {kind} tensor")
+    if x.device != q.device:
+        raise bad(name, f"device {x.device}", f"q is on {q.device}")
 
 
 def check_attention(q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int], dropout_p: float) -> None:
+    """q, k, v fit one another; window_size and dropout_p are in range."""
     _tensor(q, "q", 4, "(batch, seqlen_q, num_heads, head_dim)")
     _tensor(k, "k", 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     _tensor(v, "v", 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
-    for x, name in ((q, "q"), (k, "k"), (v, "v")):
+    _floating(q, "q")
+    for x, name in ((k, "k"), (v, "v")):
         _floating(x, name)
         _like(x, name, q, "q")
-    require(q.shape[3] > 0, "q", f"head_dim {q.shape[3]}", "expected head_dim >= 1")
-    require(k.shape[0] == q.shape[0], "k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
-    require(k.shape[3] == q.shape[3], "k", f"head_dim {k.shape[3]}", f"q has head_dim {q.shape[3]}")
-    require(v.shape[:3] == k.shape[:3], "v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
-    num_heads, num_kv_heads = q.shape[2], k.shape[2]
-    divides = num_kv_heads > 0 and num_heads % num_kv_heads == 0
-    require(divides, "q", f"{num_heads} heads", f"the number must be a multiple of k's {num_kv_heads} heads")
-    pair = isinstance(window_size, tuple | list) and len(window_size) == 2
-    require(pair, "window_size", repr(window_size), "expected (left, right)")
-    for side, size in zip(("left", "right"), window_size, strict=True):
-        _integer(size, f"window_size {side}", -1)
-    require(0.0 <= dropout_p < 1.0, "dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
+    if q.shape[3] == 0:
+        raise bad("q", "head_dim 0", "expected head_dim >= 1")
+    if k.shape[0] != q.shape[0]:
+        raise bad("k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
+    if k.shape[3] != q.shape[3]:
+        raise bad("k", f"head_dim {k.shape[3]}", f"q has head_dim {q.shape[3]}")
+    if v.shape[:3] != k.shape[:3]:
+        raise bad("v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise bad("q", f"{q.shape[2]} heads", f"the number must be a multiple of k's {k.shape[2]} heads")
+    if not isinstance(window_size, tuple | list) or len(window_size) != 2:
+        raise bad("window_size", window_size, "expected (left, right)")
+    _integer(window_size[0], "window_size left", -1)
+    _integer(window_size[1], "window_size right", -1)
+    if not 0.0 <= dropout_p < 1.0:
+        raise bad("dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
 
 
 def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
-    batch, seqlen_k = k.shape[:2]
-    packed = layout.cu_seqlens_q is not None
-    both = packed == (layout.cu_seqlens_k is not None)
-    require(both, "layout.cu_seqlens", "one of cu_seqlens_q and cu_seqlens_k", "expected both or none")
-    if packed:
-        require(q.shape[0] == 1, "q", f"batch {q.shape[0]}", "packed input (cu_seqlens) has batch 1")
-        _tensor(layout.cu_seqlens_q, "layout.cu_seqlens_q", 1, "(num_segments + 1,)")
-        bounds = layout.cu_seqlens_q.shape[0]
-        require(bounds >= 1, "layout.cu_seqlens_q", "length 0", "expected num_segments + 1 bounds")
-        for name in ("cu_seqlens_q", "cu_seqlens_k"):
-            _option(getattr(layout, name), f"layout.{name}", ((bounds,),), "integer", q)
-        require(layout.segment_ids is None, "layout.segment_ids", "a tensor", "cu_seqlens already packs")
-        batch = bounds - 1
-    per_row = ((batch,),)
+    """Every tensor of the layout fits q and k; every number is in range."""
+    batch = (
+        q.shape[0] if layout.cu_seqlens_q is None and layout.cu_seqlens_k is None else _segments(layout, q)
+    )
     for name in ("offset", "chunk_origin"):
         value = getattr(layout, name)
         if isinstance(value, Tensor):
-            _option(value, f"layout.{name}", ((), (batch,)), "integer", q)
-        elif value is not None and (isinstance(value, bool) or not isinstance(value, int | torch.SymInt)):
+            _option(value, f"layout.{name}", "integer", q, (), (batch,))
+        elif value is not None and not _is_int(value):
             raise TypeError(f"layout.{name}: got {value!r}; expected an int or an integer tensor")
-    _option(layout.kv_start, "layout.kv_start", per_row, "integer", q)
-    _option(layout.kv_end, "layout.kv_end", per_row, "integer", q)
-    _option(layout.kv_mask, "layout.kv_mask", ((k.shape[0], seqlen_k),), "bool", q)
-    _option(layout.segment_ids, "layout.segment_ids", ((k.shape[0], seqlen_k),), "integer", q)
+    _option(layout.kv_start, "layout.kv_start", "integer", q, (batch,))
+    _option(layout.kv_end, "layout.kv_end", "integer", q, (batch,))
+    _option(layout.kv_mask, "layout.kv_mask", "bool", q, tuple(k.shape[:2]))
+    _option(layout.segment_ids, "layout.segment_ids", "integer", q, tuple(k.shape[:2]))
     _integer(layout.sink_tokens, "layout.sink_tokens", 0)
     _integer(layout.chunk, "layout.chunk", 0)
     for name in ("max_seqlen_q", "max_seqlen_k"):
@@ -112,63 +113,89 @@ def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
             _integer(getattr(layout, name), f"layout.{name}", 0)
 
 
+def _segments(layout: Layout, q: Tensor) -> int:
+    """The number of segments of packed input."""
+    if layout.cu_seqlens_q is None or layout.cu_seqlens_k is None:
+        raise bad("layout.cu_seqlens", "one of cu_seqlens_q and cu_seqlens_k", "expected both or none")
+    if q.shape[0] != 1:
+        raise bad("q", f"batch {q.shape[0]}", "packed input (cu_seqlens) has batch 1")
+    if layout.segment_ids is not None:
+        raise bad("layout.segment_ids", "a tensor beside cu_seqlens", "expected one of the two")
+    _tensor(layout.cu_seqlens_q, "layout.cu_seqlens_q", 1, "(num_segments + 1,)")
+    bounds = layout.cu_seqlens_q.shape[0]
+    if bounds == 0:
+        raise bad("layout.cu_seqlens_q", "length 0", "expected num_segments + 1 bounds")
+    _option(layout.cu_seqlens_q, "layout.cu_seqlens_q", "integer", q, (bounds,))
+    _option(layout.cu_seqlens_k, "layout.cu_seqlens_k", "integer", q, (bounds,))
+    return bounds - 1
+
+
 def check_score(score: Score, q: Tensor) -> None:
-    num_heads = q.shape[2]
-    require(score.softcap >= 0, "score.softcap", score.softcap, "expected a number >= 0 (0 turns it off)")
-    bias = score.rel_bias
+    """The score's tensors have one row per head of q; its numbers are in range."""
+    num_heads, bias = q.shape[2], score.rel_bias
+    if score.softcap < 0:
+        raise bad("score.softcap", score.softcap, "expected a number >= 0 (0 turns it off)")
     if bias is not None:
         _tensor(bias, "score.rel_bias", 2, "(num_heads, L)")
-        require(bias.shape[1] > 0, "score.rel_bias", f"shape {tuple(bias.shape)}", "expected L >= 1")
-        _option(bias, "score.rel_bias", ((num_heads, bias.shape[1]),), "floating", q)
-    _integer(score.bias_center, "score.bias_center", 0)
-    _option(score.sink_logits, "score.sink_logits", ((num_heads,),), "floating", q)
+        if bias.shape[1] == 0:
+            raise bad("score.rel_bias", f"shape {tuple(bias.shape)}", "expected L >= 1")
+        _option(bias, "score.rel_bias", "floating", q, (num_heads, bias.shape[1]))
+    if not _is_int(score.bias_center):
+        raise TypeError(f"score.bias_center: got {score.bias_center!r}; expected an int")
+    _option(score.sink_logits, "score.sink_logits", "floating", q, (num_heads,))
 
 
 def check_states(outs: list[Tensor], lses: list[Tensor]) -> None:
-    require(len(outs) > 0, "outs", "no states", "expected at least one")
-    require(len(lses) == len(outs), "lses", f"{len(lses)} states", f"outs has {len(outs)}")
+    """The states have one shape, dtype and device."""
+    if not outs:
+        raise bad("outs", "no states", "expected at least one")
+    if len(lses) != len(outs):
+        raise bad("lses", f"{len(lses)} states", f"outs has {len(outs)}")
     for i, (out, lse) in enumerate(zip(outs, lses, strict=True)):
         _tensor(out, f"outs[{i}]", 4, "(batch, seqlen_q, num_heads, head_dim)")
         _tensor(lse, f"lses[{i}]", 3, "(batch, num_heads, seqlen_q)")
         _floating(out, f"outs[{i}]")
         _like(out, f"outs[{i}]", outs[0], "outs[0]")
-        _like(lse, f"lses[{i}]", lses[0], "lses[0]")
-        same = out.shape == outs[0].shape
-        require(same, f"outs[{i}]", f"shape {tuple(out.shape)}", f"outs[0] has shape {tuple(outs[0].shape)}")
+        if out.shape != outs[0].shape:
+            raise bad(f"outs[{i}]", f"shape {tuple(out.shape)}", f"outs[0] has shape {tuple(outs[0].shape)}")
         rows = (out.shape[0], out.shape[2], out.shape[1])
-        require(tuple(lse.shape) == rows, f"lses[{i}]", f"shape {tuple(lse.shape)}", f"expected {rows}")
-        require(lse.device == out.device, f"lses[{i}]", f"device {lse.device}", f"outs is on {out.device}")
-    state = torch.float64 if outs[0].dtype == torch.float64 else torch.float32
-    require(lses[0].dtype == state, "lses[0]", f"dtype {lses[0].dtype}", f"expected {state}")
+        if tuple(lse.shape) != rows:
+            raise bad(f"lses[{i}]", f"shape {tuple(lse.shape)}", f"expected {rows}")
+        if lse.device != out.device:
+            raise bad(f"lses[{i}]", f"device {lse.device}", f"outs is on {out.device}")
+        if lse.dtype != compute_dtype(out.dtype):
+            raise bad(f"lses[{i}]", f"dtype {lse.dtype}", f"expected {compute_dtype(out.dtype)}")
 
 
-def check_plan(plan: object, x: Tensor, name: str, shape: tuple[int, int | None]) -> None:
-    """x matches the plan: its leading sizes are `shape` and it lives on the plan's device."""
+def _plan(plan: object, x: Tensor, name: str) -> None:
     if not isinstance(plan, Plan):
         raise TypeError(f"plan: got {type(plan).__name__}; expected a lckernels.Plan")
-    for i, size in enumerate(shape):
-        fits = size is None or x.shape[i] == size
-        require(fits, name, f"shape {tuple(x.shape)}", f"the plan wants size {size} in dimension {i}")
-    device = plan.segments.device
-    require(device == x.device, "plan", f"device {device}", f"{name} is on {x.device}; use plan.to(device)")
+    if plan.segments.device != x.device:
+        raise bad("plan", f"device {plan.device}", f"{name} is on {x.device}; use plan.to(device)")
 
 
 def check_chunks(chunks: Tensor, plan: Plan, weights: str | Tensor) -> None:
+    """chunks, plan and weights fit one another."""
     _tensor(chunks, "chunks", 3, "(num_chunks, chunk_len, dim)")
     _floating(chunks, "chunks")
-    shape = (plan.num_chunks, plan.chunk_len) if isinstance(plan, Plan) else (None, None)
-    check_plan(plan, chunks, "chunks", shape)
+    _plan(plan, chunks, "chunks")
+    rows = (plan.num_chunks, plan.chunk_len)
+    if tuple(chunks.shape[:2]) != rows:
+        raise bad("chunks", f"shape {tuple(chunks.shape)}", f"the plan has (num_chunks, chunk_len) = {rows}")
     if isinstance(weights, Tensor):
-        _option(weights, "weights", (shape,), "floating", chunks)
-        return
-    names = ", ".join(WEIGHTS)
-    require(weights in WEIGHTS, "weights", repr(weights), f"allowed are {names} or a (num_chunks, chunk_len) tensor")
-    if weights == "crop":
-        gap = plan.crop_gap
-        require(gap < 0, "plan", f"position {gap} in no or several keep ranges", "weights='crop' needs exactly one")
+        _option(weights, "weights", "floating", chunks, rows)
+    elif weights not in WEIGHTS:
+        names = ", ".join(WEIGHTS)
+        raise bad("weights", repr(weights), f"allowed are {names} or a (num_chunks, chunk_len) tensor")
+    elif weights == "crop" and plan.crop_gap >= 0:
+        got = f"position {plan.crop_gap} in no or several keep ranges"
+        raise bad("plan", got, "weights='crop' needs exactly one")
 
 
 def check_sequence(sequence: Tensor, plan: Plan) -> None:
+    """sequence and plan fit one another."""
     _tensor(sequence, "sequence", 2, "(total_len, dim)")
     _floating(sequence, "sequence")
-    check_plan(plan, sequence, "sequence", (plan.total_len if isinstance(plan, Plan) else None,))
+    _plan(plan, sequence, "sequence")
+    if sequence.shape[0] != plan.total_len:
+        raise bad("sequence", f"shape {tuple(sequence.shape)}", f"the plan has total_len = {plan.total_len}")

@@ -44,6 +44,11 @@ class BackendError(RuntimeError):
     """No backend can solve the problem; the message names the inputs and each backend's reasons."""
 
 
+def weights_error(position: int) -> ValueError:
+    """The error of every backend for explicit merge weights that cannot be used."""
+    return ValueError(f"weights: negative, NaN or of sum zero at position {position}; expected >= 0, sum > 0")
+
+
 def settings() -> dict[str, str]:
     """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a checked dict."""
     result = {}
@@ -52,7 +57,9 @@ def settings() -> dict[str, str]:
         if name not in _SETTINGS:
             raise ValueError(f"{_ENVIRONMENT}: got the setting {name!r}; allowed are {', '.join(_SETTINGS)}")
         if value not in _SETTINGS[name]:
-            raise ValueError(f"{_ENVIRONMENT}: got {name}={value!r}; allowed are {', '.join(_SETTINGS[name])}")
+            raise ValueError(
+                f"{_ENVIRONMENT}: got {name}={value!r}; allowed are {', '.join(_SETTINGS[name])}"
+            )
         result[name] = value
     return result
 
@@ -71,7 +78,7 @@ def availability() -> dict[str, str]:
 
 
 def choose(problem: Problem, backend: str | None = None) -> ModuleType:
-    """The first backend that can solve the problem, or the one asked for; raises BackendError when none can."""
+    """The first backend that can, or the one asked for; raises BackendError when none can."""
     backend = backend or _DEFAULT_BACKEND
     problem.explicit = backend is not None
     refused = {}

@@ -12,4 +12,5 @@ def import_extra(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise ImportError(f"this needs {package}, which is not installed: pip install 'lckernels[{extra}]'") from error
+        hint = f"pip install 'lckernels[{extra}]'"
+        raise ImportError(f"this needs {package}, which is not installed: {hint}") from error

@@ -37,8 +37,8 @@ def windowed_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Softmax attention in which a query sees the keys of its window.
 
-    Query i stands at key position `p = i + offset` (offset defaults to seqlen_k - seqlen_q) and sees key j when
-    `p - left <= j <= p + right`, subject to `layout`. A row that sees no key gives zeros.
+    Query i stands at key position `p = i + offset` (offset defaults to seqlen_k - seqlen_q) and sees key j
+    when `p - left <= j <= p + right`, subject to `layout`. A row that sees no key gives zeros.
 
     Args:
         q: (batch, seqlen_q, num_heads, head_dim) fp32, bf16, fp16 or fp64; any strides.
@@ -48,7 +48,7 @@ def windowed_attention(
         softmax_scale: factor of q.k; None means head_dim ** -0.5.
         layout: which keys a query sees beside the window: offset, padding, packing, sinks, chunks.
         score: softcap, relative bias (with gradient) and sink logits (with gradient).
-        dropout_p: probability to drop, 0 <= dropout_p < 1; the mask is Philox4x32-10, the same on every backend.
+        dropout_p: probability to drop, 0 <= dropout_p < 1; the mask (Philox4x32-10) is that of every backend.
         return_lse: also return lse.
         backend: name of a backend; None takes the first that can.
 
@@ -83,17 +83,18 @@ def overlap_merge(
     Args:
         chunks: (num_chunks, chunk_len, dim) fp32, bf16, fp16 or fp64; any strides.
         plan: where the chunks' columns land; `plan.total_len` output positions.
-        weights: how much a chunk counts at a position. "uniform"; "triangular" (default), growing with the distance
-            to the chunk's edge; "hann", its squared sine; "crop", one chunk per position (the plan's keep ranges);
-            or a tensor (num_chunks, chunk_len), >= 0, with gradient. A zero weight reads nothing.
+        weights: how much a chunk counts at a position. "uniform"; "triangular" (default), growing with the
+            distance to the chunk's edge; "hann", its squared sine; "crop", one chunk per position (the plan's
+            keep ranges); or a tensor (num_chunks, chunk_len), >= 0, with gradient. A zero weight reads
+            nothing.
         backend: name of a backend; None takes the first that can.
 
     Returns:
         (total_len, dim), contiguous, in chunks' dtype, accumulated in fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument; explicit weights that are negative or sum to zero
-        at a position (on a GPU that position is 0, without a sync). BackendError: no backend can.
+        TypeError, ValueError: bad input, naming the argument; explicit weights that are negative or sum to
+        zero at a position (on a GPU that position is 0, without a sync). BackendError: no backend can.
 
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """
@@ -101,9 +102,7 @@ def overlap_merge(
     explicit = isinstance(weights, Tensor)
     table = weights.to(compute_dtype(chunks.dtype)) if explicit else None
     mode = "explicit" if explicit else weights
-    return ops.overlap_merge(
-        chunks, table, plan.segments, plan.tile_segments, plan.total_len, mode, backend
-    )
+    return ops.overlap_merge(chunks, table, plan.segments, plan.tile_segments, plan.total_len, mode, backend)
 
 
 def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -> Tensor:
@@ -131,8 +130,8 @@ def merge_attention_states(
 ) -> tuple[Tensor, Tensor]:
     """Attention over the union of disjoint key sets, from the attention over each.
 
-    `lse = logsumexp_i lse_i`, `out = sum_i exp(lse_i - lse) out_i`, exact up to rounding; weights in fp32. At most
-    one state may carry sink logits.
+    `lse = logsumexp_i lse_i`, `out = sum_i exp(lse_i - lse) out_i`, exact up to rounding; weights in fp32.
+    At most one state may carry sink logits.
 
     Args:
         outs: tensors (batch, seqlen_q, num_heads, head_dim), one dtype.

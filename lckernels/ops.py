@@ -89,7 +89,9 @@ def _overlap_merge(
     return module.overlap_merge(chunks, mode if weights is None else weights, plan)
 
 
-def _overlap_merge_fake(chunks: Tensor, weights: Any, segments: Any, tiles: Any, total_len: int, *_: Any) -> Tensor:
+def _overlap_merge_fake(
+    chunks: Tensor, weights: Any, segments: Any, tiles: Any, total_len: int, *_: Any
+) -> Tensor:
     return chunks.new_empty(total_len, chunks.shape[2])
 
 
@@ -106,7 +108,9 @@ def _overlap_merge_backward(
 ) -> tuple[Tensor, Tensor]:
     plan = PlanArgs(segments, tile_segments, num_chunks, chunk_len, dout.shape[0])
     module = choose(_overlap_problem("overlap_merge", dout), backend)
-    dchunks, dweights = module.overlap_merge_backward(dout, chunks, mode if weights is None else weights, plan)
+    dchunks, dweights = module.overlap_merge_backward(
+        dout, chunks, mode if weights is None else weights, plan
+    )
     return dchunks, dout.new_empty(0) if dweights is None else dweights
 
 
@@ -151,8 +155,8 @@ overlap_merge = _register(
 )
 overlap_merge_backward = _register(
     "overlap_merge_backward",
-    "(Tensor dout, Tensor? chunks, Tensor? weights, Tensor segments, Tensor tile_segments, SymInt num_chunks, "
-    "SymInt chunk_len, str mode, str? backend) -> (Tensor, Tensor)",
+    "(Tensor dout, Tensor? chunks, Tensor? weights, Tensor segments, Tensor tile_segments, "
+    "SymInt num_chunks, SymInt chunk_len, str mode, str? backend) -> (Tensor, Tensor)",
     _overlap_merge_backward,
     _overlap_merge_backward_fake,
 )
@@ -344,8 +348,8 @@ windowed_attention = _register(
 )
 windowed_attention_backward = _register(
     "windowed_attention_backward",
-    f"(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, {_ATTENTION_OPTIONS}) "
-    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor drel_bias, Tensor dsink_logits)",
+    "(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    f"{_ATTENTION_OPTIONS}) -> (Tensor dq, Tensor dk, Tensor dv, Tensor drel_bias, Tensor dsink_logits)",
     _windowed_attention_backward,
     _windowed_attention_backward_fake,
 )

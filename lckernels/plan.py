@@ -107,7 +107,7 @@ class Plan:
         _check_values(table, num_chunks, chunk_len, total_len)
 
         given = (table[:, Column.LENGTH] > 0).nonzero().squeeze(1)
-        table = table[given].t().contiguous()
+        table = table.index_select(0, given).t().contiguous()
         row, col, start, length = table[:4]
         end = start + length
         keep_start, keep_end = table[4:6] if len(table) >= 6 else (torch.zeros_like(start), length)
@@ -299,10 +299,11 @@ def _tile_segments(segments: Tensor, total_len: int) -> Tensor:
     gaps = (torch.cat([start, start.new_tensor([total_len])]) > before).nonzero()
     if len(gaps):
         raise ValueError(f"the plan leaves position {int(before[gaps[0]])} uncovered: no segment lands on it")
-    tile = torch.arange(0, total_len, TILE_LEN, device="cpu")
-    first = torch.searchsorted(reached, tile, right=True)
-    stop = torch.searchsorted(start, tile + TILE_LEN)
-    return torch.stack([first, stop], dim=1).to(torch.int32)
+    num_tiles = -(-total_len // TILE_LEN)
+    # Segments that end before tile i, and segments that start before its end.
+    first = torch.bincount((reached + TILE_LEN - 1) // TILE_LEN, minlength=num_tiles).cumsum(0)
+    stop = torch.bincount(start // TILE_LEN, minlength=num_tiles).cumsum(0)
+    return torch.stack([first[:num_tiles], stop[:num_tiles]], dim=1).to(torch.int32)
 
 
 def _crop_gap(begin: Tensor, end: Tensor, total_len: int) -> int:

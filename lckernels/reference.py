@@ -7,20 +7,20 @@ autograd. Scores are materialised: memory grows with seqlen_q * seqlen_k.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from lckernels.dispatch import PlanArgs
 from lckernels.options import Layout, Score
 from lckernels.philox import dropout_keep
-from lckernels.dispatch import PlanArgs
 from lckernels.plan import Plan
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """fp64 for fp64, else fp32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
 
 
 def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtype) -> Tensor:
@@ -67,7 +67,6 @@ def overlap_split(sequence: Tensor, plan: Plan | PlanArgs) -> Tensor:
     return chunks
 
 
-
 def key_positions(batch: int, seqlen_q: int, seqlen_k: int, layout: Layout, device: torch.device) -> Tensor:
     """Position p of each query among the keys: (B, Sq) int64."""
     offset = seqlen_k - seqlen_q if layout.offset is None else layout.offset
@@ -108,7 +107,7 @@ def visible_keys(p: Tensor, seqlen_k: int, window_size: tuple[int, int], layout:
 def attention_scores(
     q: Tensor, k: Tensor, p: Tensor, softmax_scale: float, score: Score
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores of all keys (B, Hq, Sq, Sk), and tanh of the softcap when there is one (its backward needs it)."""
+    """Scores of all keys (B, Hq, Sq, Sk), and the softcap's tanh, which its backward needs, or None."""
     group = q.shape[2] // k.shape[2]
     finite, bad = finite_rows(k)
     s = torch.einsum("bmhd,bnhd->bhmn", q, finite.repeat_interleave(group, dim=2)) * softmax_scale
@@ -158,20 +157,23 @@ def windowed_attention(
         return out.to(q.dtype).contiguous(), lse
     out = q_c.new_zeros(*q.shape[:3], v.shape[3])
     lse = q_c.new_full((1, q.shape[2], q.shape[1]), -torch.inf)
-    for b, (rows, keys) in enumerate(packed_segments(layout)):
+    for b, (rows, keys) in enumerate(packed_segments(layout, q.shape[1], k.shape[1])):
         args = (window_size, scale, segment_layout(layout, b, keys), score, dropout_p, seed, b)
         out_b, lse_b = _dense(q_c[:, rows], k_c[:, keys], v_c[:, keys], *args)
         out[:, rows], lse[:, :, rows] = out_b, lse_b
     return out.to(q.dtype), lse
 
 
-def packed_segments(layout: Layout) -> list[tuple[slice, slice]]:
+def packed_segments(layout: Layout, total_q: int, total_k: int) -> list[tuple[slice, slice]]:
     """Rows of q and rows of k of each segment of a packed batch."""
-    bounds_q, bounds_k = layout.cu_seqlens_q.tolist(), layout.cu_seqlens_k.tolist()
-    return [
-        (slice(q0, q1), slice(k0, k1))
-        for q0, q1, k0, k1 in zip(bounds_q, bounds_q[1:], bounds_k, bounds_k[1:], strict=False)
-    ]
+    sides = []
+    for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
+        bounds = getattr(layout, name).tolist()
+        if bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
+            allowed = f"expected bounds that start at 0, never fall and end at {total}"
+            raise ValueError(f"layout.{name}: got {bounds}; {allowed}")
+        sides.append([slice(begin, end) for begin, end in pairwise(bounds)])
+    return list(zip(*sides, strict=True))
 
 
 def segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
@@ -245,4 +247,4 @@ def merge_attention_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tu
     safe = torch.where(empty, 1, denominator)
     weights = (e / safe).transpose(-1, -2)[..., None]
     out = sum(torch.where(w > 0, w * x.to(dtype), 0) for w, x in zip(weights, outs, strict=True))
-    return out.to(outs[0].dtype), torch.where(empty, -torch.inf, row_max + torch.log(safe))
+    return out.to(outs[0].dtype).contiguous(), torch.where(empty, -torch.inf, row_max + torch.log(safe))

@@ -1,4 +1,4 @@
-"""Where sentences begin: in characters, by the library sentencex (Wikimedia), and in tokens of a fast tokenizer."""
+"""Where sentences begin: in characters, by the library sentencex (Wikimedia), and in a tokenizer's tokens."""
 
 from collections.abc import Sequence
 
@@ -30,17 +30,18 @@ def token_boundaries(
     """The tokens that begin at the character offsets: for each the first token that ends behind it.
 
     offset_mapping   (num_tokens, 2) integers, (start, end) in characters, of one text by a fast tokenizer
-                     (`return_offsets_mapping=True`). Rows of special tokens and padding, (0, 0), may be there: the
-                     result counts them, so that it indexes the columns of input_ids.
+                     (`return_offsets_mapping=True`). Rows (0, 0) of special tokens and padding may be there
+                     and are counted: the result indexes the columns of input_ids.
     char_boundaries  character offsets, as from `sentence_boundaries`
 
-    Returns rising token offsets without duplicates; an offset before the first or behind the last token is dropped.
+    Returns rising token offsets without duplicates, without the first token and without the end.
     """
     mapping = torch.as_tensor(offset_mapping)
     if mapping.numel() == 0:
         return []
     if mapping.dim() != 2 or mapping.shape[1] != 2:
-        raise ValueError(f"offset_mapping: got shape {tuple(mapping.shape)}; expected (num_tokens, 2), one text")
+        got = f"shape {tuple(mapping.shape)}"
+        raise ValueError(f"offset_mapping: got {got}; expected (num_tokens, 2), one text")
     ends = mapping[:, 1].cummax(0).values
     tokens = torch.searchsorted(ends, torch.as_tensor(char_boundaries, dtype=ends.dtype), right=True)
     first = torch.searchsorted(ends, torch.zeros((), dtype=ends.dtype), right=True)

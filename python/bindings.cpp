@@ -8,6 +8,7 @@
 
 #include "host/cpu_features.h"
 #include "host/plan.h"
+#include "host/roofline.h"
 
 namespace py = pybind11;
 
@@ -31,5 +32,32 @@ py::bytearray plan_chunks(const std::vector<int64_t>& lengths, int64_t chunk_len
 PYBIND11_MODULE(_host, module) {
   module.def("plan_chunks", &plan_chunks, py::arg("lengths"), py::arg("chunk_len"), py::arg("overlap"),
              py::arg("rule"), py::arg("boundaries"), py::arg("num_leading"), py::arg("num_trailing"));
+
+  py::class_<lck::Rate>(module, "Rate", "FLOP/s or bytes/s over equal passes")
+      .def_readonly("median", &lck::Rate::median)
+      .def_readonly("best", &lck::Rate::best)
+      .def_readonly("passes", &lck::Rate::passes)
+      .def_readonly("method", &lck::Rate::method);
+  const py::call_guard<py::gil_scoped_release> without_gil;
+  module.def("peak_dtypes", &lck::peak_dtypes);
+  module.def("peak_flops", &lck::peak_flops, py::arg("dtype"), py::arg("threads"), py::arg("seconds"),
+             without_gil);
+  module.def("read_bandwidth", &lck::read_bandwidth, py::arg("bytes"), py::arg("threads"), py::arg("seconds"),
+             without_gil);
+  py::enum_<lck::Pages>(module, "Pages")
+      .value("warm", lck::Pages::kWarm)
+      .value("fresh", lck::Pages::kFresh)
+      .value("fresh_huge", lck::Pages::kFreshHuge);
+  py::enum_<lck::Stores>(module, "Stores")
+      .value("ordinary", lck::Stores::kOrdinary)
+      .value("streaming", lck::Stores::kStreaming);
+  module.def("copy_bandwidth", &lck::copy_bandwidth, py::arg("read_bytes"), py::arg("write_bytes"),
+             py::arg("pages"), py::arg("threads"), py::arg("seconds"), without_gil);
+  py::class_<lck::CopyProbe>(module, "CopyProbe",
+                             "copies whose single passes can be timed between other work")
+      .def(py::init<std::size_t, std::size_t, lck::Pages, int>(), py::arg("read_bytes"),
+           py::arg("write_bytes"), py::arg("pages"), py::arg("threads"))
+      .def_property_readonly("bytes", &lck::CopyProbe::bytes)
+      .def("seconds", &lck::CopyProbe::pass, py::arg("stores"), without_gil);
   module.def("detected_isa", [] { return lck::isa_name(lck::detected_isa()); });
 }

@@ -1,5 +1,5 @@
-// overlap_merge and overlap_split on the CPU: loops over output tiles > positions > the chunks that cover one > dim.
-// Compiled once per instruction set (LCK_ISA).
+// overlap_merge and overlap_split on the CPU: loops over output tiles > positions > the chunks that cover one
+// > dim. Compiled once per instruction set (LCK_ISA).
 #include "cpu/overlap.h"
 #include "cpu/overlap_shares.h"
 #include "cpu/simd/vec.h"
@@ -16,8 +16,8 @@ struct Terms {
   int64_t count;
 };
 
-// out (dim) = sum of share * row over N terms (N = 0: any number, read from terms).
-template <typename T, int N>
+// out (dim) = sum of share * row over N terms (N = 0: any number, read from terms). kStream: out is aligned.
+template <typename T, int N, bool kStream>
 void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   using A = Acc<T>;
   constexpr int kUnroll = 4, kStep = kUnroll * kLanes<A>;
@@ -28,13 +28,53 @@ void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
     for (int64_t n = 0; n < count; ++n) {
       for (int j = 0; j < kUnroll; ++j) total[j] += load(terms.rows[n] + d + j * kLanes<A>) * terms.shares[n];
     }
-    for (int j = 0; j < kUnroll; ++j) store(total[j], out + d + j * kLanes<A>);
+    for (int j = 0; j < kUnroll; ++j) {
+      T* to = out + d + j * kLanes<A>;
+      if constexpr (kStream) {
+        stream(pack(total[j], to), to);
+      } else {
+        store(total[j], to);
+      }
+    }
   }
   for (; d < dim; ++d) {
     A total = 0;
     for (int64_t n = 0; n < count; ++n) total += to_acc(terms.rows[n][d]) * terms.shares[n];
     from_acc(total, out + d);
   }
+}
+
+template <bool kStream>
+void copy_row(const void* from, void* out, int64_t bytes) {
+  if constexpr (!kStream) {
+    std::memcpy(out, from, bytes);
+  } else {
+    const char* source = static_cast<const char*>(from);
+    char* target = static_cast<char*>(out);
+    int64_t i = 0;
+    for (; i + kVectorBytes <= bytes; i += kVectorBytes) {
+      stream(load(reinterpret_cast<const float*>(source + i)), target + i);
+    }
+    std::memcpy(target + i, source + i, bytes - i);
+  }
+}
+
+// The row of one position from its terms, past the caches where that is asked for and out is aligned.
+template <typename T>
+void write_row(const Terms<T>& terms, T* out, int64_t dim, bool stream_out) {
+  const bool streams = stream_out && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
+  const bool copies = terms.count == 1 && terms.shares[0] == 1;
+  const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));
+  if (streams) {
+    if (copies) return copy_row<true>(terms.rows[0], out, bytes);
+    if (terms.count == 1) return weighted_sum<T, 1, true>(terms, out, dim);
+    if (terms.count == 2) return weighted_sum<T, 2, true>(terms, out, dim);
+    return weighted_sum<T, 0, true>(terms, out, dim);
+  }
+  if (copies) return copy_row<false>(terms.rows[0], out, bytes);
+  if (terms.count == 1) return weighted_sum<T, 1, false>(terms, out, dim);
+  if (terms.count == 2) return weighted_sum<T, 2, false>(terms, out, dim);
+  return weighted_sum<T, 0, false>(terms, out, dim);
 }
 
 template <typename T>
@@ -85,7 +125,6 @@ struct Scratch {
 template <typename T>
 int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
   int64_t bad = -1;
-  const int64_t row_bytes = p.dim * static_cast<int64_t>(sizeof(T));
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index);
     Scratch<T> scratch(memory, tile.stop - tile.first);
@@ -100,22 +139,15 @@ int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, voi
         terms.rows[terms.count] = chunk_row<T>(p, p.segments[n], tile.start + i);
         terms.shares[terms.count++] = share;
       }
-      T* out = position_row<T>(p, tile.start + i);
-      if (terms.count == 1 && terms.shares[0] == 1) {
-        std::memcpy(out, terms.rows[0], row_bytes);
-      } else if (terms.count == 2) {
-        weighted_sum<T, 2>(terms, out, p.dim);
-      } else {
-        weighted_sum<T, 0>(terms, out, p.dim);
-      }
+      write_row(terms, position_row<T>(p, tile.start + i), p.dim, p.stream_out);
     }
   }
+  if (p.stream_out) stream_fence();
   return bad;
 }
 
 template <typename T>
 int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
-  const int64_t row_bytes = p.dim * static_cast<int64_t>(sizeof(T));
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index);
     Scratch<T> scratch(memory, tile.stop - tile.first);
@@ -125,21 +157,14 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
       const int64_t from = s.start > tile.start ? s.start - tile.start : 0;
       const int64_t end = s.start + s.length - tile.start, to = end < tile.length ? end : tile.length;
       for (int64_t i = from; i < to; ++i) {
-        const Acc<T> share = scratch.shares[(n - tile.first) * kTileLen + i];
-        T* out = chunk_row<T>(p, s, tile.start + i);
-        const T* row = position_row<T>(p, tile.start + i);
-        if (share == 1) {
-          std::memcpy(out, row, row_bytes);
-        } else if (share == 0) {
-          std::memset(out, 0, row_bytes);
-        } else {
-          scratch.terms.rows[0] = row;
-          scratch.terms.shares[0] = share;
-          weighted_sum<T, 1>(scratch.terms, out, p.dim);
-        }
+        scratch.terms.rows[0] = position_row<T>(p, tile.start + i);
+        scratch.terms.shares[0] = scratch.shares[(n - tile.first) * kTileLen + i];
+        scratch.terms.count = scratch.terms.shares[0] == 0 ? 0 : 1;
+        write_row(scratch.terms, chunk_row<T>(p, s, tile.start + i), p.dim, p.stream_out);
       }
     }
   }
+  if (p.stream_out) stream_fence();
   return -1;
 }
 

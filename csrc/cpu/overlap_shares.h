@@ -18,15 +18,15 @@ inline Segment inside(Segment s, const OverlapParams& p) {
 
 // One output tile: its positions and the segments that may touch it.
 struct Tile {
-  int64_t start, length;   // positions [start, start + length)
-  int64_t first, stop;     // segments [first, stop)
+  int64_t start, length;  // positions [start, start + length)
+  int64_t first, stop;    // segments [first, stop)
 };
 
 inline Tile tile_at(const OverlapParams& p, int64_t index) {
   const int64_t start = index * kTileLen, rest = p.total_len - start;
-  const int64_t first = p.tile_segments[2 * index], stop = p.tile_segments[2 * index + 1];
-  return {start, rest < kTileLen ? rest : kTileLen, first < 0 ? 0 : first,
-          stop > p.num_segments ? p.num_segments : stop};
+  const int64_t begin = p.tile_segments[2 * index], end = p.tile_segments[2 * index + 1];
+  const int64_t first = begin < 0 ? 0 : begin, stop = end > p.num_segments ? p.num_segments : end;
+  return {start, rest < kTileLen ? rest : kTileLen, first, stop < first ? first : stop};
 }
 
 // sin(x) for x in [0, pi / 2] by its series, to the last bits of a double.
@@ -60,9 +60,9 @@ inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row, int
   }
 }
 
-// Fills shares (stop - first, kTileLen): the weight of each segment at each position over the sum of all, 0 where a
-// segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first position,
-// relative to the tile, with a negative or NaN weight or a zero sum, else -1.
+// Fills shares (stop - first, kTileLen): the weight of each segment at each position over the sum of all, 0
+// where a segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first
+// position, relative to the tile, with a negative or NaN weight or a zero sum, else -1.
 template <typename A>
 int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums) {
   for (int64_t i = 0; i < kTileLen; ++i) sums[i] = 0;

@@ -1,10 +1,15 @@
-// The private torch ops lckernels_cpu::*, on the libtorch stable ABI: outputs are allocated by the caller.
+// The private torch ops lckernels_cpu::*, on the libtorch stable ABI. Outputs are allocated by the caller;
+// `fresh` says that the caller has just done so and nothing was written to them yet.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/version.h>
+
+#if defined(__linux__)
+  #include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -16,7 +21,8 @@
 #include "host/cpu_features.h"
 #include "params.h"
 
-static_assert(TORCH_TARGET_VERSION <= TORCH_ABI_VERSION, "the torch headers are older than the targeted version");
+static_assert(TORCH_TARGET_VERSION <= TORCH_ABI_VERSION,
+              "the torch headers are older than the targeted version");
 
 namespace lck {
 namespace {
@@ -54,6 +60,26 @@ WeightMode mode_of(const std::string& name) {
   return WeightMode::kAdd;
 }
 
+// Outputs this large are fresh mappings when the caller has just allocated them; smaller ones come from
+// malloc's heap.
+constexpr int64_t kFreshMappingBytes = int64_t{32} << 20;
+// Outputs that outgrow the inner caches are streamed when their pages are already there.
+constexpr int64_t kStreamBytes = int64_t{4} << 20;
+
+// Asks for huge pages where a fresh output is a mapping of its own (page faults cost more than the copy), and
+// says whether to stream into it: streaming pays but on pages that the kernel has just cleared.
+bool prepare_output(const Tensor& out, bool fresh) {
+  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
+  if (!fresh || bytes < kFreshMappingBytes) return bytes >= kStreamBytes;
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return false;
+}
+
 // An explicit table of weights or its gradient: contiguous, one entry per chunk and column.
 void check_table(const Tensor& table, const Tensor& chunks, const char* name) {
   const bool fp64 = chunks.scalar_type() == ScalarType::Double;
@@ -63,8 +89,9 @@ void check_table(const Tensor& table, const Tensor& chunks, const char* name) {
                   "lckernels_cpu: ", name, " must be a contiguous (num_chunks, chunk_len) table on the CPU");
 }
 
-OverlapParams overlap_params(const Tensor& chunks, const Tensor& sequence, const std::optional<Tensor>& weights,
-                             const Tensor& segments, const Tensor& tile_segments, const std::string& mode) {
+OverlapParams overlap_params(const Tensor& chunks, const Tensor& sequence,
+                             const std::optional<Tensor>& weights, const Tensor& segments,
+                             const Tensor& tile_segments, const std::string& mode) {
   STD_TORCH_CHECK(chunks.is_cpu() && sequence.is_cpu() && segments.is_cpu() && tile_segments.is_cpu(),
                   "lckernels_cpu: all tensors must be on the CPU");
   STD_TORCH_CHECK(chunks.dim() == 3 && sequence.dim() == 2 && chunks.size(2) == sequence.size(1),
@@ -74,8 +101,8 @@ OverlapParams overlap_params(const Tensor& chunks, const Tensor& sequence, const
   const int64_t dim = chunks.size(2);
   STD_TORCH_CHECK(dim <= 1 || (chunks.stride(2) == 1 && sequence.stride(1) == 1),
                   "lckernels_cpu: the last dim must be contiguous");
-  STD_TORCH_CHECK(segments.scalar_type() == ScalarType::Int && segments.is_contiguous() && segments.dim() == 2 &&
-                      segments.size(1) * sizeof(int32_t) == sizeof(Segment),
+  STD_TORCH_CHECK(segments.scalar_type() == ScalarType::Int && segments.is_contiguous() &&
+                      segments.dim() == 2 && segments.size(1) * sizeof(int32_t) == sizeof(Segment),
                   "lckernels_cpu: segments must be a contiguous (num_segments, 10) int32 tensor");
   STD_TORCH_CHECK(tile_segments.scalar_type() == ScalarType::Int && tile_segments.is_contiguous() &&
                       tile_segments.dim() == 2 && tile_segments.size(1) == 2 &&
@@ -121,14 +148,16 @@ int64_t run_tiles(OverlapPass pass, const OverlapParams& p) {
 }
 
 int64_t overlap_gather(Tensor chunks, std::optional<Tensor> weights, Tensor segments, Tensor tile_segments,
-                       std::string mode, Tensor out) {
-  const OverlapParams p = overlap_params(chunks, out, weights, segments, tile_segments, mode);
+                       std::string mode, bool fresh, Tensor out) {
+  OverlapParams p = overlap_params(chunks, out, weights, segments, tile_segments, mode);
+  p.stream_out = prepare_output(out, fresh);
   return run_tiles(overlap_kernels(current_isa, dtype_of(chunks)).gather, p);
 }
 
 void overlap_scatter(Tensor sequence, std::optional<Tensor> weights, Tensor segments, Tensor tile_segments,
-                     std::string mode, Tensor out) {
-  const OverlapParams p = overlap_params(out, sequence, weights, segments, tile_segments, mode);
+                     std::string mode, bool fresh, Tensor out) {
+  OverlapParams p = overlap_params(out, sequence, weights, segments, tile_segments, mode);
+  p.stream_out = prepare_output(out, fresh);
   const OverlapKernels& kernels = overlap_kernels(current_isa, dtype_of(sequence));
   run_tiles(kernels.scatter, p);
   torch::stable::parallel_for(0, p.num_segments, 64,
@@ -151,7 +180,8 @@ std::string isa() {
 // Uses that instruction set from now on; the processor must have it.
 void set_isa(std::string name) {
   const std::optional<Isa> wanted = isa_from_name(name);
-  STD_TORCH_CHECK(wanted.has_value(), "isa: got '", name, "'; allowed are generic, avx2, avx512, avx512_bf16");
+  STD_TORCH_CHECK(wanted.has_value(), "isa: got '", name,
+                  "'; allowed are generic, avx2, avx512, avx512_bf16");
   STD_TORCH_CHECK(*wanted <= detected_isa(), "isa: got '", name, "'; this processor goes up to ",
                   std::string(isa_name(detected_isa())));
   current_isa = *wanted;
@@ -163,12 +193,13 @@ void set_isa(std::string name) {
 STABLE_TORCH_LIBRARY(lckernels_cpu, m) {
   m.def(
       "overlap_gather(Tensor chunks, Tensor? weights, Tensor segments, Tensor tile_segments, str mode, "
-      "Tensor(a!) out) -> int");
+      "bool fresh, Tensor(a!) out) -> int");
   m.def(
       "overlap_scatter(Tensor sequence, Tensor? weights, Tensor segments, Tensor tile_segments, str mode, "
-      "Tensor(a!) out) -> ()");
+      "bool fresh, Tensor(a!) out) -> ()");
   m.def(
-      "overlap_weight_grad(Tensor dout, Tensor chunks, Tensor weights, Tensor segments, Tensor tile_segments, "
+      "overlap_weight_grad(Tensor dout, Tensor chunks, Tensor weights, Tensor segments, Tensor "
+      "tile_segments, "
       "Tensor(a!) dweights) -> ()");
   m.def("isa() -> str");
   m.def("set_isa(str name) -> ()");

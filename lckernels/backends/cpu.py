@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lckernels.dispatch import PlanArgs, Problem, settings
+from lckernels.dispatch import PlanArgs, Problem, settings, weights_error
 
 _LIBRARY = Path(__file__).resolve().parent.parent / "_C.so"
 _OPS = ("overlap_merge", "overlap_split")
@@ -49,10 +49,10 @@ def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tens
     mode, table = _weights(weights)
     out = chunks.new_empty(plan.total_len, chunks.shape[2])
     bad = torch.ops.lckernels_cpu.overlap_gather(
-        _rows(chunks), table, plan.segments, plan.tile_segments, mode, out
+        _rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
     )
     if bad >= 0 and table is not None:
-        raise ValueError(f"weights: negative, NaN or of sum zero at position {bad}; expected >= 0 with a sum > 0")
+        raise weights_error(bad)
     return out
 
 
@@ -79,14 +79,16 @@ def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
 def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
     out = dchunks.new_empty(plan.total_len, dchunks.shape[2])
     torch.ops.lckernels_cpu.overlap_gather(
-        _rows(dchunks), None, plan.segments, plan.tile_segments, "add", out
+        _rows(dchunks), None, plan.segments, plan.tile_segments, "add", True, out
     )
     return out
 
 
 def _scatter(sequence: Tensor, table: Tensor | None, plan: PlanArgs, mode: str) -> Tensor:
     out = sequence.new_empty(plan.num_chunks, plan.chunk_len, sequence.shape[1])
-    torch.ops.lckernels_cpu.overlap_scatter(sequence, table, plan.segments, plan.tile_segments, mode, out)
+    torch.ops.lckernels_cpu.overlap_scatter(
+        sequence, table, plan.segments, plan.tile_segments, mode, True, out
+    )
     return out
 
 

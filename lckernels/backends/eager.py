@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lckernels import reference
+from lckernels import dispatch, reference
 from lckernels.dispatch import PlanArgs, Problem
 from lckernels.options import Layout, Score
 from lckernels.philox import dropout_keep
@@ -20,11 +20,14 @@ def reasons(problem: Problem) -> list[str]:
     """Why this backend cannot solve the problem when it is not asked for by name; empty when it can."""
     if problem.score_bytes > MAX_FALLBACK_SCORE_BYTES and not problem.explicit:
         size = problem.score_bytes / 2**30
-        return [f"its scores need {size:.1f} GiB, over the limit of 2 GiB for a fallback (backend='eager' forces it)"]
+        limit = f"over the limit of {MAX_FALLBACK_SCORE_BYTES // 2**30} GiB for a fallback"
+        return [f"its scores need {size:.1f} GiB, {limit} (backend='eager' forces it)"]
     return []
 
 
 def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tensor:
+    if isinstance(weights, Tensor) and weights.device.type == "cpu":
+        _check_weights(weights, plan)
     return reference.overlap_merge(chunks, plan, weights)
 
 
@@ -56,6 +59,15 @@ def overlap_merge_backward(
         gradient = torch.where(weight_sum[span] > 0, (dot - mean[span]) / safe[span], 0)
         dweights[chunk, col : col + length] = gradient.to(weights.dtype)
     return dchunks, dweights
+
+
+def _check_weights(weights: Tensor, plan: PlanArgs) -> None:
+    rows = plan.segments.tolist()
+    pieces = [weights[chunk, col : col + length] for chunk, col, _, length, *_ in rows]
+    bad = _overlap_add([(~(piece >= 0)).float() for piece in pieces], rows, torch.zeros(plan.total_len)) > 0
+    bad |= ~(_overlap_add(pieces, rows, weights.new_zeros(plan.total_len)) > 0)
+    if bad.any():
+        raise dispatch.weights_error(int(bad.nonzero()[0]))
 
 
 def _overlap_add(pieces: list[Tensor], rows: list[list[int]], out: Tensor) -> Tensor:
@@ -116,9 +128,11 @@ def windowed_attention_backward(
     delta = delta if dlse is None else delta - dlse
     dq, dk, dv = (x.new_zeros(x.shape) for x in (q_c, k_c, v_c))
     dbias = None if score.rel_bias is None else torch.zeros_like(score.rel_bias, dtype=dtype)
-    whole = [(slice(None), slice(None))]
     packed = layout.cu_seqlens_q is not None
-    for b, (rows, keys) in enumerate(reference.packed_segments(layout) if packed else whole):
+    pieces = [(slice(None), slice(None))]
+    if packed:
+        pieces = reference.packed_segments(layout, q.shape[1], k.shape[1])
+    for b, (rows, keys) in enumerate(pieces):
         local = reference.segment_layout(layout, b, keys) if packed else layout
         piece = (dout[:, rows], delta[:, :, rows], q_c[:, rows], k_c[:, keys], v_c[:, keys], lse[:, :, rows])
         args = (window_size, softmax_scale, local, score, dropout_p, seed, b)
@@ -194,8 +208,7 @@ def merge_attention_states_backward(
     for out_i, lse_i in zip(outs, lses, strict=True):
         weight = torch.where(lse == -torch.inf, 0, torch.exp(lse_i.to(dtype) - lse))
         rows = weight.transpose(1, 2)[..., None]
-        douts.append(torch.where(rows > 0, rows * dout, 0).to(out_i.dtype))
+        douts.append(torch.where(rows > 0, rows * dout, 0).to(out_i.dtype).contiguous())
         dots = torch.where(rows > 0, dout * (out_i.to(dtype) - out), 0).sum(-1).transpose(1, 2)
-        dlses.append((weight * (dots if dlse is None else dots + dlse)).to(lse_i.dtype))
+        dlses.append((weight * (dots if dlse is None else dots + dlse)).to(lse_i.dtype).contiguous())
     return douts, dlses
-

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
-#if defined(__F16C__)
+#if defined(__x86_64__)
   #include <immintrin.h>
 #endif
 
@@ -51,28 +51,39 @@ typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t VecU16 __attribute__((vector_size(kVectorBytes / 2)));
 
 template <typename To, typename From>
-inline To bit_cast(From from) {
+inline To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof(to));
   return to;
 }
 
-inline float to_acc(float x) { return x; }
-inline double to_acc(double x) { return x; }
-inline float to_acc(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float to_acc(float x) {
+  return x;
+}
+inline double to_acc(double x) {
+  return x;
+}
+inline float to_acc(BFloat16 x) {
+  return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 
 // Scales the exponent by a multiplication, which also normalises subnormals; inf and NaN keep theirs.
 inline float to_acc(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu;
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(0x77800000u);  // 2^112
-  const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u | (magnitude << 13) : bit_cast<uint32_t>(scaled);
+  const uint32_t special =
+      magnitude >= 0x7c00u ? 0x7f800000u | (magnitude << 13) : bit_cast<uint32_t>(scaled);
   return bit_cast<float>(sign | special);
 }
 
-inline void from_acc(float x, float* out) { *out = x; }
-inline void from_acc(double x, double* out) { *out = x; }
+inline void from_acc(float x, float* out) {
+  *out = x;
+}
+inline void from_acc(double x, double* out) {
+  *out = x;
+}
 
 // Round to nearest even; NaN stays NaN.
 inline void from_acc(float x, BFloat16* out) {
@@ -105,9 +116,12 @@ inline Vec<T> load(const T* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-template <typename T>
-inline void store(Vec<T> v, T* p) {
-  std::memcpy(p, &v, sizeof(v));
+// pack: a vector of accumulators as elements of type T, ready to be stored.
+inline Vec<float> pack(Vec<float> v, const float*) {
+  return v;
+}
+inline Vec<double> pack(Vec<double> v, const double*) {
+  return v;
 }
 
 inline Vec<float> load(const BFloat16* p) {
@@ -115,13 +129,12 @@ inline Vec<float> load(const BFloat16* p) {
   std::memcpy(&half, p, sizeof(half));
   return bit_cast<Vec<float>>(__builtin_convertvector(half, VecU32) << 16);
 }
-inline void store(Vec<float> v, BFloat16* p) {
+inline VecU16 pack(Vec<float> v, const BFloat16*) {
   const VecU32 bits = bit_cast<VecU32>(v);
   const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const VecU32 ordered = bit_cast<VecU32>(v == v);
   const VecU32 result = (rounded & ordered) | (((bits >> 16) | 0x40u) & ~ordered);
-  const VecU16 half = __builtin_convertvector(result, VecU16);
-  std::memcpy(p, &half, sizeof(half));
+  return __builtin_convertvector(result, VecU16);
 }
 
 inline Vec<float> load(const Float16* p) {
@@ -135,15 +148,45 @@ inline Vec<float> load(const Float16* p) {
   return v;
 #endif
 }
-inline void store(Vec<float> v, Float16* p) {
+inline VecU16 pack(Vec<float> v, const Float16*) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return bit_cast<VecU16>(
+      _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return bit_cast<VecU16>(
+      _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
-  for (int i = 0; i < kFloats; ++i) from_acc(v[i], p + i);
+  Float16 half[kFloats];
+  for (int i = 0; i < kFloats; ++i) from_acc(v[i], half + i);
+  return bit_cast<VecU16>(half);
+#endif
+}
+
+template <typename T>
+inline void store(Vec<Acc<T>> v, T* p) {
+  const auto elements = pack(v, p);
+  std::memcpy(p, &elements, sizeof(elements));
+}
+
+// Stores past the caches a vector of elements already in their final form; p is aligned to its size.
+template <typename V>
+inline void stream(V v, void* p) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), bit_cast<__m512i>(v));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), bit_cast<__m256i>(v));
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(p), bit_cast<__m128i>(v));
+#endif
+  std::memcpy(p, &v, sizeof(v));
+}
+
+// Makes streamed stores visible to other threads before what follows.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
 #endif
 }
 

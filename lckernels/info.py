@@ -1,0 +1,95 @@
+"""What this installation of lckernels is made of: versions, what was built, which backend serves which op."""
+
+import importlib.metadata
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from lckernels import dispatch
+
+PACKAGES = (
+    "lckernels",
+    "torch",
+    "triton",
+    "transformers",
+    "safetensors",
+    "sentencex",
+    "typer",
+    "rich",
+    "matplotlib",
+)
+OPS = ("overlap_merge", "overlap_split", "windowed_attention", "merge_attention_states")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FOLDER = Path(__file__).resolve().parent
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, Python first; "not installed" where it is."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def built() -> dict[str, str]:
+    """Compiled part -> what it is and whether it is there."""
+    host = find_spec("lckernels._host") is not None
+    parts = {
+        "_C (CPU ops)": (_FOLDER / "_C.so").exists(),
+        "_host (planner, roofline)": host,
+        "_C_cuda (CUDA ops)": (_FOLDER / "_C_cuda.so").exists(),
+    }
+    return {name: "built" if there else "not built" for name, there in parts.items()}
+
+
+def machine() -> dict[str, str]:
+    """Processor, instruction sets, threads, GPU, and what the environment variable LCKERNELS sets."""
+    facts = {"system": f"{platform.system()} {platform.machine()}"}
+    if find_spec("lckernels._host") is not None:
+        from lckernels import _host
+
+        facts["instruction set found"] = _host.detected_isa()
+    if not dispatch.availability()["cpu"]:
+        facts["instruction set in use"] = torch.ops.lckernels_cpu.isa()
+    facts["instruction set of torch"] = torch.backends.cpu.get_cpu_capability()
+    facts["threads of torch"] = str(torch.get_num_threads())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    facts["GPU"] = gpu
+    facts["LCKERNELS"] = (
+        ", ".join(f"{name}={value}" for name, value in dispatch.settings().items()) or "not set"
+    )
+    return facts
+
+
+def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
+    """Rows (op, device, dtypes, backend, why not each other backend); dtypes with one answer are joined."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    rows = []
+    for op in OPS:
+        for device in devices:
+            answers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+            for dtype in DTYPES:
+                answer = _choice(dispatch.Problem(op, device, dtype, shapes=()))
+                answers.setdefault(answer, []).append(str(dtype).removeprefix("torch."))
+            rows += [(op, device, ", ".join(dtypes), *answer) for answer, dtypes in answers.items()]
+    return rows
+
+
+def _choice(problem: dispatch.Problem) -> tuple[str, tuple[str, ...]]:
+    """The backend that serves the problem, and each other one with its reasons."""
+    try:
+        chosen = dispatch.choose(problem).__name__.rpartition(".")[2]
+    except dispatch.BackendError:
+        chosen = "none"
+    others = []
+    for name, backend in dispatch.backends().items():
+        if name == chosen:
+            continue
+        reasons = backend.reasons(problem) or [f"it can, {chosen} comes before it"]
+        others.append(f"{name}: {'; '.join(reasons)}")
+    return chosen, tuple(others)

@@ -1,0 +1,1 @@
+"""Models that read longer texts than they were built for."""

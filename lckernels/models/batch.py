@@ -1,0 +1,133 @@
+"""A padded batch as the model would take it: checked, flattened, and read chunk by chunk."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.checks import bad
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs (batch, seqlen, ...) and where each row's tokens lie: columns [first, first + length).
+
+    first, lengths: (batch,) int64 on the CPU. sources: the model's arguments, flattened to entries; `on` adds
+    the prefix and one entry of padding to them. `Chunks.index` counts in them.
+    """
+
+    shape: tuple[int, int]
+    first: Tensor
+    lengths: Tensor
+    sources: dict[str, Tensor]
+
+    @property
+    def num_entries(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def flat_first(self) -> Tensor:
+        return self.first + torch.arange(self.shape[0]) * self.shape[1]
+
+    def on(self, device: torch.device, prefix: Tensor, model: nn.Module) -> "Batch":
+        """This batch on the model's device, with the prefix and one entry of padding behind its entries."""
+        extra = {}
+        if "input_ids" in self.sources:
+            pad = getattr(model.config, "pad_token_id", None) or 0
+            extra["input_ids"] = torch.cat([prefix, prefix.new_tensor([pad])])
+        if "token_type_ids" in self.sources:
+            extra["token_type_ids"] = prefix.new_zeros(len(prefix) + 1)
+        if "inputs_embeds" in self.sources and len(prefix):
+            rows = model.get_input_embeddings()(prefix.to(device))
+            extra["inputs_embeds"] = torch.cat([rows, torch.zeros_like(rows[:1])])
+        sources = {name: source.to(device) for name, source in self.sources.items()}
+        for name, rows in extra.items():
+            sources[name] = torch.cat([sources[name], rows.to(device, sources[name].dtype)])
+        return replace(self, sources=sources)
+
+    def gather(self, index: Tensor, widths: list[int]) -> dict[str, Tensor]:
+        """The model's arguments for chunks: index (rows, width); with a mask only where widths differ."""
+        inputs = {}
+        for name, source in self.sources.items():
+            # Embeddings are not copied to append a row of padding: the mask makes padding zero.
+            entries = index.flatten().clamp(max=len(source) - 1)
+            inputs[name] = source.index_select(0, entries).view(*index.shape, *source.shape[1:])
+        if min(widths) < index.shape[1]:
+            lengths = torch.tensor(widths, device=index.device)
+            mask = torch.arange(index.shape[1], device=index.device) < lengths[:, None]
+            inputs["attention_mask"] = mask.long()
+            if "inputs_embeds" in inputs:
+                inputs["inputs_embeds"] = torch.where(mask[..., None], inputs["inputs_embeds"], 0)
+        return inputs
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(total_len, dim) -> (batch, seqlen, dim), zero in padding."""
+        batch, seqlen = self.shape
+        if packed.shape[0] == self.num_entries:
+            return packed.view(batch, seqlen, -1)
+        ends = self.lengths.cumsum(0)
+        shift = self.flat_first - (ends - self.lengths)
+        index = torch.arange(packed.shape[0]) + shift.repeat_interleave(self.lengths)
+        rows = packed.new_zeros(self.num_entries, packed.shape[1])
+        return rows.index_copy(0, index.to(packed.device), packed).view(batch, seqlen, -1)
+
+
+def read_batch(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    num_special: int,
+) -> Batch:
+    """Checks the arguments of a call and finds each row's tokens. Raises ValueError naming argument, row."""
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"input_ids, inputs_embeds: got {given}; expected one of the two")
+    name, source = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
+    rank = 2 if inputs_embeds is None else 3
+    shape = tuple(source.shape)
+    dims = "(batch, seqlen)" if rank == 2 else "(batch, seqlen, dim)"
+    if source.dim() != rank or source.numel() == 0:
+        raise bad(name, f"shape {shape}", f"expected {dims}, not empty")
+    sources = {name: source.flatten(0, 1)}
+    if token_type_ids is not None:
+        _same_shape("token_type_ids", token_type_ids, shape[:2], name)
+        sources["token_type_ids"] = token_type_ids.flatten()
+    first, lengths = _token_ranges(attention_mask, shape[:2], name)
+    short = (lengths < num_special).nonzero()
+    if len(short):
+        row = int(short[0])
+        got = f"row {row} with {int(lengths[row])} tokens"
+        raise bad(name, got, f"expected at least the {num_special} special tokens")
+    return Batch(shape[:2], first, lengths, sources)
+
+
+def _same_shape(argument: str, x: Tensor, shape: tuple[int, int], name: str) -> None:
+    if tuple(x.shape) != shape:
+        raise bad(argument, f"shape {tuple(x.shape)}", f"{name} has (batch, seqlen) = {shape}")
+
+
+def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor]:
+    """First column and number of tokens of each row. Raises ValueError for a row that is empty or broken."""
+    batch, seqlen = shape
+    if mask is None:
+        return torch.zeros(batch, dtype=torch.long), torch.full((batch,), seqlen)
+    _same_shape("attention_mask", mask, shape, name)
+    mask = mask.detach().cpu()
+    if not ((mask == 0) | (mask == 1)).all():
+        raise bad("attention_mask", "values beside 0 and 1", "expected 1 for tokens and 0 for padding")
+    mask = mask.to(torch.uint8)
+    lengths = mask.sum(1, dtype=torch.long)
+    empty = (lengths == 0).nonzero()
+    if len(empty):
+        got = f"row {int(empty[0])} with padding only, an empty text"
+        raise bad("attention_mask", got, "expected at least one token")
+    first = mask.argmax(1)
+    column = torch.arange(seqlen)
+    inside = (column >= first[:, None]) & (column < (first + lengths)[:, None])
+    holes = (inside & (mask == 0)).nonzero()
+    if len(holes):
+        row, at = holes[0].tolist()
+        got = f"row {row} with padding in the middle, at column {at}"
+        raise bad("attention_mask", got, "expected padding at the ends only")
+    return first, lengths

@@ -1,0 +1,241 @@
+"""LongEncoder: an encoder with a position limit reads texts of any length, chunk by chunk."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.checks import WEIGHTS, bad
+from lckernels.extras import import_extra
+from lckernels.models.batch import Batch, read_batch
+from lckernels.models.chunking import Chunks, cut_documents, micro_batches
+from lckernels.models.explain import Explanation, explain
+from lckernels.models.limits import check_encoder, fit_cutting
+from lckernels.models.states import ChunkStates
+from lckernels.plan import Plan
+
+RULES = ("sled", "max_context", "sentence")
+Weights = str | Tensor | Callable[[Plan], Tensor]
+
+
+class LongEncoder(nn.Module):
+    """Wraps an encoder of transformers and is called like it; the result is one sequence as long as the text.
+
+    A text is cut into overlapping chunks that the model can read; the chunks' hidden states are merged by
+    `overlap_merge`. A text that fits in one chunk gives the model's own result; a longer one approximates a
+    model with more positions, since a token sees its chunk and not the whole text.
+
+    Args:
+        model: an encoder whose output has `last_hidden_state`, as AutoModel loads it (BERT, RoBERTa, XLM-R,
+            ELECTRA, DistilBERT, MPNet, ...). It is kept as `encoder.model`, not copied.
+        chunk_len: tokens of a chunk, special tokens and prefix included. Default: all the model's positions.
+        overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
+        weights: as in `overlap_merge`: "triangular" (default), "uniform", "hann", "crop", a tensor
+            (num_chunks, chunk_len) with rows as in `encoder.plan(...)`, or a function plan -> such a tensor.
+        boundaries: where chunks are cut and, with weights "crop", which tokens each keeps: the rule of
+            `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call needs
+            sentence_boundaries.
+        special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].
+            They are given to every chunk; their own states come from the first and the last.
+        prefix: token ids that every chunk reads after its leading special tokens; their states are dropped.
+        max_tokens: bound on the tokens of a micro-batch; one chunk is read alone if it is longer.
+        output_device: where chunks are merged and results returned. Default: the model's device.
+        progress: show a progress bar (tqdm) over the tokens read.
+
+    Raises TypeError for a model that is not an encoder, ValueError for sizes that do not fit it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        chunk_len: int | None = None,
+        overlap: int | None = None,
+        weights: Weights = "triangular",
+        boundaries: str = "sled",
+        *,
+        special_tokens: tuple[int, int] = (1, 1),
+        prefix: Sequence[int] | Tensor | None = None,
+        max_tokens: int = 4096,
+        output_device: torch.device | str | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        check_encoder(model)
+        if boundaries not in RULES:
+            raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
+        if isinstance(weights, str) and weights not in WEIGHTS:
+            allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
+            raise bad("weights", repr(weights), allowed)
+        if max_tokens < 1:
+            raise bad("max_tokens", max_tokens, "expected at least 1")
+        self.model = model
+        self.training = model.training
+        self.weights = weights
+        self.max_tokens = max_tokens
+        self.output_device = output_device
+        self.progress = progress
+        prefix = torch.as_tensor([] if prefix is None else prefix, dtype=torch.long).reshape(-1)
+        self.register_buffer("prefix", prefix, persistent=False)
+        self.cutting = fit_cutting(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, model_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> "LongEncoder":
+        """AutoModel.from_pretrained(path, **model_kwargs), in eval mode, as LongEncoder(model, **options)."""
+        transformers = import_extra("transformers", "hf")
+        return cls(transformers.AutoModel.from_pretrained(path, **(model_kwargs or {})), **options)
+
+    def save_pretrained(self, path: str, **kwargs: Any) -> None:
+        """Saves the wrapped model; nothing of LongEncoder is stored."""
+        self.model.save_pretrained(path, **kwargs)
+
+    @property
+    def config(self) -> Any:
+        """The wrapped model's config."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def plan(
+        self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
+    ) -> Plan:
+        """The plan of a call with texts of so many tokens, special tokens included; longest rows first."""
+        lengths = torch.as_tensor(lengths).reshape(-1).long()
+        first = lengths.cumsum(0) - lengths
+        offsets = self._content_boundaries(sentence_boundaries, torch.zeros_like(lengths), lengths)
+        return cut_documents(first, lengths, int(lengths.sum()), self.cutting, offsets).plan
+
+    def explain(self, seqlen: int | Sequence[int]) -> Explanation:
+        """What a text (or a batch) of `seqlen` tokens costs and how far its tokens see; nothing is run."""
+        return explain(self, seqlen)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        sentence_boundaries: Sequence[Sequence[int]] | None = None,
+        **unsupported: Any,
+    ) -> Any:
+        """Hidden states of texts of any length.
+
+        Args:
+            input_ids: (batch, seqlen) integers; or
+            inputs_embeds: (batch, seqlen, dim), rows of special tokens included.
+            attention_mask: (batch, seqlen), 1 for tokens, 0 for padding, which is at the ends of a row only.
+            token_type_ids: (batch, seqlen); the prefix has type 0.
+            output_hidden_states: also merge the states of every layer. Default: the model's config.
+            return_dict: False gives a tuple. Default: the model's config.
+            sentence_boundaries: for boundaries="sentence": per row the columns of input_ids at which a
+                sentence begins, as `lckernels.sentences.token_boundaries` gives them.
+
+        Returns:
+            The model's own output class: last_hidden_state (batch, seqlen, dim), rows of padding zero;
+            hidden_states, a tuple of such, if asked for; pooler_output None.
+
+        Raises:
+            ValueError: bad input, naming argument and row. TypeError: a model without last_hidden_state.
+        """
+        for name, value in unsupported.items():
+            if value is not None and value is not False:
+                raise bad(name, type(value).__name__, "LongEncoder cannot take it")
+        batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, self.cutting.num_special)
+        offsets = self._content_boundaries(sentence_boundaries, batch.first, batch.lengths)
+        chunks = cut_documents(batch.flat_first, batch.lengths, batch.num_entries, self.cutting, offsets)
+        if output_hidden_states is None:
+            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
+        merged, output_class = self._run(batch, chunks, output_hidden_states)
+        states = [batch.unpack(state) for state in merged]
+        hidden_states = {"hidden_states": tuple(states[1:])} if output_hidden_states else {}
+        output = output_class(last_hidden_state=states[0], **hidden_states)
+        if return_dict is None:
+            return_dict = getattr(self.config, "return_dict", True)
+        return output if return_dict else output.to_tuple()
+
+    def _run(self, batch: Batch, chunks: Chunks, output_hidden_states: bool) -> tuple[list[Tensor], type]:
+        """The last state, then with output_hidden_states those of all layers, merged (total_len, dim)."""
+        device = self.device
+        batch = batch.on(device, self.prefix, self.model)
+        gathered: list[ChunkStates] = []
+        output_class = None
+        for start, stop in self._progress(chunks):
+            index = chunks.index[start:stop, : chunks.widths[start]].to(device)
+            output = self.model(
+                **batch.gather(index, chunks.widths[start:stop]),
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
+            states = self._states_of(output, output_hidden_states)
+            if output_class is None:
+                output_class = type(output)
+                gathered = [ChunkStates(chunks.plan, state, self.output_device or device) for state in states]
+            for rows, state in zip(gathered, states, strict=True):
+                rows.add(state)
+        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
+        # Without overlap every weight is the same, and uniform ones divide by exactly 1.
+        if isinstance(weights, str) and chunks.plan.num_chunks == chunks.plan.cu_seqlens.shape[0] - 1:
+            weights = "uniform"
+        return [rows.merge(weights) for rows in gathered], output_class
+
+    def _states_of(self, output: Any, output_hidden_states: bool) -> list[Tensor]:
+        last = getattr(output, "last_hidden_state", None)
+        hidden = getattr(output, "hidden_states", None)
+        missing = "last_hidden_state" if last is None else "hidden_states"
+        if last is None or (output_hidden_states and not hidden):
+            got = f"{type(self.model).__name__} returned {type(output).__name__}, which has no {missing}"
+            raise TypeError(f"model: {got}; pass the encoder itself, as AutoModel loads it, without a head")
+        return [last, *(hidden if output_hidden_states else ())]
+
+    def _content_boundaries(
+        self, boundaries: Sequence[Sequence[int]] | None, first: Tensor, lengths: Tensor
+    ) -> list[list[int]] | None:
+        """Columns of each row as offsets into its content; None unless the rule is "sentence"."""
+        rule = self.cutting.rule
+        if boundaries is None:
+            if rule == "sentence":
+                raise bad("sentence_boundaries", "None", "expected one list a row with boundaries='sentence'")
+            return None
+        name, got = "sentence_boundaries", f"{len(boundaries)} lists"
+        if rule != "sentence":
+            raise bad(name, got, f"expected None with boundaries={rule!r}")
+        if len(boundaries) != len(lengths):
+            raise bad(name, got, f"input has {len(lengths)} rows")
+        origins = (first + self.cutting.num_leading).tolist()
+        contents = (lengths - self.cutting.num_special).tolist()
+        offsets = []
+        for row, origin, size in zip(boundaries, origins, contents, strict=True):
+            shifted = torch.as_tensor(row).reshape(-1).long() - origin
+            offsets.append(shifted[(shifted > 0) & (shifted < size)].tolist())
+        return offsets
+
+    def _progress(self, chunks: Chunks) -> Iterator[tuple[int, int]]:
+        ranges = micro_batches(chunks.widths, self.max_tokens)
+        if not self.progress:
+            yield from ranges
+            return
+        tqdm = import_extra("tqdm.auto", "hf").tqdm
+        with tqdm(total=chunks.num_tokens, unit="tok", unit_scale=True, desc="LongEncoder") as bar:
+            for start, stop in ranges:
+                yield start, stop
+                bar.update(sum(chunks.widths[start:stop]))
+
+    def extra_repr(self) -> str:
+        cutting = self.cutting
+        return (
+            f"chunk_len={cutting.chunk_len}, overlap={cutting.overlap}, weights={self.weights!r}, "
+            f"boundaries={cutting.rule!r}"
+        )

@@ -1,0 +1,240 @@
+"""The commands search, encode and info."""
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from lckernels.extras import import_extra
+from lckernels.search import plot as picture
+from lckernels.search import report
+from lckernels.search.encoder import DEFAULT_MODEL, TextEncoder
+from lckernels.search.errors import InputError
+from lckernels.search.job import encode_text, obtain_states
+from lckernels.search.passages import passage_vectors, split_passages
+from lckernels.search.states import check_target, save_states
+from lckernels.search.text import read_text
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reads a text of any length with an encoder that was built for short ones, and searches in it.",
+)
+
+
+class Weights(StrEnum):
+    triangular = "triangular"
+    uniform = "uniform"
+    hann = "hann"
+    crop = "crop"
+
+
+class Boundaries(StrEnum):
+    sled = "sled"
+    max_context = "max_context"
+    sentence = "sentence"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A text file in UTF-8.", show_default=False)
+]
+ModelOption = Annotated[str, typer.Option(help="An encoder: a folder, or a name on the Hugging Face hub.")]
+ChunkLenOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of a chunk, special tokens included.", show_default="all positions of the model"
+    ),
+]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens that neighbouring chunks share.", show_default="a quarter of a chunk's content"
+    ),
+]
+WeightsOption = Annotated[Weights, typer.Option(help="How much each chunk counts where chunks overlap.")]
+BoundariesOption = Annotated[
+    Boundaries,
+    typer.Option(help="Where chunks are cut: at equal steps (sled, max_context) or between sentences."),
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dtype of the states.")]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ISO 639 code for finding sentences, such as en.", show_default="zh if Chinese, else en"
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of the computation.", show_default="torch's own number")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
+
+
+def _reports_bad_input(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input and a missing extra end the command with one sentence on stderr and exit code 2."""
+
+    @wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+        except (InputError, ImportError) as error:
+            print(f"lckernels: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@app.command()
+@_reports_bad_input
+def search(
+    file: FileArgument,
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What to look for.", show_default=False)
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    top: Annotated[int, typer.Option(min=1, help="How many passages to print.")] = 5,
+    passage_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a passage, which is made of whole sentences.")
+    ] = 128,
+    chunk_len: ChunkLenOption = None,
+    overlap: OverlapOption = None,
+    weights: WeightsOption = Weights.triangular,
+    boundaries: BoundariesOption = Boundaries.sled,
+    dtype: DtypeOption = Dtype.float32,
+    language: LanguageOption = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep the states as FILE.safetensors; take them from there if they fit."),
+    ] = False,
+    states: Annotated[
+        Path | None, typer.Option(help="As --keep, but in this file.", show_default=False, metavar="PATH")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the picture goes: .png, .svg, .pdf, .jpg.",
+            show_default="FILE's name with .search.png, in this folder",
+            metavar="PATH",
+        ),
+    ] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.")] = False,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Print the passages of FILE that fit the QUESTION best, and draw the similarity along the text.
+
+    The file is read once, chunk by chunk, into one hidden state per token.
+
+    A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
+    """
+    _need(hf=True, matplotlib=not no_plot)
+    if not question.strip():
+        raise InputError("the question is empty")
+    text = read_text(file)
+    kept = states or (file.with_name(f"{file.name}.safetensors") if keep else None)
+    if kept is not None:
+        check_target(kept)
+    target = None if no_plot else plot or Path(f"{file.stem}.search.png")
+    if target is not None:
+        picture.check_target(target)
+    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
+    language = language or text.language()
+    say = _silent if quiet else report.remarks.print
+    found, reused = obtain_states(text, encoder, language, kept, not quiet, say)
+    passages = split_passages(text.content, found.offsets, language, passage_tokens)
+    scores = passage_vectors(found.states, passages) @ encoder.embed(question)
+    best = scores.topk(min(top, len(passages))).indices
+    report.print_passages(text, passages, scores, best)
+    if target is not None:
+        picture.plot_search(target, text, question, passages.chars, scores, best)
+    if not quiet:
+        report.print_figures(found, reused)
+        report.out.print(f"{len(passages):,} passages, {len(best)} printed")
+        if target is not None:
+            report.out.print(f"picture: {target}")
+
+
+@app.command()
+@_reports_bad_input
+def encode(
+    file: FileArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The safetensors file to write.", show_default=False, metavar="PATH"
+        ),
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    chunk_len: ChunkLenOption = None,
+    overlap: OverlapOption = None,
+    weights: WeightsOption = Weights.triangular,
+    boundaries: BoundariesOption = Boundaries.sled,
+    dtype: DtypeOption = Dtype.float32,
+    language: LanguageOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the hidden states of FILE, one row per token, with the characters of each token.
+
+    The file appears whole or not at all. `search --states PATH` uses it.
+    """
+    _need(hf=True)
+    text = read_text(file)
+    check_target(output)
+    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
+    states = encode_text(text, encoder, language or text.language(), not quiet)
+    save_states(output, states)
+    if not quiet:
+        report.print_figures(states, reused=False)
+        report.out.print(f"states: {output}, {output.stat().st_size / 2**20:,.1f} MiB")
+
+
+@app.command()
+@_reports_bad_input
+def info() -> None:
+    """Show versions, what was built, the machine, and which backend serves which op and why."""
+    report.print_info()
+
+
+def _need(hf: bool = False, matplotlib: bool = False) -> None:
+    """Raises ImportError naming the extra before any work when a module is missing."""
+    for module in ("safetensors", "sentencex", "transformers") if hf else ():
+        import_extra(module, "hf")
+    if matplotlib:
+        import_extra("matplotlib", "cli")
+
+
+def _encoder(
+    model: str,
+    threads: int | None,
+    chunk_len: int | None,
+    overlap: int | None,
+    weights: Weights,
+    boundaries: Boundaries,
+    dtype: Dtype,
+) -> TextEncoder:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TextEncoder(
+        model,
+        dtype=dtype.value,
+        chunk_len=chunk_len,
+        overlap=overlap,
+        weights=weights.value,
+        boundaries=boundaries.value,
+    )
+
+
+def _silent(_remark: str) -> None:
+    pass

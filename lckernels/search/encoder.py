@@ -1,0 +1,154 @@
+"""A model with its tokenizer that turns a text of any length into one hidden state per token."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lckernels.extras import import_extra
+from lckernels.models.long_encoder import LongEncoder
+from lckernels.search.errors import InputError
+from lckernels.sentences import sentence_boundaries, token_boundaries
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens of one text.
+
+    input_ids: (1, seqlen) int64, special tokens included. leading: how many special tokens come first.
+    offsets: (num_tokens, 2) int64, the characters of each token, special tokens left out.
+    """
+
+    input_ids: Tensor
+    offsets: Tensor
+    leading: int
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """states: (num_tokens, dim) in the model's dtype, special tokens left out; chunks and seconds it took."""
+
+    states: Tensor
+    num_chunks: int
+    seconds: float
+
+
+class TextEncoder:
+    """LongEncoder over a model of the hub or a folder, with its tokenizer.
+
+    model: a folder or a name on the Hugging Face hub. dtype: one of DTYPES. options: chunk_len, overlap,
+    weights, boundaries of LongEncoder.
+
+    Raises InputError for a model that cannot be loaded or is no encoder, and for options that do not fit it.
+    """
+
+    def __init__(self, model: str, *, dtype: str = "float32", **options: Any) -> None:
+        self.name = model
+        self.dtype = dtype
+        self.tokenizer, encoder = _load(model, DTYPES[dtype])
+        self.num_leading, num_trailing = self._special_tokens()
+        try:
+            self.encoder = LongEncoder(
+                encoder, special_tokens=(self.num_leading, num_trailing), **options
+            ).eval()
+            self.embed("x")
+        except (TypeError, ValueError) as error:
+            if not str(error).startswith(("model:", *(f"{name}:" for name in options))):
+                raise
+            raise InputError(str(error)) from None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the states depend on beside the text, as strings."""
+        cutting = self.encoder.cutting
+        return {
+            "weights_sha256": _fingerprint(self.encoder.model),
+            "chunk_len": str(cutting.chunk_len),
+            "overlap": str(cutting.overlap),
+            "weights": str(self.encoder.weights),
+            "boundaries": cutting.rule,
+            "dtype": self.dtype,
+        }
+
+    def tokenize(self, text: str) -> Tokens:
+        """The tokens of a text of any length; names of special tokens in the text are plain text."""
+        encoding = self.tokenizer(
+            text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
+        )
+        ids = torch.tensor(encoding["input_ids"])
+        offsets = torch.tensor(encoding["offset_mapping"]).reshape(-1, 2)
+        inside = slice(self.num_leading, len(ids) - self.encoder.cutting.num_trailing)
+        return Tokens(ids[None], offsets[inside], self.num_leading)
+
+    def encode(self, tokens: Tokens, text: str, language: str, progress: bool = False) -> Encoded:
+        """The merged last hidden state of a text; `language` places the cuts of boundaries="sentence"."""
+        options = {}
+        if self.encoder.cutting.rule == "sentence":
+            cuts = token_boundaries(tokens.offsets, sentence_boundaries(text, language))
+            options["sentence_boundaries"] = [[cut + tokens.leading for cut in cuts]]
+        self.encoder.progress = progress
+        start = time.perf_counter()
+        with torch.inference_mode():
+            output = self.encoder(input_ids=tokens.input_ids, **options)
+        seconds = time.perf_counter() - start
+        states = output.last_hidden_state[0, tokens.leading :][: len(tokens.offsets)]
+        num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
+        return Encoded(states, num_chunks, seconds)
+
+    def embed(self, question: str) -> Tensor:
+        """(dim,) float32, of length 1: the mean state of the question's tokens, special ones included."""
+        ids = self.tokenizer(question, truncation=False, verbose=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+        options = {"sentence_boundaries": [[]]} if self.encoder.cutting.rule == "sentence" else {}
+        self.encoder.progress = False
+        with torch.inference_mode():
+            states = self.encoder(input_ids=torch.tensor([ids]), **options).last_hidden_state[0]
+        return F.normalize(states.float().mean(0), dim=0)
+
+    def _special_tokens(self) -> tuple[int, int]:
+        """How many special tokens the tokenizer puts before and after a text."""
+        special = self.tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
+        if 0 not in special:
+            raise InputError(f"the tokenizer of {self.name} makes no token of the letter x")
+        return special.index(0), special[::-1].index(0)
+
+
+def _load(name: str, dtype: torch.dtype) -> tuple[Any, torch.nn.Module]:
+    """Tokenizer and model, quietly."""
+    transformers = import_extra("transformers", "hf")
+    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    path = Path(name).expanduser()
+    if is_path and not path.is_dir():
+        raise InputError(f"the model folder {name} does not exist")
+    source = str(path) if path.is_dir() else name
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModel.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        kind = "folder" if path.is_dir() else "name on the Hugging Face hub, and no folder,"
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise InputError(f"the model {name}, a {kind} cannot be loaded: {reason}") from None
+    if not tokenizer.is_fast:
+        raise InputError(f"the tokenizer of {name} is not a fast one, so it cannot say where a token stands")
+    return tokenizer, model
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """A hash of the config and of the bits of every parameter, the same for any number of threads."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, parameter in model.named_parameters():
+        digest.update(
+            f"{name} {tuple(parameter.shape)} {torch.hash_tensor(parameter.detach()).item()}".encode()
+        )
+    return digest.hexdigest()

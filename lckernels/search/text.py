@@ -1,0 +1,60 @@
+"""A text file: its characters, its hash, and where a character stands in it."""
+
+import hashlib
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from lckernels.search.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """path: the file; content: its characters, without a byte order mark; sha256: of its bytes, hex."""
+
+    path: Path
+    content: str
+    sha256: str
+
+    def line(self, position: int) -> int:
+        """The line, counted from 1, of the character at `position`."""
+        return self.content.count("\n", 0, position) + 1
+
+    def lines(self, start: int, end: int) -> str:
+        """The lines from `start` to `end`, without the indentation that they share and without blank ends."""
+        first, _, rest = self.content[start:end].partition("\n")
+        return f"{first.strip()}\n{textwrap.dedent(rest)}".strip("\n")
+
+    def percent(self, position: int) -> float:
+        """How far into the text `position` is, 0 to 100."""
+        return 100.0 * position / len(self.content)
+
+    def language(self) -> str:
+        """Guess: "zh" when more than a fifth of the first 100,000 characters are Chinese, else "en"."""
+        sample = self.content[:100_000]
+        chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
+        return "zh" if 5 * chinese > len(sample) else "en"
+
+
+def read_text(path: Path) -> Text:
+    """Reads a UTF-8 file. Raises InputError if it is missing, a folder, not text, or holds no text."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a text file")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        content = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not a text file in UTF-8: byte {error.start} is {raw[error.start]:#04x}"
+        ) from None
+    if "\0" in content:
+        raise InputError(f"{path} is not a text file: byte {raw.index(0)} is NUL")
+    content = content.removeprefix("\ufeff")
+    if not content.strip():
+        raise InputError(f"{path} is an empty text")
+    return Text(path, content, hashlib.sha256(raw).hexdigest())

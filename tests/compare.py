@@ -1,0 +1,27 @@
+"""The tolerance rule: measured by what honest torch arithmetic in the same dtype gives, never guessed."""
+
+import torch
+from torch import Tensor
+
+FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+
+
+def assert_as_good_as(actual: Tensor, truth: Tensor, honest: Tensor, name: str = "result") -> None:
+    """Largest error of `actual` <= twice that of `honest`, plus the dtype's floor times max(1, |truth|).
+
+    truth: fp64 (fp32 will do for low precision). honest: plain torch arithmetic in actual's dtype. NaN and
+    infinities must stand where the truth has them.
+    """
+    assert actual.shape == truth.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
+    for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(kind(actual), kind(truth)), f"{name}: {kind.__name__} at other positions"
+    if truth.numel() == 0:
+        return
+    finite = torch.isfinite(truth)
+
+    def error(x: Tensor) -> float:
+        return torch.where(finite, (x.double() - truth.double()).abs(), 0).nan_to_num(0).max().item()
+
+    size = torch.where(finite, truth.double().abs(), 0).max().item()
+    allowed = 2 * error(honest) + FLOOR[actual.dtype] * max(size, 1.0)
+    assert error(actual) <= allowed, f"{name}: error {error(actual):.3e}, allowed {allowed:.3e}"

@@ -1,0 +1,140 @@
+"""What the compiled libraries need, how a backend is chosen, and life without a compiler."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+import lckernels
+from lckernels import dispatch
+
+PACKAGE = Path(lckernels.__file__).parent
+LIBRARY = PACKAGE / "_C.so"
+
+
+def symbols(*flags: str) -> list[str]:
+    """Names of the dynamic symbols of _C.so."""
+    listing = subprocess.run(["nm", "-D", *flags, str(LIBRARY)], capture_output=True, text=True, check=True)
+    return [line.split()[-1].partition("@")[0] for line in listing.stdout.splitlines()]
+
+
+def test_ops_library_is_free_of_python():
+    assert [name for name in symbols("--undefined-only") if name.lstrip("_").startswith("Py")] == []
+
+
+def test_ops_library_needs_only_the_stable_shim():
+    """No C++ symbol of torch, c10 or at: it asks libtorch for the C shim only, of 2.11 at most."""
+    undefined = symbols("--undefined-only")
+    mangled = [name for name in undefined if name.startswith("_Z")]
+    assert [name for name in mangled if any(space in name for space in ("3c10", "2at", "5torch"))] == []
+    shim = {name for name in undefined if name.startswith(("aoti_torch", "torch_"))}
+    assert shim, "the library asks nothing of libtorch: the test reads the wrong thing"
+    newer = {
+        "torch_library_def_with_tags",  # 2.12
+        "torch_stream_native_handle",  # 2.13
+        "torch_library_set_python_module",  # 2.13
+    }
+    assert not shim & newer
+
+
+def test_ops_library_has_no_path_into_the_build():
+    header = subprocess.run(
+        ["readelf", "-d", str(LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "libtorch" in header
+    assert "RPATH" not in header and "RUNPATH" not in header
+
+
+def python(code: str, folder: Path = PACKAGE.parent, **environment: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment
+    )
+
+
+def test_import_is_light():
+    extras = "('transformers', 'typer', 'matplotlib', 'sentencex')"
+    code = f"import sys, lckernels; print([name for name in {extras} if name in sys.modules])"
+    assert python(code).stdout.strip() == "[]"
+
+
+MERGE = (
+    "import torch, lckernels\n"
+    "rows = [[0, 0, 0, 4], [1, 0, 2, 4]]\n"
+    "plan = lckernels.Plan.from_segments(rows, num_chunks=2, chunk_len=4, total_len=6)\n"
+    "print(lckernels.overlap_merge(torch.ones(2, 4, 3), plan{}).sum().item())\n"
+)
+
+
+def test_pure_python_install(tmp_path):
+    """Without the compiled libraries the eager backend serves, and the errors say what is missing."""
+    copy = tmp_path / "lckernels"
+    for source in PACKAGE.rglob("*.py"):
+        target = copy / source.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    # The finder of an editable install would still find the compiled parts.
+    alone = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    done = python(alone + MERGE.format("") + "print(lckernels.__file__)", tmp_path)
+    assert done.stdout.split() == ["18.0", str(copy / "__init__.py")], done.stderr
+    refused = python(alone + MERGE.format(", backend='cpu'"), tmp_path)
+    assert "cpu: lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
+    refused = python(alone + "import lckernels; lckernels.plan_chunks([50], 16, 4)", tmp_path)
+    assert "needs lckernels' compiled extension, which needs a C++ compiler" in refused.stderr
+
+
+@pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512_bf16"))
+def test_environment_forces_an_instruction_set(isa):
+    from lckernels import _host
+
+    order = ("generic", "avx2", "avx512", "avx512_bf16")
+    code = MERGE.format("") + "print(torch.ops.lckernels_cpu.isa())"
+    done = python(code, LCKERNELS=f"isa={isa}")
+    if order.index(isa) > order.index(_host.detected_isa()):
+        assert f"isa: got '{isa}'; this processor goes up to" in done.stderr
+    else:
+        assert done.stdout.split() == ["18.0", isa], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    (
+        ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2"),
+        ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
+        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, eager"),
+    ),
+)
+def test_environment_errors(value, message):
+    assert message in python("import lckernels", LCKERNELS=value).stderr
+
+
+def test_environment_chooses_the_backend():
+    code = "from lckernels.dispatch import Problem, choose; import torch; "
+    code += "print(choose(Problem('overlap_merge', 'cpu', torch.float32, ())).__name__)"
+    assert python(code, LCKERNELS="backend=eager").stdout.strip() == "lckernels.backends.eager"
+    assert python(code, LCKERNELS="").stdout.strip() == "lckernels.backends.cpu"
+
+
+def test_refusal_names_the_inputs_and_every_reason():
+    q = torch.empty(1, 4, 2, 8)
+    with pytest.raises(lckernels.BackendError) as refused:
+        lckernels.windowed_attention(q, q, q, backend="cpu")
+    message = str(refused.value)
+    assert "no backend can run windowed_attention on cpu, torch.float32, shapes (1, 4, 2, 8)" in message
+    assert "cpu: it has no kernel for windowed_attention" in message
+
+
+def test_every_op_is_served_on_every_device():
+    """eager is the last backend of the table and takes any device."""
+    assert dispatch.BACKENDS[-1] == "eager"
+    problem = dispatch.Problem("overlap_merge", "meta", torch.float32, ())
+    assert dispatch.choose(problem).__name__ == "lckernels.backends.eager"
+    assert dispatch.backends()["cpu"].reasons(problem) == ["it serves tensors on the CPU, not on meta"]
+
+
+def test_wheel_tag_is_this_python():
+    assert (PACKAGE / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}").exists()
