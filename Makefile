@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
-.PHONY: demo test test-all bench build cuda lint format sanitize clean
+.PHONY: demo test test-all bench build lint format sanitize clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -27,9 +27,6 @@ bench: $(BUILT)
 	$(BIN)/python -m bench.report
 
 build: $(BUILT)
-
-cuda: $(BUILT)
-	@echo "lckernels has no CUDA kernels in this version; nothing to build"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
