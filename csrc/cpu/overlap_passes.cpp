@@ -20,20 +20,23 @@ struct Terms {
 template <typename T, int N, bool kStream>
 void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   using A = Acc<T>;
-  constexpr int kUnroll = 4, kStep = kUnroll * kLanes<A>;
+  constexpr int kGroups = 4 / kGroup<T>, kStep = kGroups * kGroupElements<T>;
   const int64_t count = N > 0 ? N : terms.count;
   int64_t d = 0;
   for (; d + kStep <= dim; d += kStep) {
-    Vec<A> total[kUnroll] = {};
+    Group<T> total[kGroups] = {};
     for (int64_t n = 0; n < count; ++n) {
-      for (int j = 0; j < kUnroll; ++j) total[j] += load(terms.rows[n] + d + j * kLanes<A>) * terms.shares[n];
+      for (int j = 0; j < kGroups; ++j) {
+        const Group<T> x = load(terms.rows[n] + d + j * kGroupElements<T>);
+        for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * terms.shares[n];
+      }
     }
-    for (int j = 0; j < kUnroll; ++j) {
-      T* to = out + d + j * kLanes<A>;
+    for (int j = 0; j < kGroups; ++j) {
+      T* to = out + d + j * kGroupElements<T>;
       if constexpr (kStream) {
-        stream(pack(total[j], to), to);
+        stream(pack(total[j]), to);
       } else {
-        store(total[j], to);
+        store(pack(total[j]), to);
       }
     }
   }
@@ -53,7 +56,7 @@ void copy_row(const void* from, void* out, int64_t bytes) {
     char* target = static_cast<char*>(out);
     int64_t i = 0;
     for (; i + kVectorBytes <= bytes; i += kVectorBytes) {
-      stream(load(reinterpret_cast<const float*>(source + i)), target + i);
+      stream(load_bytes<VecU32>(source + i), target + i);
     }
     std::memcpy(target + i, source + i, bytes - i);
   }
@@ -79,16 +82,16 @@ void write_row(const Terms<T>& terms, T* out, int64_t dim, bool stream_out) {
 
 template <typename T>
 Acc<T> dot(const T* x, const T* y, int64_t dim) {
-  using A = Acc<T>;
-  constexpr int kUnroll = 4, kStep = kUnroll * kLanes<A>;
-  Vec<A> total[kUnroll] = {};
+  constexpr int kGroups = 4 / kGroup<T>, kStep = kGroups * kGroupElements<T>;
+  Vec<Acc<T>> total[4] = {};
   int64_t d = 0;
   for (; d + kStep <= dim; d += kStep) {
-    for (int j = 0; j < kUnroll; ++j) {
-      total[j] += load(x + d + j * kLanes<A>) * load(y + d + j * kLanes<A>);
+    for (int j = 0; j < kGroups; ++j) {
+      const Group<T> left = load(x + d + j * kGroupElements<T>), right = load(y + d + j * kGroupElements<T>);
+      for (int h = 0; h < kGroup<T>; ++h) total[j * kGroup<T> + h] += left.v[h] * right.v[h];
     }
   }
-  A result = sum<A>((total[0] + total[1]) + (total[2] + total[3]));
+  Acc<T> result = sum<Acc<T>>((total[0] + total[1]) + (total[2] + total[3]));
   for (; d < dim; ++d) result += to_acc(x[d]) * to_acc(y[d]);
   return result;
 }

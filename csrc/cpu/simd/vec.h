@@ -46,9 +46,19 @@ using Vec = typename VecOf<A>::type;
 template <typename A>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 
-inline constexpr int kFloats = kLanes<float>;
+
 typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
-typedef uint16_t VecU16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint16_t VecU16 __attribute__((vector_size(kVectorBytes)));
+
+// A group is what a vector of elements T becomes: one vector of accumulators, or two for 16-bit elements.
+template <typename T>
+inline constexpr int kGroup = static_cast<int>(sizeof(Acc<T>) / sizeof(T));
+template <typename T>
+inline constexpr int kGroupElements = kVectorBytes / static_cast<int>(sizeof(T));
+template <typename T>
+struct Group {
+  Vec<Acc<T>> v[kGroup<T>];
+};
 
 template <typename To, typename From>
 inline To bit_cast(const From& from) {
@@ -110,77 +120,95 @@ inline void from_acc(float x, Float16* out) {
   out->bits = static_cast<uint16_t>(sign | half);
 }
 
-template <typename T>
-inline Vec<T> load(const T* p) {
-  Vec<T> v;
+template <typename V>
+inline V load_bytes(const void* p) {
+  V v;
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-// pack: a vector of accumulators as elements of type T, ready to be stored.
-inline Vec<float> pack(Vec<float> v, const float*) {
-  return v;
-}
-inline Vec<double> pack(Vec<double> v, const double*) {
-  return v;
+
+// load: elements as a group; the order within a group is the type's own, and pack undoes it.
+// pack: a group, results of arithmetic, as one vector of elements.
+inline Group<float> load(const float* p) { return {{load_bytes<Vec<float>>(p)}}; }
+inline Group<double> load(const double* p) { return {{load_bytes<Vec<double>>(p)}}; }
+inline Vec<float> pack(const Group<float>& g) { return g.v[0]; }
+inline Vec<double> pack(const Group<double>& g) { return g.v[0]; }
+
+// Even elements, then odd ones: both halves of each 32-bit lane, without a shuffle.
+inline Group<BFloat16> load(const BFloat16* p) {
+  const VecU32 pairs = load_bytes<VecU32>(p);
+  return {{bit_cast<Vec<float>>(pairs << 16), bit_cast<Vec<float>>(pairs & 0xffff0000u)}};
 }
 
-inline Vec<float> load(const BFloat16* p) {
-  VecU16 half;
-  std::memcpy(&half, p, sizeof(half));
-  return bit_cast<Vec<float>>(__builtin_convertvector(half, VecU32) << 16);
-}
-inline VecU16 pack(Vec<float> v, const BFloat16*) {
-  const VecU32 bits = bit_cast<VecU32>(v);
-  const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const VecU32 ordered = bit_cast<VecU32>(v == v);
-  const VecU32 result = (rounded & ordered) | (((bits >> 16) | 0x40u) & ~ordered);
-  return __builtin_convertvector(result, VecU16);
-}
-
-inline Vec<float> load(const Float16* p) {
+// The float's bits with the upper half rounded to nearest even; a NaN of arithmetic is quiet and stays one.
+inline VecU32 round_upper_half(Vec<float> v) {
 #if defined(__AVX512F__)
-  return bit_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__F16C__)
-  return bit_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  const __m512i bits = bit_cast<__m512i>(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+  const __mmask16 ordered = _mm512_cmp_ps_mask(bit_cast<__m512>(v), bit_cast<__m512>(v), _CMP_ORD_Q);
+  return bit_cast<VecU32>(_mm512_mask_add_epi32(bits, ordered, bits, bias));
 #else
-  Vec<float> v;
-  for (int i = 0; i < kFloats; ++i) v[i] = to_acc(p[i]);
-  return v;
+  const VecU32 bits = bit_cast<VecU32>(v);
+  const VecU32 ordered = bit_cast<VecU32>(v == v);
+  return bits + ((0x7fffu + ((bits >> 16) & 1u)) & ordered);
 #endif
 }
-inline VecU16 pack(Vec<float> v, const Float16*) {
+
+inline VecU32 pack(const Group<BFloat16>& g) {
+  return (round_upper_half(g.v[0]) >> 16) | (round_upper_half(g.v[1]) & 0xffff0000u);
+}
+
+inline Group<Float16> load(const Float16* p) {
 #if defined(__AVX512F__)
-  return bit_cast<VecU16>(
-      _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const __m256i low = load_bytes<__m256i>(p), high = load_bytes<__m256i>(p + kGroupElements<Float16> / 2);
+  return {{bit_cast<Vec<float>>(_mm512_cvtph_ps(low)), bit_cast<Vec<float>>(_mm512_cvtph_ps(high))}};
 #elif defined(__F16C__)
-  return bit_cast<VecU16>(
-      _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const __m128i low = load_bytes<__m128i>(p), high = load_bytes<__m128i>(p + kGroupElements<Float16> / 2);
+  return {{bit_cast<Vec<float>>(_mm256_cvtph_ps(low)), bit_cast<Vec<float>>(_mm256_cvtph_ps(high))}};
 #else
-  Float16 half[kFloats];
-  for (int i = 0; i < kFloats; ++i) from_acc(v[i], half + i);
+  Group<Float16> g;
+  for (int i = 0; i < kGroupElements<Float16>; ++i) g.v[i / kLanes<float>][i % kLanes<float>] = to_acc(p[i]);
+  return g;
+#endif
+}
+inline VecU16 pack(const Group<Float16>& g) {
+#if defined(__AVX512F__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m256i low = _mm512_cvtps_ph(bit_cast<__m512>(g.v[0]), kNearest);
+  const __m256i high = _mm512_cvtps_ph(bit_cast<__m512>(g.v[1]), kNearest);
+  return bit_cast<VecU16>(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+#elif defined(__F16C__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m128i low = _mm256_cvtps_ph(bit_cast<__m256>(g.v[0]), kNearest);
+  const __m128i high = _mm256_cvtps_ph(bit_cast<__m256>(g.v[1]), kNearest);
+  return bit_cast<VecU16>(_mm256_set_m128i(high, low));
+#else
+  Float16 half[kGroupElements<Float16>];
+  for (int i = 0; i < kGroupElements<Float16>; ++i) {
+    from_acc(g.v[i / kLanes<float>][i % kLanes<float>], half + i);
+  }
   return bit_cast<VecU16>(half);
 #endif
 }
 
-template <typename T>
-inline void store(Vec<Acc<T>> v, T* p) {
-  const auto elements = pack(v, p);
-  std::memcpy(p, &elements, sizeof(elements));
+template <typename V>
+inline void store(V v, void* p) {
+  std::memcpy(p, &v, sizeof(v));
 }
 
-// Stores past the caches a vector of elements already in their final form; p is aligned to its size.
+// Stores a vector past the caches; p is aligned to its size.
 template <typename V>
 inline void stream(V v, void* p) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), bit_cast<__m512i>(v));
+  _mm512_stream_si512(static_cast<__m512i*>(p), bit_cast<__m512i>(v));
+#elif defined(__AVX2__)
+  _mm256_stream_si256(static_cast<__m256i*>(p), bit_cast<__m256i>(v));
+#elif defined(__SSE2__)
+  _mm_stream_si128(static_cast<__m128i*>(p), bit_cast<__m128i>(v));
+#else
+  store(v, p);
 #endif
-#if defined(__AVX2__)
-  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), bit_cast<__m256i>(v));
-#endif
-#if defined(__SSE2__)
-  if constexpr (sizeof(V) == 16) return _mm_stream_si128(static_cast<__m128i*>(p), bit_cast<__m128i>(v));
-#endif
-  std::memcpy(p, &v, sizeof(v));
 }
 
 // Makes streamed stores visible to other threads before what follows.
