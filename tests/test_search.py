@@ -266,3 +266,17 @@ def test_served_gives_every_backend_an_answer():
         assert len(others) == 1
         assert others[0].split(":")[0] in ("cpu", "eager")
         assert not others[0].startswith(f"{backend}:")
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "language"),
+    [("jargon-file.txt", 1_000_000, "en"), ("chinese-classics.txt", 100_000, "zh")],
+)
+def test_the_books_are_those_of_their_readme(name, least, language):
+    folder = Path(__file__).resolve().parent.parent / "bench" / "data"
+    text = read_text(folder / name)
+    size = (folder / name).stat().st_size
+    assert size >= least
+    assert text.language() == language
+    row = f"| `{name}` | {size:,} | {len(text.content):,} | `{text.sha256}` |"
+    assert row in (folder / "README.md").read_text(encoding="utf-8")

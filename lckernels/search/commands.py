@@ -150,14 +150,13 @@ def search(
         picture.check_target(target)
     encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
     language = language or text.language()
-    say = _silent if quiet else report.remarks.print
-    found, reused = obtain_states(text, encoder, language, kept, not quiet, say)
+    found, reused = obtain_states(text, encoder, language, kept, *_talk(quiet))
     passages = split_passages(text.content, found.offsets, language, passage_tokens)
     scores = passage_vectors(found.states, passages) @ encoder.embed(question)
     best = scores.topk(min(top, len(passages))).indices
-    report.print_passages(text, passages, scores, best)
     if target is not None:
         picture.plot_search(target, text, question, passages.chars, scores, best)
+    report.print_passages(text, passages, scores, best)
     if not quiet:
         report.print_figures(found, reused)
         report.out.print(f"{len(passages):,} passages, {len(best)} printed")
@@ -193,7 +192,7 @@ def encode(
     text = read_text(file)
     check_target(output)
     encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
-    states = encode_text(text, encoder, language or text.language(), not quiet)
+    states = encode_text(text, encoder, language or text.language(), *_talk(quiet))
     save_states(output, states)
     if not quiet:
         report.print_figures(states, reused=False)
@@ -236,5 +235,8 @@ def _encoder(
     )
 
 
-def _silent(_remark: str) -> None:
-    pass
+def _talk(quiet: bool) -> tuple[bool, Callable[[str], None]]:
+    """Whether there is a progress bar, on a terminal only, and what takes remarks."""
+    if quiet:
+        return False, lambda _: None
+    return sys.stderr.isatty(), report.remarks.print

@@ -2,7 +2,9 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ class TextEncoder:
     """
 
     def __init__(self, model: str, *, dtype: str = "float32", **options: Any) -> None:
+        if find_spec("lckernels._host") is None:
+            needs = "cutting a text into chunks needs lckernels' compiled extension"
+            raise InputError(f"{needs}; install lckernels where there is a C++ compiler")
         self.name = model
         self.dtype = dtype
         self.tokenizer, encoder = _load(model, DTYPES[dtype])
@@ -88,19 +93,22 @@ class TextEncoder:
         inside = slice(self.num_leading, len(ids) - self.encoder.cutting.num_trailing)
         return Tokens(ids[None], offsets[inside], self.num_leading)
 
-    def encode(self, tokens: Tokens, text: str, language: str, progress: bool = False) -> Encoded:
+    def encode(
+        self, tokens: Tokens, text: str, language: str, say: Callable[[str], None], progress: bool = False
+    ) -> Encoded:
         """The merged last hidden state of a text; `language` places the cuts of boundaries="sentence"."""
         options = {}
         if self.encoder.cutting.rule == "sentence":
             cuts = token_boundaries(tokens.offsets, sentence_boundaries(text, language))
             options["sentence_boundaries"] = [[cut + tokens.leading for cut in cuts]]
+        num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
+        say(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks")
         self.encoder.progress = progress
         start = time.perf_counter()
         with torch.inference_mode():
             output = self.encoder(input_ids=tokens.input_ids, **options)
         seconds = time.perf_counter() - start
         states = output.last_hidden_state[0, tokens.leading :][: len(tokens.offsets)]
-        num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
         return Encoded(states, num_chunks, seconds)
 
     def embed(self, question: str) -> Tensor:
@@ -132,13 +140,14 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Any, torch.nn.Module]:
     source = str(path) if path.is_dir() else name
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    import_extra("huggingface_hub", "hf").logging.set_verbosity_error()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModel.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
-        kind = "folder" if path.is_dir() else "name on the Hugging Face hub, and no folder,"
+        what = "model folder" if path.is_dir() else "model (no folder, so a name on the Hugging Face hub)"
         reason = " ".join(str(error).split("\n")[0].split())
-        raise InputError(f"the model {name}, a {kind} cannot be loaded: {reason}") from None
+        raise InputError(f"the {what} {name} cannot be loaded: {reason}") from None
     if not tokenizer.is_fast:
         raise InputError(f"the tokenizer of {name} is not a fast one, so it cannot say where a token stands")
     return tokenizer, model

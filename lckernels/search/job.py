@@ -5,14 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lckernels.search.encoder import TextEncoder
+from lckernels.search.errors import InputError
 from lckernels.search.states import FORMAT, States, differences, load_states, read_metadata, save_states
 from lckernels.search.text import Text
 
 
-def encode_text(text: Text, encoder: TextEncoder, language: str, progress: bool) -> States:
+def encode_text(
+    text: Text, encoder: TextEncoder, language: str, progress: bool, say: Callable[[str], None]
+) -> States:
     """Runs the encoder over the whole text; the metadata tells all that the result depends on."""
     tokens = encoder.tokenize(text.content)
-    encoded = encoder.encode(tokens, text.content, language, progress)
+    if not len(tokens.offsets):
+        raise InputError(f"{text.path} is an empty text to the tokenizer of {encoder.name}")
+    encoded = encoder.encode(tokens, text.content, language, say, progress)
     metadata = _identity(text, encoder) | {
         "format": FORMAT,
         "model": encoder.name,
@@ -38,7 +43,7 @@ def obtain_states(
         if not reasons:
             return load_states(kept), True
         say(f"{kept} does not fit and is made anew: {'; '.join(reasons)}")
-    states = encode_text(text, encoder, language, progress)
+    states = encode_text(text, encoder, language, progress, say)
     if kept is not None:
         save_states(kept, states)
         say(f"states kept in {kept}, {kept.stat().st_size / 2**20:,.1f} MiB")

@@ -1,8 +1,10 @@
 """The picture of a search: similarity along the text, the best passages marked."""
 
+import warnings
 from pathlib import Path
 
 import torch.nn.functional as F
+from rich.cells import cell_len, set_cell_size
 from torch import Tensor
 
 from lckernels.extras import import_extra
@@ -45,7 +47,10 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
             y = 1 - (rank + 0.5) / lines
             legend.text(0.0, y, where, va="center", family="monospace", fontsize=9, color=_MARK)
             legend.text(0.27, y, _excerpt(text.content[start:end]), va="center", fontsize=9, parse_math=False)
-        figure.savefig(path)
+        with warnings.catch_warnings():
+            # Characters that no font here has are drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(path)
 
 
 def _draw_scores(axes: object, text: Text, chars: Tensor, scores: Tensor, best: Tensor) -> None:
@@ -95,9 +100,10 @@ def _running_mean(scores: Tensor, width: int) -> Tensor:
     return pooled[0, 0]
 
 
-def _excerpt(passage: str, characters: int = 100) -> str:
+def _excerpt(passage: str, cells: int = 100) -> str:
+    """The beginning as one line; a Chinese character takes two cells."""
     line = " ".join(passage.split())
-    return line if len(line) <= characters else line[: characters - 1].rstrip() + "…"
+    return line if cell_len(line) <= cells else set_cell_size(line, cells - 1).rstrip() + "…"
 
 
 def _fonts() -> dict[str, list[str]]:

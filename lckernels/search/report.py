@@ -34,7 +34,7 @@ def print_figures(states: States, reused: bool) -> None:
     facts = states.metadata
     num_tokens, seconds = int(facts["num_tokens"]), float(facts["seconds"])
     out.print(
-        f"{num_tokens:,} tokens in {int(facts['num_chunks']):,} chunks of {int(facts['chunk_len']):,} "
+        f"{num_tokens:,} tokens in {int(facts['num_chunks']):,} chunks of up to {int(facts['chunk_len']):,} "
         f"(overlap {int(facts['overlap']):,}, {facts['weights']})"
     )
     when = "states taken from the file; encoding had taken" if reused else "encoded in"

@@ -1,0 +1,29 @@
+"""The ops inside a program that the default compiler of torch.compile turns into code."""
+
+import torch
+
+import lckernels
+
+
+def test_inductor():
+    plan = lckernels.plan_chunks([100], 32, 8)
+
+    def program(chunks, table):
+        merged = lckernels.overlap_merge(chunks, plan).tanh()
+        again = lckernels.overlap_merge(lckernels.overlap_split(merged, plan) * 2, plan, table)
+        q = again.view(1, 100, 2, 8) + 1
+        halves = [
+            lckernels.windowed_attention(q, k, k, window_size=(9, 0), return_lse=True)
+            for k in (q[:, :50], q[:, 50:])
+        ]
+        out, lse = lckernels.merge_attention_states(*zip(*halves, strict=True))
+        return out.square().sum() + torch.where(torch.isfinite(lse), lse, 0).sum()
+
+    inputs = (torch.randn(plan.num_chunks, 32, 16), torch.rand(plan.num_chunks, 32) + 0.5)
+    inputs = [x.requires_grad_() for x in inputs]
+    torch._dynamo.reset()
+    got = torch.compile(program, fullgraph=True)(*inputs)
+    want = program(*inputs)
+    torch.testing.assert_close(got, want)
+    for x, y in zip(*(torch.autograd.grad(loss, inputs) for loss in (got, want)), strict=True):
+        torch.testing.assert_close(x, y)
