@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+from bench.check import FLOOR
 
 
 def assert_as_good_as(actual: Tensor, truth: Tensor, honest: Tensor, name: str = "result") -> None:

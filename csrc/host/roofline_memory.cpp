@@ -193,14 +193,17 @@ std::size_t CopyProbe::bytes() const {
 
 double CopyProbe::pass(Stores stores) {
   const Buffers& b = *buffers_;
-  if (b.pages != Pages::kWarm) b.target.give_pages_back();
   const CopyBlock streaming = stream_block();
   const CopyBlock copy = stores == Stores::kStreaming && streaming != nullptr ? streaming : copy_block;
   const ReadBlock read = read_block();
-  return time_pass(b.threads, [&](int thread) {
+  const double seconds = time_pass(b.threads, [&](int thread) {
     transfer(b.target.data() + thread * b.dst_blocks * kBlock, b.dst_blocks,
              b.source.data() + thread * b.src_blocks * kBlock, b.src_blocks, copy, read);
   });
+  // Now and not before the next pass, as an op's output is freed: else the pass would get its own pages
+  // again.
+  if (b.pages != Pages::kWarm) b.target.give_pages_back();
+  return seconds;
 }
 
 Rate copy_bandwidth(std::size_t read_bytes, std::size_t write_bytes, Pages pages, int threads,

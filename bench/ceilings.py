@@ -1,0 +1,96 @@
+"""What the machine could do at most, measured in the same run: FLOP/s, and bytes/s of copies."""
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from bench.cases import Traffic
+from bench.timing import Call, Timing
+
+try:
+    from lckernels import _host
+except ImportError:  # installed without a compiler: torch's own copies remain
+    _host = None
+
+PROBE_SECONDS = 0.2
+# torch's idle threads spin for about a millisecond and would share the cores with a probe.
+_SETTLE_SECONDS = 0.003
+_FLOP_NAMES = {torch.float32: ("fp32",), torch.float64: ("fp64",), torch.bfloat16: ("bf16", "fp32")}
+
+# Kind of output -> pages that an honest copy may write to, and torch's copy with such an output.
+_PAGES = {"fresh": "fresh_huge", "warm": "warm"}
+_TORCH_COPIES = {"fresh": "torch clone", "warm": "torch copy_"}
+
+
+def torch_copies(traffic: Traffic) -> dict[str, Call]:
+    """torch's copies that move as many bytes: into a new tensor, and into one that exists."""
+    source = torch.ones(traffic.total // 2, dtype=torch.uint8)
+    target = torch.ones_like(source)
+    return {_TORCH_COPIES["fresh"]: source.clone, _TORCH_COPIES["warm"]: lambda: target.copy_(source)}
+
+
+def copy_probes(traffic: Traffic) -> dict[str, Callable[[], float]]:
+    """Single passes of the compiled probe, each returning its seconds.
+
+    "copy" reads and writes half of the bytes each, "same traffic" reads and writes what the op does.
+    """
+    if _host is None:
+        return {}
+    half, threads = traffic.total // 2, torch.get_num_threads()
+    found = {}
+    for pages in _PAGES.values():
+        for kind, sizes in (("copy", (half, half)), ("same traffic", traffic)):
+            probe = _host.CopyProbe(*sizes, getattr(_host.Pages, pages), threads)
+            for stores in ("ordinary", "streaming"):
+                found[f"{kind}, {pages}, {stores}"] = _one_pass(probe, getattr(_host.Stores, stores))
+    return found
+
+
+def _one_pass(probe: object, stores: object) -> Callable[[], float]:
+    def seconds() -> float:
+        time.sleep(_SETTLE_SECONDS)
+        return probe.seconds(stores)
+
+    return seconds
+
+
+def copy_names(output: str) -> list[str]:
+    """Names of the equal copies with that kind of output, "fresh" or "warm"."""
+    return [
+        _TORCH_COPIES[output],
+        *(f"copy, {_PAGES[output]}, {stores}" for stores in ("ordinary", "streaming")),
+    ]
+
+
+def alike_names(output: str) -> list[str]:
+    """Names of the probes with the op's own reads and writes and that kind of output."""
+    return [f"same traffic, {_PAGES[output]}, {stores}" for stores in ("ordinary", "streaming")]
+
+
+def rates(names: list[str], work: float, timings: dict[str, Timing]) -> dict[str, float]:
+    """Work per second of those that were timed."""
+    return {name: work / timings[name].median for name in names if name in timings}
+
+
+@lru_cache
+def flop_probes(dtype: torch.dtype) -> dict[str, float]:
+    """FLOP/s of the instructions that serve a dtype, by name; AMX is apart."""
+    if _host is None:
+        return {}
+    found = {}
+    for name in _FLOP_NAMES.get(dtype, ("fp32",)):
+        if name in _host.peak_dtypes():
+            rate = _host.peak_flops(name, torch.get_num_threads(), PROBE_SECONDS)
+            found[rate.method] = rate.best
+    return found
+
+
+@lru_cache
+def amx_probe() -> dict[str, float]:
+    """FLOP/s of AMX in bf16; empty without it."""
+    if _host is None or "bf16_amx" not in _host.peak_dtypes():
+        return {}
+    rate = _host.peak_flops("bf16_amx", torch.get_num_threads(), PROBE_SECONDS)
+    return {rate.method: rate.best}

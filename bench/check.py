@@ -1,0 +1,56 @@
+"""Correctness before speed: a provider's result against the reference, with a measured tolerance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Smallest error that is allowed, per dtype, relative to results of size 1; the tests use it too.
+FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
+_SANE = 100  # floors that the plain route itself may err, so that a broken one does not excuse the others
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """That a result was compared: its largest error and the largest that was allowed."""
+
+    error: float
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.bound
+
+
+def check(provider: str, actual: Tensors, truth: Tensors, honest: Tensors) -> Checked:
+    """Raises AssertionError naming the provider unless every tensor is near enough to the truth.
+
+    The bound is twice the error of `honest`, the plain torch route in the same dtype, plus the floor of the
+    tests (for the coarsest dtype among the results). The worst tensor's error and bound are returned.
+    """
+    found = []
+    floor = max(FLOOR[x.dtype] for x in actual)
+    for i, (got, want, plain) in enumerate(zip(actual, truth, honest, strict=True)):
+        assert got.shape == want.shape, f"{provider}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+        assert got.isfinite().all(), f"{provider}: result {i} is not finite"
+        rounding, plain_error = floor * max(1.0, largest(want)), distance(plain, want)
+        assert plain_error <= _SANE * rounding, f"{provider}: the plain route {i} is off by {plain_error:.3g}"
+        one = Checked(distance(got, want), 2 * plain_error + rounding)
+        assert one.passed, f"{provider}: result {i} is off by {one.error:.3g}, allowed is {one.bound:.3g}"
+        found.append(one)
+    return max(found, key=lambda one: one.error / one.bound if one.bound else 0.0)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return largest(a.to(b.dtype) - b)
+
+
+def largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
+
+
+def truth_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32 for half precision, fp64 for the others."""
+    return torch.float32 if dtype.itemsize == 2 else torch.float64

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
+# usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,merge,attention] [--tiny]
+# Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
+set -uo pipefail
+
+device=cuda
+only=build,check,merge,attention
+tiny=()
+while (($#)); do
+  case $1 in
+    --device | --only)
+      if (($# < 2)); then
+        echo "$1 needs a value" >&2
+        exit 2
+      fi
+      if [[ $1 == --device ]]; then device=$2; else only=$2; fi
+      shift 2
+      ;;
+    --tiny)
+      tiny=(--tiny)
+      shift
+      ;;
+    *)
+      echo "unknown argument $1; allowed are --device, --only, --tiny" >&2
+      exit 2
+      ;;
+  esac
+done
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+python=${PYTHON:-python3}
+rows=${OUT:-bench/results}
+common=(--device "$device" ${tiny[@]+"${tiny[@]}"})
+failed=()
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
+
+# section NAME LIMIT COMMAND...: runs the command for at most LIMIT seconds if the section was asked for.
+section() {
+  local name=$1 limit=$2
+  shift 2
+  [[ ,$only, == *,$name,* ]] || return 0
+  echo "== $name"
+  SECONDS=0
+  timeout "$limit" "$@" || failed+=("$name")
+  echo "== $name took $SECONDS s"
+}
+
+echo "== machine"
+uname -srm
+if [[ $device == cuda ]]; then
+  nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,clocks.max.mem,power.limit --format=csv
+fi
+"$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__)'
+
+section build 200 "$python" setup.py -q build_ext --inplace
+section check 100 "$python" -m bench.gpu_check "${common[@]}"
+section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
+section attention 130 "$python" -m bench.gpu_time attention --rows "$rows" "${common[@]}"
+
+if ((${#failed[@]})); then
+  echo "== failed: ${failed[*]}"
+  exit 1
+fi
+echo "== all sections passed"

@@ -1,0 +1,156 @@
+"""Every op on a device against the reference on the CPU, forward and backward: part of bench/gpu.sh."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from cases import CASES, AttentionCase  # tests/cases.py: gpu.sh puts tests/ on the path
+from torch import Tensor
+
+from bench.check import check
+from lckernels import merge_attention_states, ops, overlap_merge, overlap_split, plan_chunks, reference
+
+WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_UNSEEN_LSE = -30.0  # stands for the -inf of a row that sees nothing, so that differences stay finite
+
+Function = Callable[..., tuple[Tensor, ...]]
+# Name, own op on a device, definition, inputs on the CPU.
+Job = tuple[str, Callable[[str], Function], Function, list[Tensor]]
+
+
+def with_gradients(function: Function, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """The function's outputs and, weighted with fixed noise, their gradients for each input."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    outputs = function(*leaves)
+    generator = torch.Generator().manual_seed(1)
+    finite = [x.nan_to_num(neginf=_UNSEEN_LSE) for x in outputs]
+    noise = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x) for x in finite]
+    total = sum(
+        ((x * y).sum() for x, y in zip(finite, noise, strict=True)), start=torch.zeros(()).to(leaves[0])
+    )
+    gradients = torch.autograd.grad(total, leaves)
+    return tuple(x.detach() for x in finite) + gradients
+
+
+def compare(
+    name: str, own: Callable[[str], Function], definition: Function, inputs: list[Tensor], device: str
+) -> None:
+    """The op on the device against the definition in fp64; it may err as much as twice the op on the CPU."""
+    actual = with_gradients(own(device), [x.to(device) for x in inputs])
+    truth = with_gradients(definition, [x.double() for x in inputs])
+    honest = with_gradients(own("cpu"), inputs)
+    check(name, tuple(x.cpu() for x in actual), truth, honest)
+
+
+def overlap_jobs() -> Iterator[Job]:
+    plan = plan_chunks([150, 20, 333], 64, 24, num_leading=1, num_trailing=1)
+
+    def merge(function: Function, mode: str, device: str = "cpu") -> Function:
+        there = plan.to(device)
+        return lambda chunks, *weights: (function(chunks, there, *(weights or (mode,))),)
+
+    def split(function: Function, device: str = "cpu") -> Function:
+        there = plan.to(device)
+        return lambda sequence: (function(sequence, there),)
+
+    for dtype in DTYPES:
+        generator = torch.Generator().manual_seed(0)
+        chunks = torch.randn(plan.num_chunks, plan.chunk_len, 24, generator=generator).to(dtype)
+        sequence = torch.randn(plan.total_len, 24, generator=generator).to(dtype)
+        explicit = torch.rand(plan.num_chunks, plan.chunk_len, generator=generator) + 0.1
+        for mode in WEIGHTS:
+            inputs = [chunks, explicit] if mode == "explicit" else [chunks]
+            own, definition = partial(merge, overlap_merge, mode), merge(reference.overlap_merge, mode)
+            yield f"overlap_merge {mode} {dtype}", own, definition, inputs
+        own, definition = partial(split, overlap_split), split(reference.overlap_split)
+        yield f"overlap_split {dtype}", own, definition, [sequence]
+
+
+def attention_jobs() -> Iterator[Job]:
+    for dtype in DTYPES:
+        for case in CASES:
+            torch.manual_seed(0)
+            q, k, v = case.tensors(dtype)
+            name = f"windowed_attention {case.name} {dtype}"
+            yield name, partial(_attend, case), _define(case), [q, k, v]
+
+
+def _options(case: AttentionCase, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of the reference, with tensors on the device; scores in fp64 for fp64."""
+    torch.manual_seed(0)
+    score_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    return {
+        "window_size": case.window_size,
+        "softmax_scale": case.head_dim**-0.5,
+        "layout": _moved(case.layout(case), device),
+        "score": _moved(case.score(case, torch.float32), device, score_dtype),
+        "dropout_p": case.dropout_p,
+        "seed": torch.tensor([-0x123456789ABCDEF], device=device) if case.dropout_p else None,
+    }
+
+
+def _attend(case: AttentionCase, device: str) -> Function:
+    def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        options = ops.attention_options(*_options(case, device, q.dtype).values(), None)
+        return ops.windowed_attention(q, k, v, *options)
+
+    return run
+
+
+def _define(case: AttentionCase) -> Function:
+    return lambda q, k, v: reference.windowed_attention(q, k, v, **_options(case, "cpu", q.dtype))
+
+
+def _moved(group: object, device: str, dtype: torch.dtype | None = None) -> object:
+    """A Layout or Score with its tensors on the device; floating-point ones in `dtype`, if given."""
+    tensors = {
+        field.name: value.to(device, dtype if value.is_floating_point() else None)
+        for field in dataclasses.fields(group)
+        if isinstance(value := getattr(group, field.name), Tensor)
+    }
+    return dataclasses.replace(group, **tensors)
+
+
+def states_jobs() -> Iterator[Job]:
+    def own(device: str) -> Function:
+        return lambda *states: merge_attention_states(states[:3], states[3:])
+
+    def definition(*states: Tensor) -> tuple[Tensor, ...]:
+        return reference.merge_attention_states(states[:3], states[3:])
+
+    for dtype in DTYPES:
+        generator = torch.Generator().manual_seed(0)
+        outs = [torch.randn(2, 9, 3, 8, generator=generator).to(dtype) for _ in range(3)]
+        lse_dtype = reference.compute_dtype(dtype)
+        lses = [torch.randn(2, 3, 9, generator=generator).to(lse_dtype) for _ in range(3)]
+        lses[0][:, :, 4] = -torch.inf
+        yield f"merge_attention_states {dtype}", own, definition, outs + lses
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs every check, prints the failures and the count; 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="fp32 only")
+    options = parser.parse_args(arguments)
+    jobs = [job for jobs_of in (overlap_jobs, attention_jobs, states_jobs) for job in jobs_of()]
+    if options.tiny:
+        jobs = [job for job in jobs if job[0].endswith("float32")]
+    failures = 0
+    for name, *job in jobs:
+        try:
+            compare(name, *job, options.device)
+        except Exception as error:  # the other checks still run
+            failures += 1
+            print(f"FAILED {name}: {type(error).__name__}: {error}")
+    print(f"{len(jobs) - failures} of {len(jobs)} checks passed on {options.device}")
+    return 1 if failures or not jobs else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Timings of merge and attention on a GPU, checked first: part of bench/gpu.sh."""
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench import attention, overlap, rows
+from bench.cases import AttentionCase, OverlapCase, dtype_name
+from bench.check import Tensors
+from bench.contest import OWN, Subject, chosen_backend
+from bench.gpu_contest import Results, admit, contest
+from bench.peers import (
+    Attend,
+    Run,
+    attention_by_flex,
+    attention_by_sdpa_mask,
+    attention_by_torch_flash,
+    merge_by_fold,
+    merge_by_index_add,
+)
+from bench.timing import Clock, cuda_clock, wall_clock
+
+COPY = "torch copy_"
+SCORE_LIMIT = 2**32  # bytes of fp32 scores above which the reference does not run
+
+MERGE_CASES = [
+    OverlapCase(131072, 256, 1024, torch.bfloat16),
+    OverlapCase(131072, 256, 4096, torch.bfloat16),
+    OverlapCase(131072, 256, 1024, torch.float32),
+]
+MERGE_TINY = [OverlapCase(1024, 256, 16, torch.float32)]
+
+# Up to the eager backend's limit of score memory, and beyond it, where only the peers run.
+ATTENTION_CASES = [
+    AttentionCase(4096, (511, 0), torch.bfloat16),
+    AttentionCase(8192, (1023, 0), torch.bfloat16, head_dim=128),
+    AttentionCase(32768, (1023, 0), torch.bfloat16, num_heads=64, num_kv_heads=8, head_dim=128),
+]
+ATTENTION_TINY = [AttentionCase(64, (15, 0), torch.float32, num_heads=4, num_kv_heads=2, head_dim=16)]
+
+
+def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, folder: Path) -> int:
+    """Rows of one case; the number of wrong results."""
+    op = "overlap_merge"
+    x, grad = (t.to(device) for t in overlap.make_inputs(op, case))
+
+    def entrant(build: Callable[[], Run]) -> Callable[[], Results]:
+        def built() -> Results:
+            call = overlap.as_call(build(), direction, x, grad)
+            return lambda: (call(),)
+
+        return built
+
+    calls = admit(
+        {
+            OWN: entrant(lambda: overlap.own_run(op, case, device)),
+            "index_add": entrant(lambda: merge_by_index_add(case, device)),
+            "fold": entrant(lambda: merge_by_fold(case, device)),
+        }
+    )
+    want = (overlap.truth(op, direction, case, x if direction == "forward" else grad),)
+    traffic = case.traffic(op, direction)
+    source = torch.ones(traffic.total // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    subject = Subject(
+        suite="gpu_overlap_merge",
+        op=op,
+        direction=direction,
+        shape=case.shape(op),
+        dtype=dtype_name(case.dtype),
+        work=traffic.total,
+        unit="GB/s",
+        backend=chosen_backend(op, x),
+        device=device,
+    )
+    copies = {COPY: lambda: target.copy_(source)}
+    return contest(subject, calls, want, calls["index_add"](), copies, clock, folder)
+
+
+def time_attention(case: AttentionCase, direction: str, device: str, clock: Clock, folder: Path) -> int:
+    """Rows of one case; the number of wrong results."""
+    inputs = tuple(x.to(device) for x in attention.make_inputs(case))
+    by_head = attention.by_head(inputs)
+
+    def entrant(build: Callable[[], Attend], given: Tensors) -> Callable[[], Results]:
+        def built() -> Results:
+            call = attention.as_call(build(), direction, given)
+            return call if given is inputs else lambda: tuple(t.transpose(1, 2) for t in call())
+
+        return built
+
+    entrants = {
+        OWN: entrant(lambda: attention.own_attend(case), inputs),
+        "sdpa_mask": entrant(lambda: attention_by_sdpa_mask(case, device), by_head),
+    }
+    if device == "cuda":
+        entrants["flex"] = entrant(lambda: attention_by_flex(case, device), by_head)
+        entrants["torch_flash"] = entrant(lambda: attention_by_torch_flash(case), inputs)
+    calls = admit(entrants)
+    truth = attention.truth if case.score_bytes <= SCORE_LIMIT else attention.truth_without_scores
+    want = truth(case, direction, inputs)
+    score_bytes = case.score_bytes
+    subject = Subject(
+        suite="gpu_attention",
+        op="windowed_attention",
+        direction=direction,
+        shape=case.shape(),
+        dtype=dtype_name(case.dtype),
+        work=case.flops(direction),
+        unit="GFLOP/s",
+        backend=chosen_backend("windowed_attention", *inputs[:3], score_bytes=score_bytes)
+        if OWN in calls
+        else "",
+        device=device,
+    )
+    return contest(subject, calls, want, calls["sdpa_mask"](), {}, clock, folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Times one section; 1 if a result was wrong or a case failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("section", choices=["merge", "attention"])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
+    parser.add_argument("--tiny", action="store_true", help="one small shape")
+    options = parser.parse_args(arguments)
+    clock = cuda_clock() if options.device == "cuda" else wall_clock
+    if options.section == "merge":
+        cases, time_case = MERGE_TINY if options.tiny else MERGE_CASES, time_merge
+    else:
+        cases, time_case = ATTENTION_TINY if options.tiny else ATTENTION_CASES, time_attention
+    failures = 0
+    for case in cases:
+        for direction in ("forward", "backward"):
+            print(f"{options.section} {direction} {case.label}", flush=True)
+            try:
+                failures += time_case(case, direction, options.device, clock, options.rows)
+            except Exception as error:  # the other cases still run
+                failures += 1
+                print(f"  FAILED {type(error).__name__}: {error}")
+            gc.collect()
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

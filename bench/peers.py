@@ -1,0 +1,165 @@
+"""The other ways to do it: what a torch user writes today, with every table built beforehand."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.cases import AttentionCase, OverlapCase
+from lckernels import reference
+from lckernels.plan import Column, Plan
+
+Run = Callable[[Tensor], Tensor]
+
+
+def shares(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len): the part of an output row that each chunk row makes; 0 outside segments."""
+    share = torch.zeros(plan.num_chunks, plan.chunk_len, dtype=torch.float64)
+    weight_sum = torch.zeros(plan.total_len, dtype=torch.float64)
+    rows = plan.segments.tolist()
+    for row in rows:
+        weight_sum[row[Column.START] :][: row[Column.LENGTH]] += reference.segment_weights(
+            row, weights, torch.float64
+        )
+    for row in rows:
+        chunk, col, start, length = row[:4]
+        a = reference.segment_weights(row, weights, torch.float64)
+        share[chunk, col : col + length] = a / weight_sum[start : start + length]
+    return share.to(dtype)
+
+
+def positions(plan: Plan) -> Tensor:
+    """(num_chunks, chunk_len) int64: output positions of a plan whose segments are whole rows."""
+    starts = plan.segments[plan.segments[:, Column.ROW].argsort(), Column.START].long()
+    return starts[:, None] + torch.arange(plan.chunk_len)
+
+
+def merge_by_index_add(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """index_add_ with the division folded into the weights beforehand."""
+    index = positions(case.plan).flatten().to(device)
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        out = chunks.new_zeros(case.total_len, case.dim)
+        return out.index_add_(0, index, (chunks * share).flatten(0, 1))
+
+    return run
+
+
+def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """F.fold over channel-major chunks: sums every column, so it needs equal strides."""
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        columns = (chunks * share).permute(2, 1, 0).reshape(1, case.dim * case.chunk_len, case.num_chunks)
+        folded = F.fold(columns, (case.total_len, 1), (case.chunk_len, 1), stride=(case.stride, 1))
+        return folded.view(case.dim, case.total_len).t().contiguous()
+
+    return run
+
+
+def merge_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """A Python loop over the chunks."""
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+    starts = positions(case.plan)[:, 0].tolist()
+
+    def run(chunks: Tensor) -> Tensor:
+        out = chunks.new_zeros(case.total_len, case.dim)
+        for i, start in enumerate(starts):
+            out[start : start + case.chunk_len] += chunks[i] * share[i]
+        return out
+
+    return run
+
+
+def split_by_index(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """Advanced indexing: one gathered row per chunk column."""
+    index = positions(case.plan).to(device)
+    return lambda sequence: sequence[index]
+
+
+def split_by_unfold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """An unfolded view, copied."""
+    return lambda sequence: sequence.unfold(0, case.chunk_len, case.stride).transpose(1, 2).contiguous()
+
+
+def split_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """A Python loop over the chunks, stacked."""
+    starts = positions(case.plan)[:, 0].tolist()
+    return lambda sequence: torch.stack([sequence[start : start + case.chunk_len] for start in starts])
+
+
+OVERLAP_PEERS: dict[str, dict[str, Callable[..., Run]]] = {
+    "overlap_merge": {"index_add": merge_by_index_add, "fold": merge_by_fold, "loop": merge_by_loop},
+    "overlap_split": {"index": split_by_index, "unfold": split_by_unfold, "loop": split_by_loop},
+}
+# Under autograd each slice of a Python loop copies the whole tensor: far slower than the others.
+FORWARD_ONLY = ("loop",)
+
+
+def overlap_peers(op: str, direction: str) -> dict[str, Callable[..., Run]]:
+    """The peers worth timing, the plain torch route first."""
+    peers = OVERLAP_PEERS[op]
+    return {
+        name: build for name, build in peers.items() if direction == "forward" or name not in FORWARD_ONLY
+    }
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def window_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Tensor:
+    """(seqlen, seqlen) bool, True where the query sees the key."""
+    position = torch.arange(case.seqlen, device=device)
+    return _sees(case, position[:, None], position)
+
+
+def _sees(case: AttentionCase, query: Tensor, key: Tensor) -> Tensor:
+    left, right = case.window_size
+    seen = torch.ones_like(query - key, dtype=torch.bool)
+    if left >= 0:
+        seen = seen & (query - key <= left)
+    return seen & (key - query <= right) if right >= 0 else seen
+
+
+def attention_by_sdpa_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Attend:
+    """scaled_dot_product_attention with the window as a bool mask; (batch, heads, seqlen, head_dim)."""
+    mask, group = window_mask(case, device), case.num_heads // case.num_kv_heads
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # NOTE: enable_gqa sends a mask to the kernel that materialises N x N.
+        if group > 1:
+            k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    return run
+
+
+def attention_by_flex(case: AttentionCase, device: torch.device | str = "cpu") -> Attend:
+    """FlexAttention, compiled, with a block mask of the window; (batch, heads, seqlen, head_dim)."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        left, right = case.window_size
+        return (query - key <= left) & (key - query <= right)
+
+    if min(case.window_size) < 0:
+        raise ValueError(f"window_size must be bounded on both sides, got {case.window_size}")
+    mask = create_block_mask(mask_mod, None, None, case.seqlen, case.seqlen, device=device)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    grouped = case.num_heads != case.num_kv_heads
+    return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=grouped)
+
+
+def attention_by_torch_flash(case: AttentionCase) -> Attend:
+    """FlashAttention-2 inside torch, which has a window; (batch, seqlen, heads, head_dim)."""
+    left, right = case.window_size
+    n, causal = case.seqlen, right == 0
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.ops.aten._flash_attention_forward(
+            q, k, v, None, None, n, n, 0.0, causal, False, window_size_left=left, window_size_right=right
+        )[0]
+
+    return run

@@ -1,0 +1,165 @@
+"""A Markdown table and pictures, from rows alone: `python -m bench.report [FOLDER]`."""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from bench.rows import RESULTS
+
+Stored = dict[str, Any]
+
+OWN = "lckernels"
+_HEAD = """# Measured
+
+Written by `make bench` from the rows (`*.jsonl`) beside this page; do not edit.
+
+GB/s count each byte that must move once; GFLOP/s count the pairs that a window lets through (backward 2.5
+times the forward). "Of ceiling": of the best plain copy of as many bytes, or of the best FMA instruction. "Of
+like ceiling": of a copy with the op's own reads and writes, or of the best FMA without AMX. Peers were timed
+in turns with ours: 3.00 means that the peer took three times as long. Output "fresh" is newly allocated,
+"warm" memory that was touched before. Every result was first checked against the reference."""
+
+
+def load(folder: Path) -> list[Stored]:
+    """All rows of the folder's *.jsonl, of equal measurements the last one written."""
+    rows = [
+        json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()
+    ]
+    return list({(*_case(row), row["provider"], row["output"]): row for row in rows}.values())
+
+
+def _machine(row: Stored) -> str:
+    machine = row["machine"]
+    gpu = f"{machine['gpu']}, " if "gpu" in machine else ""
+    return f"{gpu}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}"
+
+
+def _case(row: Stored) -> tuple[str, ...]:
+    shape = ", ".join(f"{name} {value}" for name, value in row["shape"].items())
+    return _machine(row), row["suite"], row["op"], row["direction"], row["dtype"], shape
+
+
+def _groups(rows: Iterable[Stored], length: int) -> dict[tuple[str, ...], list[Stored]]:
+    """Rows by the first `length` parts of their case."""
+    found: dict[tuple[str, ...], list[Stored]] = defaultdict(list)
+    for row in rows:
+        found[_case(row)[:length]].append(row)
+    return found
+
+
+def _versions(row: Stored) -> str:
+    versions, changes = row["versions"], " + changes" if row["dirty"] else ""
+    own = f"lckernels {versions['lckernels']} at {row['commit']}{changes}"
+    return f"{own}, torch {versions['torch']}, Python {versions['python']}, {row['date'][:10]}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} %"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 0.9995 else f"{1e3 * seconds:.0f}"
+
+
+def _table(rows: list[Stored]) -> list[str]:
+    """One line per case and kind of output: our own row, and how much slower each peer was."""
+    own = [row for row in rows if row["provider"] == OWN]
+    peers = list(dict.fromkeys(peer for row in own for peer in row["ratios"]))
+    names = list(dict.fromkeys(name for row in own for name in row["shape"]))
+    unit = rows[0]["unit"]
+    head = [*names, "dtype", "output", "backend", "ms (20-80 %)", unit, "of ceiling", "of like ceiling"]
+    lines = [head + [f"{peer} / ours" for peer in peers], ["---"] * (len(head) + len(peers))]
+    for row in own:
+        timing = row["timing"]
+        spread = f"{_milliseconds(timing['p20'])}-{_milliseconds(timing['p80'])}"
+        lines.append(
+            [str(row["shape"].get(name, "")) for name in names]
+            + [row["dtype"], row["output"], row["backend"], f"{_milliseconds(timing['median'])} ({spread})"]
+            + [f"{row['rate']:.3g}", _percent(row["percent"]), _percent(row["percent_alike"])]
+            + [f"{row['ratios'][peer]:.2f}" if peer in row["ratios"] else "" for peer in peers]
+        )
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _ceilings(rows: list[Stored]) -> str:
+    """The span of each ceiling over the rows."""
+    spans: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, rate in row["ceilings"].items():
+            spans[name].append(rate)
+    return (
+        "; ".join(f"{name} {min(rates):.3g}-{max(rates):.3g}" for name, rates in spans.items())
+        or "none measured"
+    )
+
+
+def markdown(rows: list[Stored]) -> str:
+    """Our own rows, a table per machine, suite, op and pass; peers as ratios."""
+    text = [_HEAD]
+    for (machine, suite, op, direction), of_pass in _groups(rows, 4).items():
+        versions = {_versions(row) for row in of_pass}
+        text += ["", f"## {op}, {direction} ({suite})", "", f"{machine}; {'; '.join(sorted(versions))}.", ""]
+        text += [*_table(of_pass), "", f"Ceilings, {of_pass[0]['unit']}: {_ceilings(of_pass)}."]
+    return "\n".join(text) + "\n"
+
+
+def draw(rows: list[Stored], folder: Path) -> list[Path]:
+    """A picture per machine, suite, op and pass: rates over the cases, by provider and kind of output."""
+    paths = []
+    numbers: dict[str, int] = defaultdict(int)
+    for (_, suite, op, direction), of_pass in _groups(rows, 4).items():
+        grouped = _groups(of_pass, 6)
+        cases, ticks = list(grouped), _ticks([of_case[0] for of_case in grouped.values()])
+        figure, axes = plt.subplots(figsize=(max(6, 0.7 * len(cases)), 4.5), layout="constrained")
+        lines: dict[str, dict[int, float]] = defaultdict(dict)
+        for row in of_pass:
+            name = f"{row['provider']} {row['output']}".strip()
+            lines[name][cases.index(_case(row))] = row["rate"]
+        for name, points in lines.items():
+            own = name.startswith(OWN)
+            axes.plot(
+                points.keys(), points.values(), "o-" if own else "x--", label=name, linewidth=2 if own else 1
+            )
+        axes.set_xticks(range(len(cases)), ticks, rotation=45, ha="right", fontsize=7)
+        axes.set_ylabel(of_pass[0]["unit"])
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"{op} {direction}", fontsize=10)
+        axes.legend(fontsize=7)
+        stem = f"{suite}_{op}_{direction}"
+        numbers[stem] += 1
+        paths.append(folder / (f"{stem}.png" if numbers[stem] == 1 else f"{stem}_{numbers[stem]}.png"))
+        figure.savefig(paths[-1], dpi=110)
+        plt.close(figure)
+    return paths
+
+
+def _ticks(cases: list[Stored]) -> list[str]:
+    """The dtype and the sizes in which the cases differ."""
+    varying = [name for name in cases[0]["shape"] if len({str(row["shape"].get(name)) for row in cases}) > 1]
+    return [
+        " ".join([row["dtype"], *(f"{name} {row['shape'].get(name, '')}" for name in varying)])
+        for row in cases
+    ]
+
+
+def write(folder: Path = RESULTS) -> list[Path]:
+    """README.md and the pictures of the rows in `folder`. Raises ValueError if there are none."""
+    rows = load(folder)
+    if not rows:
+        raise ValueError(f"{folder} holds no rows; pytest bench writes them")
+    page = folder / "README.md"
+    page.write_text(markdown(rows))
+    return [page, *draw(rows, folder)]
+
+
+if __name__ == "__main__":
+    for path in write(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS):
+        print(path)

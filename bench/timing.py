@@ -1,0 +1,101 @@
+"""Times calls in turns, so that whatever else the machine does hits all of them alike."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median, quantiles
+
+import torch
+
+Call = Callable[[], object]
+Clock = Callable[[Call], float]  # seconds of one call
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over `rounds` rounds."""
+
+    median: float
+    p20: float
+    p80: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> "Timing":
+        if not samples:
+            raise ValueError("samples must not be empty")
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0], 1)
+        fifths = quantiles(samples, n=5, method="inclusive")
+        return cls(median(samples), fifths[0], fifths[3], len(samples))
+
+
+def wall_clock(call: Call) -> float:
+    """Seconds of one call on the CPU; what it returns is freed after the clock stops."""
+    begin = time.perf_counter()
+    result = call()
+    seconds = time.perf_counter() - begin
+    del result
+    return seconds
+
+
+def cuda_clock(flush_bytes: int = 256 * 2**20) -> Clock:
+    """A clock of CUDA events that first overwrites `flush_bytes`, so that no input is in the L2."""
+    buffer = torch.empty(flush_bytes, dtype=torch.uint8, device="cuda")
+
+    def clock(call: Call) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        buffer.zero_()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    return clock
+
+
+class Turns:
+    """Calls that are timed one after the other, a round at a time.
+
+    A call that would need more than `budget` seconds for all rounds sits out the rest of them once it has two
+    samples and its budget is spent.
+    """
+
+    def __init__(
+        self,
+        calls: dict[str, Call],
+        budget: float,
+        clock: Clock = wall_clock,
+        self_timed: dict[str, Callable[[], float]] | None = None,
+    ) -> None:
+        """`self_timed` calls return their seconds."""
+        timers = {name: partial(clock, call) for name, call in calls.items()}
+        self.timers: dict[str, Callable[[], float]] = timers | (self_timed or {})
+        self.budget = budget
+        self.samples: dict[str, list[float]] = {name: [] for name in self.timers}
+
+    def warm_up(self) -> None:
+        for timer in self.timers.values():
+            timer()
+
+    def round(self) -> None:
+        for name, timer in self.timers.items():
+            samples = self.samples[name]
+            if len(samples) < 2 or sum(samples) < self.budget:
+                samples.append(timer())
+
+    def timings(self) -> dict[str, Timing]:
+        return {name: Timing.of(samples) for name, samples in self.samples.items()}
+
+
+def measure(
+    calls: dict[str, Call], *, rounds: int, budget: float, clock: Clock = wall_clock
+) -> dict[str, Timing]:
+    """Warms every call up once, then times all of them in turns."""
+    turns = Turns(calls, budget, clock)
+    turns.warm_up()
+    for _ in range(rounds):
+        turns.round()
+    return turns.timings()
