@@ -8,6 +8,10 @@ namespace lck::LCK_ISA {
 
 namespace {
 
+// How far ahead of a load the next rows are fetched: 16-bit elements take so much arithmetic that the
+// processor does not look that far by itself.
+constexpr int64_t kPrefetchBytes = 2048;
+
 // The chunk rows that have a share of one position.
 template <typename T>
 struct Terms {
@@ -22,13 +26,21 @@ void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   using A = Acc<T>;
   constexpr int kGroups = 4 / kGroup<T>, kStep = kGroups * kGroupElements<T>;
   const int64_t count = N > 0 ? N : terms.count;
+  // Copies of a known number of terms stay in registers: out could alias the arrays.
+  const T* near_rows[N > 0 ? N : 1];
+  A near_shares[N > 0 ? N : 1];
+  for (int n = 0; n < N; ++n) near_rows[n] = terms.rows[n], near_shares[n] = terms.shares[n];
+  const T* const* rows = N > 0 ? near_rows : terms.rows;
+  const A* shares = N > 0 ? near_shares : terms.shares;
   int64_t d = 0;
   for (; d + kStep <= dim; d += kStep) {
     Group<T> total[kGroups] = {};
     for (int64_t n = 0; n < count; ++n) {
       for (int j = 0; j < kGroups; ++j) {
-        const Group<T> x = load(terms.rows[n] + d + j * kGroupElements<T>);
-        for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * terms.shares[n];
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + d + j * kGroupElements<T>) +
+                           kPrefetchBytes);
+        const Group<T> x = load(rows[n] + d + j * kGroupElements<T>);
+        for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * shares[n];
       }
     }
     for (int j = 0; j < kGroups; ++j) {
@@ -42,7 +54,7 @@ void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   }
   for (; d < dim; ++d) {
     A total = 0;
-    for (int64_t n = 0; n < count; ++n) total += to_acc(terms.rows[n][d]) * terms.shares[n];
+    for (int64_t n = 0; n < count; ++n) total += to_acc(rows[n][d]) * shares[n];
     from_acc(total, out + d);
   }
 }

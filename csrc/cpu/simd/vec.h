@@ -46,7 +46,6 @@ using Vec = typename VecOf<A>::type;
 template <typename A>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 
-
 typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t VecU16 __attribute__((vector_size(kVectorBytes)));
 
@@ -129,10 +128,18 @@ inline V load_bytes(const void* p) {
 
 // load: elements as a group; the order within a group is the type's own, and pack undoes it.
 // pack: a group, results of arithmetic, as one vector of elements.
-inline Group<float> load(const float* p) { return {{load_bytes<Vec<float>>(p)}}; }
-inline Group<double> load(const double* p) { return {{load_bytes<Vec<double>>(p)}}; }
-inline Vec<float> pack(const Group<float>& g) { return g.v[0]; }
-inline Vec<double> pack(const Group<double>& g) { return g.v[0]; }
+inline Group<float> load(const float* p) {
+  return {{load_bytes<Vec<float>>(p)}};
+}
+inline Group<double> load(const double* p) {
+  return {{load_bytes<Vec<double>>(p)}};
+}
+inline Vec<float> pack(const Group<float>& g) {
+  return g.v[0];
+}
+inline Vec<double> pack(const Group<double>& g) {
+  return g.v[0];
+}
 
 // Even elements, then odd ones: both halves of each 32-bit lane, without a shuffle.
 inline Group<BFloat16> load(const BFloat16* p) {
@@ -140,18 +147,18 @@ inline Group<BFloat16> load(const BFloat16* p) {
   return {{bit_cast<Vec<float>>(pairs << 16), bit_cast<Vec<float>>(pairs & 0xffff0000u)}};
 }
 
-// The float's bits with the upper half rounded to nearest even; a NaN of arithmetic is quiet and stays one.
+// The float's bits with the upper half rounded to nearest even. The lower half of a NaN must not be all ones,
+// as holds where it comes from 16-bit elements or from the arithmetic itself: then rounding cannot carry out
+// of it.
 inline VecU32 round_upper_half(Vec<float> v) {
 #if defined(__AVX512F__)
   const __m512i bits = bit_cast<__m512i>(v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-  const __mmask16 ordered = _mm512_cmp_ps_mask(bit_cast<__m512>(v), bit_cast<__m512>(v), _CMP_ORD_Q);
-  return bit_cast<VecU32>(_mm512_mask_add_epi32(bits, ordered, bits, bias));
+  const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+  const __m512i biased = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+  return bit_cast<VecU32>(_mm512_mask_add_epi32(biased, odd, biased, _mm512_set1_epi32(1)));
 #else
   const VecU32 bits = bit_cast<VecU32>(v);
-  const VecU32 ordered = bit_cast<VecU32>(v == v);
-  return bits + ((0x7fffu + ((bits >> 16) & 1u)) & ordered);
+  return bits + (0x7fffu + ((bits >> 16) & 1u));
 #endif
 }
 
