@@ -1,5 +1,6 @@
 """setuptools asks CMake and ninja for the compiled parts; without a C++ compiler it installs pure Python."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,21 @@ ROOT = Path(__file__).resolve().parent
 EXTENSIONS = ["lckernels._C", "lckernels._host"]
 
 
+def find_tool(name: str) -> str | None:
+    """A program beside this Python, as pip installs it, or on PATH."""
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
 def missing_tool() -> str | None:
     """What stands in the way of compiling, in one sentence; None when nothing does."""
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    if not any(shutil.which(name.split()[0]) for name in compilers):
         return "no C++ compiler was found (Debian, Ubuntu: apt-get install g++)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         return "the Python headers were not found (Debian, Ubuntu: apt-get install python3-dev)"
+    for name in ("cmake", "ninja"):
+        if find_tool(name) is None:
+            return f"{name} was not found (pip install {name})"
     return None
 
 
@@ -43,17 +53,21 @@ class CMakeBuild(build_ext):
         import torch
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        cmake, ninja = find_tool("cmake"), find_tool("ninja")
         build = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
+        # The build folder outlives pip's build environments, so what lies in them is named each time.
         configure = [
-            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DLCK_TORCH_DIR={Path(torch.__file__).parent}",
             f"-DLCK_OUTPUT_DIR={target.parent}",
         ]  # fmt: skip
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", ext.name.rpartition(".")[2]], check=True)
+        library = ext.name.rpartition(".")[2]
+        subprocess.run([cmake, "--build", str(build), "--target", library], check=True)
 
 
 setup(ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS], cmdclass={"build_ext": CMakeBuild})

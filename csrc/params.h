@@ -30,6 +30,7 @@ struct OverlapParams {
   const Segment* segments;  // (num_segments), sorted by start
   const int32_t* tile_segments;  // (num_tiles, 2), range of segments that may touch a tile
   int64_t num_segments, num_tiles, num_chunks, chunk_len, total_len, dim;
+  int64_t most_segments;                                 // in the longest range of tile_segments
   int64_t chunk_stride, column_stride, position_stride;  // in elements
   WeightMode mode;
   bool stream_out;  // write past the caches: the output is large and its pages are already there

@@ -3,11 +3,14 @@
 Only shapes, dtypes, devices and Python numbers are read; the values of a tensor never are.
 """
 
+import math
+import sys
+
 import torch
 from torch import Tensor
 
 from lckernels.options import Layout, Score
-from lckernels.plan import Plan
+from lckernels.plan import INT32_MAX, Plan
 from lckernels.reference import compute_dtype
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -32,10 +35,15 @@ def _floating(x: Tensor, name: str) -> None:
         raise bad(name, f"dtype {x.dtype}", "allowed are float32, bfloat16, float16, float64")
 
 
-def _like(x: Tensor, name: str, other: Tensor, other_name: str) -> None:
+def _like(x: Tensor, name: str, other: Tensor, other_name: str, casts: bool = False) -> None:
+    """x has other's device and dtype; casts: autocast will make the dtypes equal."""
     if x.device != other.device:
         raise bad(name, f"device {x.device}", f"{other_name} is on {other.device}")
-    if x.dtype != other.dtype and not torch.is_autocast_enabled(other.device.type):
+    if x.dtype == other.dtype:
+        return
+    device = other.device.type
+    autocast = casts and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if not autocast or torch.float64 in (x.dtype, other.dtype):
         raise bad(name, f"dtype {x.dtype}", f"{other_name} has {other.dtype}")
 
 
@@ -46,8 +54,15 @@ def _is_int(x: object) -> bool:
 def _integer(x: object, name: str, minimum: int) -> None:
     if not _is_int(x):
         raise TypeError(f"{name}: got {x!r}; expected an int >= {minimum}")
-    if x < minimum:
-        raise bad(name, x, f"expected an int >= {minimum}")
+    if not minimum <= x <= INT32_MAX:
+        raise bad(name, x, f"expected an int >= {minimum} and below 2^31")
+
+
+def _number(x: object, name: str, minimum: float) -> None:
+    if not isinstance(x, int | float | torch.SymFloat) or isinstance(x, bool):
+        raise TypeError(f"{name}: got {x!r}; expected a number")
+    if not minimum <= x < math.inf:
+        raise bad(name, x, "expected a finite number" + (" >= 0" if minimum == 0 else ""))
 
 
 def _option(x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[int, ...]) -> None:
@@ -64,15 +79,22 @@ def _option(x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[in
         raise bad(name, f"device {x.device}", f"q is on {q.device}")
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int], dropout_p: float) -> None:
-    """q, k, v fit one another; window_size and dropout_p are in range."""
+def check_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: tuple[int, int],
+    softmax_scale: float | None,
+    dropout_p: float,
+) -> None:
+    """q, k, v fit one another; the numbers are in range."""
     _tensor(q, "q", 4, "(batch, seqlen_q, num_heads, head_dim)")
     _tensor(k, "k", 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     _tensor(v, "v", 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
     _floating(q, "q")
     for x, name in ((k, "k"), (v, "v")):
         _floating(x, name)
-        _like(x, name, q, "q")
+        _like(x, name, q, "q", casts=True)
     if q.shape[3] == 0:
         raise bad("q", "head_dim 0", "expected head_dim >= 1")
     if k.shape[0] != q.shape[0]:
@@ -87,7 +109,10 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int
         raise bad("window_size", window_size, "expected (left, right)")
     _integer(window_size[0], "window_size left", -1)
     _integer(window_size[1], "window_size right", -1)
-    if not 0.0 <= dropout_p < 1.0:
+    if softmax_scale is not None:
+        _number(softmax_scale, "softmax_scale", -sys.float_info.max)
+    _number(dropout_p, "dropout_p", 0)
+    if dropout_p >= 1:
         raise bad("dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
 
 
@@ -100,8 +125,10 @@ def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
         value = getattr(layout, name)
         if isinstance(value, Tensor):
             _option(value, f"layout.{name}", "integer", q, (), (batch,))
-        elif value is not None and not _is_int(value):
-            raise TypeError(f"layout.{name}: got {value!r}; expected an int or an integer tensor")
+        elif value is not None or name == "chunk_origin":
+            if not _is_int(value):
+                raise TypeError(f"layout.{name}: got {value!r}; expected an int or an integer tensor")
+            _integer(value, f"layout.{name}", -INT32_MAX)
     _option(layout.kv_start, "layout.kv_start", "integer", q, (batch,))
     _option(layout.kv_end, "layout.kv_end", "integer", q, (batch,))
     _option(layout.kv_mask, "layout.kv_mask", "bool", q, tuple(k.shape[:2]))
@@ -133,15 +160,13 @@ def _segments(layout: Layout, q: Tensor) -> int:
 def check_score(score: Score, q: Tensor) -> None:
     """The score's tensors have one row per head of q; its numbers are in range."""
     num_heads, bias = q.shape[2], score.rel_bias
-    if score.softcap < 0:
-        raise bad("score.softcap", score.softcap, "expected a number >= 0 (0 turns it off)")
+    _number(score.softcap, "score.softcap", 0)
     if bias is not None:
         _tensor(bias, "score.rel_bias", 2, "(num_heads, L)")
         if bias.shape[1] == 0:
             raise bad("score.rel_bias", f"shape {tuple(bias.shape)}", "expected L >= 1")
         _option(bias, "score.rel_bias", "floating", q, (num_heads, bias.shape[1]))
-    if not _is_int(score.bias_center):
-        raise TypeError(f"score.bias_center: got {score.bias_center!r}; expected an int")
+    _integer(score.bias_center, "score.bias_center", -INT32_MAX)
     _option(score.sink_logits, "score.sink_logits", "floating", q, (num_heads,))
 
 

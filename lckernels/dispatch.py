@@ -46,7 +46,8 @@ class BackendError(RuntimeError):
 
 def weights_error(position: int) -> ValueError:
     """The error of every backend for explicit merge weights that cannot be used."""
-    return ValueError(f"weights: negative, NaN or of sum zero at position {position}; expected >= 0, sum > 0")
+    wrong = f"negative, not finite or of sum zero at position {position}"
+    return ValueError(f"weights: got values {wrong}; expected finite ones >= 0 with a sum > 0")
 
 
 def settings() -> dict[str, str]:

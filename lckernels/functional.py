@@ -29,8 +29,8 @@ def windowed_attention(
     *,
     window_size: tuple[int, int] = (-1, -1),
     softmax_scale: float | None = None,
-    layout: Layout = _DEFAULT_LAYOUT,
-    score: Score = _DEFAULT_SCORE,
+    layout: Layout | None = None,
+    score: Score | None = None,
     dropout_p: float = 0.0,
     return_lse: bool = False,
     backend: str | None = None,
@@ -55,14 +55,15 @@ def windowed_attention(
     Returns:
         out (batch, seqlen_q, num_heads, head_dim_v) in q's dtype, contiguous; with return_lse also
         lse (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), natural log of the softmax denominator,
-        differentiable; -inf where a row sees nothing.
+        differentiable; where a row sees nothing -inf, or its sink logit.
 
     Raises:
         TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
 
     Source: window and offset conventions of flash-attn; sink logits of gpt-oss; sink tokens of StreamingLLM.
     """
-    check_attention(q, k, v, window_size, dropout_p)
+    check_attention(q, k, v, window_size, softmax_scale, dropout_p)
+    layout, score = layout or _DEFAULT_LAYOUT, score or _DEFAULT_SCORE
     check_layout(layout, q, k)
     check_score(score, q)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
@@ -93,8 +94,9 @@ def overlap_merge(
         (total_len, dim), contiguous, in chunks' dtype, accumulated in fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument; explicit weights that are negative or sum to
-        zero at a position (on a GPU that position is 0, without a sync). BackendError: no backend can.
+        TypeError, ValueError: bad input, naming the argument; explicit weights on the CPU that are negative,
+        not finite or sum to zero at a position (elsewhere they are not read: a sum of zero gives 0).
+        BackendError: no backend can.
 
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """

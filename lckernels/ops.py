@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from lckernels.dispatch import PlanArgs, Problem, choose
@@ -24,7 +25,7 @@ _ATTENTION_OPTIONS = (
     "Tensor? chunk_origin_tensor, float softcap, Tensor? rel_bias, SymInt bias_center, Tensor? sink_logits, "
     "float dropout_p, Tensor? seed, str? backend"
 )
-_REL_BIAS, _SINK_LOGITS = 17, 19  # places in _ATTENTION_OPTIONS of the options that have a gradient
+_MAX_SEQLEN_K, _REL_BIAS, _SINK_LOGITS = 10, 17, 19  # places in _ATTENTION_OPTIONS
 
 
 def _register(name: str, schema: str, kernel: Callable, fake: Callable) -> Callable:
@@ -39,6 +40,9 @@ def _register_autograd(name: str, apply: Callable) -> None:
     op = getattr(torch.ops.lckernels, name).default
 
     def with_autograd(*args: Any) -> Any:
+        # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
+        if forward_ad._current_level >= 0:
+            return apply(*args)
         if torch.is_grad_enabled() and any(
             x.requires_grad
             for arg in args
@@ -53,7 +57,7 @@ def _register_autograd(name: str, apply: Callable) -> None:
 
 
 def _register_autocast(name: str, num_cast: int) -> None:
-    """The first num_cast arguments go to the autocast dtype; everything else stays as it is."""
+    """The first num_cast arguments go to the autocast dtype; everything else, and what runs inside, stays."""
     op = getattr(torch.ops.lckernels, name).default
     for device in ("cpu", "cuda"):
         key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
@@ -125,7 +129,7 @@ def _overlap_merge_backward_fake(
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
     dchunks = dout.new_empty(num_chunks, chunk_len, dout.shape[1])
-    return dchunks, dout.new_empty(0) if chunks is None else torch.empty_like(weights)
+    return dchunks, dout.new_empty(0) if chunks is None else weights.new_empty(weights.shape)
 
 
 class _OverlapMerge(torch.autograd.Function):
@@ -162,6 +166,7 @@ overlap_merge_backward = _register(
 )
 _register_autograd("overlap_merge", _OverlapMerge.apply)
 _register_autocast("overlap_merge", 1)
+_register_autocast("overlap_merge_backward", 0)
 
 
 # overlap_split
@@ -229,6 +234,7 @@ overlap_split_backward = _register(
 )
 _register_autograd("overlap_split", _OverlapSplit.apply)
 _register_autocast("overlap_split", 1)
+_register_autocast("overlap_split_backward", 0)
 
 
 # windowed_attention
@@ -268,14 +274,16 @@ def _grouped(options: tuple) -> tuple:
     return tuple(window_size), scale, layout, Score(*options[16:20]), options[20], options[21]
 
 
-def _attention_problem(q: Tensor, k: Tensor, v: Tensor) -> Problem:
-    scores = prod((q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+def _attention_problem(q: Tensor, k: Tensor, v: Tensor, options: tuple) -> Problem:
+    max_seqlen_k = options[_MAX_SEQLEN_K]
+    seqlen_k = k.shape[1] if max_seqlen_k is None else min(max_seqlen_k, k.shape[1])
+    scores = prod((q.shape[0], q.shape[2], q.shape[1], seqlen_k))
     score_bytes = scores * (8 if q.dtype == torch.float64 else 4)
     return Problem("windowed_attention", q.device.type, q.dtype, (q.shape, k.shape, v.shape), score_bytes)
 
 
 def _windowed_attention(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    module = choose(_attention_problem(q, k, v), options[-1])
+    module = choose(_attention_problem(q, k, v, options), options[-1])
     return module.windowed_attention(q, k, v, *_grouped(options))
 
 
@@ -295,7 +303,7 @@ def _windowed_attention_backward(
     lse: Tensor,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    module = choose(_attention_problem(q, k, v), options[-1])
+    module = choose(_attention_problem(q, k, v, options), options[-1])
     *grads, dbias, dsink = module.windowed_attention_backward(
         dout, dlse, q, k, v, out, lse, *_grouped(options)
     )
@@ -355,6 +363,7 @@ windowed_attention_backward = _register(
 )
 _register_autograd("windowed_attention", _WindowedAttention.apply)
 _register_autocast("windowed_attention", 3)
+_register_autocast("windowed_attention_backward", 0)
 
 
 # merge_attention_states
@@ -434,3 +443,5 @@ _register_autograd(
     "merge_attention_states",
     lambda outs, lses, backend: _MergeAttentionStates.apply(len(outs), backend, *outs, *lses),
 )
+_register_autocast("merge_attention_states", 0)
+_register_autocast("merge_attention_states_backward", 0)

@@ -63,7 +63,7 @@ class Plan:
 
     def to(self, device: torch.device | str) -> "Plan":
         """This plan with its tensors on `device`; itself if they are there."""
-        if torch.device(device) == self.device:
+        if torch.empty(0, device=device).device == self.device:
             return self
         return dataclasses.replace(
             self,

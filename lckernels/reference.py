@@ -38,13 +38,16 @@ def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtyp
         return m
     if weights == "hann":
         return torch.sin(math.pi * m / (2 * (length + 1))) ** 2
-    return ((u >= keep_start) & (u < keep_end)).to(dtype)  # crop
+    if weights == "crop":
+        return ((u >= keep_start) & (u < keep_end)).to(dtype)
+    raise ValueError(f"weights: got {weights!r}; allowed are uniform, triangular, hann, crop or a tensor")
 
 
 def overlap_merge(chunks: Tensor, plan: Plan | PlanArgs, weights: str | Tensor = "triangular") -> Tensor:
     """`out[t] = sum_c a_c(t) x_c(t) / sum_c a_c(t)`: (num_chunks, chunk_len, dim) -> (total_len, dim).
 
-    A position whose weights sum to zero gives 0; a zero weight reads nothing.
+    A position whose weights sum to zero gives 0. A zero weight reads nothing: inf or NaN in its row reach
+    neither the result nor the weight's own gradient, which is then 0.
     """
     dtype = compute_dtype(chunks.dtype)
     total = chunks.new_zeros(plan.total_len, chunks.shape[2], dtype=dtype)
@@ -53,7 +56,9 @@ def overlap_merge(chunks: Tensor, plan: Plan | PlanArgs, weights: str | Tensor =
         chunk, col, start, length = row[:4]
         a = segment_weights(row, weights, dtype).to(chunks.device)[:, None]
         x = chunks[chunk, col : col + length].to(dtype)
-        total[start : start + length] += torch.where(a > 0, a * x, 0)
+        read = (a > 0) | torch.isfinite(x).all(-1, keepdim=True)
+        a, x = torch.where(read, a, 0), torch.where(read, x, 0)
+        total[start : start + length] += a * x
         weight_sum[start : start + length] += a
     merged = torch.where(weight_sum > 0, total / torch.where(weight_sum > 0, weight_sum, 1), 0)
     return merged.to(chunks.dtype)
@@ -92,14 +97,16 @@ def visible_keys(p: Tensor, seqlen_k: int, window_size: tuple[int, int], layout:
         own = torch.gather(ids, 1, row.clamp(0, max(seqlen_k - 1, 0))) if seqlen_k else row
         seen = seen & inside[:, :, None] & (own[:, :, None] == ids[:, None, :])
         if layout.sink_tokens and seqlen_k:
-            first = (ids[:, :, None] == ids[:, None, :]).int().argmax(-1)
-            start = torch.maximum(start, first[:, None, :])
-    within_left = (j >= p - left) if left >= 0 else torch.ones_like(j >= p)
-    within_right = (j <= p + right) if right >= 0 else torch.ones_like(within_left)
+            names, number = torch.unique(ids, return_inverse=True)
+            first = torch.full((len(ids), len(names)), seqlen_k, device=p.device)
+            first = first.scatter_reduce(1, number, j.expand_as(number), "amin")
+            start = torch.maximum(start, first.gather(1, number)[:, None, :])
+    within_left = (p - j <= left) if left >= 0 else torch.ones_like(j >= p)
+    within_right = (j - p <= right) if right >= 0 else torch.ones_like(within_left)
     seen = seen & (within_left | (j - start < layout.sink_tokens)) & within_right
     if layout.chunk:
         origin = layout.chunk_origin
-        origin = origin[:, None, None] if isinstance(origin, Tensor) else origin
+        origin = origin.reshape(-1, 1, 1) if isinstance(origin, Tensor) else origin
         seen = seen & ((j - origin) // layout.chunk == (p - origin) // layout.chunk)
     return seen
 
@@ -246,5 +253,5 @@ def merge_attention_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tu
     empty = denominator == 0
     safe = torch.where(empty, 1, denominator)
     weights = (e / safe).transpose(-1, -2)[..., None]
-    out = sum(torch.where(w > 0, w * x.to(dtype), 0) for w, x in zip(weights, outs, strict=True))
+    out = sum(torch.where(w == 0, 0, w * x.to(dtype)) for w, x in zip(weights, outs, strict=True))
     return out.to(outs[0].dtype).contiguous(), torch.where(empty, -torch.inf, row_max + torch.log(safe))

@@ -70,6 +70,17 @@ def _bias(case: AttentionCase, dtype: torch.dtype) -> Score:
     return Score(rel_bias=torch.randn(case.num_heads, 9, dtype=dtype), bias_center=5)
 
 
+def _transposed_bias(case: AttentionCase, dtype: torch.dtype) -> Score:
+    return Score(rel_bias=torch.randn(9, case.num_heads, dtype=dtype).t(), bias_center=5)
+
+
+def _minus_inf_bias(case: AttentionCase, dtype: torch.dtype) -> Score:
+    """Forbids every distance but one, so that the first row sees keys of score -inf only."""
+    bias = torch.full((case.num_heads, 3), -torch.inf, dtype=dtype)
+    bias[:, 0] = 0.5
+    return Score(rel_bias=bias, bias_center=1)
+
+
 def _sinks(case: AttentionCase, dtype: torch.dtype) -> Score:
     return Score(sink_logits=torch.randn(case.num_heads, dtype=dtype))
 
@@ -124,12 +135,30 @@ CASES = (
     AttentionCase("sink_tokens_segments", (1, 0), layout=lambda c: replace(_segment_ids(c), sink_tokens=2)),
     AttentionCase("chunk", (-1, 0), layout=lambda c: Layout(chunk=5)),
     AttentionCase("chunk_origin", (-1, 0), layout=lambda c: Layout(chunk=5, chunk_origin=_ints(2, 0))),
+    AttentionCase("chunk_origin_0d", (3, 0), layout=lambda c: Layout(chunk=4, chunk_origin=torch.tensor(1))),
+    AttentionCase(
+        "chunk_packed",
+        (-1, 0),
+        batch=1,
+        seqlen_k=17,
+        num_heads=4,
+        layout=lambda c: replace(_packed(c), chunk=3),
+    ),
+    AttentionCase(
+        "chunk_sink_tokens", (1, 0), layout=lambda c: Layout(chunk=6, sink_tokens=2, kv_start=_ints(0, 1))
+    ),
+    AttentionCase(
+        "masked_segments", (6, 3), layout=lambda c: replace(_segment_ids(c), kv_mask=_kv_mask(c).kv_mask)
+    ),
     AttentionCase("softcap", (4, 0), score=lambda c, dtype: Score(softcap=1.5)),
     AttentionCase("rel_bias", (6, 2), score=_bias),
     AttentionCase("rel_bias_packed", (6, 2), batch=1, seqlen_k=17, layout=_packed, score=_bias),
+    AttentionCase("rel_bias_transposed", (6, 2), score=_transposed_bias),
+    AttentionCase("rel_bias_minus_inf", (1, 1), score=_minus_inf_bias),
     AttentionCase("sink_logits", (3, 0), seqlen_k=9, score=_sinks),
     AttentionCase("sink_logits_see_nothing", (3, 0), seqlen_q=7, seqlen_k=3, score=_sinks),
     AttentionCase("all_scores", (5, 2), num_heads=4, num_kv_heads=2, score=_all_scores),
     AttentionCase("dropout", (6, 2), seqlen_k=19, dropout_p=0.4),
+    AttentionCase("dropout_all_scores", (6, 2), num_heads=4, score=_all_scores, dropout_p=0.3),
     AttentionCase("dropout_packed", (6, 2), batch=1, seqlen_k=17, layout=_packed, dropout_p=0.4),
 )

@@ -19,8 +19,10 @@ def assert_as_good_as(actual: Tensor, truth: Tensor, honest: Tensor, name: str =
         return
     finite = torch.isfinite(truth)
 
+    assert torch.isfinite(honest[finite]).all(), f"{name}: the honest result is not finite"
+
     def error(x: Tensor) -> float:
-        return torch.where(finite, (x.double() - truth.double()).abs(), 0).nan_to_num(0).max().item()
+        return torch.where(finite, (x.double() - truth.double()).abs(), 0).max().item()
 
     size = torch.where(finite, truth.double().abs(), 0).max().item()
     allowed = 2 * error(honest) + FLOOR[actual.dtype] * max(size, 1.0)

@@ -21,6 +21,22 @@ ATTENTION = {
         lambda q, k, v: attend(q, k, v, window_size=(-2, 0)),
         r"window_size left: got -2; expected an int >= -1",
     ),
+    "window_huge": (
+        lambda q, k, v: attend(q, k, v, window_size=(2**63 - 1, 0)),
+        r"window_size left: got 9223372036854775807; expected an int >= -1 and below 2\^31",
+    ),
+    "scale": (
+        lambda q, k, v: attend(q, k, v, softmax_scale=float("nan")),
+        r"softmax_scale: got nan; expected a finite number",
+    ),
+    "softcap_type": (
+        lambda q, k, v: attend(q, k, v, score=Score(softcap=None)),
+        r"score.softcap: got None; expected a number",
+    ),
+    "chunk_origin": (
+        lambda q, k, v: attend(q, k, v, layout=Layout(chunk=4, chunk_origin=None)),
+        r"layout.chunk_origin: got None; expected an int or an integer tensor",
+    ),
     "window_pair": (lambda q, k, v: attend(q, k, v, window_size=5), r"window_size: got 5; expected \(left"),
     "dropout": (lambda q, k, v: attend(q, k, v, dropout_p=1.0), r"dropout_p: got 1.0; expected 0 <="),
     "backend": (lambda q, k, v: attend(q, k, v, backend="x"), r"backend: got 'x'; allowed are"),
@@ -113,15 +129,23 @@ MERGE = {
     ),
     "weights_negative": (
         lambda x, p: lckernels.overlap_merge(x, p, -torch.ones(5, 16)),
-        r"weights: negative, NaN or of sum zero at pos",
+        r"weights: got values negative, not finite or of sum zero at pos",
     ),
     "weights_zero": (
         lambda x, p: lckernels.overlap_merge(x, p, torch.zeros(5, 16)),
-        r"weights: negative, NaN or of sum zero at pos",
+        r"weights: got values negative, not finite or of sum zero at pos",
+    ),
+    "weights_inf": (
+        lambda x, p: lckernels.overlap_merge(x, p, torch.full((5, 16), torch.inf)),
+        r"weights: got values negative, not finite or of sum zero at position 0",
+    ),
+    "weights_overflow": (
+        lambda x, p: lckernels.overlap_merge(x, p, torch.full((5, 16), 3e38)),
+        r"weights: got values negative, not finite or of sum zero at position 10",
     ),
     "weights_nan": (
         lambda x, p: lckernels.overlap_merge(x, p, torch.full((5, 16), torch.nan)),
-        r"weights: negative, NaN or of sum",
+        r"weights: got values negative, not finite or of sum",
     ),
     "sequence": (
         lambda x, p: lckernels.overlap_split(x[0], p),

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def test_pure_python_install(tmp_path):
     assert "cpu: lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
     refused = python(alone + "import lckernels; lckernels.plan_chunks([50], 16, 4)", tmp_path)
     assert "needs lckernels' compiled extension, which needs a C++ compiler" in refused.stderr
+
+
+def test_sdist_holds_what_a_build_needs(tmp_path):
+    root = PACKAGE.parent
+    folder = str(tmp_path)
+    command = [sys.executable, "setup.py", "-q", "egg_info", "-e", folder, "sdist", "-d", folder]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(path.relative_to(root)) for path in (root / "csrc").rglob("*") if path.is_file()}
+    assert sources | {"CMakeLists.txt", "python/bindings.cpp", "setup.py", "LICENSE"} <= packed
 
 
 @pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512_bf16"))

@@ -44,6 +44,14 @@ def test_forward(dtype):
     assert_as_good_as(lse, truth[1], truth[1].to(lse.dtype), "lse")
 
 
+def test_nan_shows():
+    outs, lses = random_states(torch.float32)
+    outs[2][1, 3], lses[2][1, :, 3] = torch.nan, torch.nan
+    out, lse = lckernels.merge_attention_states(outs, lses)
+    assert out[1, 3].isnan().all() and lse[1, :, 3].isnan().all()
+    assert torch.isfinite(out[1, :3]).all()
+
+
 def test_all_states_empty():
     out, lse = lckernels.merge_attention_states(
         [torch.full((1, 2, 1, 3), torch.nan)], [torch.full((1, 1, 2), -torch.inf)]

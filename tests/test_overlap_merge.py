@@ -167,7 +167,7 @@ def test_opcheck(backend, requires_grad):
     chunks = torch.randn(5, 10, 3, requires_grad=requires_grad)
     table = torch.rand(5, 10, requires_grad=requires_grad)
     dout = torch.randn(15, 3)
-    for weights, mode in ((None, "hann"), (table, "explicit")):
+    for weights, mode in ((None, "hann"), (table, "explicit"), (table.t().contiguous().t(), "explicit")):
         torch.library.opcheck(ops.overlap_merge, (chunks, weights, *where, 15, mode, backend))
         args = (
             dout,
@@ -240,6 +240,32 @@ def test_a_zero_weight_reads_nothing(backend):
     for row, col, start, _, keep_start, keep_end in plan.segments[:, :6].tolist():
         cropped[row, col + keep_start : col + keep_end] = start
     assert torch.isfinite(lckernels.overlap_merge(cropped, plan, "crop", backend=backend)).all()
+
+
+@by_backend
+def test_gradient_of_a_zero_weight(backend):
+    """<dout, x - out> / sum of weights there too; 0 where the row that it does not read is not finite."""
+    plan = plan_chunks([50], 16, 6)
+    chunks, dout = (
+        torch.randn(plan.num_chunks, 16, 5, dtype=torch.float64),
+        torch.randn(50, 5, dtype=torch.float64),
+    )
+    table = torch.rand(plan.num_chunks, 16, dtype=torch.float64) + 0.5
+    table[0, 12] = table[1, 13] = 0
+    poisoned = chunks.clone()
+    poisoned[0, 12] = torch.nan
+    results = []
+    for merge in (lambda *args: lckernels.overlap_merge(*args, backend=backend), reference.overlap_merge):
+        found = []
+        for value in (chunks, poisoned):
+            weights = table.clone().requires_grad_()
+            found.append(torch.autograd.grad(merge(value, plan, weights), weights, dout)[0])
+        results.append(found)
+    torch.testing.assert_close(results[0], results[1])
+    out = reference.overlap_merge(chunks, plan, table)
+    formula = (dout[12] * (chunks[0, 12] - out[12])).sum() / table[1, 2]
+    torch.testing.assert_close(results[0][0][0, 12], formula)
+    assert results[0][1][0, 12] == 0 and torch.isfinite(results[0][1]).all()
 
 
 @by_backend
@@ -319,6 +345,50 @@ def test_large_outputs_are_streamed_and_mapped_alike():
         assert torch.equal(warm, lckernels.overlap_merge(chunks, plan))
 
 
+def test_every_instruction_set():
+    """Those below the best one, in every dtype, forward and backward."""
+    best = torch.ops.lckernels_cpu.isa()
+    plan = hand_made_plan()
+    names = ("generic", "avx2", "avx512", "avx512_bf16")
+    try:
+        for isa in names[: names.index(best) + 1]:
+            torch.ops.lckernels_cpu.set_isa(isa)
+            for dtype in DTYPES:
+                chunks = random((5, 10, 97), dtype).requires_grad_()
+                table = weights_of("explicit", plan, dtype).requires_grad_()
+                dout = random((15, 97), dtype)
+                merged = lckernels.overlap_merge(chunks, plan, table, backend="cpu")
+                got = (merged, *torch.autograd.grad(merged, (chunks, table), dout))
+                wide = chunks.detach().double().requires_grad_(), table.detach().double().requires_grad_()
+                true = reference.overlap_merge(wide[0], plan, wide[1])
+                truth = (true, *torch.autograd.grad(true, wide, dout.double()))
+                low = chunks.detach().clone().requires_grad_(), table.detach().clone().requires_grad_()
+                plain = honest_merge(low[0], plan, low[1])
+                honest = (plain, *torch.autograd.grad(plain, low, dout))
+                for name, g, t, h in zip(("out", "dchunks", "dweights"), got, truth, honest, strict=True):
+                    assert_as_good_as(g.detach(), t.detach(), h.detach(), f"{isa} {dtype} {name}")
+    finally:
+        torch.ops.lckernels_cpu.set_isa(best)
+
+
+def test_one_long_segment_over_many_short_ones():
+    """Each tile's range then names thousands of segments, of which few touch it."""
+    total, short = 20_000, 4000
+    rows = [[0, 0, 0, total], *([1 + i, 0, 5 * i, 5] for i in range(short))]
+    plan = Plan.from_segments(rows, num_chunks=short + 1, chunk_len=total, total_len=total)
+    chunks = torch.arange(short + 1.0).view(-1, 1, 1).expand(-1, total, 2)
+    merged = lckernels.overlap_merge(chunks, plan, "uniform")
+    expected = (torch.arange(short) + 1).repeat_interleave(5)[:, None].expand(total, 2) / 2
+    torch.testing.assert_close(merged, expected)
+
+
+def test_forward_mode_raises():
+    plan = plan_chunks([50], 16, 6)
+    chunks = torch.randn(plan.num_chunks, 16, 5)
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda x: lckernels.overlap_merge(x, plan), (chunks,), (chunks,))
+
+
 def test_autocast():
     plan = plan_chunks([50], 16, 6)
     chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
@@ -368,7 +438,9 @@ def test_crop_needs_keep_ranges_that_partition():
 
 def test_eager_refuses_bad_explicit_weights_too():
     plan = plan_chunks([50], 16, 6)
-    with pytest.raises(ValueError, match="weights: negative, NaN or of sum zero at position 0"):
+    with pytest.raises(
+        ValueError, match="weights: got values negative, not finite or of sum zero at position 0"
+    ):
         lckernels.overlap_merge(
             torch.zeros(plan.num_chunks, 16, 1), plan, torch.zeros(5, 16), backend="eager"
         )

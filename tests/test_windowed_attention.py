@@ -73,6 +73,36 @@ def test_forward(case, dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@by_name
+def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
+    """Against the reference in fp64; honest is autograd through the reference with all arithmetic in dtype."""
+    q, k, v = case.tensors(dtype)
+    options = options_of(case, dtype, backend, requires_grad=True)
+    out_like = torch.empty(case.batch, case.seqlen_q, case.num_heads, case.head_dim_v)
+    dout = torch.randn_like(out_like).to(dtype)
+
+    def gradients(attend, x, options, dout):
+        inputs = [*(t.detach().requires_grad_() for t in x), *parameters(options)]
+        out = attend(*inputs[:3], *options)[0]
+        return torch.autograd.grad(out, inputs, dout, allow_unused=True, materialize_grads=True)
+
+    def by_reference(q, k, v, *options):
+        return reference_of(q, k, v, options)
+
+    wide = [x.detach().double() if isinstance(x, torch.Tensor) and x.requires_grad else x for x in options]
+    for x in parameters(wide):
+        x.requires_grad_()
+    got = gradients(ops.windowed_attention, (q, k, v), options, dout)
+    truth = gradients(by_reference, (q.double(), k.double(), v.double()), wide, dout.double())
+    monkeypatch.setattr(reference, "compute_dtype", lambda dtype: dtype)
+    honest = gradients(by_reference, (q, k, v), options, dout)
+    names = ["dq", "dk", "dv", "dparameter", "dparameter"]
+    for name, g, t, h in zip(names, got, truth, honest, strict=False):
+        assert_as_good_as(g, t, h, name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @by_name
 def test_backward_is_that_of_the_reference(case, backend):
     q, k, v = case.tensors(torch.float64, requires_grad=True)
@@ -120,13 +150,14 @@ def test_opcheck(case, requires_grad, backend):
     torch.library.opcheck(ops.windowed_attention, (q, k, v, *options))
 
 
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@by_name
 def test_opcheck_backward(case):
     q, k, v = case.tensors(torch.float32)
     options = options_of(case, torch.float32)
     out, lse = ops.windowed_attention(q, k, v, *options)
-    args = (torch.randn_like(out), torch.randn_like(lse), q, k, v, out, lse, *options)
-    torch.library.opcheck(ops.windowed_attention_backward, args)
+    for dlse in (torch.randn_like(lse), None):
+        args = (torch.randn_like(out), dlse, q, k, v, out, lse, *options)
+        torch.library.opcheck(ops.windowed_attention_backward, args)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -203,6 +234,22 @@ def test_invalid_and_foreign_keys_never_leak(value, layout):
         assert torch.isfinite(x).all(), name
 
 
+def test_queries_leak_into_no_key_that_they_do_not_see():
+    q, k, v = (torch.randn(1, 6, 2, 4) for _ in range(3))
+    q[:, 0] = torch.nan
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    layout = Layout(kv_start=torch.tensor([1]))
+    out = lckernels.windowed_attention(*inputs, window_size=(2, 0), layout=layout)
+    dout = torch.ones_like(out)
+    dout[:, 0] = torch.nan
+    dq, dk, dv = torch.autograd.grad(out, inputs, dout)
+    assert (dq[:, 0] == 0).all()
+    assert torch.isfinite(dk).all() and torch.isfinite(dv).all()
+    seen = torch.autograd.grad(lckernels.windowed_attention(*inputs, window_size=(2, 0)), inputs, dout)
+    assert seen[1][:, 0].isnan().all() and seen[2][:, 0].isnan().all(), "a NaN that is seen must show"
+    assert torch.isfinite(seen[1][:, 1:]).all() and torch.isfinite(seen[2][:, 1:]).all()
+
+
 def test_rows_that_see_nothing():
     q, k, v = (torch.randn(1, 6, 2, 4, requires_grad=True) for _ in range(3))
     layout = Layout(kv_start=torch.tensor([3]))
@@ -277,6 +324,30 @@ def test_autocast():
     assert out.dtype == torch.bfloat16 and lse.dtype == torch.float32
     out.float().sum().backward()
     assert q.grad.dtype == torch.float32
+
+
+def test_backward_under_autocast_keeps_its_precision():
+    q, k, v = (torch.randn(1, 9, 2, 8, requires_grad=True) for _ in range(3))
+    out = lckernels.windowed_attention(q, k, v)
+    dout = torch.randn_like(out)
+    plain = torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(out, (q, k, v), dout)
+    torch.testing.assert_close(inside, plain, rtol=0, atol=0)
+
+
+def test_forward_mode_raises():
+    q, k, v = (torch.randn(1, 5, 2, 8) for _ in range(3))
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda x: lckernels.windowed_attention(x, k, v), (q,), (q,))
+
+
+def test_packed_input_counts_its_own_scores():
+    """500 segments of 100 tokens would be 9 GiB of scores were they one text."""
+    bounds = torch.arange(0, 50_001, 100, dtype=torch.int32)
+    layout = Layout(cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=100, max_seqlen_k=100)
+    q = torch.randn(1, 50_000, 1, 2)
+    assert lckernels.windowed_attention(q, q, q, window_size=(5, 0), layout=layout).shape == q.shape
 
 
 def test_fallback_over_the_memory_limit_is_refused():

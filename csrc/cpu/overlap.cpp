@@ -26,15 +26,20 @@ const OverlapKernels& overlap_kernels(Isa isa, DType dtype) {
   return generic::overlap_kernels(dtype);
 }
 
-int64_t overlap_scratch_bytes(const OverlapParams& params) {
+int64_t most_segments(const OverlapParams& params) {
   int64_t most = 0;
   for (int64_t i = 0; i < params.num_tiles; ++i) {
     const int64_t first = std::max<int64_t>(params.tile_segments[2 * i], 0);
     const int64_t stop = std::min<int64_t>(params.tile_segments[2 * i + 1], params.num_segments);
     most = std::max(most, stop - first);
   }
-  // Shares of each segment, the sums, and per segment a row pointer, its share and a dot product.
-  return (most + 1) * kTileLen * static_cast<int64_t>(sizeof(double)) + most * 32;
+  return most;
+}
+
+int64_t overlap_scratch_bytes(const OverlapParams& params) {
+  // The sums and each segment's shares, row pointer, share, dot product and itself.
+  constexpr int64_t kShares = kTileLen * sizeof(double);
+  return kShares + params.most_segments * (kShares + 3 * sizeof(double) + sizeof(Segment));
 }
 
 }  // namespace lck

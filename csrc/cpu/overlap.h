@@ -9,7 +9,7 @@
 namespace lck {
 
 // Runs output tiles [tile_begin, tile_end); scratch holds overlap_scratch_bytes(params). Returns the first
-// position of the range whose weights are negative, NaN or sum to zero, or -1.
+// position of the range whose weights or their sum cannot be used, or -1.
 using OverlapPass = int64_t (*)(const OverlapParams&, int64_t tile_begin, int64_t tile_end, void* scratch);
 
 struct OverlapKernels {
@@ -22,6 +22,10 @@ struct OverlapKernels {
 
 const OverlapKernels& overlap_kernels(Isa isa, DType dtype);
 
+// The longest range of params.tile_segments, for params.most_segments.
+int64_t most_segments(const OverlapParams& params);
+
+// Bytes of scratch that a pass needs; only what a tile's segments use is touched.
 int64_t overlap_scratch_bytes(const OverlapParams& params);
 
 }  // namespace lck

@@ -119,20 +119,22 @@ T* position_row(const OverlapParams& p, int64_t position) {
   return static_cast<T*>(p.sequence) + position * p.position_stride;
 }
 
-// The scratch memory of a pass, cut into its parts.
+// The scratch memory of a pass, cut into its parts for at most `segments` segments a tile.
 template <typename T>
 struct Scratch {
-  Acc<T>* shares;  // (segments, kTileLen)
   Acc<T>* sums;    // (kTileLen)
+  Acc<T>* shares;  // (segments, kTileLen)
   Terms<T> terms;
-  Acc<T>* dots;  // (segments)
+  Acc<T>* dots;       // (segments)
+  Segment* segments;  // (segments)
 
-  Scratch(void* memory, int64_t segments) {
+  Scratch(void* memory, int64_t count) {
     sums = static_cast<Acc<T>*>(memory);
     shares = sums + kTileLen;
-    terms.rows = reinterpret_cast<const T**>(shares + segments * kTileLen);
-    terms.shares = reinterpret_cast<Acc<T>*>(terms.rows + segments);
-    dots = terms.shares + segments;
+    terms.rows = reinterpret_cast<const T**>(shares + count * kTileLen);
+    terms.shares = reinterpret_cast<Acc<T>*>(terms.rows + count);
+    dots = terms.shares + count;
+    segments = reinterpret_cast<Segment*>(dots + count);
     terms.count = 0;
   }
 };
@@ -140,18 +142,18 @@ struct Scratch {
 template <typename T>
 int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
   int64_t bad = -1;
+  Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
-    const Tile tile = tile_at(p, index);
-    Scratch<T> scratch(memory, tile.stop - tile.first);
+    const Tile tile = tile_at(p, index, scratch.segments);
     const int64_t wrong = tile_shares(p, tile, scratch.shares, scratch.sums);
     if (wrong >= 0 && bad < 0) bad = tile.start + wrong;
     for (int64_t i = 0; i < tile.length; ++i) {
       Terms<T>& terms = scratch.terms;
       terms.count = 0;
-      for (int64_t n = tile.first; n < tile.stop; ++n) {
-        const Acc<T> share = scratch.shares[(n - tile.first) * kTileLen + i];
+      for (int64_t n = 0; n < tile.count; ++n) {
+        const Acc<T> share = scratch.shares[n * kTileLen + i];
         if (share == 0) continue;
-        terms.rows[terms.count] = chunk_row<T>(p, p.segments[n], tile.start + i);
+        terms.rows[terms.count] = chunk_row<T>(p, tile.segments[n], tile.start + i);
         terms.shares[terms.count++] = share;
       }
       write_row(terms, position_row<T>(p, tile.start + i), p.dim, p.stream_out);
@@ -163,19 +165,17 @@ int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, voi
 
 template <typename T>
 int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
+  Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
-    const Tile tile = tile_at(p, index);
-    Scratch<T> scratch(memory, tile.stop - tile.first);
+    const Tile tile = tile_at(p, index, scratch.segments);
     tile_shares(p, tile, scratch.shares, scratch.sums);
-    for (int64_t n = tile.first; n < tile.stop; ++n) {
-      const Segment s = inside(p.segments[n], p);
-      const int64_t from = s.start > tile.start ? s.start - tile.start : 0;
-      const int64_t end = s.start + s.length - tile.start, to = end < tile.length ? end : tile.length;
-      for (int64_t i = from; i < to; ++i) {
+    for (int64_t n = 0; n < tile.count; ++n) {
+      for (int64_t i = 0; i < tile.length; ++i) {
+        if (!tile.covers(n, tile.start + i)) continue;
         scratch.terms.rows[0] = position_row<T>(p, tile.start + i);
-        scratch.terms.shares[0] = scratch.shares[(n - tile.first) * kTileLen + i];
+        scratch.terms.shares[0] = scratch.shares[n * kTileLen + i];
         scratch.terms.count = scratch.terms.shares[0] == 0 ? 0 : 1;
-        write_row(scratch.terms, chunk_row<T>(p, s, tile.start + i), p.dim, p.stream_out);
+        write_row(scratch.terms, chunk_row<T>(p, tile.segments[n], tile.start + i), p.dim, p.stream_out);
       }
     }
   }
@@ -183,32 +183,32 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
   return -1;
 }
 
-// dweights = (<dout, x> - sum of share * <dout, x>) / sum of weights, at each covered column.
+// dweights = (<dout, x> - sum of share * <dout, x>) / sum of weights, at each covered column. At a zero
+// weight a product that is not finite gives 0.
 template <typename T>
 int64_t weight_grad(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
   using A = Acc<T>;
+  Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
-    const Tile tile = tile_at(p, index);
-    Scratch<T> scratch(memory, tile.stop - tile.first);
+    const Tile tile = tile_at(p, index, scratch.segments);
     tile_shares(p, tile, scratch.shares, scratch.sums);
     for (int64_t i = 0; i < tile.length; ++i) {
       const int64_t position = tile.start + i;
       const T* dout = position_row<T>(p, position);
       A mean = 0;
-      for (int64_t n = tile.first; n < tile.stop; ++n) {
-        const Segment s = inside(p.segments[n], p);
-        if (position < s.start || position >= s.start + s.length) continue;
-        const A value = dot(dout, chunk_row<T>(p, s, position), p.dim);
-        const A share = scratch.shares[(n - tile.first) * kTileLen + i];
-        scratch.dots[n - tile.first] = value;
-        if (share > 0) mean += share * value;
+      for (int64_t n = 0; n < tile.count; ++n) {
+        if (!tile.covers(n, position)) continue;
+        const A share = scratch.shares[n * kTileLen + i];
+        scratch.dots[n] = dot(dout, chunk_row<T>(p, tile.segments[n], position), p.dim);
+        if (share > 0) mean += share * scratch.dots[n];
       }
-      for (int64_t n = tile.first; n < tile.stop; ++n) {
-        const Segment s = inside(p.segments[n], p);
-        if (position < s.start || position >= s.start + s.length) continue;
-        const A total = scratch.sums[i];
+      for (int64_t n = 0; n < tile.count; ++n) {
+        if (!tile.covers(n, position)) continue;
+        const Segment& s = tile.segments[n];
+        const A total = scratch.sums[i], value = scratch.dots[n];
+        const bool read = scratch.shares[n * kTileLen + i] > 0 || value - value == 0;
         A* out = static_cast<A*>(p.dweights) + s.row * p.chunk_len + s.col + (position - s.start);
-        *out = total > 0 ? (scratch.dots[n - tile.first] - mean) / total : A(0);
+        *out = read && total > 0 ? (value - mean) / total : A(0);
       }
     }
   }

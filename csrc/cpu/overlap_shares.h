@@ -16,17 +16,30 @@ inline Segment inside(Segment s, const OverlapParams& p) {
   return s;
 }
 
-// One output tile: its positions and the segments that may touch it.
+// One output tile: positions [start, start + length), and the segments that touch it.
 struct Tile {
-  int64_t start, length;  // positions [start, start + length)
-  int64_t first, stop;    // segments [first, stop)
+  int64_t start, length, count;
+  const Segment* segments;  // (count), each inside the tensors
+
+  bool covers(int64_t n, int64_t position) const {
+    const int64_t u = position - segments[n].start;
+    return u >= 0 && u < segments[n].length;
+  }
 };
 
-inline Tile tile_at(const OverlapParams& p, int64_t index) {
+// The tile of that index; `segments` has room for the whole range that the plan names.
+inline Tile tile_at(const OverlapParams& p, int64_t index, Segment* segments) {
   const int64_t start = index * kTileLen, rest = p.total_len - start;
+  const int64_t length = rest < kTileLen ? rest : kTileLen;
   const int64_t begin = p.tile_segments[2 * index], end = p.tile_segments[2 * index + 1];
-  const int64_t first = begin < 0 ? 0 : begin, stop = end > p.num_segments ? p.num_segments : end;
-  return {start, rest < kTileLen ? rest : kTileLen, first, stop < first ? first : stop};
+  const int64_t stop = end > p.num_segments ? p.num_segments : end;
+  int64_t count = 0;
+  for (int64_t n = begin < 0 ? 0 : begin; n < stop; ++n) {
+    const Segment s = inside(p.segments[n], p);
+    const int64_t last = static_cast<int64_t>(s.start) + s.length;
+    if (s.length > 0 && s.start < start + length && last > start) segments[count++] = s;
+  }
+  return {start, length, count, segments};
 }
 
 // sin(x) for x in [0, pi / 2] by its series, to the last bits of a double.
@@ -52,7 +65,7 @@ inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row, int
       const int64_t right = s.ends_document ? s.length : s.length - u;
       const A m = static_cast<A>(left < right ? left : right);
       if (mode == WeightMode::kTriangular) return m;
-      const A sine = sin_series(m * static_cast<A>(1.57079632679489661923) / static_cast<A>(s.length + 1));
+      const A sine = sin_series(m * static_cast<A>(1.57079632679489661923) / (static_cast<A>(s.length) + 1));
       return sine * sine;
     }
     default:
@@ -60,16 +73,18 @@ inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row, int
   }
 }
 
-// Fills shares (stop - first, kTileLen): the weight of each segment at each position over the sum of all, 0
+// Fills shares (tile.count, kTileLen): the weight of each segment at each position over the sum of all, 0
 // where a segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first
-// position, relative to the tile, with a negative or NaN weight or a zero sum, else -1.
+// position, relative to the tile, with a weight that is negative or not finite, or with a sum that is zero or
+// not finite; -1 if there is none.
 template <typename A>
 int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums) {
+  constexpr A kInfinity = static_cast<A>(__builtin_inff());
   for (int64_t i = 0; i < kTileLen; ++i) sums[i] = 0;
-  int64_t bad = -1;
-  for (int64_t index = tile.first; index < tile.stop; ++index) {
-    const Segment s = inside(p.segments[index], p);
-    A* a = shares + (index - tile.first) * kTileLen;
+  int64_t bad = kTileLen;
+  for (int64_t n = 0; n < tile.count; ++n) {
+    const Segment& s = tile.segments[n];
+    A* a = shares + n * kTileLen;
     const A* explicit_row = static_cast<const A*>(p.weights) + (p.weights ? s.row * p.chunk_len : 0);
     const int64_t from = s.start - tile.start;  // u = i - from
     for (int64_t i = 0; i < kTileLen; ++i) {
@@ -77,19 +92,19 @@ int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums
       a[i] = covered ? weight_at(s, p.mode, explicit_row, i - from) : A(0);
     }
     for (int64_t i = 0; i < kTileLen; ++i) {
-      if (!(a[i] >= 0) && (bad < 0 || i < bad)) bad = i;
+      if (!(a[i] >= 0 && a[i] < kInfinity) && i < bad) bad = i;
       sums[i] += a[i];
     }
   }
-  for (int64_t i = 0; i < tile.length; ++i) {
-    if (!(sums[i] > 0) && (bad < 0 || i < bad)) bad = i;
-  }
   if (p.mode == WeightMode::kAdd) return -1;
-  for (int64_t index = tile.first; index < tile.stop; ++index) {
-    A* a = shares + (index - tile.first) * kTileLen;
+  for (int64_t i = 0; i < tile.length; ++i) {
+    if (!(sums[i] > 0 && sums[i] < kInfinity) && i < bad) bad = i;
+  }
+  for (int64_t n = 0; n < tile.count; ++n) {
+    A* a = shares + n * kTileLen;
     for (int64_t i = 0; i < kTileLen; ++i) a[i] = sums[i] > 0 ? a[i] / sums[i] : A(0);
   }
-  return bad;
+  return bad < kTileLen ? bad : -1;
 }
 
 }  // namespace lck::LCK_ISA

@@ -13,9 +13,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "cpu/overlap.h"
 #include "host/cpu_features.h"
@@ -126,6 +127,7 @@ OverlapParams overlap_params(const Tensor& chunks, const Tensor& sequence,
   p.chunk_len = chunks.size(1);
   p.total_len = sequence.size(0);
   p.dim = dim;
+  p.most_segments = most_segments(p);
   p.chunk_stride = chunks.stride(0);
   p.column_stride = chunks.stride(1);
   p.position_stride = sequence.stride(0);
@@ -138,8 +140,8 @@ int64_t run_tiles(OverlapPass pass, const OverlapParams& p) {
   const int64_t grain = std::max<int64_t>(1, kGrainElements / (kTileLen * std::max<int64_t>(p.dim, 1)));
   std::atomic<int64_t> bad{p.total_len};
   torch::stable::parallel_for(0, p.num_tiles, grain, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch((scratch_bytes + sizeof(double) - 1) / sizeof(double));
-    const int64_t position = pass(p, begin, end, scratch.data());
+    const std::unique_ptr<std::byte[]> scratch(new std::byte[scratch_bytes]);
+    const int64_t position = pass(p, begin, end, scratch.get());
     int64_t seen = bad.load();
     while (position >= 0 && position < seen && !bad.compare_exchange_weak(seen, position)) {
     }

@@ -53,10 +53,11 @@ def overlap_merge_backward(
     ]
     weighted = [torch.where(a > 0, a * dot, 0) for a, dot in zip(shares, dots, strict=True)]
     mean = _overlap_add(weighted, rows, torch.zeros_like(weight_sum)) / safe
-    dweights = torch.zeros_like(weights)
-    for (chunk, col, start, length, *_), dot in zip(rows, dots, strict=True):
+    dweights = weights.new_zeros(weights.shape)
+    for (chunk, col, start, length, *_), a, dot in zip(rows, shares, dots, strict=True):
         span = slice(start, start + length)
-        gradient = torch.where(weight_sum[span] > 0, (dot - mean[span]) / safe[span], 0)
+        read = (a > 0) | torch.isfinite(dot)
+        gradient = torch.where(read & (weight_sum[span] > 0), (dot - mean[span]) / safe[span], 0)
         dweights[chunk, col : col + length] = gradient.to(weights.dtype)
     return dchunks, dweights
 
@@ -64,8 +65,10 @@ def overlap_merge_backward(
 def _check_weights(weights: Tensor, plan: PlanArgs) -> None:
     rows = plan.segments.tolist()
     pieces = [weights[chunk, col : col + length] for chunk, col, _, length, *_ in rows]
-    bad = _overlap_add([(~(piece >= 0)).float() for piece in pieces], rows, torch.zeros(plan.total_len)) > 0
-    bad |= ~(_overlap_add(pieces, rows, weights.new_zeros(plan.total_len)) > 0)
+    wrong = [(~((piece >= 0) & (piece < torch.inf))).float() for piece in pieces]
+    bad = _overlap_add(wrong, rows, torch.zeros(plan.total_len)) > 0
+    weight_sum = _overlap_add(pieces, rows, weights.new_zeros(plan.total_len))
+    bad |= ~((weight_sum > 0) & (weight_sum < torch.inf))
     if bad.any():
         raise dispatch.weights_error(int(bad.nonzero()[0]))
 
@@ -127,7 +130,7 @@ def windowed_attention_backward(
     delta = (dout * out).sum(-1).transpose(1, 2)
     delta = delta if dlse is None else delta - dlse
     dq, dk, dv = (x.new_zeros(x.shape) for x in (q_c, k_c, v_c))
-    dbias = None if score.rel_bias is None else torch.zeros_like(score.rel_bias, dtype=dtype)
+    dbias = None if score.rel_bias is None else score.rel_bias.new_zeros(score.rel_bias.shape, dtype=dtype)
     packed = layout.cu_seqlens_q is not None
     pieces = [(slice(None), slice(None))]
     if packed:
@@ -167,7 +170,7 @@ def _dense_backward(
     p = reference.key_positions(batch, seqlen_q, seqlen_k, layout, q.device)
     seen = reference.visible_keys(p, seqlen_k, window_size, layout)[:, None]
     s, capped = reference.attention_scores(q, k, p, softmax_scale, score)
-    probs = torch.where(seen, torch.exp(s - lse[..., None]), 0)
+    probs = torch.where(seen & (lse > -torch.inf)[..., None], torch.exp(s - lse[..., None]), 0)
     keep_scale = torch.ones((), dtype=q.dtype, device=q.device)
     if dropout_p:
         keep = dropout_keep(seed, dropout_p, p, num_heads, seqlen_k, first_batch)
@@ -188,8 +191,11 @@ def _dense_backward(
         ds = torch.where(seen, ds * (1 - capped * capped), 0)
     ds = ds * softmax_scale
     dq = torch.einsum("bhmn,bnhd->bmhd", ds, keys)
-    dk = torch.einsum("bhmn,bmhd->bnhd", ds, q).unflatten(2, (num_kv_heads, group)).sum(3)
-    dv = torch.einsum("bhmn,bmhd->bnhd", probs * keep_scale, dout).unflatten(2, (num_kv_heads, group)).sum(3)
+    # A row that is not finite reaches the keys that it sees, through ds and probs, and no other.
+    queries, (douts, bad) = reference.finite_rows(q)[0], reference.finite_rows(dout)
+    probs = torch.where(seen & bad.transpose(1, 2)[..., None], torch.nan, probs * keep_scale)
+    dk = torch.einsum("bhmn,bmhd->bnhd", ds, queries).unflatten(2, (num_kv_heads, group)).sum(3)
+    dv = torch.einsum("bhmn,bmhd->bnhd", probs, douts).unflatten(2, (num_kv_heads, group)).sum(3)
     return dq, dk, dv, dbias
 
 
@@ -208,7 +214,7 @@ def merge_attention_states_backward(
     for out_i, lse_i in zip(outs, lses, strict=True):
         weight = torch.where(lse == -torch.inf, 0, torch.exp(lse_i.to(dtype) - lse))
         rows = weight.transpose(1, 2)[..., None]
-        douts.append(torch.where(rows > 0, rows * dout, 0).to(out_i.dtype).contiguous())
-        dots = torch.where(rows > 0, dout * (out_i.to(dtype) - out), 0).sum(-1).transpose(1, 2)
+        douts.append(torch.where(rows == 0, 0, rows * dout).to(out_i.dtype).contiguous())
+        dots = torch.where(rows == 0, 0, dout * (out_i.to(dtype) - out)).sum(-1).transpose(1, 2)
         dlses.append((weight * (dots if dlse is None else dots + dlse)).to(lse_i.dtype).contiguous())
     return douts, dlses

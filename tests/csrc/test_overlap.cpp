@@ -2,6 +2,7 @@
 // buffers of exactly the tensors' size, so that a sanitizer sees a step outside.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <random>
 #include <thread>
@@ -48,27 +49,23 @@ struct Problem {
     fill(chunks, rows * chunk_len * dim);
     fill(sequence, total * dim);
     fill(weights, rows * chunk_len);
-    params = {chunks.data(),
-              sequence.data(),
-              mode == WeightMode::kExplicit ? weights.data() : nullptr,
-              nullptr,
-              segments.data(),
-              tiles.data(),
-              rows,
-              num_tiles,
-              rows,
-              chunk_len,
-              total,
-              dim,
-              chunk_len * dim,
-              dim,
-              dim,
-              mode,
-              false};
+    params.chunks = chunks.data();
+    params.sequence = sequence.data();
+    params.weights = mode == WeightMode::kExplicit ? weights.data() : nullptr;
+    params.segments = segments.data();
+    params.tile_segments = tiles.data();
+    params.num_segments = params.num_chunks = rows;
+    params.num_tiles = num_tiles;
+    params.chunk_len = chunk_len;
+    params.total_len = total;
+    params.dim = params.column_stride = params.position_stride = dim;
+    params.chunk_stride = chunk_len * dim;
+    params.mode = mode;
+    params.most_segments = lck::most_segments(params);
   }
 
   std::vector<double> scratch() const {
-    return std::vector<double>(lck::overlap_scratch_bytes(params) / sizeof(double) + 1);
+    return std::vector<double>((lck::overlap_scratch_bytes(params) + 7) / sizeof(double));
   }
 };
 
@@ -215,6 +212,32 @@ void check_bad_weights(Isa isa) {
   CHECK(gather(problem.params, 0, problem.params.num_tiles, scratch.data()) == 25);
 }
 
+// Every dtype on rows of exactly its size, two of them apart: what matters is what the sanitizers see.
+void check_memory(Isa isa, DType dtype, int64_t bytes) {
+  for (const int64_t dim : {1, 7, 16, 33, 100}) {
+    Problem problem(150, 40, 20, dim, WeightMode::kCrop);
+    OverlapParams& p = problem.params;
+    std::vector<std::byte> chunks(p.num_chunks * p.chunk_len * dim * bytes),
+        sequence(p.total_len * dim * bytes);
+    std::vector<double> table(p.num_chunks * p.chunk_len, 1.0), dtable(table);
+    p.chunks = chunks.data();
+    p.sequence = sequence.data();
+    auto scratch = problem.scratch();
+    const lck::OverlapKernels& kernels = lck::overlap_kernels(isa, dtype);
+    for (const WeightMode mode : {WeightMode::kCrop, WeightMode::kHann}) {
+      p.mode = mode;
+      kernels.gather(p, 0, p.num_tiles, scratch.data());
+      kernels.scatter(p, 0, p.num_tiles, scratch.data());
+      kernels.fill(p, 0, p.num_segments);
+    }
+    if (dtype != DType::kFloat64) continue;
+    p.mode = WeightMode::kExplicit;
+    p.weights = table.data();
+    p.dweights = dtable.data();
+    kernels.weight_grad(p, 0, p.num_tiles, scratch.data());
+  }
+}
+
 // Segments and tiles of any value: nothing outside the buffers is touched.
 void check_damaged_plans(Isa isa) {
   std::mt19937 random(11);
@@ -228,6 +251,7 @@ void check_damaged_plans(Isa isa) {
     for (int32_t& bound : problem.tiles) {
       if (random() % 3 == 0) bound = static_cast<int32_t>(random());
     }
+    problem.params.most_segments = lck::most_segments(problem.params);
     auto scratch = problem.scratch();
     const lck::OverlapKernels& kernels = lck::overlap_kernels(isa, DType::kFloat32);
     kernels.gather(problem.params, 0, problem.params.num_tiles, scratch.data());
@@ -252,6 +276,10 @@ int main() {
         }
       }
     }
+    check_memory(isa, DType::kFloat32, 4);
+    check_memory(isa, DType::kBFloat16, 2);
+    check_memory(isa, DType::kFloat16, 2);
+    check_memory(isa, DType::kFloat64, 8);
     check_threads(isa);
     check_weight_grad(isa);
     check_bad_weights(isa);

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# From the sources to an sdist, from it to a wheel, and the wheel in an empty environment; then the same without a
+# compiler. usage: tests/check_wheel.sh PYTHON TORCH, e.g. tests/check_wheel.sh .venv/bin/python torch==2.13.0
+set -euo pipefail
+
+python=$1
+torch=$2
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+merge='import torch, lckernels
+plan = lckernels.Plan.from_segments([[0, 0, 0, 4], [1, 0, 2, 4]], num_chunks=2, chunk_len=4, total_len=6)
+assert lckernels.overlap_merge(torch.ones(2, 4, 3), plan).sum() == 18
+print(lckernels.dispatch.availability())'
+
+"$python" -m build -q --no-isolation --outdir "$folder" .
+"$python" -m venv "$folder/empty"
+"$folder/empty/bin/pip" install -q "$torch" "$folder"/*.whl
+(cd "$folder" && empty/bin/python -W ignore -c "$merge
+assert lckernels.dispatch.availability()['cpu'] == ''
+assert lckernels.plan_chunks([1050], 512, 256).num_chunks == 4")
+
+"$folder/empty/bin/pip" install -q "setuptools>=77"
+echo "without a compiler:"
+PATH="$folder/empty/bin" "$folder/empty/bin/pip" install -q --no-build-isolation --no-deps --force-reinstall \
+  "$folder"/*.tar.gz
+(cd "$folder" && empty/bin/python -W ignore -c "$merge
+assert 'not built' in lckernels.dispatch.availability()['cpu']")
