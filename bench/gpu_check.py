@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.check import check
 from lckernels import merge_attention_states, ops, overlap_merge, overlap_split, plan_chunks, reference
+from lckernels.options import AttentionOptions
 
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -96,7 +97,7 @@ def _options(case: AttentionCase, device: str, dtype: torch.dtype) -> dict[str, 
 
 def _attend(case: AttentionCase, device: str) -> Function:
     def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        options = ops.attention_options(*_options(case, device, q.dtype).values(), None)
+        options = ops.flat_options(AttentionOptions(**_options(case, device, q.dtype)), None)
         return ops.windowed_attention(q, k, v, *options)
 
     return run

@@ -14,7 +14,7 @@ from lckernels.checks import (
     check_sequence,
     check_states,
 )
-from lckernels.options import Layout, Score
+from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.plan import Plan
 from lckernels.reference import compute_dtype
 
@@ -71,8 +71,8 @@ def windowed_attention(
     if dropout_p:
         bounds = torch.iinfo(torch.int64)
         seed = torch.randint(bounds.min, bounds.max, (1,), dtype=torch.int64, device=q.device)
-    options = ops.attention_options(window_size, scale, layout, score, dropout_p, seed, backend)
-    out, lse = ops.windowed_attention(q, k, v, *options)
+    options = AttentionOptions(window_size, scale, layout, score, dropout_p, seed)
+    out, lse = ops.windowed_attention(q, k, v, *ops.flat_options(options, backend))
     return (out, lse) if return_lse else out
 
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from lckernels.dispatch import PlanArgs, Problem, choose
-from lckernels.options import Layout, Score
+from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.reference import compute_dtype
 
 _LIBRARY = torch.library.Library("lckernels", "DEF")
@@ -240,16 +240,9 @@ _register_autocast("overlap_split_backward", 0)
 # windowed_attention
 
 
-def attention_options(
-    window_size: tuple[int, int],
-    softmax_scale: float,
-    layout: Layout,
-    score: Score,
-    dropout_p: float,
-    seed: Tensor | None,
-    backend: str | None,
-) -> tuple:
+def flat_options(options: AttentionOptions, backend: str | None) -> tuple:
     """The options as the op's flat arguments, in the order of the schema."""
+    window_size, softmax_scale, layout, score, dropout_p, seed = options
     offset, origin = layout.offset, layout.chunk_origin
     offset_tensor = offset if isinstance(offset, Tensor) else None
     origin_tensor = origin if isinstance(origin, Tensor) else None
@@ -262,8 +255,8 @@ def attention_options(
     )  # fmt: skip
 
 
-def _grouped(options: tuple) -> tuple:
-    """Flat op arguments back to (window_size, softmax_scale, layout, score, dropout_p, seed)."""
+def grouped_options(options: tuple) -> AttentionOptions:
+    """The op's flat arguments, grouped again."""
     window_size, scale, offset, offset_tensor = options[:4]
     chunk_origin, origin_tensor = options[14:16]
     layout = Layout(
@@ -271,7 +264,8 @@ def _grouped(options: tuple) -> tuple:
         *options[4:14],
         chunk_origin if origin_tensor is None else origin_tensor,
     )
-    return tuple(window_size), scale, layout, Score(*options[16:20]), options[20], options[21]
+    score, dropout_p, seed = Score(*options[16:20]), options[20], options[21]
+    return AttentionOptions(tuple(window_size), scale, layout, score, dropout_p, seed)
 
 
 def _attention_problem(q: Tensor, k: Tensor, v: Tensor, options: tuple) -> Problem:
@@ -284,7 +278,7 @@ def _attention_problem(q: Tensor, k: Tensor, v: Tensor, options: tuple) -> Probl
 
 def _windowed_attention(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     module = choose(_attention_problem(q, k, v, options), options[-1])
-    return module.windowed_attention(q, k, v, *_grouped(options))
+    return module.windowed_attention(q, k, v, grouped_options(options))
 
 
 def _windowed_attention_fake(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
@@ -305,7 +299,7 @@ def _windowed_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     module = choose(_attention_problem(q, k, v, options), options[-1])
     *grads, dbias, dsink = module.windowed_attention_backward(
-        dout, dlse, q, k, v, out, lse, *_grouped(options)
+        dout, dlse, q, k, v, out, lse, grouped_options(options)
     )
     return *grads, *(q.new_empty(0) if x is None else x for x in (dbias, dsink))
 

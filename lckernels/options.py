@@ -1,6 +1,7 @@
 """The two groups of attention options: which keys a query sees, and how a score is made."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -51,3 +52,14 @@ class Score:
     rel_bias: Tensor | None = None
     bias_center: int = 0
     sink_logits: Tensor | None = None
+
+
+class AttentionOptions(NamedTuple):
+    """All that shapes an attention beside q, k and v, as the op hands it to a backend."""
+
+    window_size: tuple[int, int]
+    softmax_scale: float
+    layout: Layout
+    score: Score
+    dropout_p: float
+    seed: Tensor | None  # (1,) int64; None without dropout

@@ -5,7 +5,7 @@ autograd. Scores are materialised: memory grows with seqlen_q * seqlen_k.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lckernels.dispatch import PlanArgs
-from lckernels.options import Layout, Score
+from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.philox import dropout_keep
 from lckernels.plan import Plan
 
@@ -156,23 +156,30 @@ def windowed_attention(
 
     An inf or NaN in a visible key or value makes the rows that see it NaN; it reaches no other row.
     """
-    layout, score = layout or Layout(), score or Score()
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    options = AttentionOptions(window_size, scale, layout or Layout(), score or Score(), dropout_p, seed)
+    return attend(q, k, v, options)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    """windowed_attention with its options in one."""
     q_c, k_c, v_c = (x.to(compute_dtype(q.dtype)) for x in (q, k, v))
-    if layout.cu_seqlens_q is None:
-        out, lse = _dense(q_c, k_c, v_c, window_size, scale, layout, score, dropout_p, seed)
-        return out.to(q.dtype).contiguous(), lse
     out = q_c.new_zeros(*q.shape[:3], v.shape[3])
-    lse = q_c.new_full((1, q.shape[2], q.shape[1]), -torch.inf)
-    for b, (rows, keys) in enumerate(packed_segments(layout, q.shape[1], k.shape[1])):
-        args = (window_size, scale, segment_layout(layout, b, keys), score, dropout_p, seed, b)
-        out_b, lse_b = _dense(q_c[:, rows], k_c[:, keys], v_c[:, keys], *args)
-        out[:, rows], lse[:, :, rows] = out_b, lse_b
+    lse = q_c.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf)
+    for first_batch, rows, keys, local in attention_pieces(options, q.shape[1], k.shape[1]):
+        piece = _dense(q_c[:, rows], k_c[:, keys], v_c[:, keys], local, first_batch)
+        out[:, rows], lse[:, :, rows] = piece
     return out.to(q.dtype), lse
 
 
-def packed_segments(layout: Layout, total_q: int, total_k: int) -> list[tuple[slice, slice]]:
-    """Rows of q and rows of k of each segment of a packed batch."""
+def attention_pieces(
+    options: AttentionOptions, total_q: int, total_k: int
+) -> Iterator[tuple[int, slice, slice, AttentionOptions]]:
+    """The whole, or each segment of packed input: its index, rows of q, rows of k, its own options."""
+    layout = options.layout
+    if layout.cu_seqlens_q is None:
+        yield 0, slice(None), slice(None), options
+        return
     sides = []
     for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
         bounds = getattr(layout, name).tolist()
@@ -180,10 +187,11 @@ def packed_segments(layout: Layout, total_q: int, total_k: int) -> list[tuple[sl
             allowed = f"expected bounds that start at 0, never fall and end at {total}"
             raise ValueError(f"layout.{name}: got {bounds}; {allowed}")
         sides.append([slice(begin, end) for begin, end in pairwise(bounds)])
-    return list(zip(*sides, strict=True))
+    for b, (rows, keys) in enumerate(zip(*sides, strict=True)):
+        yield b, rows, keys, options._replace(layout=_segment_layout(layout, b, keys))
 
 
-def segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
+def _segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
     """The layout of segment b of a packed batch, as a batch of one."""
 
     def of_segment(x: int | Tensor | None) -> int | Tensor | None:
@@ -202,17 +210,9 @@ def segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
 
 
 def _dense(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: tuple[int, int],
-    softmax_scale: float,
-    layout: Layout,
-    score: Score,
-    dropout_p: float,
-    seed: Tensor | None,
-    first_batch: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions, first_batch: int
 ) -> tuple[Tensor, Tensor]:
+    window_size, softmax_scale, layout, score, dropout_p, seed = options
     p = key_positions(q.shape[0], q.shape[1], k.shape[1], layout, q.device)
     seen = visible_keys(p, k.shape[1], window_size, layout)[:, None]
     s = attention_scores(q, k, p, softmax_scale, score)[0].masked_fill(~seen, -torch.inf)

@@ -10,6 +10,7 @@ from compare import assert_as_good_as
 
 import lckernels
 from lckernels import Layout, Score, ops, reference
+from lckernels.options import AttentionOptions
 from lckernels.philox import philox4x32
 
 BACKENDS = ("eager",)
@@ -23,9 +24,9 @@ def options_of(case: AttentionCase, dtype: torch.dtype, backend: str = "eager", 
         if x is not None and requires_grad:
             x.requires_grad_()
     seed = SEED if case.dropout_p else None
-    return ops.attention_options(
-        case.window_size, case.head_dim**-0.5, case.layout(case), score, case.dropout_p, seed, backend
-    )
+    scale = case.head_dim**-0.5
+    options = AttentionOptions(case.window_size, scale, case.layout(case), score, case.dropout_p, seed)
+    return ops.flat_options(options, backend)
 
 
 def parameters(options):
@@ -33,12 +34,7 @@ def parameters(options):
 
 
 def reference_of(q, k, v, options):
-    window_size, scale, layout, score, dropout_p, seed = ops._grouped(options)
-    return reference.windowed_attention(
-        q, k, v,
-        window_size=window_size, softmax_scale=scale, layout=layout, score=score,
-        dropout_p=dropout_p, seed=seed,
-    )  # fmt: skip
+    return reference.attend(q, k, v, ops.grouped_options(options))
 
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -49,7 +45,7 @@ def test_reference_is_the_definition(case):
     q, k, v = case.tensors(torch.float64)
     options = options_of(case, torch.float64)
     out, lse = reference_of(q, k, v, options)
-    window_size, scale, layout, score, dropout_p, seed = ops._grouped(options)
+    window_size, scale, layout, score, dropout_p, seed = ops.grouped_options(options)
     expected = brute_force_attention(
         q, k, v, window_size, scale, layout, score, dropout_p, 0 if seed is None else int(seed)
     )
@@ -76,7 +72,7 @@ def test_forward(case, dtype, backend):
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
 @by_name
 def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
-    """Against the reference in fp64; honest is autograd through the reference with all arithmetic in dtype."""
+    """Against the reference in fp64; honest is autograd through it with all arithmetic in dtype."""
     q, k, v = case.tensors(dtype)
     options = options_of(case, dtype, backend, requires_grad=True)
     out_like = torch.empty(case.batch, case.seqlen_q, case.num_heads, case.head_dim_v)

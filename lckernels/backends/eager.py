@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lckernels import dispatch, reference
 from lckernels.dispatch import PlanArgs, Problem
-from lckernels.options import Layout, Score
+from lckernels.options import AttentionOptions
 from lckernels.philox import dropout_keep
 
 MAX_FALLBACK_SCORE_BYTES = 2 * 2**30
@@ -91,22 +91,8 @@ def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
     return _overlap_add(pieces, rows, total).to(dchunks.dtype)
 
 
-def windowed_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: tuple[int, int],
-    softmax_scale: float,
-    layout: Layout,
-    score: Score,
-    dropout_p: float,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    return reference.windowed_attention(
-        q, k, v,
-        window_size=window_size, softmax_scale=softmax_scale, layout=layout, score=score,
-        dropout_p=dropout_p, seed=seed,
-    )  # fmt: skip
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    return reference.attend(q, k, v, options)
 
 
 def windowed_attention_backward(
@@ -117,29 +103,18 @@ def windowed_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    window_size: tuple[int, int],
-    softmax_scale: float,
-    layout: Layout,
-    score: Score,
-    dropout_p: float,
-    seed: Tensor | None,
+    options: AttentionOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
-    dtype = reference.compute_dtype(q.dtype)
+    dtype, score = reference.compute_dtype(q.dtype), options.score
     dout, q_c, k_c, v_c, out = (x.to(dtype) for x in (dout, q, k, v, out))
     delta = (dout * out).sum(-1).transpose(1, 2)
     delta = delta if dlse is None else delta - dlse
     dq, dk, dv = (x.new_zeros(x.shape) for x in (q_c, k_c, v_c))
     dbias = None if score.rel_bias is None else score.rel_bias.new_zeros(score.rel_bias.shape, dtype=dtype)
-    packed = layout.cu_seqlens_q is not None
-    pieces = [(slice(None), slice(None))]
-    if packed:
-        pieces = reference.packed_segments(layout, q.shape[1], k.shape[1])
-    for b, (rows, keys) in enumerate(pieces):
-        local = reference.segment_layout(layout, b, keys) if packed else layout
+    for first_batch, rows, keys, local in reference.attention_pieces(options, q.shape[1], k.shape[1]):
         piece = (dout[:, rows], delta[:, :, rows], q_c[:, rows], k_c[:, keys], v_c[:, keys], lse[:, :, rows])
-        args = (window_size, softmax_scale, local, score, dropout_p, seed, b)
-        dq[:, rows], dk[:, keys], dv[:, keys], dbias_b = _dense_backward(*piece, *args)
+        dq[:, rows], dk[:, keys], dv[:, keys], dbias_b = _dense_backward(*piece, local, first_batch)
         dbias = dbias if dbias_b is None else dbias + dbias_b
     dsink = None
     if score.sink_logits is not None:
@@ -156,14 +131,10 @@ def _dense_backward(
     k: Tensor,
     v: Tensor,
     lse: Tensor,
-    window_size: tuple[int, int],
-    softmax_scale: float,
-    layout: Layout,
-    score: Score,
-    dropout_p: float,
-    seed: Tensor | None,
+    options: AttentionOptions,
     first_batch: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    window_size, softmax_scale, layout, score, dropout_p, seed = options
     batch, seqlen_q, num_heads, _ = q.shape
     seqlen_k, num_kv_heads = k.shape[1:3]
     group = num_heads // num_kv_heads
