@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -50,6 +51,7 @@ def weights_error(position: int) -> ValueError:
     return ValueError(f"weights: got values {wrong}; expected finite ones >= 0 with a sum > 0")
 
 
+@cache
 def settings() -> dict[str, str]:
     """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a checked dict."""
     result = {}
@@ -65,9 +67,6 @@ def settings() -> dict[str, str]:
     return result
 
 
-_DEFAULT_BACKEND = settings().get("backend")
-
-
 def backends() -> dict[str, ModuleType]:
     """Every backend of this version by name, in order of preference."""
     return {name: _module(name) for name in BACKENDS}
@@ -80,7 +79,7 @@ def availability() -> dict[str, str]:
 
 def choose(problem: Problem, backend: str | None = None) -> ModuleType:
     """The first backend that can, or the one asked for; raises BackendError when none can."""
-    backend = backend or _DEFAULT_BACKEND
+    backend = backend or settings().get("backend")
     problem.explicit = backend is not None
     refused = {}
     for name in (backend,) if backend else BACKENDS:

@@ -36,13 +36,14 @@ def token_boundaries(
 
     Returns rising token offsets without duplicates, without the first token and without the end.
     """
-    mapping = torch.as_tensor(offset_mapping)
+    mapping = torch.as_tensor(offset_mapping, device="cpu")
     if mapping.numel() == 0:
         return []
     if mapping.dim() != 2 or mapping.shape[1] != 2:
         got = f"shape {tuple(mapping.shape)}"
         raise ValueError(f"offset_mapping: got {got}; expected (num_tokens, 2), one text")
     ends = mapping[:, 1].cummax(0).values
-    tokens = torch.searchsorted(ends, torch.as_tensor(char_boundaries, dtype=ends.dtype), right=True)
-    first = torch.searchsorted(ends, torch.zeros((), dtype=ends.dtype), right=True)
+    cuts = torch.as_tensor(char_boundaries, dtype=ends.dtype, device="cpu")
+    tokens = torch.searchsorted(ends, cuts, right=True)
+    first = torch.searchsorted(ends, ends.new_zeros(()), right=True)
     return tokens[(tokens > first) & (tokens < len(ends))].unique().tolist()

@@ -115,13 +115,18 @@ def test_environment_forces_an_instruction_set(isa):
 @pytest.mark.parametrize(
     ("value", "message"),
     (
-        ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2"),
+        ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2, avx512, avx512_bf16"),
         ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
         ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, eager"),
     ),
 )
 def test_environment_errors(value, message):
-    assert message in python("import lckernels", LCKERNELS=value).stderr
+    assert message in python(MERGE.format(""), LCKERNELS=value).stderr
+    command = python("from lckernels.cli import main; main()", LCKERNELS=value)
+    assert command.returncode == 2 and "Usage" in command.stdout + command.stderr, "help needs no settings"
+    code = "import sys; sys.argv[1:] = ['info']; from lckernels.cli import main; main()"
+    refused = python(code, LCKERNELS=value)
+    assert refused.returncode == 2 and refused.stderr.strip() == f"lckernels: {message}", refused.stderr
 
 
 def test_environment_chooses_the_backend():

@@ -3,6 +3,7 @@
 import importlib.util
 import random
 import sys
+from bisect import bisect_right
 
 import pytest
 import torch
@@ -174,6 +175,26 @@ def test_special_tokens_take_columns_from_the_content():
     assert one.segments.tolist() == [[0, 2, 0, 9, 0, 9, 1, 1, 0, 12]]
     two = plan_chunks(10, 12, 4, num_leading=2, num_trailing=1)
     assert two.segments.tolist() == [[0, 2, 0, 9, 0, 7, 1, 0, 0, 12], [1, 2, 1, 9, 6, 9, 0, 1, 0, 12]]
+
+
+@needs_host
+def test_a_million_tokens_with_fifty_thousand_boundaries():
+    rng = random.Random(2)
+    length, content, overlap = 1_000_000, 510, 64
+    cuts = sorted(rng.sample(range(1, length), 50_000))
+    chunks = spans(plan_chunks([length], content, overlap, rule="sentence", boundaries=[cuts]))
+    kept = [(start + keep_start, start + keep_end) for start, _, keep_start, keep_end in chunks]
+    ends = [end for _, end in kept]
+    assert [begin for begin, _ in kept] == [0, *ends[:-1]]
+    assert ends[-1] == length
+    allowed = {*cuts, length}
+    for (start, end, _, _), (begin, stop) in zip(chunks, kept, strict=True):
+        assert end - start <= content
+        assert (start, end) == sentence_chunk(begin, stop, length, overlap)
+        assert stop in allowed
+        # The next boundary would not have fitted.
+        following = cuts[bisect_right(cuts, stop)] if stop < cuts[-1] else length
+        assert stop == length or sentence_chunk(begin, following, length, overlap)[1] - start > content
 
 
 @needs_host

@@ -1,10 +1,6 @@
 """Late chunking, states on disk, the picture and the table of backends: the parts under the command line."""
 
 # ruff: noqa: RUF001
-import os
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,9 +15,7 @@ from tiny_bert import save_tiny_bert, tiny_text
 
 from lckernels import info
 from lckernels.search.encoder import TextEncoder
-from lckernels.search.errors import InputError
 from lckernels.search.passages import Passages, pack, passage_vectors, split_passages
-from lckernels.search.states import FORMAT, States, differences, load_states, read_metadata, save_states
 from lckernels.search.text import read_text
 
 
@@ -125,107 +119,17 @@ def test_sentence_boundaries_change_the_chunks(encoder, tmp_path):
     states = by_sentence.encode(tokens, content, "en", print).states
     assert states.shape == (len(tokens.offsets), 16)
     assert not torch.equal(states, encoder.encode(tokens, content, "en", print).states)
-    assert by_sentence.identity != encoder.identity
+    assert by_sentence.identity("en") != encoder.identity("en")
+    assert by_sentence.identity("en") != by_sentence.identity("fr")
+    assert encoder.identity("en") == encoder.identity("fr")
 
 
 def test_identity_tells_models_apart(encoder, tmp_path):
     again = TextEncoder(encoder.name, chunk_len=16, overlap=4)
-    assert again.identity == encoder.identity
+    assert again.identity("en") == encoder.identity("en")
     with torch.no_grad():
         next(again.encoder.model.parameters()).view(-1)[0] += 1
-    assert again.identity["weights_sha256"] != encoder.identity["weights_sha256"]
-
-
-def some_states(rows=6, **metadata):
-    offsets = torch.arange(2 * rows).view(rows, 2)
-    return States(torch.randn(rows, 4).bfloat16(), offsets, {"format": FORMAT, "overlap": "4", **metadata})
-
-
-def test_states_roundtrip(tmp_path):
-    path = tmp_path / "book.safetensors"
-    states = some_states(model="tiny")
-    save_states(path, some_states(rows=2))
-    save_states(path, states)
-    back = load_states(path)
-    assert torch.equal(back.states, states.states)
-    assert torch.equal(back.offsets, states.offsets)
-    assert back.metadata == states.metadata
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_differences_name_what_does_not_fit():
-    wanted = dict.fromkeys(
-        ("text_sha256", "weights_sha256", "chunk_len", "weights", "boundaries", "dtype"), "x"
-    )
-    stored = wanted | {"overlap": "4"}
-    assert differences(stored, wanted | {"overlap": "4"}) == []
-    assert differences(stored, wanted | {"overlap": "8"}) == ["overlap is 4, not 8"]
-    assert differences({}, wanted | {"overlap": "8"})[0] == "text_sha256 is None, not x"
-
-
-def test_other_files_are_not_states(tmp_path):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "weights.safetensors"
-    save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(
-        InputError, match=f"weights.safetensors exists and is not a file of states of lckernels.*{FORMAT}"
-    ):
-        read_metadata(path)
-    path.write_bytes(b"half a file")
-    with pytest.raises(InputError, match=r"weights.safetensors exists and is not a file of states: .*header"):
-        read_metadata(path)
-
-
-WRITER = """
-import os, sys, time
-import safetensors.torch
-from pathlib import Path
-from test_search import some_states
-from lckernels.search.states import save_states
-
-def slow_save(tensors, path, metadata):
-    Path(path).write_bytes(b"half")
-    print("writing", flush=True)
-    time.sleep(30)
-
-safetensors.torch.save_file = slow_save
-save_states(Path(sys.argv[1]), some_states())
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
-def test_a_killed_writer_leaves_the_old_file(tmp_path, number):
-    path = tmp_path / "book.safetensors"
-    old = some_states()
-    save_states(path, old)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    assert writer.stdout.readline() == b"writing\n"
-    writer.send_signal(number)
-    assert writer.wait(timeout=20) != 0
-    assert torch.equal(load_states(path).states, old.states)
-    if number == signal.SIGKILL:
-        # Nothing can clean up then; the next writer does.
-        assert len(os.listdir(tmp_path)) == 2
-        save_states(path, old)
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_states(tmp_path / "book.safetensors", some_states())
-    assert os.listdir(tmp_path) == []
+    assert again.identity("en")["weights_sha256"] != encoder.identity("en")["weights_sha256"]
 
 
 def test_picture(tmp_path):

@@ -1,5 +1,6 @@
 """A SentenceTransformer over LongEncoder: short texts as before, long ones whole."""
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,9 +11,10 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 transformers = pytest.importorskip("transformers")
 
 from lckernels import LongEncoder  # noqa: E402
-from lckernels.models.sentence_transformer import lengthen  # noqa: E402
+from lckernels.models.sentence_transformer import NO_LIMIT, lengthen  # noqa: E402
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "fox", "dog"]
+LETTERS = "abcdefg" * 10
 LONG = " ".join(WORDS[i * i % 7] for i in range(200))
 
 
@@ -60,6 +62,61 @@ def test_saved_model_is_the_encoder_that_was_there(tiny, tmp_path):
     again = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     assert type(again[0].auto_model).__name__ == "BertModel"
     assert tiny.max_seq_length == 100
+
+
+def tiny_roberta(folder):
+    """As tiny, with positions from padding_idx + 1: 18 of them, 16 usable."""
+    folder.mkdir()
+    vocabulary = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *"abcdefgĠ"])}
+    config = transformers.RobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=18,
+        initializer_range=0.2,
+    )
+    transformers.RobertaModel(config).save_pretrained(folder)
+    tokenizer = transformers.RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_saved_model_keeps_the_limit_that_was_there(tmp_path, times):
+    model = tiny_roberta(tmp_path / "roberta")
+    assert model.max_seq_length == 16
+    before = model.encode(LETTERS, convert_to_tensor=True)
+    for _ in range(times):
+        lengthen(model)
+    assert model.max_seq_length == NO_LIMIT
+    model.save(str(tmp_path / "saved"))
+    assert model.max_seq_length == NO_LIMIT
+    copy.deepcopy(model).save(str(tmp_path / "copied"))
+    # As a trainer saves its processing class, apart from the model.
+    model.tokenizer.save_pretrained(tmp_path / "saved")
+    for name in ("saved", "copied"):
+        again = sentence_transformers.SentenceTransformer(str(tmp_path / name), device="cpu")
+        assert again.max_seq_length == 16
+        torch.testing.assert_close(again.encode(LETTERS, convert_to_tensor=True), before)
+
+
+def test_lengthened_twice_has_one_long_encoder(tiny):
+    model = tiny[0].auto_model
+    lengthen(tiny)
+    encoder = lengthen(tiny, overlap=4, chunk_len=12)
+    assert encoder.model is model
+    assert encoder.cutting.chunk_len == 12
+
+
+def test_texts_are_not_joined_to_one_row(tiny):
+    tiny[0].can_flatten_inputs = True
+    unpad_inputs = tiny[0].unpad_inputs
+    lengthen(tiny)
+    assert tiny[0].can_flatten_inputs is False
+    # What is saved keeps the setting.
+    assert tiny[0].unpad_inputs is unpad_inputs
 
 
 def test_training_step(tiny):

@@ -1,4 +1,4 @@
-"""A random BERT with a WordPiece tokenizer on disk, and a text for it, made without a network."""
+"""A random BERT with a WordPiece tokenizer on disk, an XLM-R with Unigram, and a text, without a network."""
 
 from pathlib import Path
 
@@ -29,6 +29,26 @@ def save_tiny_bert(folder: Path, dim: int = 16) -> Path:
     )
     torch.manual_seed(0)
     transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_xlmr(folder: Path) -> Path:
+    """As save_tiny_bert, but XLM-R: `<s>` and `</s>` are pieces of the vocabulary; 32 usable positions."""
+    pieces = [(special, 0.0) for special in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces += [(f"\u2581{word}", -3.0) for word in WORDS]
+    pieces += [(character, -6.0) for character in f"\u2581{LETTERS}<>/."]
+    transformers.XLMRobertaTokenizer(vocab=pieces, model_max_length=POSITIONS).save_pretrained(folder)
+    config = transformers.XLMRobertaConfig(
+        vocab_size=len(pieces) + 1,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=POSITIONS + 2,
+        initializer_range=0.5,
+    )
+    torch.manual_seed(0)
+    transformers.XLMRobertaModel(config).save_pretrained(folder)
     return folder
 
 

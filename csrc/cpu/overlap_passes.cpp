@@ -169,8 +169,8 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index, scratch.segments);
     tile_shares(p, tile, scratch.shares, scratch.sums);
-    for (int64_t n = 0; n < tile.count; ++n) {
-      for (int64_t i = 0; i < tile.length; ++i) {
+    for (int64_t i = 0; i < tile.length; ++i) {
+      for (int64_t n = 0; n < tile.count; ++n) {
         if (!tile.covers(n, tile.start + i)) continue;
         scratch.terms.rows[0] = position_row<T>(p, tile.start + i);
         scratch.terms.shares[0] = scratch.shares[n * kTileLen + i];

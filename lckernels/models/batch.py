@@ -27,7 +27,7 @@ class Batch:
 
     @property
     def flat_first(self) -> Tensor:
-        return self.first + torch.arange(self.shape[0]) * self.shape[1]
+        return self.first + torch.arange(self.shape[0], device="cpu") * self.shape[1]
 
     def on(self, device: torch.device, prefix: Tensor, model: nn.Module) -> "Batch":
         """This batch on the model's device, with the prefix and one entry of padding behind its entries."""
@@ -67,9 +67,9 @@ class Batch:
             return packed.view(batch, seqlen, -1)
         ends = self.lengths.cumsum(0)
         shift = self.flat_first - (ends - self.lengths)
-        index = torch.arange(packed.shape[0]) + shift.repeat_interleave(self.lengths)
+        index = torch.arange(packed.shape[0], device="cpu") + shift.repeat_interleave(self.lengths)
         rows = packed.new_zeros(self.num_entries, packed.shape[1])
-        return rows.index_copy(0, index.to(packed.device), packed).view(batch, seqlen, -1)
+        return rows.index_copy_(0, index.to(packed.device), packed).view(batch, seqlen, -1)
 
 
 def read_batch(
@@ -111,7 +111,8 @@ def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tup
     """First column and number of tokens of each row. Raises ValueError for a row that is empty or broken."""
     batch, seqlen = shape
     if mask is None:
-        return torch.zeros(batch, dtype=torch.long), torch.full((batch,), seqlen)
+        first = torch.zeros(batch, dtype=torch.long, device="cpu")
+        return first, torch.full_like(first, seqlen)
     _same_shape("attention_mask", mask, shape, name)
     mask = mask.detach().cpu()
     if not ((mask == 0) | (mask == 1)).all():
@@ -123,7 +124,7 @@ def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tup
         got = f"row {int(empty[0])} with padding only, an empty text"
         raise bad("attention_mask", got, "expected at least one token")
     first = mask.argmax(1)
-    column = torch.arange(seqlen)
+    column = torch.arange(seqlen, device="cpu")
     inside = (column >= first[:, None]) & (column < (first + lengths)[:, None])
     holes = (inside & (mask == 0)).nonzero()
     if len(holes):

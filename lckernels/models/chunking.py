@@ -72,11 +72,12 @@ def cut_documents(
 
     # Longest first, so that a micro-batch is a range of rows of nearly equal width.
     order = widths.argsort(descending=True, stable=True)
-    new_row = torch.empty_like(order).scatter_(0, order, torch.arange(num_chunks))
+    new_row = torch.empty_like(order).scatter_(0, order, torch.arange(num_chunks, device="cpu"))
     content_segments[:, Column.ROW] = new_row[content_segments[:, Column.ROW]]
     ends = lengths.cumsum(0)
-    last_row = torch.searchsorted(row_document, torch.arange(len(lengths)), right=True) - 1
-    first_row = torch.searchsorted(row_document, torch.arange(len(lengths)))
+    documents = torch.arange(len(lengths), device="cpu")
+    last_row = torch.searchsorted(row_document, documents, right=True) - 1
+    first_row = torch.searchsorted(row_document, documents)
     trailing_col = content_col + row_content[last_row]
     segments = [content_segments]
     if lead:
@@ -94,7 +95,7 @@ def cut_documents(
 
     content_end = (content_col + row_content)[order, None]
     base = first[row_document][order, None]
-    column = torch.arange(width)
+    column = torch.arange(width, device="cpu")
     index = base + lead + row_offset[order, None] + (column - content_col)
     index = torch.where(column < content_col, num_entries + (column - lead), index)
     index = torch.where(column < lead, base + column, index)
@@ -124,7 +125,7 @@ def _content_rows(
     content = lengths - cutting.num_special
     filled = (content > 0).nonzero().squeeze(1)
     empty = (content == 0).nonzero().squeeze(1)
-    segments = torch.zeros(0, 8, dtype=torch.int64)
+    segments = torch.zeros(0, 8, dtype=torch.int64, device="cpu")
     document = filled[:0]
     if len(filled):
         plan = plan_chunks(
@@ -146,7 +147,7 @@ def _content_rows(
     none = empty.new_zeros(len(empty))
     row_offset = torch.cat([segments[:, Column.START], none])[order]
     row_content = torch.cat([segments[:, Column.LENGTH], none])[order]
-    rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device="cpu"))
     segments[:, Column.ROW] = rows[: len(segments)]
     segments[:, Column.START] += (lengths.cumsum(0) - lengths)[document] + cutting.num_leading
     return row_document, row_offset, row_content, segments

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lckernels.models.chunking import cut_documents, micro_batches
+from lckernels.models.integers import text_lengths
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Ex
     seqlen   tokens of the text, or of each text
 
     Under the rule "sentence" chunks depend on the text: the numbers are those of "sled" with the same sizes.
+    Raises ValueError for no text at all, or one without room for its special tokens.
     """
     from lckernels.models.long_encoder import LongEncoder
 
     encoder = model if isinstance(model, LongEncoder) else LongEncoder(model, **options)
-    lengths = torch.as_tensor(seqlen).reshape(-1).tolist()
     cutting = encoder.cutting
-    tokens = torch.tensor(lengths)
+    tokens = text_lengths("seqlen", seqlen, cutting.num_special)
+    lengths = tokens.tolist()
     chunks = cut_documents(tokens.cumsum(0) - tokens, tokens, sum(lengths), replace(cutting, rule="sled"))
     plan, widths = chunks.plan, chunks.widths
     one_piece = plan.num_chunks == len(lengths)

@@ -11,6 +11,7 @@ from lckernels.extras import import_extra
 from lckernels.models.batch import Batch, read_batch
 from lckernels.models.chunking import Chunks, cut_documents, micro_batches
 from lckernels.models.explain import Explanation, explain
+from lckernels.models.integers import content_boundaries, integers, text_lengths
 from lckernels.models.limits import check_encoder, fit_cutting
 from lckernels.models.states import ChunkStates
 from lckernels.plan import Plan
@@ -61,6 +62,8 @@ class LongEncoder(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(model, LongEncoder):
+            raise TypeError("model: got a LongEncoder; pass the encoder in it, its attribute model")
         check_encoder(model)
         if boundaries not in RULES:
             raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
@@ -75,8 +78,9 @@ class LongEncoder(nn.Module):
         self.max_tokens = max_tokens
         self.output_device = output_device
         self.progress = progress
-        prefix = torch.as_tensor([] if prefix is None else prefix, dtype=torch.long).reshape(-1)
-        self.register_buffer("prefix", prefix, persistent=False)
+        prefix = integers("prefix", [] if prefix is None else prefix)
+        parameter = next(model.parameters(), prefix)
+        self.register_buffer("prefix", prefix.to(parameter.device), persistent=False)
         self.cutting = fit_cutting(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
 
     @classmethod
@@ -98,11 +102,13 @@ class LongEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        # A replica of DataParallel has buffers, but no parameters.
+        return next(self.model.parameters(), self.prefix).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        parameter = next(self.model.parameters(), None)
+        return self.get_input_embeddings().weight.dtype if parameter is None else parameter.dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -111,9 +117,9 @@ class LongEncoder(nn.Module):
         self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
     ) -> Plan:
         """The plan of a call with texts of so many tokens, special tokens included; longest rows first."""
-        lengths = torch.as_tensor(lengths).reshape(-1).long()
+        lengths = text_lengths("lengths", lengths, self.cutting.num_special)
         first = lengths.cumsum(0) - lengths
-        offsets = self._content_boundaries(sentence_boundaries, torch.zeros_like(lengths), lengths)
+        offsets = content_boundaries(sentence_boundaries, self.cutting, torch.zeros_like(lengths), lengths)
         return cut_documents(first, lengths, int(lengths.sum()), self.cutting, offsets).plan
 
     def explain(self, seqlen: int | Sequence[int]) -> Explanation:
@@ -124,6 +130,7 @@ class LongEncoder(nn.Module):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        *,
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -154,24 +161,31 @@ class LongEncoder(nn.Module):
             if value is not None and value is not False:
                 raise bad(name, type(value).__name__, "LongEncoder cannot take it")
         batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, self.cutting.num_special)
-        offsets = self._content_boundaries(sentence_boundaries, batch.first, batch.lengths)
+        offsets = content_boundaries(sentence_boundaries, self.cutting, batch.first, batch.lengths)
         chunks = cut_documents(batch.flat_first, batch.lengths, batch.num_entries, self.cutting, offsets)
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
-        merged, output_class = self._run(batch, chunks, output_hidden_states)
+        merged, output_class, last_is_layer = self._run(batch, chunks, output_hidden_states)
         states = [batch.unpack(state) for state in merged]
-        hidden_states = {"hidden_states": tuple(states[1:])} if output_hidden_states else {}
+        hidden_states = {}
+        if output_hidden_states:
+            hidden_states["hidden_states"] = (*states[1:], states[0]) if last_is_layer else tuple(states[1:])
         output = output_class(last_hidden_state=states[0], **hidden_states)
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
-    def _run(self, batch: Batch, chunks: Chunks, output_hidden_states: bool) -> tuple[list[Tensor], type]:
-        """The last state, then with output_hidden_states those of all layers, merged (total_len, dim)."""
+    def _run(
+        self, batch: Batch, chunks: Chunks, output_hidden_states: bool
+    ) -> tuple[list[Tensor], type, bool]:
+        """The last state, then with output_hidden_states those of all layers, merged (total_len, dim).
+
+        Also the model's output class, and whether the last layer's state is the last state and so left out.
+        """
         device = self.device
         batch = batch.on(device, self.prefix, self.model)
         gathered: list[ChunkStates] = []
-        output_class = None
+        output_class, last_is_layer = None, False
         for start, stop in self._progress(chunks):
             index = chunks.index[start:stop, : chunks.widths[start]].to(device)
             output = self.model(
@@ -181,15 +195,16 @@ class LongEncoder(nn.Module):
             )
             states = self._states_of(output, output_hidden_states)
             if output_class is None:
-                output_class = type(output)
-                gathered = [ChunkStates(chunks.plan, state, self.output_device or device) for state in states]
-            for rows, state in zip(gathered, states, strict=True):
+                output_class, last_is_layer = type(output), states[-1] is states[0] and len(states) > 1
+                kept = states[:-1] if last_is_layer else states
+                gathered = [ChunkStates(chunks.plan, state, self.output_device or device) for state in kept]
+            for rows, state in zip(gathered, states, strict=not last_is_layer):
                 rows.add(state)
         weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
         # Without overlap every weight is the same, and uniform ones divide by exactly 1.
         if isinstance(weights, str) and chunks.plan.num_chunks == chunks.plan.cu_seqlens.shape[0] - 1:
             weights = "uniform"
-        return [rows.merge(weights) for rows in gathered], output_class
+        return [rows.merge(weights) for rows in gathered], output_class, last_is_layer
 
     def _states_of(self, output: Any, output_hidden_states: bool) -> list[Tensor]:
         last = getattr(output, "last_hidden_state", None)
@@ -199,28 +214,6 @@ class LongEncoder(nn.Module):
             got = f"{type(self.model).__name__} returned {type(output).__name__}, which has no {missing}"
             raise TypeError(f"model: {got}; pass the encoder itself, as AutoModel loads it, without a head")
         return [last, *(hidden if output_hidden_states else ())]
-
-    def _content_boundaries(
-        self, boundaries: Sequence[Sequence[int]] | None, first: Tensor, lengths: Tensor
-    ) -> list[list[int]] | None:
-        """Columns of each row as offsets into its content; None unless the rule is "sentence"."""
-        rule = self.cutting.rule
-        if boundaries is None:
-            if rule == "sentence":
-                raise bad("sentence_boundaries", "None", "expected one list a row with boundaries='sentence'")
-            return None
-        name, got = "sentence_boundaries", f"{len(boundaries)} lists"
-        if rule != "sentence":
-            raise bad(name, got, f"expected None with boundaries={rule!r}")
-        if len(boundaries) != len(lengths):
-            raise bad(name, got, f"input has {len(lengths)} rows")
-        origins = (first + self.cutting.num_leading).tolist()
-        contents = (lengths - self.cutting.num_special).tolist()
-        offsets = []
-        for row, origin, size in zip(boundaries, origins, contents, strict=True):
-            shifted = torch.as_tensor(row).reshape(-1).long() - origin
-            offsets.append(shifted[(shifted > 0) & (shifted < size)].tolist())
-        return offsets
 
     def _progress(self, chunks: Chunks) -> Iterator[tuple[int, int]]:
         ranges = micro_batches(chunks.widths, self.max_tokens)

@@ -1,8 +1,8 @@
 """The commands search, encode and info."""
 
+import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +10,31 @@ from typing import Annotated
 import torch
 import typer
 
+from lckernels import dispatch
 from lckernels.extras import import_extra
 from lckernels.search import plot as picture
 from lckernels.search import report
 from lckernels.search.encoder import DEFAULT_MODEL, TextEncoder
 from lckernels.search.errors import InputError
 from lckernels.search.job import encode_text, obtain_states
+from lckernels.search.options import (
+    Boundaries,
+    BoundariesOption,
+    ChunkLenOption,
+    Dtype,
+    DtypeOption,
+    FileArgument,
+    LanguageOption,
+    ModelOption,
+    OverlapOption,
+    QuietOption,
+    ThreadsOption,
+    Weights,
+    WeightsOption,
+)
 from lckernels.search.passages import passage_vectors, split_passages
 from lckernels.search.states import check_target, save_states
-from lckernels.search.text import read_text
+from lckernels.search.text import printable, read_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,68 +44,16 @@ app = typer.Typer(
 )
 
 
-class Weights(StrEnum):
-    triangular = "triangular"
-    uniform = "uniform"
-    hann = "hann"
-    crop = "crop"
-
-
-class Boundaries(StrEnum):
-    sled = "sled"
-    max_context = "max_context"
-    sentence = "sentence"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A text file in UTF-8.", show_default=False)
-]
-ModelOption = Annotated[str, typer.Option(help="An encoder: a folder, or a name on the Hugging Face hub.")]
-ChunkLenOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Tokens of a chunk, special tokens included.", show_default="all positions of the model"
-    ),
-]
-OverlapOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Tokens that neighbouring chunks share.", show_default="a quarter of a chunk's content"
-    ),
-]
-WeightsOption = Annotated[Weights, typer.Option(help="How much each chunk counts where chunks overlap.")]
-BoundariesOption = Annotated[
-    Boundaries,
-    typer.Option(help="Where chunks are cut: at equal steps (sled, max_context) or between sentences."),
-]
-DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dtype of the states.")]
-LanguageOption = Annotated[
-    str | None,
-    typer.Option(
-        help="ISO 639 code for finding sentences, such as en.", show_default="zh if Chinese, else en"
-    ),
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of the computation.", show_default="torch's own number")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
-
-
 def _reports_bad_input(command: Callable[..., None]) -> Callable[..., None]:
     """Bad input and a missing extra end the command with one sentence on stderr and exit code 2."""
 
     @wraps(command)
     def run(*args: object, **kwargs: object) -> None:
         try:
+            _check_environment()
             command(*args, **kwargs)
         except (InputError, ImportError) as error:
-            print(f"lckernels: {error}", file=sys.stderr)
+            print(f"lckernels: {' '.join(printable(str(error)).splitlines())}", file=sys.stderr)
             raise typer.Exit(2) from None
 
     return run
@@ -139,10 +103,9 @@ def search(
     A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
     """
     _need(hf=True, matplotlib=not no_plot)
-    if not question.strip():
-        raise InputError("the question is empty")
+    _check_question(question)
     text = read_text(file)
-    kept = states or (file.with_name(f"{file.name}.safetensors") if keep else None)
+    kept = states or (_beside(file) if keep else None)
     if kept is not None:
         check_target(kept)
     target = None if no_plot else plot or Path(f"{file.stem}.search.png")
@@ -154,14 +117,14 @@ def search(
     passages = split_passages(text.content, found.offsets, language, passage_tokens)
     scores = passage_vectors(found.states, passages) @ encoder.embed(question)
     best = scores.topk(min(top, len(passages))).indices
-    if target is not None:
-        picture.plot_search(target, text, question, passages.chars, scores, best)
     report.print_passages(text, passages, scores, best)
     if not quiet:
         report.print_figures(found, reused)
         report.out.print(f"{len(passages):,} passages, {len(best)} printed")
-        if target is not None:
-            report.out.print(f"picture: {target}")
+    if target is not None:
+        picture.plot_search(target, text, question, passages.chars, scores, best)
+        if not quiet:
+            report.out.print(printable(f"picture: {target}"))
 
 
 @app.command()
@@ -196,7 +159,7 @@ def encode(
     save_states(output, states)
     if not quiet:
         report.print_figures(states, reused=False)
-        report.out.print(f"states: {output}, {output.stat().st_size / 2**20:,.1f} MiB")
+        report.out.print(printable(f"states: {output}, {output.stat().st_size / 2**20:,.1f} MiB"))
 
 
 @app.command()
@@ -204,6 +167,29 @@ def encode(
 def info() -> None:
     """Show versions, what was built, the machine, and which backend serves which op and why."""
     report.print_info()
+
+
+def _check_environment() -> None:
+    """Raises InputError for a wrong setting in the environment variable LCKERNELS."""
+    try:
+        dispatch.settings()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise InputError("the question is empty")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the question is not text in UTF-8, at character {error.start}") from None
+
+
+def _beside(file: Path) -> Path:
+    if not file.is_file():
+        raise InputError(f"--keep needs a FILE to keep states beside; {file} is a pipe, name a --states PATH")
+    return file.with_name(f"{file.name}.safetensors")
 
 
 def _need(hf: bool = False, matplotlib: bool = False) -> None:
@@ -224,6 +210,9 @@ def _encoder(
     dtype: Dtype,
 ) -> TextEncoder:
     if threads is not None:
+        most = max(os.cpu_count() or 1, torch.get_num_threads())
+        if threads > most:
+            raise InputError(f"--threads is {threads}; this machine takes up to {most}")
         torch.set_num_threads(threads)
     return TextEncoder(
         model,
@@ -239,4 +228,4 @@ def _talk(quiet: bool) -> tuple[bool, Callable[[str], None]]:
     """Whether there is a progress bar, on a terminal only, and what takes remarks."""
     if quiet:
         return False, lambda _: None
-    return sys.stderr.isatty(), report.remarks.print
+    return sys.stderr.isatty(), report.say

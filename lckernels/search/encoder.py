@@ -1,20 +1,19 @@
 """A model with its tokenizer that turns a text of any length into one hidden state per token."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lckernels.extras import import_extra
 from lckernels.models.long_encoder import LongEncoder
 from lckernels.search.errors import InputError
+from lckernels.search.fingerprint import tokenizer_sha256, weights_sha256
+from lckernels.search.load import load
 from lckernels.sentences import sentence_boundaries, token_boundaries
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -58,11 +57,11 @@ class TextEncoder:
             raise InputError(f"{needs}; install lckernels where there is a C++ compiler")
         self.name = model
         self.dtype = dtype
-        self.tokenizer, encoder = _load(model, DTYPES[dtype])
-        self.num_leading, num_trailing = self._special_tokens()
+        self.tokenizer, encoder, self._random = load(model, DTYPES[dtype])
+        self.num_leading, self._num_trailing = self._special_tokens()
         try:
             self.encoder = LongEncoder(
-                encoder, special_tokens=(self.num_leading, num_trailing), **options
+                encoder, special_tokens=(self.num_leading, self._num_trailing), **options
             ).eval()
             self.embed("x")
         except (TypeError, ValueError) as error:
@@ -70,27 +69,28 @@ class TextEncoder:
                 raise
             raise InputError(str(error)) from None
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """What the states depend on beside the text, as strings."""
+    def identity(self, language: str) -> dict[str, str]:
+        """What the states depend on beside the text, as strings; `language` only where it places cuts."""
         cutting = self.encoder.cutting
         return {
-            "weights_sha256": _fingerprint(self.encoder.model),
+            "weights_sha256": weights_sha256(self.encoder.model, self._random),
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
             "chunk_len": str(cutting.chunk_len),
             "overlap": str(cutting.overlap),
             "weights": str(self.encoder.weights),
             "boundaries": cutting.rule,
+            "language": language if cutting.rule == "sentence" else "any",
             "dtype": self.dtype,
         }
 
     def tokenize(self, text: str) -> Tokens:
-        """The tokens of a text of any length; names of special tokens in the text are plain text."""
+        """The tokens of a text of any length; no special token stands for a part of the text."""
         encoding = self.tokenizer(
             text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
         )
-        ids = torch.tensor(encoding["input_ids"])
-        offsets = torch.tensor(encoding["offset_mapping"]).reshape(-1, 2)
-        inside = slice(self.num_leading, len(ids) - self.encoder.cutting.num_trailing)
+        ids = self._without_special(encoding["input_ids"])
+        offsets = torch.tensor(encoding["offset_mapping"], device="cpu").reshape(-1, 2)
+        inside = slice(self.num_leading, len(ids) - self._num_trailing)
         return Tokens(ids[None], offsets[inside], self.num_leading)
 
     def encode(
@@ -119,8 +119,28 @@ class TextEncoder:
         options = {"sentence_boundaries": [[]]} if self.encoder.cutting.rule == "sentence" else {}
         self.encoder.progress = False
         with torch.inference_mode():
-            states = self.encoder(input_ids=torch.tensor([ids]), **options).last_hidden_state[0]
+            states = self.encoder(input_ids=self._without_special(ids)[None], **options).last_hidden_state[0]
         return F.normalize(states.float().mean(0), dim=0)
+
+    def _without_special(self, ids: list[int]) -> Tensor:
+        """(seqlen,) int64; a special token within the text becomes the unknown token.
+
+        Unigram vocabularies have pieces such as `</s>`, which split_special_tokens does not keep from a text.
+        """
+        ids = torch.tensor(ids, device="cpu")
+        unknown = self.tokenizer.unk_token_id
+        special = sorted({*self.tokenizer.all_special_ids} - {unknown})
+        content = ids[self.num_leading : len(ids) - self._num_trailing]
+        found = torch.isin(content, torch.tensor(special, dtype=ids.dtype, device="cpu"))
+        if not found.any():
+            return ids
+        if unknown is None:
+            name = self.tokenizer.convert_ids_to_tokens(int(content[found][0]))
+            raise InputError(
+                f"the text holds {name}, a special token of {self.name}, which has no unknown one"
+            )
+        content[found] = unknown
+        return ids
 
     def _special_tokens(self) -> tuple[int, int]:
         """How many special tokens the tokenizer puts before and after a text."""
@@ -128,36 +148,3 @@ class TextEncoder:
         if 0 not in special:
             raise InputError(f"the tokenizer of {self.name} makes no token of the letter x")
         return special.index(0), special[::-1].index(0)
-
-
-def _load(name: str, dtype: torch.dtype) -> tuple[Any, torch.nn.Module]:
-    """Tokenizer and model, quietly."""
-    transformers = import_extra("transformers", "hf")
-    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
-    path = Path(name).expanduser()
-    if is_path and not path.is_dir():
-        raise InputError(f"the model folder {name} does not exist")
-    source = str(path) if path.is_dir() else name
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    import_extra("huggingface_hub", "hf").logging.set_verbosity_error()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModel.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        what = "model folder" if path.is_dir() else "model (no folder, so a name on the Hugging Face hub)"
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise InputError(f"the {what} {name} cannot be loaded: {reason}") from None
-    if not tokenizer.is_fast:
-        raise InputError(f"the tokenizer of {name} is not a fast one, so it cannot say where a token stands")
-    return tokenizer, model
-
-
-def _fingerprint(model: torch.nn.Module) -> str:
-    """A hash of the config and of the bits of every parameter, the same for any number of threads."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    for name, parameter in model.named_parameters():
-        digest.update(
-            f"{name} {tuple(parameter.shape)} {torch.hash_tensor(parameter.detach()).item()}".encode()
-        )
-    return digest.hexdigest()

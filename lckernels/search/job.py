@@ -18,7 +18,7 @@ def encode_text(
     if not len(tokens.offsets):
         raise InputError(f"{text.path} is an empty text to the tokenizer of {encoder.name}")
     encoded = encoder.encode(tokens, text.content, language, say, progress)
-    metadata = _identity(text, encoder) | {
+    metadata = _identity(text, encoder, language) | {
         "format": FORMAT,
         "model": encoder.name,
         "num_tokens": str(len(tokens.offsets)),
@@ -39,7 +39,7 @@ def obtain_states(
 ) -> tuple[States, bool]:
     """The states, and whether they came from the file `kept`; if they did not, they are kept there."""
     if kept is not None and kept.exists():
-        reasons = differences(read_metadata(kept), _identity(text, encoder))
+        reasons = differences(read_metadata(kept), _identity(text, encoder, language))
         if not reasons:
             return load_states(kept), True
         say(f"{kept} does not fit and is made anew: {'; '.join(reasons)}")
@@ -53,5 +53,5 @@ def obtain_states(
 _VERSIONS = ("lckernels", "torch", "transformers")
 
 
-def _identity(text: Text, encoder: TextEncoder) -> dict[str, str]:
-    return {"text_sha256": text.sha256, **encoder.identity}
+def _identity(text: Text, encoder: TextEncoder, language: str) -> dict[str, str]:
+    return {"text_sha256": text.sha256, **encoder.identity(language)}

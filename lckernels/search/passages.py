@@ -40,7 +40,7 @@ def split_passages(text: str, offsets: Tensor, language: str, passage_tokens: in
     behind_headings = set(headings)
     tiers = [paragraphs, [end for end in sentences if end not in behind_headings], sentences]
     cuts = pack([token_boundaries(offsets, tier) for tier in tiers], len(offsets), passage_tokens)
-    tokens = torch.tensor(cuts)
+    tokens = torch.tensor(cuts, device=offsets.device)
     chars = torch.stack([offsets[tokens[:-1], 0], offsets[tokens[1:] - 1, 1]], dim=1)
     return Passages(tokens, chars)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lckernels.extras import import_extra
 from lckernels.search.errors import InputError
-from lckernels.search.text import Text
+from lckernels.search.files import check_writable, real_path, reason
+from lckernels.search.text import Text, printable
 
 FORMATS = ("png", "svg", "pdf", "jpg")
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
@@ -21,16 +22,19 @@ def check_target(path: Path) -> None:
     """Raises InputError before any work when the picture cannot be written to `path`."""
     if path.suffix.lower().lstrip(".") not in FORMATS:
         raise InputError(f"the picture {path} must end in one of .{', .'.join(FORMATS)}")
+    path = real_path(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} for {path.name} does not exist")
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a file for the picture")
+    check_writable(path)
 
 
 def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Tensor, best: Tensor) -> None:
     """Draws the picture to `path`.
 
     chars: (num_passages, 2) int64. scores: (num_passages,) float. best: (top,) int64, the best first.
+    Raises InputError when the file cannot be written.
     """
     figures = import_extra("matplotlib.figure", "cli")
     with import_extra("matplotlib", "cli").rc_context(_fonts()):
@@ -38,7 +42,8 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
         figure = figures.Figure(figsize=(11, 5 + 0.24 * lines), dpi=150, layout="constrained")
         axes, legend = figure.subplots(2, 1, height_ratios=[4.6, 0.24 * lines + 0.1])
         _draw_scores(axes, text, chars, scores, best)
-        axes.set_title(f"“{question}” in {text.path.name}", loc="left", fontsize=13, fontweight="bold")
+        title = printable(f"“{question}” in {text.path.name}")
+        axes.set_title(title, loc="left", fontsize=13, fontweight="bold", parse_math=False)
         legend.set_axis_off()
         for rank, passage in enumerate(best.tolist()):
             start, end = chars[passage].tolist()
@@ -50,7 +55,10 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
         with warnings.catch_warnings():
             # Characters that no font here has are drawn as boxes.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(path)
+            try:
+                figure.savefig(path)
+            except OSError as error:
+                raise InputError(f"the picture {path} cannot be written: {reason(error)}") from None
 
 
 def _draw_scores(axes: object, text: Text, chars: Tensor, scores: Tensor, best: Tensor) -> None:
@@ -102,7 +110,7 @@ def _running_mean(scores: Tensor, width: int) -> Tensor:
 
 def _excerpt(passage: str, cells: int = 100) -> str:
     """The beginning as one line; a Chinese character takes two cells."""
-    line = " ".join(passage.split())
+    line = " ".join(printable(passage).split())
     return line if cell_len(line) <= cells else set_cell_size(line, cells - 1).rstrip() + "…"
 
 

@@ -10,10 +10,17 @@ from torch import Tensor
 from lckernels import info
 from lckernels.search.passages import Passages
 from lckernels.search.states import States
-from lckernels.search.text import Text
+from lckernels.search.text import Text, printable
 
-out = Console(highlight=False, soft_wrap=True)
-remarks = Console(stderr=True, highlight=False, soft_wrap=True, style="dim")
+# Names of files and models are text, not markup.
+_PLAIN = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+out = Console(**_PLAIN)
+remarks = Console(**_PLAIN, stderr=True, style="dim")
+
+
+def say(line: str) -> None:
+    """A remark, on stderr."""
+    remarks.print(printable(line))
 
 
 def print_passages(text: Text, passages: Passages, scores: Tensor, best: Tensor) -> None:
@@ -52,6 +59,6 @@ def print_info() -> None:
         out.print()
     out.print(Line("backends", style="italic"))
     for op, device, dtypes, backend, others in info.served():
-        out.print(f"[bold]{op}[/] on {device}, {dtypes}: [green]{backend}[/]")
+        out.print(Line.assemble((op, "bold"), f" on {device}, {dtypes}: ", (backend, "green")))
         for why in others:
             out.print(Line(f"    not {why}", style="dim"))

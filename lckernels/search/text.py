@@ -1,16 +1,23 @@
 """A text file: its characters, its hash, and where a character stands in it."""
 
 import hashlib
+import re
 import textwrap
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from lckernels.search.errors import InputError
 
+_OLD_MAC_LINE_END = re.compile(r"\r(?!\n)")
+
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """path: the file; content: its characters, without a byte order mark; sha256: of its bytes, hex."""
+    """path: the file; content: its characters, without a byte order mark; sha256: of its bytes, hex.
+
+    A line ends with a line feed; a carriage return alone was made one.
+    """
 
     path: Path
     content: str
@@ -22,7 +29,7 @@ class Text:
 
     def lines(self, start: int, end: int) -> str:
         """The lines from `start` to `end`, without the indentation that they share and without blank ends."""
-        first, _, rest = self.content[start:end].partition("\n")
+        first, _, rest = printable(self.content[start:end]).partition("\n")
         return f"{first.strip()}\n{textwrap.dedent(rest)}".strip("\n")
 
     def percent(self, position: int) -> float:
@@ -36,13 +43,25 @@ class Text:
         return "zh" if 5 * chinese > len(sample) else "en"
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal obeys or cannot encode: line feeds and tabs stay, other control
+    characters become a space if they are one, else U+FFFD, as do lone surrogates."""
+    return "".join(map(_printable_character, text.replace("\r\n", "\n")))
+
+
+def _printable_character(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs"):
+        return character
+    return " " if character.isspace() else "\ufffd"
+
+
 def read_text(path: Path) -> Text:
     """Reads a UTF-8 file. Raises InputError if it is missing, a folder, not text, or holds no text."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a text file")
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a text file")
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
@@ -54,7 +73,7 @@ def read_text(path: Path) -> Text:
         ) from None
     if "\0" in content:
         raise InputError(f"{path} is not a text file: byte {raw.index(0)} is NUL")
-    content = content.removeprefix("\ufeff")
+    content = _OLD_MAC_LINE_END.sub("\n", content.removeprefix("\ufeff"))
     if not content.strip():
         raise InputError(f"{path} is an empty text")
     return Text(path, content, hashlib.sha256(raw).hexdigest())

@@ -1,0 +1,60 @@
+"""Options that commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Weights(StrEnum):
+    triangular = "triangular"
+    uniform = "uniform"
+    hann = "hann"
+    crop = "crop"
+
+
+class Boundaries(StrEnum):
+    sled = "sled"
+    max_context = "max_context"
+    sentence = "sentence"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A text file in UTF-8.", show_default=False)
+]
+ModelOption = Annotated[str, typer.Option(help="An encoder: a folder, or a name on the Hugging Face hub.")]
+ChunkLenOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of a chunk, special tokens included.", show_default="all positions of the model"
+    ),
+]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens that neighbouring chunks share.", show_default="a quarter of a chunk's content"
+    ),
+]
+WeightsOption = Annotated[Weights, typer.Option(help="How much each chunk counts where chunks overlap.")]
+BoundariesOption = Annotated[
+    Boundaries,
+    typer.Option(help="Where chunks are cut: at equal steps (sled, max_context) or between sentences."),
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dtype of the states.")]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ISO 639 code for finding sentences, such as en.", show_default="zh if Chinese, else en"
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of the computation.", show_default="torch's own number")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
