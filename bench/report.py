@@ -132,7 +132,7 @@ def draw(rows: list[Stored], folder: Path) -> list[Path]:
         axes.set_ylabel(of_pass[0]["unit"])
         axes.set_ylim(bottom=0)
         axes.set_title(f"{op} {direction}", fontsize=10)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         stem = f"{suite}_{op}_{direction}"
         numbers[stem] += 1
         paths.append(folder / (f"{stem}.png" if numbers[stem] == 1 else f"{stem}_{numbers[stem]}.png"))
