@@ -5,8 +5,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from bench.cases import AttentionCase
+from bench.cases import AttentionCase, dtype_name
 from bench.check import Tensors, truth_dtype
+from bench.contest import Subject
 from bench.peers import Attend, attention_by_sdpa_mask
 from bench.timing import Call
 from lckernels import reference, windowed_attention
@@ -70,3 +71,18 @@ def as_call(attend: Attend, direction: str, inputs: Tensors) -> Call:
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     out = attend(*leaves)
     return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+
+
+def subject_of(suite: str, direction: str, case: AttentionCase, backend: str, device: str = "cpu") -> Subject:
+    """What the rows of one case have in common; its work is the FLOPs of the visible pairs."""
+    return Subject(
+        suite=suite,
+        op="windowed_attention",
+        direction=direction,
+        shape=case.shape(),
+        dtype=dtype_name(case.dtype),
+        work=case.flops(direction),
+        unit="GFLOP/s",
+        backend=backend,
+        device=device,
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from bench import attention, overlap, rows
-from bench.cases import AttentionCase, OverlapCase, dtype_name
+from bench.cases import AttentionCase, OverlapCase
 from bench.check import Tensors
-from bench.contest import OWN, Subject, chosen_backend
+from bench.contest import OWN, chosen_backend
 from bench.gpu_contest import Results, admit, contest
 from bench.peers import (
     Attend,
@@ -66,17 +66,8 @@ def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, fol
     traffic = case.traffic(op, direction)
     source = torch.ones(traffic.total // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    subject = Subject(
-        suite="gpu_overlap_merge",
-        op=op,
-        direction=direction,
-        shape=case.shape(op),
-        dtype=dtype_name(case.dtype),
-        work=traffic.total,
-        unit="GB/s",
-        backend=chosen_backend(op, x),
-        device=device,
-    )
+    backend = chosen_backend(op, x)
+    subject = overlap.subject_of("gpu_overlap_merge", op, direction, case, backend, device)
     copies = {COPY: lambda: target.copy_(source)}
     return contest(subject, calls, want, calls["index_add"](), copies, clock, folder)
 
@@ -103,20 +94,10 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     calls = admit(entrants)
     truth = attention.truth if case.score_bytes <= SCORE_LIMIT else attention.truth_without_scores
     want = truth(case, direction, inputs)
-    score_bytes = case.score_bytes
-    subject = Subject(
-        suite="gpu_attention",
-        op="windowed_attention",
-        direction=direction,
-        shape=case.shape(),
-        dtype=dtype_name(case.dtype),
-        work=case.flops(direction),
-        unit="GFLOP/s",
-        backend=chosen_backend("windowed_attention", *inputs[:3], score_bytes=score_bytes)
-        if OWN in calls
-        else "",
-        device=device,
-    )
+    backend = ""
+    if OWN in calls:
+        backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
+    subject = attention.subject_of("gpu_attention", direction, case, backend, device)
     return contest(subject, calls, want, calls["sdpa_mask"](), {}, clock, folder)
 
 

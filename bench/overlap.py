@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from bench.cases import OverlapCase
+from bench.cases import OverlapCase, dtype_name
 from bench.check import truth_dtype
+from bench.contest import Subject
 from bench.peers import Run, positions, shares
 from bench.timing import Call
 from lckernels import overlap_merge, overlap_split, reference
@@ -70,3 +71,20 @@ def warm_call(op: str, direction: str, case: OverlapCase, given: Tensor) -> tupl
         return lambda: torch.ops.lckernels_cpu.overlap_gather(*args, out), out
     out = given.new_zeros(case.num_chunks, case.chunk_len, case.dim)
     return lambda: torch.ops.lckernels_cpu.overlap_scatter(*args, out), out
+
+
+def subject_of(
+    suite: str, op: str, direction: str, case: OverlapCase, backend: str, device: str = "cpu"
+) -> Subject:
+    """What the rows of one case have in common; its work is the bytes that must move."""
+    return Subject(
+        suite=suite,
+        op=op,
+        direction=direction,
+        shape=case.shape(op),
+        dtype=dtype_name(case.dtype),
+        work=case.traffic(op, direction).total,
+        unit="GB/s",
+        backend=backend,
+        device=device,
+    )

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from bench import ceilings, rows
-from bench.attention import as_call, by_head, make_inputs, own_attend, truth
-from bench.cases import AttentionCase, dtype_name
+from bench.attention import as_call, by_head, make_inputs, own_attend, subject_of, truth
+from bench.cases import AttentionCase
 from bench.check import check
-from bench.contest import OWN, Effort, Subject, chosen_backend, first_results, make_rows, time_with_peers
+from bench.contest import OWN, Effort, chosen_backend, first_results, make_rows, time_with_peers
 from bench.peers import attention_by_flex, attention_by_sdpa_mask
 from lckernels import BackendError
 
@@ -36,16 +36,7 @@ def test_attention(benchmark, attention_case: AttentionCase, direction, effort: 
     del want, results, first
 
     timings = time_with_peers(benchmark, calls, once, effort)
-    subject = Subject(
-        suite="attention",
-        op="windowed_attention",
-        direction=direction,
-        shape=case.shape(),
-        dtype=dtype_name(case.dtype),
-        work=case.flops(direction),
-        unit="GFLOP/s",
-        backend=backend,
-    )
+    subject = subject_of("attention", direction, case, backend)
     vector = ceilings.flop_probes(case.dtype)
     every = vector | (ceilings.amx_probe() if case.dtype == torch.bfloat16 else {})
     rows.append(make_rows(subject, timings, checks, every, tuple(every), alike=tuple(vector)), rows_folder)

@@ -3,19 +3,18 @@
 import pytest
 
 from bench import ceilings, rows
-from bench.cases import OverlapCase, dtype_name
+from bench.cases import OverlapCase
 from bench.check import Checked, check
 from bench.contest import (
     OWN,
     WARM,
     Effort,
-    Subject,
     chosen_backend,
     first_results,
     make_rows,
     time_with_peers,
 )
-from bench.overlap import as_call, checked_columns, make_inputs, own_run, truth, warm_call
+from bench.overlap import as_call, checked_columns, make_inputs, own_run, subject_of, truth, warm_call
 from bench.peers import overlap_peers
 
 ONE_PEER = 2**29  # counted bytes above which only the first peer runs: the others take seconds a call
@@ -50,16 +49,7 @@ def test_overlap(
 
     copies, probes = ceilings.torch_copies(traffic), ceilings.copy_probes(traffic)
     timings = time_with_peers(benchmark, calls | copies, once, effort, probes)
-    subject = Subject(
-        suite="overlap_merge",
-        op=op,
-        direction=direction,
-        shape=case.shape(op),
-        dtype=dtype_name(case.dtype),
-        work=traffic.total,
-        unit="GB/s",
-        backend=backend,
-    )
+    subject = subject_of("overlap_merge", op, direction, case, backend)
     for output, checked in (("fresh", checks), ("warm", warm_checks)):
         equal, alike = ceilings.copy_names(output), ceilings.alike_names(output)
         found = ceilings.rates(equal + alike, traffic.total, timings)

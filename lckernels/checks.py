@@ -23,6 +23,12 @@ def bad(argument: str, got: object, allowed: str) -> ValueError:
     return ValueError(f"{argument}: got {got}; {allowed}")
 
 
+def weights_error(position: int) -> ValueError:
+    """The error of every backend for explicit merge weights whose values cannot be used."""
+    wrong = f"values negative, not finite or of sum zero at position {position}"
+    return bad("weights", wrong, "expected finite ones >= 0 with a sum > 0")
+
+
 def _tensor(x: object, name: str, rank: int, shape_text: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}; expected a torch.Tensor {shape_text}")

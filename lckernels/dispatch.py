@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 BACKENDS = ("cpu", "eager")
 _ENVIRONMENT = "LCKERNELS"
@@ -31,24 +29,8 @@ class Problem:
         return f"{self.op} on {self.device_type}, {self.dtype}, shapes {shapes}"
 
 
-class PlanArgs(NamedTuple):
-    """The part of a Plan that a backend reads."""
-
-    segments: Tensor  # (num_segments, 10) int32
-    tile_segments: Tensor  # (num_tiles, 2) int32
-    num_chunks: int
-    chunk_len: int
-    total_len: int
-
-
 class BackendError(RuntimeError):
     """No backend can solve the problem; the message names the inputs and each backend's reasons."""
-
-
-def weights_error(position: int) -> ValueError:
-    """The error of every backend for explicit merge weights that cannot be used."""
-    wrong = f"negative, not finite or of sum zero at position {position}"
-    return ValueError(f"weights: got values {wrong}; expected finite ones >= 0 with a sum > 0")
 
 
 @cache

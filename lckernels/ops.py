@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from lckernels.dispatch import PlanArgs, Problem, choose
+from lckernels.dispatch import Problem, choose
 from lckernels.options import AttentionOptions, Layout, Score
+from lckernels.plan import PlanArgs
 from lckernels.reference import compute_dtype
 
 _LIBRARY = torch.library.Library("lckernels", "DEF")
@@ -138,8 +139,7 @@ class _OverlapMerge(torch.autograd.Function):
         segments, tile_segments, _, mode, backend = rest
         with torch._C._AutoDispatchBelowAutograd():
             out = overlap_merge(chunks, weights, *rest)
-        ctx.weights_grad = weights is not None and weights.requires_grad
-        ctx.save_for_backward(chunks if ctx.weights_grad else None, weights, segments, tile_segments)
+        ctx.save_for_backward(chunks if ctx.needs_input_grad[1] else None, weights, segments, tile_segments)
         ctx.args = (chunks.shape[0], chunks.shape[1], mode, backend)
         return out
 
@@ -147,7 +147,7 @@ class _OverlapMerge(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple:
         dchunks, dweights = overlap_merge_backward(dout, *ctx.saved_tensors, *ctx.args)
-        return dchunks, dweights if ctx.weights_grad else None, *(None,) * 5
+        return dchunks, dweights if ctx.needs_input_grad[1] else None, *(None,) * 5
 
 
 overlap_merge = _register(

@@ -5,6 +5,7 @@ import itertools
 import operator
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,6 +139,16 @@ class Plan:
             total_len=total_len,
             crop_gap=_crop_gap(start + keep_start, start + keep_end, total_len),
         )
+
+
+class PlanArgs(NamedTuple):
+    """The part of a Plan that a backend reads."""
+
+    segments: Tensor  # (num_segments, 10) int32
+    tile_segments: Tensor  # (num_tiles, 2) int32
+    num_chunks: int
+    chunk_len: int
+    total_len: int
 
 
 def plan_chunks(

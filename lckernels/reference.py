@@ -12,10 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lckernels.dispatch import PlanArgs
 from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.philox import dropout_keep
-from lckernels.plan import Plan
+from lckernels.plan import Plan, PlanArgs
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

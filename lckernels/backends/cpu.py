@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lckernels.dispatch import PlanArgs, Problem, settings, weights_error
+from lckernels.checks import weights_error
+from lckernels.dispatch import Problem, settings
+from lckernels.plan import PlanArgs
 
 _LIBRARY = Path(__file__).resolve().parent.parent / "_C.so"
 _OPS = ("overlap_merge", "overlap_split")

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from lckernels import dispatch, reference
-from lckernels.dispatch import PlanArgs, Problem
+from lckernels import reference
+from lckernels.checks import weights_error
+from lckernels.dispatch import Problem
 from lckernels.options import AttentionOptions
 from lckernels.philox import dropout_keep
+from lckernels.plan import PlanArgs
 
 MAX_FALLBACK_SCORE_BYTES = 2 * 2**30
 
@@ -70,7 +72,7 @@ def _check_weights(weights: Tensor, plan: PlanArgs) -> None:
     weight_sum = _overlap_add(pieces, rows, weights.new_zeros(plan.total_len))
     bad |= ~((weight_sum > 0) & (weight_sum < torch.inf))
     if bad.any():
-        raise dispatch.weights_error(int(bad.nonzero()[0]))
+        raise weights_error(int(bad.nonzero()[0]))
 
 
 def _overlap_add(pieces: list[Tensor], rows: list[list[int]], out: Tensor) -> Tensor:
