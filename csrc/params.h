@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "window.h"
+
 namespace lck {
 
 // Output positions of one tile; tile i has positions [i * kTileLen, (i + 1) * kTileLen). As in
@@ -34,6 +36,66 @@ struct OverlapParams {
   int64_t chunk_stride, column_stride, position_stride;  // in elements
   WeightMode mode;
   bool stream_out;  // write past the caches: the output is large and its pages are already there
+};
+
+// A (batch, seqlen, heads, dim) tensor of any strides, in elements; the last dim is contiguous.
+struct HeadsTensor {
+  const void* data;
+  int64_t batch_stride, row_stride, head_stride;
+};
+
+// One text: a row of the batch, or a segment of packed input, whose rows are [q_begin, q_begin + q_len).
+struct Text {
+  int64_t batch;  // of the tensors; 0 when packed
+  int64_t index;  // of the text, as dropout counts
+  int64_t q_begin, q_len, k_begin;
+  int64_t offset;  // query i stands at i + offset
+  KeyBounds bounds;
+  int64_t first_tile;  // of its keys, among the key tiles of all texts
+};
+
+struct AttentionParams {
+  HeadsTensor q, k, v;        // (batch, seqlen_q, num_heads, head_dim), (.., seqlen_k, num_kv_heads, ..)
+  HeadsTensor out, dout;      // (batch, seqlen_q, num_heads, head_dim_v); out is contiguous
+  HeadsTensor dq, dk, dv;     // like q, k, v, contiguous
+  void* lse;                  // (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), as all below
+  const void* dlse;           // like lse, or null
+  void* delta;                // like lse
+  const void* rel_bias;       // (num_heads, bias_len), times log2(e), or null
+  const void* rel_bias_back;  // the same, columns in reverse order
+  void* dbias;                // (bias_slots, num_heads, bias_len), or null
+  const void* sink_logits;    // (num_heads), or null
+
+  const Text* texts;  // (num_texts)
+  int64_t num_texts;
+  int64_t num_tiles;  // key tiles of all texts
+  int64_t batch, seqlen_q, seqlen_k, num_heads, num_kv_heads, head_dim, head_dim_v;
+  int64_t bias_len, bias_center, bias_slots;
+
+  Window window;
+  const uint8_t* kv_mask;     // (batch, seqlen_k), 0 hides a key; or null
+  const int32_t* segments;    // (batch, seqlen_k), dense number of each position's segment; or null
+  const Span* segment_spans;  // (batch, seqlen_k), first and last + 1 key of the position's segment
+  bool scattered;             // some segment has holes: its number must be compared too
+
+  double softmax_scale, softcap;  // softcap 0: none
+  bool dropout;
+  uint32_t dropout_threshold;  // keep where the draw is not below
+  double keep_scale;
+  uint64_t seed;
+};
+
+// States are attention over disjoint key sets. lses and what has their strides: (batch, num_heads, seqlen),
+// fp32 (fp64 for fp64); row_stride is from query to query.
+struct StatesParams {
+  const HeadsTensor* outs;   // (num_states), each (batch, seqlen, num_heads, head_dim)
+  const HeadsTensor* lses;   // (num_states)
+  HeadsTensor out, lse;      // like outs[0] and lses[0]
+  HeadsTensor dout, dlse;    // the same; unused in the forward, as all below
+  const HeadsTensor* douts;  // like outs
+  const HeadsTensor* dlses;  // like lses
+  int64_t num_states, batch, seqlen, num_heads, head_dim;
+  bool stream_out;  // as in OverlapParams
 };
 
 }  // namespace lck

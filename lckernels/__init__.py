@@ -4,8 +4,14 @@ from importlib import import_module
 from typing import Any
 
 from lckernels.dispatch import BackendError
-from lckernels.functional import merge_attention_states, overlap_merge, overlap_split, windowed_attention
-from lckernels.options import Layout, Score
+from lckernels.functional import (
+    chunked_attention,
+    merge_attention_states,
+    overlap_merge,
+    overlap_split,
+    windowed_attention,
+)
+from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import Plan, plan_chunks
 
 __version__ = "0.1.0"
@@ -14,10 +20,12 @@ _LAZY = {"LongEncoder": "lckernels.models.long_encoder", "explain": "lckernels.m
 
 __all__ = [
     "BackendError",
+    "ExtraTokens",
     "Layout",
     "LongEncoder",
     "Plan",
     "Score",
+    "chunked_attention",
     "merge_attention_states",
     "overlap_merge",
     "overlap_split",

@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import Tensor
 
-from lckernels.options import Layout, Score
+from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import INT32_MAX, Plan
 from lckernels.reference import compute_dtype
 
@@ -71,7 +71,9 @@ def _number(x: object, name: str, minimum: float) -> None:
         raise bad(name, x, "expected a finite number" + (" >= 0" if minimum == 0 else ""))
 
 
-def _option(x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[int, ...]) -> None:
+def _option(
+    x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[int, ...], q_name: str = "q"
+) -> None:
     """An optional tensor of one of the shapes, on q's device; kind is a key of _KINDS."""
     if x is None:
         return
@@ -82,7 +84,23 @@ def _option(x: Tensor | None, name: str, kind: str, q: Tensor, *shapes: tuple[in
     if x.dtype not in _KINDS[kind]:
         raise bad(name, f"dtype {x.dtype}", f"expected a {kind} tensor")
     if x.device != q.device:
-        raise bad(name, f"device {x.device}", f"q is on {q.device}")
+        raise bad(name, f"device {x.device}", f"{q_name} is on {q.device}")
+
+
+def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """dtypes, devices, heads and head_dims of (..., heads, head_dim) fit one another."""
+    _floating(q, "q")
+    for x, name in ((k, "k"), (v, "v")):
+        _floating(x, name)
+        _like(x, name, q, "q", casts=True)
+    if q.shape[-1] == 0:
+        raise bad("q", "head_dim 0", "expected head_dim >= 1")
+    if k.shape[-1] != q.shape[-1]:
+        raise bad("k", f"head_dim {k.shape[-1]}", f"q has head_dim {q.shape[-1]}")
+    if v.shape[:-1] != k.shape[:-1]:
+        raise bad("v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise bad("q", f"{q.shape[-2]} heads", f"the number must be a multiple of k's {k.shape[-2]} heads")
 
 
 def check_attention(
@@ -97,20 +115,9 @@ def check_attention(
     _tensor(q, "q", 4, "(batch, seqlen_q, num_heads, head_dim)")
     _tensor(k, "k", 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     _tensor(v, "v", 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
-    _floating(q, "q")
-    for x, name in ((k, "k"), (v, "v")):
-        _floating(x, name)
-        _like(x, name, q, "q", casts=True)
-    if q.shape[3] == 0:
-        raise bad("q", "head_dim 0", "expected head_dim >= 1")
+    _heads(q, k, v)
     if k.shape[0] != q.shape[0]:
         raise bad("k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
-    if k.shape[3] != q.shape[3]:
-        raise bad("k", f"head_dim {k.shape[3]}", f"q has head_dim {q.shape[3]}")
-    if v.shape[:3] != k.shape[:3]:
-        raise bad("v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise bad("q", f"{q.shape[2]} heads", f"the number must be a multiple of k's {k.shape[2]} heads")
     if not isinstance(window_size, tuple | list) or len(window_size) != 2:
         raise bad("window_size", window_size, "expected (left, right)")
     _integer(window_size[0], "window_size left", -1)
@@ -213,14 +220,57 @@ def check_chunks(chunks: Tensor, plan: Plan, weights: str | Tensor) -> None:
     rows = (plan.num_chunks, plan.chunk_len)
     if tuple(chunks.shape[:2]) != rows:
         raise bad("chunks", f"shape {tuple(chunks.shape)}", f"the plan has (num_chunks, chunk_len) = {rows}")
+    _merge_weights(weights, plan, chunks, "chunks")
+
+
+def _merge_weights(weights: str | Tensor, plan: Plan, x: Tensor, name: str) -> None:
     if isinstance(weights, Tensor):
-        _option(weights, "weights", "floating", chunks, rows)
+        _option(weights, "weights", "floating", x, (plan.num_chunks, plan.chunk_len), q_name=name)
     elif weights not in WEIGHTS:
         names = ", ".join(WEIGHTS)
         raise bad("weights", repr(weights), f"allowed are {names} or a (num_chunks, chunk_len) tensor")
     elif weights == "crop" and plan.crop_gap >= 0:
         got = f"position {plan.crop_gap} in no or several keep ranges"
         raise bad("plan", got, "weights='crop' needs exactly one")
+
+
+def check_chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    weights: str | Tensor,
+    extra: ExtraTokens | None,
+    softmax_scale: float | None,
+) -> None:
+    """q, k, v, the plan, the weights and the extra tokens fit one another; the scale is a number."""
+    _tensor(q, "q", 3, "(total_len, num_heads, head_dim)")
+    _tensor(k, "k", 3, "(total_len, num_kv_heads, head_dim)")
+    _tensor(v, "v", 3, "(total_len, num_kv_heads, head_dim_v)")
+    _heads(q, k, v)
+    _plan(plan, q, "q")
+    for x, name in ((q, "q"), (k, "k")):
+        if x.shape[0] != plan.total_len:
+            raise bad(name, f"shape {tuple(x.shape)}", f"the plan has total_len = {plan.total_len}")
+    _merge_weights(weights, plan, q, "q")
+    if extra is not None:
+        _extra_tokens(extra, q, k, v, plan.num_chunks)
+    if softmax_scale is not None:
+        _number(softmax_scale, "softmax_scale", -sys.float_info.max)
+
+
+def _extra_tokens(extra: ExtraTokens, q: Tensor, k: Tensor, v: Tensor, num_chunks: int) -> None:
+    if not isinstance(extra, ExtraTokens):
+        raise TypeError(f"extra: got {type(extra).__name__}; expected a lckernels.ExtraTokens")
+    shape_text = "(num_chunks, num_extra, heads, head_dim)"
+    for name, x in zip("qkv", (q, k, v), strict=True):
+        own, argument = getattr(extra, name), f"extra.{name}"
+        _tensor(own, argument, 4, shape_text)
+        _floating(own, argument)
+        _like(own, argument, q, "q", casts=True)
+        shape = (num_chunks, extra.q.shape[1], *x.shape[1:])
+        if tuple(own.shape) != shape:
+            raise bad(argument, f"shape {tuple(own.shape)}", f"expected {shape_text} = {shape}")
 
 
 def check_sequence(sequence: Tensor, plan: Plan) -> None:

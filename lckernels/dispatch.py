@@ -9,8 +9,9 @@ from types import ModuleType
 import torch
 
 BACKENDS = ("cpu", "eager")
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16")  # in order: a processor that has one has all before it
 _ENVIRONMENT = "LCKERNELS"
-_SETTINGS = {"backend": BACKENDS, "isa": ("generic", "avx2", "avx512", "avx512_bf16")}
+_SETTINGS = {"backend": BACKENDS, "isa": ISAS}
 
 
 @dataclass(slots=True)

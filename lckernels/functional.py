@@ -8,13 +8,14 @@ from torch import Tensor
 from lckernels import ops
 from lckernels.checks import (
     check_attention,
+    check_chunked,
     check_chunks,
     check_layout,
     check_score,
     check_sequence,
     check_states,
 )
-from lckernels.options import AttentionOptions, Layout, Score
+from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 from lckernels.reference import compute_dtype
 
@@ -101,9 +102,7 @@ def overlap_merge(
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """
     check_chunks(chunks, plan, weights)
-    explicit = isinstance(weights, Tensor)
-    table = weights.to(compute_dtype(chunks.dtype)) if explicit else None
-    mode = "explicit" if explicit else weights
+    mode, table = _merge_weights(weights, chunks)
     return ops.overlap_merge(chunks, table, plan.segments, plan.tile_segments, plan.total_len, mode, backend)
 
 
@@ -125,6 +124,62 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
     return ops.overlap_split(
         sequence, plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, backend
     )
+
+
+def chunked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    weights: str | Tensor = "triangular",
+    *,
+    extra: ExtraTokens | None = None,
+    softmax_scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Full attention within each chunk of a sequence, and the overlapping results merged: one sequence again.
+
+    The same as overlap_split of q, k and v, attention within each chunk, and overlap_merge, without any chunk
+    held in memory. Chunk c sees the positions of its segments in the plan and its extra tokens; columns
+    outside the segments do not exist. A position that a chunk has in two columns is two keys.
+
+    An encoder that calls this in each layer does its projections and MLP once per token. For a model with
+    absolute positions that is an approximation of the model run on each chunk, where a token's position and
+    its states differ from chunk to chunk.
+
+    Args:
+        q: (total_len, num_heads, head_dim) fp32, bf16, fp16 or fp64; any strides.
+        k: (total_len, num_kv_heads, head_dim), q's dtype; num_heads % num_kv_heads == 0.
+        v: (total_len, num_kv_heads, head_dim_v), q's dtype.
+        plan: which positions each chunk has; `plan.total_len` is that of q.
+        weights: how much a chunk counts at a position, as in overlap_merge. A zero weight reads nothing.
+        extra: tokens that each chunk has beside its segments (special tokens), q's dtype.
+        softmax_scale: factor of q.k; None means head_dim ** -0.5.
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        out (total_len, num_heads, head_dim_v), contiguous, in q's dtype; with extra also extra_out
+        (num_chunks, num_extra, num_heads, head_dim_v). Differentiable in q, k, v, extra and a weights tensor.
+
+    Raises:
+        TypeError, ValueError: bad input, naming the argument; for weights as in overlap_merge.
+        BackendError: no backend can.
+
+    Source: chunks of SLED and of BERT's long inputs, with the merge moved into the attention.
+    """
+    check_chunked(q, k, v, plan, weights, extra, softmax_scale)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    mode, table = _merge_weights(weights, q)
+    extra_inputs = (None, None, None) if extra is None else extra.tensors()
+    where = (plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len)
+    out, extra_out = ops.chunked_attention(q, k, v, *extra_inputs, table, *where, mode, scale, backend)
+    return out if extra is None else (out, extra_out)
+
+
+def _merge_weights(weights: str | Tensor, x: Tensor) -> tuple[str, Tensor | None]:
+    """The op's mode and its table of explicit weights."""
+    explicit = isinstance(weights, Tensor)
+    return ("explicit", weights.to(compute_dtype(x.dtype))) if explicit else (weights, None)
 
 
 def merge_attention_states(

@@ -20,7 +20,7 @@ PACKAGES = (
     "rich",
     "matplotlib",
 )
-OPS = ("overlap_merge", "overlap_split", "windowed_attention", "merge_attention_states")
+OPS = ("overlap_merge", "overlap_split", "windowed_attention", "chunked_attention", "merge_attention_states")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FOLDER = Path(__file__).resolve().parent
 

@@ -1,4 +1,4 @@
-"""The two groups of attention options: which keys a query sees, and how a score is made."""
+"""What shapes an attention beside q, k and v: which keys a query sees, how a score is made, extra tokens."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,6 +52,25 @@ class Score:
     rel_bias: Tensor | None = None
     bias_center: int = 0
     sink_logits: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ExtraTokens:
+    """Tokens that each chunk of a chunked attention has of its own, special tokens for instance.
+
+    They see their chunk and one another, and every token of the chunk sees them.
+
+    q: (num_chunks, num_extra, num_heads, head_dim).
+    k: (num_chunks, num_extra, num_kv_heads, head_dim).
+    v: (num_chunks, num_extra, num_kv_heads, head_dim_v).
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q, self.k, self.v
 
 
 class AttentionOptions(NamedTuple):

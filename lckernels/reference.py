@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from lckernels.options import AttentionOptions, Layout, Score
+from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.philox import dropout_keep
 from lckernels.plan import Plan, PlanArgs
 
@@ -179,15 +179,25 @@ def attention_pieces(
     if layout.cu_seqlens_q is None:
         yield 0, slice(None), slice(None), options
         return
+    bounds = packed_bounds(layout, total_q, total_k)
+    sides = [[slice(begin, end) for begin, end in pairwise(side)] for side in bounds]
+    for b, (rows, keys) in enumerate(zip(*sides, strict=True)):
+        yield b, rows, keys, options._replace(layout=_segment_layout(layout, b, keys))
+
+
+def packed_bounds(layout: Layout, total_q: int, total_k: int) -> list[list[int]]:
+    """cu_seqlens_q and cu_seqlens_k as lists, none without packing; raises ValueError if they are no bounds."""
     sides = []
     for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
-        bounds = getattr(layout, name).tolist()
+        cu_seqlens = getattr(layout, name)
+        if cu_seqlens is None:
+            continue
+        bounds = cu_seqlens.tolist()
         if bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
             allowed = f"expected bounds that start at 0, never fall and end at {total}"
             raise ValueError(f"layout.{name}: got {bounds}; {allowed}")
-        sides.append([slice(begin, end) for begin, end in pairwise(bounds)])
-    for b, (rows, keys) in enumerate(zip(*sides, strict=True)):
-        yield b, rows, keys, options._replace(layout=_segment_layout(layout, b, keys))
+        sides.append(bounds)
+    return sides
 
 
 def _segment_layout(layout: Layout, b: int, keys: slice) -> Layout:
@@ -229,13 +239,42 @@ def _dense(
     probs = e / safe
     if dropout_p:
         keep = dropout_keep(seed, dropout_p, p, q.shape[2], k.shape[1], first_batch)
-        probs = torch.where(keep, probs / (1 - dropout_p), 0)
+        probs = probs * keep / (1 - dropout_p)
     values, bad = finite_rows(v)
     group = q.shape[2] // v.shape[2]
     out = torch.einsum("bhmn,bnhd->bmhd", probs, values.repeat_interleave(group, dim=2))
     poisoned = (seen & bad.transpose(1, 2).repeat_interleave(group, dim=1)[:, :, None, :]).any(-1)
     out = torch.where(poisoned.transpose(1, 2)[..., None], torch.nan, out)
     return out, torch.where(empty, -torch.inf, row_max + torch.log(safe)).squeeze(-1)
+
+
+def chunked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan | PlanArgs,
+    weights: str | Tensor = "triangular",
+    *,
+    extra: ExtraTokens | None = None,
+    softmax_scale: float | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """overlap_split, attention within each chunk, overlap_merge; then what the extra tokens got, or None.
+
+    q, k, v are (total_len, heads, head_dim). Columns outside the plan's segments are invisible; a position
+    that a chunk has in two columns is two keys.
+    """
+    dtype = compute_dtype(q.dtype)
+    q_c, k_c, v_c = (overlap_split(x.to(dtype).flatten(1), plan).unflatten(2, x.shape[1:]) for x in (q, k, v))
+    seen = overlap_split(q.new_ones(plan.total_len, 1, dtype=torch.bool), plan)[:, :, 0]
+    if extra is not None:
+        columns = zip((q_c, k_c, v_c), extra.tensors(), strict=True)
+        q_c, k_c, v_c = (torch.cat([x, x_extra.to(dtype)], dim=1) for x, x_extra in columns)
+        seen = torch.cat([seen, seen.new_ones(extra.q.shape[:2])], dim=1)
+    layout = Layout(kv_mask=seen)
+    outs, _ = windowed_attention(q_c, k_c, v_c, softmax_scale=softmax_scale, layout=layout)
+    outs, extra_out = outs[:, : plan.chunk_len], outs[:, plan.chunk_len :]
+    out = overlap_merge(outs.flatten(2), plan, weights).unflatten(1, outs.shape[2:])
+    return out.to(q.dtype), None if extra is None else extra_out.to(q.dtype)
 
 
 def merge_attention_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

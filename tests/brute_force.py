@@ -1,10 +1,10 @@
-"""windowed_attention one score at a time in Python floats: an independent reading of the definition."""
+"""The attentions one score at a time in Python floats: an independent reading of the definitions."""
 
 import math
 
 from torch import Tensor
 
-from lckernels import Layout, Score
+from lckernels import Layout, Plan, Score
 
 
 def philox(counter: list[int], seed: int) -> list[int]:
@@ -105,3 +105,58 @@ def _visible(window, layout, row, b, k0, k1, p, j) -> bool:
         return False
     origin = _at(layout.chunk_origin, b)
     return layout.chunk == 0 or (j - origin) // layout.chunk == (p - origin) // layout.chunk
+
+
+def chunked_attention(q: Tensor, k: Tensor, v: Tensor, plan: Plan, weights, scale: float, extra=None):
+    """out[t][h][d] and extra_out[c][e][h][d] (empty rows without extra) as nested lists."""
+    out = [[[0.0] * v.shape[2] for _ in range(q.shape[1])] for _ in range(q.shape[0])]
+    weight_sum = [0.0] * plan.total_len
+    extra_out = []
+    for chunk in range(plan.num_chunks):
+        tokens = [
+            (row[2] + u, chunk_weight(row, u, weights))
+            for row in plan.segments.tolist()
+            for u in range(row[3])
+            if row[0] == chunk
+        ]
+        rows = [[x[t].tolist() for t, _ in tokens] for x in (q, k, v)]
+        if extra is not None:
+            for own, x in zip(rows, (extra.q, extra.k, extra.v), strict=True):
+                own.extend(x[chunk].tolist())
+        results = [_attend_row(query, *rows[1:], scale) for query in rows[0]]
+        extra_out.append(results[len(tokens) :])
+        for (t, a), result in zip(tokens, results, strict=False):
+            weight_sum[t] += a
+            for h, values in enumerate(result):
+                for d, value in enumerate(values):
+                    out[t][h][d] += a * value
+    out = [[[x / a for x in row] for row in rows] for rows, a in zip(out, weight_sum, strict=True)]
+    return out, extra_out
+
+
+def chunk_weight(row: list[int], u: int, weights) -> float:
+    """The weight of a segment's position u; row as in Plan.segments."""
+    chunk, col, _, length, keep_start, keep_end, starts_document, ends_document = row[:8]
+    m = min(length if starts_document else u + 1, length if ends_document else length - u)
+    if isinstance(weights, Tensor):
+        return float(weights[chunk, col + u])
+    return {
+        "uniform": 1.0,
+        "triangular": float(m),
+        "hann": math.sin(math.pi * m / (2 * (length + 1))) ** 2,
+        "crop": float(keep_start <= u < keep_end),
+    }[weights]
+
+
+def _attend_row(query: list, keys: list, values: list, scale: float) -> list:
+    """out[h][d] of one query [h][d] over keys and values [n][h][d]."""
+    out = []
+    for h, x in enumerate(query):
+        kv = h // (len(query) // len(keys[0]))
+        scores = [scale * sum(a * b for a, b in zip(x, key[kv], strict=True)) for key in keys]
+        probs = [math.exp(s - max(scores)) for s in scores]
+        columns = zip(*(value[kv] for value in values), strict=True)
+        out.append(
+            [sum(p * y for p, y in zip(probs, column, strict=True)) / sum(probs) for column in columns]
+        )
+    return out

@@ -6,9 +6,12 @@ from torch import Tensor
 from bench.check import FLOOR
 
 
-def assert_as_good_as(actual: Tensor, truth: Tensor, honest: Tensor, name: str = "result") -> None:
+def assert_as_good_as(
+    actual: Tensor, truth: Tensor, honest: Tensor, name: str = "result", rounding: float = 0.0
+) -> None:
     """Largest error of `actual` <= twice that of `honest`, plus the dtype's floor times max(1, |truth|).
 
+    rounding: allowed besides, where terms cancel and `honest` may happen to be nearer than its rounding.
     truth: fp64 (fp32 will do for low precision). honest: plain torch arithmetic in actual's dtype. NaN and
     infinities must stand where the truth has them.
     """
@@ -25,5 +28,5 @@ def assert_as_good_as(actual: Tensor, truth: Tensor, honest: Tensor, name: str =
         return torch.where(finite, (x.double() - truth.double()).abs(), 0).max().item()
 
     size = torch.where(finite, truth.double().abs(), 0).max().item()
-    allowed = 2 * error(honest) + FLOOR[actual.dtype] * max(size, 1.0)
+    allowed = 2 * error(honest) + FLOOR[actual.dtype] * max(size, 1.0) + rounding
     assert error(actual) <= allowed, f"{name}: error {error(actual):.3e}, allowed {allowed:.3e}"

@@ -4,6 +4,13 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    random = parser.getgroup("random problems (test_random_attention.py)")
+    random.addoption("--random-seed", type=int, default=0, help="the seed all problems are drawn from")
+    random.addoption("--random-problems", type=int, default=2000, help="how many problems to draw")
+    random.addoption("--random-problem", type=int, help="index of the only problem to run")
+
+
 @pytest.fixture(autouse=True)
 def poisoned_memory_and_seed():
     torch.manual_seed(0)

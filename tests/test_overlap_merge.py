@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from chunked_cases import hand_made_plan
 from compare import assert_as_good_as
 
 import lckernels
@@ -12,19 +13,6 @@ from lckernels import Plan, dispatch, ops, plan_chunks, reference
 BACKENDS = [name for name, why in dispatch.availability().items() if not why]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
-
-
-def hand_made_plan() -> Plan:
-    """Two documents; rows with two segments, with gaps, in any order, and one that lands nowhere."""
-    rows = [
-        [3, 1, 9, 6, 0, 5],
-        [0, 0, 0, 1, 0, 1],
-        [0, 2, 1, 5, 0, 3],
-        [1, 4, 3, 4, 1, 3],
-        [2, 0, 5, 4, 1, 4],
-        [3, 8, 13, 2, 1, 2],
-    ]
-    return Plan.from_segments(rows, num_chunks=5, chunk_len=10, total_len=15, cu_seqlens=[0, 9, 15])
 
 
 PLANS = {

@@ -2,95 +2,12 @@
 // > dim. Compiled once per instruction set (LCK_ISA).
 #include "cpu/overlap.h"
 #include "cpu/overlap_shares.h"
+#include "cpu/simd/row_sums.h"
 #include "cpu/simd/vec.h"
 
 namespace lck::LCK_ISA {
 
 namespace {
-
-// How far ahead of a load the next rows are fetched: 16-bit elements take so much arithmetic that the
-// processor does not look that far by itself.
-constexpr int64_t kPrefetchBytes = 2048;
-
-// The chunk rows that have a share of one position.
-template <typename T>
-struct Terms {
-  const T** rows;
-  Acc<T>* shares;
-  int64_t count;
-};
-
-// out (dim) = sum of share * row over N terms (N = 0: any number, read from terms). kStream: out is aligned.
-template <typename T, int N, bool kStream>
-void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
-  using A = Acc<T>;
-  constexpr int kGroups = 4 / kGroup<T>, kStep = kGroups * kGroupElements<T>;
-  const int64_t count = N > 0 ? N : terms.count;
-  // Copies of a known number of terms stay in registers: out could alias the arrays.
-  const T* near_rows[N > 0 ? N : 1];
-  A near_shares[N > 0 ? N : 1];
-  for (int n = 0; n < N; ++n) near_rows[n] = terms.rows[n], near_shares[n] = terms.shares[n];
-  const T* const* rows = N > 0 ? near_rows : terms.rows;
-  const A* shares = N > 0 ? near_shares : terms.shares;
-  int64_t d = 0;
-  for (; d + kStep <= dim; d += kStep) {
-    Group<T> total[kGroups] = {};
-    for (int64_t n = 0; n < count; ++n) {
-      for (int j = 0; j < kGroups; ++j) {
-        __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + d + j * kGroupElements<T>) +
-                           kPrefetchBytes);
-        const Group<T> x = load(rows[n] + d + j * kGroupElements<T>);
-        for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * shares[n];
-      }
-    }
-    for (int j = 0; j < kGroups; ++j) {
-      T* to = out + d + j * kGroupElements<T>;
-      if constexpr (kStream) {
-        stream(pack(total[j]), to);
-      } else {
-        store(pack(total[j]), to);
-      }
-    }
-  }
-  for (; d < dim; ++d) {
-    A total = 0;
-    for (int64_t n = 0; n < count; ++n) total += to_acc(rows[n][d]) * shares[n];
-    from_acc(total, out + d);
-  }
-}
-
-template <bool kStream>
-void copy_row(const void* from, void* out, int64_t bytes) {
-  if constexpr (!kStream) {
-    std::memcpy(out, from, bytes);
-  } else {
-    const char* source = static_cast<const char*>(from);
-    char* target = static_cast<char*>(out);
-    int64_t i = 0;
-    for (; i + kVectorBytes <= bytes; i += kVectorBytes) {
-      stream(load_bytes<VecU32>(source + i), target + i);
-    }
-    std::memcpy(target + i, source + i, bytes - i);
-  }
-}
-
-// The row of one position from its terms, past the caches where that is asked for and out is aligned.
-template <typename T>
-void write_row(const Terms<T>& terms, T* out, int64_t dim, bool stream_out) {
-  const bool streams = stream_out && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
-  const bool copies = terms.count == 1 && terms.shares[0] == 1;
-  const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));
-  if (streams) {
-    if (copies) return copy_row<true>(terms.rows[0], out, bytes);
-    if (terms.count == 1) return weighted_sum<T, 1, true>(terms, out, dim);
-    if (terms.count == 2) return weighted_sum<T, 2, true>(terms, out, dim);
-    return weighted_sum<T, 0, true>(terms, out, dim);
-  }
-  if (copies) return copy_row<false>(terms.rows[0], out, bytes);
-  if (terms.count == 1) return weighted_sum<T, 1, false>(terms, out, dim);
-  if (terms.count == 2) return weighted_sum<T, 2, false>(terms, out, dim);
-  return weighted_sum<T, 0, false>(terms, out, dim);
-}
 
 template <typename T>
 Acc<T> dot(const T* x, const T* y, int64_t dim) {

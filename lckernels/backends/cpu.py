@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from lckernels.checks import weights_error
+from lckernels.options import AttentionOptions
+from lckernels.reference import compute_dtype, packed_bounds
 from lckernels.dispatch import Problem, settings
 from lckernels.plan import PlanArgs
 
 _LIBRARY = Path(__file__).resolve().parent.parent / "_C.so"
-_OPS = ("overlap_merge", "overlap_split")
+_OPS = ("overlap_merge", "overlap_split", "windowed_attention", "merge_attention_states")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -92,6 +94,82 @@ def _scatter(sequence: Tensor, table: Tensor | None, plan: PlanArgs, mode: str) 
         sequence, table, plan.segments, plan.tile_segments, mode, True, out
     )
     return out
+
+
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+    acc = compute_dtype(q.dtype)
+    out = q.new_empty(*q.shape[:3], v.shape[3])
+    lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
+    arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
+    torch.ops.lckernels_cpu.attention_forward(_rows(q), _rows(k), _rows(v), *arguments, out, lse)
+    return out, lse
+
+
+def windowed_attention_backward(
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    options: AttentionOptions,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
+    acc, score = compute_dtype(q.dtype), options.score
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    delta = torch.empty_like(lse)
+    dbias, dsink = (
+        None if x is None else x.new_empty(x.shape, dtype=acc) for x in (score.rel_bias, score.sink_logits)
+    )
+    inputs = (_rows(q), _rows(k), _rows(v), _rows(out), lse.contiguous())
+    arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
+    torch.ops.lckernels_cpu.attention_backward(
+        _rows(dout), None if dlse is None else dlse.contiguous(), *inputs, *arguments, *grads, delta, dbias, dsink
+    )
+    dbias, dsink = (
+        None if grad is None else grad.to(x.dtype)
+        for grad, x in ((dbias, score.rel_bias), (dsink, score.sink_logits))
+    )
+    return *grads, dbias, dsink
+
+
+def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
+    out, lse = outs[0].new_empty(outs[0].shape), lses[0].new_empty(lses[0].shape)
+    torch.ops.lckernels_cpu.merge_states([_rows(x) for x in outs], lses, True, out, lse)
+    return out, lse
+
+
+def merge_attention_states_backward(
+    dout: Tensor | None, dlse: Tensor | None, outs: list[Tensor], lses: list[Tensor], out: Tensor, lse: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """douts and dlses; a gradient that is not there is zeros that lie in one row."""
+    dout = out.new_zeros(out.shape[-1]).expand(out.shape) if dout is None else _rows(dout)
+    dlse = lse.new_zeros(()).expand(lse.shape) if dlse is None else dlse
+    douts, dlses = ([x.new_empty(x.shape) for x in xs] for xs in (outs, lses))
+    states = ([_rows(x) for x in outs], lses, _rows(out), lse)
+    torch.ops.lckernels_cpu.merge_states_backward(dout, dlse, *states, True, douts, dlses)
+    return douts, dlses
+
+
+def _attention_arguments(options: AttentionOptions, acc: torch.dtype, total_q: int, total_k: int) -> tuple:
+    """The options as the C++ ops take them: tables in int64, score tensors in the accumulator's dtype."""
+    (left, right), scale, layout, score, dropout_p, seed = options
+    packed_bounds(layout, total_q, total_k)
+    offset, origin = layout.offset, layout.chunk_origin
+    offsets = offset if isinstance(offset, Tensor) else None
+    origins = origin if isinstance(origin, Tensor) else None
+    return (
+        left, right, scale, None if offsets is not None else offset, _table(offsets), _table(layout.kv_start),
+        _table(layout.kv_end), _table(layout.kv_mask, torch.bool), _table(layout.cu_seqlens_q),
+        _table(layout.cu_seqlens_k), _table(layout.segment_ids), layout.sink_tokens, layout.chunk,
+        0 if origins is not None else origin, _table(origins), score.softcap, _table(score.rel_bias, acc),
+        score.bias_center, _table(score.sink_logits, acc), dropout_p, seed,
+    )  # fmt: skip
+
+
+def _table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
+    return None if x is None else x.to(dtype).contiguous()
 
 
 def _weights(weights: str | Tensor) -> tuple[str, Tensor | None]:

@@ -1,96 +1,11 @@
-"""The reference as a backend: every device, every feature, memory that grows with seqlen_q * seqlen_k."""
+"""windowed_attention and merge_attention_states: the reference, and its gradients by hand."""
 
 import torch
 from torch import Tensor
 
 from lckernels import reference
-from lckernels.checks import weights_error
-from lckernels.dispatch import Problem
 from lckernels.options import AttentionOptions
 from lckernels.philox import dropout_keep
-from lckernels.plan import PlanArgs
-
-MAX_FALLBACK_SCORE_BYTES = 2 * 2**30
-
-
-def unavailable() -> str:
-    """Why this backend cannot run here; empty when it can."""
-    return ""
-
-
-def reasons(problem: Problem) -> list[str]:
-    """Why this backend cannot solve the problem when it is not asked for by name; empty when it can."""
-    if problem.score_bytes > MAX_FALLBACK_SCORE_BYTES and not problem.explicit:
-        size = problem.score_bytes / 2**30
-        limit = f"over the limit of {MAX_FALLBACK_SCORE_BYTES // 2**30} GiB for a fallback"
-        return [f"its scores need {size:.1f} GiB, {limit} (backend='eager' forces it)"]
-    return []
-
-
-def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tensor:
-    if isinstance(weights, Tensor) and weights.device.type == "cpu":
-        _check_weights(weights, plan)
-    return reference.overlap_merge(chunks, plan, weights)
-
-
-def overlap_merge_backward(
-    dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
-) -> tuple[Tensor, Tensor | None]:
-    """dchunks, and dweights where `chunks` is given."""
-    dtype = reference.compute_dtype(dout.dtype)
-    rows = plan.segments.tolist()
-    shares = [reference.segment_weights(row, weights, dtype).to(dout.device) for row in rows]
-    weight_sum = _overlap_add(shares, rows, dout.new_zeros(plan.total_len, dtype=dtype))
-    safe = torch.where(weight_sum > 0, weight_sum, 1)
-    dchunks = dout.new_zeros(plan.num_chunks, plan.chunk_len, dout.shape[1])
-    for (chunk, col, start, length, *_), a in zip(rows, shares, strict=True):
-        span = slice(start, start + length)
-        share = torch.where(weight_sum[span] > 0, a / safe[span], 0)[:, None]
-        dchunks[chunk, col : col + length] = torch.where(share > 0, share * dout[span], 0).to(dout.dtype)
-    if chunks is None:
-        return dchunks, None
-    dots = [
-        (dout[start : start + length].to(dtype) * chunks[chunk, col : col + length].to(dtype)).sum(1)
-        for chunk, col, start, length, *_ in rows
-    ]
-    weighted = [torch.where(a > 0, a * dot, 0) for a, dot in zip(shares, dots, strict=True)]
-    mean = _overlap_add(weighted, rows, torch.zeros_like(weight_sum)) / safe
-    dweights = weights.new_zeros(weights.shape)
-    for (chunk, col, start, length, *_), a, dot in zip(rows, shares, dots, strict=True):
-        span = slice(start, start + length)
-        read = (a > 0) | torch.isfinite(dot)
-        gradient = torch.where(read & (weight_sum[span] > 0), (dot - mean[span]) / safe[span], 0)
-        dweights[chunk, col : col + length] = gradient.to(weights.dtype)
-    return dchunks, dweights
-
-
-def _check_weights(weights: Tensor, plan: PlanArgs) -> None:
-    rows = plan.segments.tolist()
-    pieces = [weights[chunk, col : col + length] for chunk, col, _, length, *_ in rows]
-    wrong = [(~((piece >= 0) & (piece < torch.inf))).float() for piece in pieces]
-    bad = _overlap_add(wrong, rows, torch.zeros(plan.total_len)) > 0
-    weight_sum = _overlap_add(pieces, rows, weights.new_zeros(plan.total_len))
-    bad |= ~((weight_sum > 0) & (weight_sum < torch.inf))
-    if bad.any():
-        raise weights_error(int(bad.nonzero()[0]))
-
-
-def _overlap_add(pieces: list[Tensor], rows: list[list[int]], out: Tensor) -> Tensor:
-    for (_, _, start, length, *_), piece in zip(rows, pieces, strict=True):
-        out[start : start + length] += piece
-    return out
-
-
-def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
-    return reference.overlap_split(sequence, plan)
-
-
-def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
-    rows = plan.segments.tolist()
-    dtype = reference.compute_dtype(dchunks.dtype)
-    pieces = [dchunks[chunk, col : col + length].to(dtype) for chunk, col, _, length, *_ in rows]
-    total = dchunks.new_zeros(plan.total_len, dchunks.shape[2], dtype=dtype)
-    return _overlap_add(pieces, rows, total).to(dchunks.dtype)
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
@@ -116,7 +31,7 @@ def windowed_attention_backward(
     dbias = None if score.rel_bias is None else score.rel_bias.new_zeros(score.rel_bias.shape, dtype=dtype)
     for first_batch, rows, keys, local in reference.attention_pieces(options, q.shape[1], k.shape[1]):
         piece = (dout[:, rows], delta[:, :, rows], q_c[:, rows], k_c[:, keys], v_c[:, keys], lse[:, :, rows])
-        dq[:, rows], dk[:, keys], dv[:, keys], dbias_b = _dense_backward(*piece, local, first_batch)
+        dq[:, rows], dk[:, keys], dv[:, keys], dbias_b = dense_backward(*piece, local, first_batch)
         dbias = dbias if dbias_b is None else dbias + dbias_b
     dsink = None
     if score.sink_logits is not None:
@@ -126,7 +41,7 @@ def windowed_attention_backward(
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsink
 
 
-def _dense_backward(
+def dense_backward(
     dout: Tensor,
     delta: Tensor,
     q: Tensor,
@@ -136,6 +51,7 @@ def _dense_backward(
     options: AttentionOptions,
     first_batch: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """dq, dk, dv, drel_bias of one piece in its compute dtype; delta = <dout, out> - dlse, as lse."""
     window_size, softmax_scale, layout, score, dropout_p, seed = options
     batch, seqlen_q, num_heads, _ = q.shape
     seqlen_k, num_kv_heads = k.shape[1:3]
@@ -143,7 +59,7 @@ def _dense_backward(
     p = reference.key_positions(batch, seqlen_q, seqlen_k, layout, q.device)
     seen = reference.visible_keys(p, seqlen_k, window_size, layout)[:, None]
     s, capped = reference.attention_scores(q, k, p, softmax_scale, score)
-    probs = torch.where(seen & (lse > -torch.inf)[..., None], torch.exp(s - lse[..., None]), 0)
+    probs = torch.where(seen & (lse != -torch.inf)[..., None], torch.exp(s - lse[..., None]), 0)
     keep_scale = torch.ones((), dtype=q.dtype, device=q.device)
     if dropout_p:
         keep = dropout_keep(seed, dropout_p, p, num_heads, seqlen_k, first_batch)
@@ -157,9 +73,9 @@ def _dense_backward(
     dbias = None
     if score.rel_bias is not None:
         columns = reference.bias_columns(p, seqlen_k, score)[:, None].expand_as(ds)
-        per_head = ds.transpose(0, 1).reshape(num_heads, -1)
+        per_head = ds.transpose(0, 1).flatten(1)
         dbias = torch.zeros(score.rel_bias.shape, dtype=q.dtype, device=q.device)
-        dbias.scatter_add_(1, columns.transpose(0, 1).reshape(num_heads, -1), per_head)
+        dbias.scatter_add_(1, columns.transpose(0, 1).flatten(1), per_head)
     if capped is not None:
         ds = torch.where(seen, ds * (1 - capped * capped), 0)
     ds = ds * softmax_scale

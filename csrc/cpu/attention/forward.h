@@ -1,0 +1,258 @@
+// Forward of windowed attention: key tiles > blocks of rows > S = Q K^T, online softmax, O += P V.
+// Included only by files that are compiled once per instruction set.
+#pragma once
+
+#include "cpu/attention.h"
+#include "cpu/attention/key_tile.h"
+#include "cpu/attention/score.h"
+
+namespace lck::LCK_ISA {
+
+inline constexpr int kMostBlocks = (kMostTileRows + kRows - 1) / kRows;
+
+template <typename U>
+struct ForwardScratch {
+  using A = AccOf<U>;
+  UnitOf<U>* staged;  // (kTile, staged units)
+  UnitOf<U>* q;       // (kMostTileRows / kRows blocks, units, kRows)
+  A* out;             // (rows, columns)
+  A* row_max;         // (rows), times log2(e)
+  A* row_sum;         // (rows, lanes)
+  uint8_t* poisoned;  // (rows)
+  A* s;               // (kRows, kTile)
+  UnitOf<U>* probs;   // (kRows, kTile / kDepth); s itself where a unit is an element
+  A* keep;            // (kTile)
+  A* penalty;         // (kTile)
+  RowBlock* blocks;
+  KeyTile<U> tile;
+
+  static ForwardScratch of(Arena* arena, const AttentionParams& p) {
+    ForwardScratch x;
+    const int64_t rows = kMostBlocks * kRows;
+    const int64_t longer = larger_of(staged_units<U>(p.head_dim), staged_units<U>(p.head_dim_v));
+    x.staged = arena->take<UnitOf<U>>(kTile * longer);
+    x.q = arena->take<UnitOf<U>>(rows * units<U>(p.head_dim));
+    x.out = arena->take<A>(rows * padded_columns<U>(p.head_dim_v));
+    x.row_max = arena->take<A>(rows);
+    x.row_sum = arena->take<A>(rows * kLanes<A>);
+    x.poisoned = arena->take<uint8_t>(rows);
+    x.s = arena->take<A>(kRows * kTile);
+    if constexpr (U::kDepth == 1) {
+      x.probs = x.s;
+    } else {
+      x.probs = arena->take<UnitOf<U>>(kRows * kTile / U::kDepth);
+    }
+    x.keep = arena->take<A>(kTile);
+    x.penalty = arena->take<A>(kTile);
+    x.blocks = arena->take<RowBlock>(kMostBlocks);
+    x.tile = KeyTile<U>::of(arena, p);
+    return x;
+  }
+};
+
+// Scores of one row (in s) masked; the poisoned flag of a row that sees a value which is not finite.
+template <typename U>
+inline void mask_row(const AttentionParams& p, const Text& text, const KeyTile<U>& tile,
+                     const RowBlock& block, int r, int64_t n0, Span columns, AccOf<U>* s, AccOf<U>* scratch,
+                     uint8_t* poisoned) {
+  using A = AccOf<U>;
+  const auto mask = ColumnMask<A>::of(block.seen[r], n0);
+  const bool special = *tile.special || p.scattered;
+  const A* penalty = special ? row_penalty(p, text, tile.penalty, n0, block.position[r], scratch) : nullptr;
+  for (int64_t c = columns.begin; c < columns.end; c += kLanes<A>) {
+    Vec<A> t = load_bytes<Vec<A>>(s + c);
+    if (special) {
+      const Vec<A> cost = load_bytes<Vec<A>>(penalty + c);
+      t = cost < A{0} ? cost : t + cost;
+    }
+    store(mask.lanes(static_cast<int>(c)) ? t : splat(-kInf<A>), s + c);
+  }
+  if (!special || !poisoned) return;
+  for (int64_t c = columns.begin; c < columns.end; ++c) {
+    const bool seen =
+        (c >= mask.window_begin && c < mask.window_end) || (c >= mask.sink_begin && c < mask.sink_end);
+    *poisoned |= seen && tile.bad_value[c] && !(penalty[c] < 0);
+  }
+}
+
+// The largest of scale * s in the columns [first, stop), NaN left out; -inf if there is none. scale > 0.
+template <typename A>
+inline A row_largest(const A* s, int first, int stop, A scale) {
+  constexpr int L = kLanes<A>;
+  Vec<A> most = splat(-kInf<A>), most2 = most;
+  int c = first;
+  for (; c + 2 * L <= stop; c += 2 * L) {
+    const Vec<A> a = load_bytes<Vec<A>>(s + c), b = load_bytes<Vec<A>>(s + c + L);
+    most = a > most ? a : most;
+    most2 = b > most2 ? b : most2;
+  }
+  if (c < stop) {
+    const Vec<A> a = load_bytes<Vec<A>>(s + c);
+    most = a > most ? a : most;
+  }
+  return largest<A>(most2 > most ? most2 : most) * scale;
+}
+
+// s = exp2(scale * s - base) in the columns [first, stop); the sum of each lane.
+template <typename A>
+inline Vec<A> exp2_row(A* s, int first, int stop, A scale, A base) {
+  constexpr int L = kLanes<A>;
+  Vec<A> total{}, total2{};
+  int c = first;
+  for (; c + 2 * L <= stop; c += 2 * L) {
+    const Vec<A> a = exp2(load_bytes<Vec<A>>(s + c) * scale - base);
+    const Vec<A> b = exp2(load_bytes<Vec<A>>(s + c + L) * scale - base);
+    total += a;
+    total2 += b;
+    store(a, s + c);
+    store(b, s + c + L);
+  }
+  if (c < stop) {
+    const Vec<A> a = exp2(load_bytes<Vec<A>>(s + c) * scale - base);
+    total += a;
+    store(a, s + c);
+  }
+  return total + total2;
+}
+
+// One row's scores (scale * s, columns [first, stop)) to exp2(score - max), with the row's state carried
+// along.
+template <typename A>
+inline void softmax_row(A* s, int first, int stop, A scale, A* row_max, A* row_sum, A* out,
+                        int64_t out_columns) {
+  constexpr int L = kLanes<A>;
+  const A tile_max = row_largest(s, first, stop, scale), before = *row_max;
+  Vec<A> total = load_bytes<Vec<A>>(row_sum);
+  A now = before;
+  if (tile_max > before) {
+    now = *row_max = tile_max;
+    const Vec<A> shrink = exp2(splat(before) - now);
+    total *= shrink;
+    for (int64_t c = 0; c < out_columns; c += L) store(load_bytes<Vec<A>>(out + c) * shrink, out + c);
+  }
+  total += exp2_row(s, first, stop, scale, now == -kInf<A> ? A{0} : now);
+  store(total, row_sum);
+}
+
+template <typename U, typename T>
+void forward_task(const AttentionParams& p, const QueryTask& task, const void* packed, int64_t num_tiles,
+                  void* scratch) {
+  using A = AccOf<U>;
+  constexpr int L = kLanes<A>;
+  Arena arena{static_cast<char*>(scratch)};
+  const ForwardScratch<U> x = ForwardScratch<U>::of(&arena, p);
+  const Text& text = p.texts[task.text];
+  const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
+  const int64_t tile_bytes = KeyTile<U>::bytes(p);
+  const auto rule = ScoreRule<A>::of(p, false);
+  const A* sinks = static_cast<const A*>(p.sink_logits);
+
+  // Rows: their windows, Q as A operands, the state of the softmax.
+  int num_blocks = 0;
+  for (int64_t f = 0; f < task.rows; ++num_blocks) {
+    RowBlock& block = x.blocks[num_blocks];
+    block.rows = 0;
+    const int64_t first = f;
+    for (; f < task.rows && block.rows < kRows; ++f) {
+      const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
+      block.add(p, text, row);
+      const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
+      prefetch_row(q + kPrefetchRows * p.q.row_stride, p.head_dim);
+      stage_row<U>(q, p.head_dim, x.staged + (f - first) * staged_units<U>(p.head_dim));
+      const A sink = sinks && task.split == 0 ? sinks[row.head] * static_cast<A>(kLog2E) : -kInf<A>;
+      x.row_max[f] = sink;
+      store(Vec<A>{}, x.row_sum + f * L);
+      x.row_sum[f * L] = sink == -kInf<A> ? A{0} : A{1};
+      x.poisoned[f] = 0;
+    }
+    pack_block<U>(x.staged, staged_units<U>(p.head_dim), block.rows, depth, x.q + first * depth);
+  }
+  for (int64_t i = 0; i < num_blocks * kRows * out_columns; i += L) store(Vec<A>{}, x.out + i);
+
+  const Span positions = row_positions(text, task.first_row, task.rows);
+  const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
+  const int64_t first_tile = task.split * kSplitTiles;
+  const int64_t stop_tile =
+      task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
+  for (int64_t u = first_tile; u < stop_tile; ++u) {
+    const int64_t n0 = tile_at(tiles, u) * kTile;
+    KeyTile<U> tile = x.tile;
+    if (packed) {
+      const int64_t place = task.kv_head * num_tiles + text.first_tile + tile_at(tiles, u);
+      tile = KeyTile<U>::at(p, static_cast<const char*>(packed) + place * tile_bytes);
+    } else {
+      pack_key_tile<U, T>(p, text, task.kv_head, n0, false, x.staged, tile);
+    }
+    for (int b = 0; b < num_blocks; ++b) {
+      const RowBlock& block = x.blocks[b];
+      const Span columns = block.columns<A>(n0);
+      if (empty(columns)) continue;
+      const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
+      const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
+      const int64_t f = int64_t{b} * kRows;
+      multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
+      for (int r = 0; r < block.rows; ++r) {
+        A* s = x.s + r * kTile;
+        const int64_t head = block.row[r].head, position = block.position[r];
+        const bool plain = !masked && rule.plain();
+        if (!plain) rule.apply(s, first, stop, head, n0 - position, nullptr);
+        if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, s, x.penalty, x.poisoned + f + r);
+        softmax_row<A>(s, first, stop, plain ? rule.scale : A{1}, x.row_max + f + r, x.row_sum + (f + r) * L,
+                       x.out + (f + r) * out_columns, out_columns);
+        if (p.dropout) {
+          dropout_row(p, text, head, position, n0, x.keep);
+          for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
+        }
+        store_units<U>(s, first, stop, x.probs + r * (kTile / U::kDepth));
+      }
+      multiply_along<U>(block.rows, x.probs, tile.v, first, stop, x.out + f * out_columns, out_columns);
+    }
+  }
+
+  for (int64_t f = 0; f < task.rows; ++f) {
+    const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
+    const A total = sum<A>(load_bytes<Vec<A>>(x.row_sum + f * L));
+    const A share = x.poisoned[f] ? kNan<A> : total == 0 ? A{0} : 1 / total;
+    const A lse = total == 0 ? -kInf<A> : (x.row_max[f] + log2(total)) * static_cast<A>(kLn2);
+    A* from = x.out + f * out_columns;
+    if (task.num_splits > 1) {
+      A* to = static_cast<A*>(task.partial_out) + (task.split * task.rows + f) * p.head_dim_v;
+      for (int64_t d = 0; d < p.head_dim_v; ++d) to[d] = from[d] * share;
+      static_cast<A*>(task.partial_lse)[task.split * task.rows + f] = lse;
+    } else {
+      T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
+      store_row(from, share, p.head_dim_v, to);
+      static_cast<A*>(p.lse)[lse_index(p, text, row)] = lse;
+    }
+  }
+}
+
+// Joins partial results, kept as natural logs: out = sum_i e^(lse_i - lse) out_i.
+template <typename U, typename T>
+void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
+  using A = AccOf<U>;
+  const Text& text = p.texts[task.text];
+  A* outs = static_cast<A*>(task.partial_out);
+  const A* lses = static_cast<const A*>(task.partial_lse);
+  for (int64_t f = 0; f < task.rows; ++f) {
+    const auto lse_of = [&](int64_t split) { return lses[split * task.rows + f] * static_cast<A>(kLog2E); };
+    A most = -kInf<A>, total = 0;
+    for (int64_t i = 0; i < task.num_splits; ++i) most = lse_of(i) > most ? lse_of(i) : most;
+    const A base = most == -kInf<A> ? A{0} : most;
+    for (int64_t i = 0; i < task.num_splits; ++i) total += exp2(lse_of(i) - base);
+    const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
+    T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
+    A* merged = outs + f * p.head_dim_v;  // split 0's rows become the result
+    for (int64_t i = 0; i < task.num_splits; ++i) {
+      const A weight = exp2(lse_of(i) - base);
+      const A* part = outs + (i * task.rows + f) * p.head_dim_v;
+      for (int64_t d = 0; d < p.head_dim_v; ++d)
+        merged[d] = i ? merged[d] + weight * part[d] : weight * part[d];
+    }
+    store_row(merged, total == 0 ? A{0} : 1 / total, p.head_dim_v, to);
+    static_cast<A*>(p.lse)[lse_index(p, text, row)] =
+        total == 0 ? -kInf<A> : (base + log2(total)) * static_cast<A>(kLn2);
+  }
+}
+
+}  // namespace lck::LCK_ISA

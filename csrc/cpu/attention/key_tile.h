@@ -1,0 +1,124 @@
+// Packed key tiles. Included only by files that are compiled once per instruction set.
+#pragma once
+
+#include "cpu/attention/rows.h"
+
+namespace lck::LCK_ISA {
+
+// Hands out 64-byte aligned pieces of a buffer; from a null buffer it only counts.
+struct Arena {
+  char* base;
+  int64_t used = 0;
+
+  template <typename E>
+  E* take(int64_t count) {
+    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
+    used += round_up(count * static_cast<int64_t>(sizeof(E)), 64);
+    return piece;
+  }
+};
+
+inline int64_t larger_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+// 64 keys of a kv head. Rows that are hidden or not finite hold zeros: `penalty` and `bad_value` stand for
+// them.
+template <typename U>
+struct KeyTile {
+  UnitOf<U>* k;        // across
+  UnitOf<U>* v;        // along in the forward, across in the backward
+  AccOf<U>* penalty;   // (kTile) 0; -inf: hidden by kv_mask; NaN: the key is not finite
+  uint8_t* bad_value;  // (kTile) 1: the value is not finite
+  int32_t* special;    // whether any of the two is set
+
+  static KeyTile of(Arena* arena, const AttentionParams& p) {
+    KeyTile tile;
+    tile.k = arena->take<UnitOf<U>>(across_units<U>(p.head_dim));
+    const int64_t along = along_units<U>(p.head_dim_v), across = across_units<U>(p.head_dim_v);
+    tile.v = arena->take<UnitOf<U>>(larger_of(along, across));
+    tile.penalty = arena->take<AccOf<U>>(kTile);
+    tile.bad_value = arena->take<uint8_t>(kTile);
+    tile.special = arena->take<int32_t>(1);
+    return tile;
+  }
+  static int64_t bytes(const AttentionParams& p) {
+    Arena arena{nullptr};
+    of(&arena, p);
+    return arena.used;
+  }
+  static KeyTile at(const AttentionParams& p, const void* packed) {
+    Arena arena{static_cast<char*>(const_cast<void*>(packed))};
+    return of(&arena, p);
+  }
+};
+
+template <typename U>
+inline void zero_row(UnitOf<U>* row, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) row[i] = 0;
+}
+
+// Stages keys [n0, n0 + kTile) of x, zeros where there is no key, it is hidden, or it is not finite; `each`
+// is told of every key whether it is hidden and whether it is finite.
+template <typename U, typename T, typename Each>
+inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
+                       int64_t dim, int64_t n0, UnitOf<U>* staged, Each each) {
+  const int64_t stride = staged_units<U>(dim);
+  const Span valid = valid_keys(text.bounds);
+  const uint8_t* mask = p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  for (int n = 0; n < kTile; ++n) {
+    const int64_t j = n0 + n;
+    const bool outside = j < valid.begin || j >= valid.end;
+    const bool hidden = !outside && mask && !mask[j];
+    bool finite = true;
+    if (!outside && !hidden) {
+      const T* row = row_of<const T>(x, text.batch, text.k_begin + j, kv_head);
+      prefetch_row(row + kPrefetchRows * x.row_stride, dim);
+      finite = stage_row<U>(row, dim, staged + n * stride);
+    }
+    if (outside || hidden || !finite) zero_row<U>(staged + n * stride, stride);
+    each(n, hidden, finite);
+  }
+}
+
+// staged: kTile rows of the longer head dim.
+template <typename U, typename T>
+void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0, bool backward,
+                   UnitOf<U>* staged, const KeyTile<U>& tile) {
+  using A = AccOf<U>;
+  int32_t special = 0;
+  stage_keys<U, T>(p, text, p.k, kv_head, p.head_dim, n0, staged, [&](int n, bool hidden, bool finite) {
+    tile.penalty[n] = hidden ? -kInf<A> : finite ? A{0} : kNan<A>;
+    special |= hidden || !finite;
+  });
+  pack_across<U>(staged, p.head_dim, tile.k);
+  stage_keys<U, T>(p, text, p.v, kv_head, p.head_dim_v, n0, staged, [&](int n, bool, bool finite) {
+    tile.bad_value[n] = !finite;
+    special |= !finite;
+  });
+  if (backward) {
+    pack_across<U>(staged, p.head_dim_v, tile.v);
+  } else {
+    pack_along<U>(staged, p.head_dim_v, tile.v);
+  }
+  *tile.special = special;
+}
+
+// What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's
+// number differs.
+template <typename A>
+inline const A* row_penalty(const AttentionParams& p, const Text& text, const A* tile_penalty, int64_t n0,
+                            int64_t position, A* scratch) {
+  if (!p.scattered) return tile_penalty;
+  const int32_t* numbers = p.segments + text.batch * p.seqlen_k;
+  const bool inside = position >= 0 && position < text.bounds.num_keys;
+  const int32_t own = inside ? numbers[position] : -1;
+  for (int n = 0; n < kTile; ++n) {
+    const int64_t j = n0 + n;
+    const bool same = j < text.bounds.num_keys && numbers[j] == own;
+    scratch[n] = same ? tile_penalty[n] : -kInf<A>;
+  }
+  return scratch;
+}
+
+}  // namespace lck::LCK_ISA

@@ -1,0 +1,114 @@
+// From a product q.k to a score, and dropout. Included only by files that are compiled once per instruction
+// set.
+//
+// Scores are kept times log2(e), so that exp2 serves. All rows are kTile columns long.
+#pragma once
+
+#include "cpu/attention/rows.h"
+
+namespace lck::LCK_ISA {
+
+template <typename A>
+struct ScoreRule {
+  A scale;        // q.k to score, or to the tanh's argument
+  A cap;          // 0: none
+  const A* bias;  // (num_heads, bias_len), or null
+  int64_t bias_len, bias_center;
+
+  // backward: rows are keys and columns queries, so that the table is read in reverse.
+  static ScoreRule of(const AttentionParams& p, bool backward) {
+    const double scale = p.softcap ? p.softmax_scale / p.softcap : p.softmax_scale * kLog2E;
+    const void* bias = backward ? p.rel_bias_back : p.rel_bias;
+    const int64_t center = backward ? p.bias_len - 1 - p.bias_center : p.bias_center;
+    return {static_cast<A>(scale), static_cast<A>(p.softcap * kLog2E), static_cast<const A*>(bias),
+            p.bias_len, center};
+  }
+
+  // Whether a score is a positive multiple of its product.
+  bool plain() const { return cap == 0 && !bias && scale > 0; }
+
+  // s: products of one row in, scores out, for columns [first, stop). distance: of column 0, as the bias
+  // counts. tanh (kTile) keeps the softcap's tanh, if given.
+  void apply(A* s, int first, int stop, int64_t head, int64_t distance, A* tanh_out) const {
+    constexpr int L = kLanes<A>;
+    for (int c = first; c < stop; c += L) {
+      Vec<A> t = load_bytes<Vec<A>>(s + c) * scale;
+      if (cap != 0) {
+        t = tanh(t);
+        if (tanh_out) store(t, tanh_out + c);
+        t *= cap;
+      }
+      store(t, s + c);
+    }
+    if (bias) add_bias(s, first, stop, bias + head * bias_len, distance + bias_center);
+  }
+
+ private:
+  void add_bias(A* s, int first, int stop, const A* row, int64_t index) const {
+    constexpr int L = kLanes<A>;
+    if (index + first >= 0 && index + stop <= bias_len) {
+      for (int c = first; c < stop; c += L) {
+        store(load_bytes<Vec<A>>(s + c) + load_bytes<Vec<A>>(row + index + c), s + c);
+      }
+      return;
+    }
+    for (int c = first; c < stop; ++c) s[c] += row[smaller(larger(index + c, 0), bias_len - 1)];
+  }
+};
+
+// dbias_row (bias_len) += ds of one row, columns [first, stop) that `mask` shows hold 0 elsewhere.
+template <typename A>
+inline void add_bias_gradient(const A* ds, int first, int stop, int64_t index, int64_t bias_len,
+                              A* dbias_row) {
+  constexpr int L = kLanes<A>;
+  if (index + first >= 0 && index + stop <= bias_len) {
+    for (int c = first; c < stop; c += L) {
+      A* to = dbias_row + index + c;
+      store(load_bytes<Vec<A>>(to) + load_bytes<Vec<A>>(ds + c), to);
+    }
+    return;
+  }
+  for (int c = first; c < stop; ++c) dbias_row[smaller(larger(index + c, 0), bias_len - 1)] += ds[c];
+}
+
+// Four 32-bit draws of Philox4x32-10 at (x0, x1, x2, x3). Source: Salmon et al., SC 2011.
+inline void philox(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, uint64_t seed, uint32_t* draws) {
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53u} * x0, b = uint64_t{0xCD9E8D57u} * x2;
+    x0 = static_cast<uint32_t>(b >> 32) ^ x1 ^ k0;
+    x1 = static_cast<uint32_t>(b);
+    x2 = static_cast<uint32_t>(a >> 32) ^ x3 ^ k1;
+    x3 = static_cast<uint32_t>(a);
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  draws[0] = x0, draws[1] = x1, draws[2] = x2, draws[3] = x3;
+}
+
+// keep (kTile) of one query and the keys from n0, a multiple of 4: the factor of each probability.
+template <typename A>
+inline void dropout_row(const AttentionParams& p, const Text& text, int64_t head, int64_t position,
+                        int64_t n0, A* keep) {
+  const A scale = static_cast<A>(p.keep_scale);
+  for (int c = 0; c < kTile; c += 4) {
+    uint32_t draws[4];
+    philox(static_cast<uint32_t>((n0 + c) >> 2), static_cast<uint32_t>(position), static_cast<uint32_t>(head),
+           static_cast<uint32_t>(text.index), p.seed, draws);
+    for (int i = 0; i < 4; ++i) keep[c + i] = draws[i] >= p.dropout_threshold ? scale : A{0};
+  }
+}
+
+// keep (kTile) of one key and the queries at positions from `position` on.
+template <typename A>
+inline void dropout_column(const AttentionParams& p, const Text& text, int64_t head, int64_t position,
+                           int64_t key, A* keep) {
+  const A scale = static_cast<A>(p.keep_scale);
+  for (int c = 0; c < kTile; ++c) {
+    uint32_t draws[4];
+    philox(static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(position + c), static_cast<uint32_t>(head),
+           static_cast<uint32_t>(text.index), p.seed, draws);
+    keep[c] = draws[key & 3] >= p.dropout_threshold ? scale : A{0};
+  }
+}
+
+}  // namespace lck::LCK_ISA

@@ -1,0 +1,57 @@
+// Which key tiles a query task reads: the same on the host, which counts them, and in the passes.
+#pragma once
+
+#include <cstdint>
+
+#include "params.h"
+
+namespace lck {
+
+// Keys (or queries) of a tile.
+inline constexpr int kTile = 64;
+
+// Tiles that hold all keys seen by queries at [first, last]: tile u of the list is sink.begin + u while that
+// is below sink.end, then they go on from window.begin.
+struct TileList {
+  Span sink, window;
+};
+
+static inline int64_t count(const TileList& list) {
+  return list.sink.end - list.sink.begin + list.window.end - list.window.begin;
+}
+
+static inline int64_t tile_at(const TileList& list, int64_t u) {
+  const int64_t sinks = list.sink.end - list.sink.begin;
+  return u < sinks ? list.sink.begin + u : list.window.begin + (u - sinks);
+}
+
+static inline Span tiles_of(Span rows) {
+  return empty(rows) ? Span{0, 0} : Span{rows.begin / kTile, (rows.end + kTile - 1) / kTile};
+}
+
+static inline TileList tile_list(const AttentionParams& p, const Text& text, int64_t first, int64_t last) {
+  const VisibleKeys seen = visible_hull(p.window, text.bounds, p.segment_spans != nullptr, first, last);
+  TileList list{tiles_of(seen.sink), tiles_of(seen.window)};
+  if (!empty(list.window)) list.sink.end = smaller(list.sink.end, list.window.begin);
+  if (empty(list.sink)) list.sink = {0, 0};
+  return list;
+}
+
+// A query of a text, and the head it belongs to.
+struct QueryRow {
+  int64_t head, query;
+};
+
+// Row f of a text and kv head: the queries of the heads that share the kv head, one head after the other.
+static inline QueryRow query_row(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t f) {
+  return {kv_head * (p.num_heads / p.num_kv_heads) + f / text.q_len, f % text.q_len};
+}
+
+// Positions of the first and the last query among rows [first_row, first_row + rows), which may span heads.
+static inline Span row_positions(const Text& text, int64_t first_row, int64_t rows) {
+  const int64_t begin = first_row % text.q_len, end = begin + rows;
+  if (end > text.q_len) return {text.offset, text.offset + text.q_len};
+  return {text.offset + begin, text.offset + end};
+}
+
+}  // namespace lck

@@ -1,0 +1,21 @@
+// Work on torch's threads, or on the calling one alone in a forked child. No torch in this header.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace lck {
+
+// Gives the next task, or -1 when none is left.
+using NextTask = std::function<int64_t()>;
+
+// Runs tasks [0, num_tasks): body is called once on each thread that takes part, makes its scratch there and
+// takes tasks from next() until that gives -1, so that threads stay busy to the end. What a task writes must
+// not depend on who runs it. The first exception of a body is thrown again here, once all have returned.
+void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body);
+
+// Runs body(begin, end) over contiguous ranges that cover [0, size), each of at least `grain` (but where size
+// is less); exceptions as in run_tasks.
+void run_ranges(int64_t size, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);
+
+}  // namespace lck

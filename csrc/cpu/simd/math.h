@@ -1,0 +1,99 @@
+// exp2 and tanh of vectors. Included only by files that are compiled once per instruction set.
+#pragma once
+
+#include "cpu/simd/vec.h"
+
+namespace lck::LCK_ISA {
+
+inline constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+
+// An integer vector of A's width, which a comparison of Vec<A> gives.
+template <typename A>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+template <typename A>
+using VecInt = Vec<typename IntOf<A>::type>;
+
+template <typename A>
+inline Vec<A> splat(A x) {
+  return Vec<A>{} + x;
+}
+
+// 2^x, relative error below 2e-7 (minimax polynomial of degree 5 on [-0.5, 0.5]); exactly 0 for x <= -127;
+// NaN stays NaN. For x <= 127.
+inline Vec<float> exp2(Vec<float> x) {
+  x = x < -127.0f ? splat(-127.0f) : x;
+  const Vec<float> shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part in the mantissa's low bits
+  const Vec<float> f = x - (shifted - 12582912.0f);
+  Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
+  p = p * f + 5.5507132760977955e-2f;
+  p = p * f + 2.4022119720072979e-1f;
+  p = p * f + 6.9314696706203893e-1f;
+  p = p * f + 1.0000000716554325f;
+  const VecInt<float> exponent = (bit_cast<VecInt<float>>(shifted) << 23) + (127 << 23);
+  return p * bit_cast<Vec<float>>(exponent);
+}
+
+inline Vec<double> exp2(Vec<double> x) {
+  Vec<double> y;
+  for (int i = 0; i < kLanes<double>; ++i) y[i] = __builtin_exp2(x[i]);
+  return y;
+}
+
+// Odd polynomial below 0.625 (no cancellation), 1 - 2 / (e^2x + 1) above. Source: Cephes, tanhf.
+inline Vec<float> tanh(Vec<float> x) {
+  const Vec<float> size = x < 0.0f ? -x : x;
+  const Vec<float> square = x * x;
+  Vec<float> p = splat(-5.70498872745e-3f) * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  const Vec<float> near_zero = p * square * x + x;
+  const Vec<float> bounded = size > 20.0f ? splat(20.0f) : size;
+  const Vec<float> far = 1.0f - 2.0f / (exp2(bounded * static_cast<float>(2 * kLog2E)) + 1.0f);
+  return size < 0.625f ? near_zero : (x < 0.0f ? -far : far);
+}
+
+inline Vec<double> tanh(Vec<double> x) {
+  Vec<double> y;
+  for (int i = 0; i < kLanes<double>; ++i) y[i] = __builtin_tanh(x[i]);
+  return y;
+}
+
+inline float log2(float x) {
+  return __builtin_log2f(x);
+}
+inline double log2(double x) {
+  return __builtin_log2(x);
+}
+inline float exp2(float x) {
+  return __builtin_exp2f(x);
+}
+inline double exp2(double x) {
+  return __builtin_exp2(x);
+}
+
+template <typename A>
+inline constexpr A kInf = static_cast<A>(__builtin_inff());
+template <typename A>
+inline constexpr A kNan = static_cast<A>(__builtin_nanf(""));
+
+// The largest lane; lanes must not be NaN.
+template <typename A>
+inline A largest(Vec<A> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return _mm512_reduce_max_ps(bit_cast<__m512>(v));
+#endif
+  A most = v[0];
+  for (int i = 1; i < kLanes<A>; ++i) most = v[i] > most ? v[i] : most;
+  return most;
+}
+
+}  // namespace lck::LCK_ISA

@@ -1,0 +1,140 @@
+// Small matrix products from registers: C[R][columns] (+)= A[R][depth] * B[depth][columns].
+//
+// An operand is made of units: one element, or a pair of bf16 that lie next to each other along the depth, so
+// that one lane of a vector always holds one unit and makes one accumulator. B is stored in panels of kPanel
+// columns, each [depth][kPanel] units and contiguous. Included only by files that are compiled once per
+// instruction set.
+#pragma once
+
+#include "cpu/simd/math.h"
+#include "cpu/simd/vec.h"
+
+namespace lck::LCK_ISA {
+
+struct Float32Unit {
+  using Acc = float;
+  using Unit = float;
+  static constexpr int kDepth = 1;  // elements in a unit
+};
+struct Float64Unit {
+  using Acc = double;
+  using Unit = double;
+  static constexpr int kDepth = 1;
+};
+struct BFloat16Pair {
+  using Acc = float;
+  using Unit = uint32_t;
+  static constexpr int kDepth = 2;
+};
+
+template <typename U>
+using AccOf = typename U::Acc;
+template <typename U>
+using UnitOf = typename U::Unit;
+
+// Columns of a panel: two vectors, so that kRows * 2 accumulators fill the registers.
+template <typename U>
+inline constexpr int kPanel = 2 * kLanes<AccOf<U>>;
+
+// Rows of a block: the largest R.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kRows = 12;
+#else
+inline constexpr int kRows = 6;
+#endif
+
+template <typename U>
+inline Vec<AccOf<U>> multiply_add(Vec<AccOf<U>> acc, UnitOf<U> a, Vec<UnitOf<U>> b) {
+  if constexpr (U::kDepth == 1) {
+    return acc + a * b;
+  } else {
+#if defined(__AVX512BF16__)
+    const auto pairs = _mm512_set1_epi32(static_cast<int>(a));
+    return bit_cast<Vec<float>>(
+        _mm512_dpbf16_ps(bit_cast<__m512>(acc), bit_cast<__m512bh>(pairs), bit_cast<__m512bh>(b)));
+#else
+    static_assert(U::kDepth == 1, "no dot product of bf16 pairs here");
+#endif
+  }
+}
+
+// kRowStep, kStep: units from one row of A to the next, and from one unit of the depth to the next.
+template <typename U, int R, int C, int kRowStep, int kStep>
+[[gnu::noinline]] void multiply_panel(const UnitOf<U>* a, const UnitOf<U>* b, int64_t depth, AccOf<U>* c,
+                                      int64_t c_stride, bool accumulate) {
+  using A = AccOf<U>;
+  using V = Vec<A>;
+  constexpr int L = kLanes<A>;
+  V acc[R][C];
+  if (accumulate) {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int j = 0; j < C; ++j) acc[r][j] = load_bytes<V>(c + r * c_stride + j * L);
+    }
+  } else {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int j = 0; j < C; ++j) acc[r][j] = V{};
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<UnitOf<U>> row[C];
+#pragma GCC unroll 2
+    for (int j = 0; j < C; ++j) row[j] = load_bytes<Vec<UnitOf<U>>>(b + k * kPanel<U> + j * L);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int j = 0; j < C; ++j) acc[r][j] = multiply_add<U>(acc[r][j], a[r * kRowStep + k * kStep], row[j]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int j = 0; j < C; ++j) store(acc[r][j], c + r * c_stride + j * L);
+  }
+}
+
+// C[R][columns [first, stop)] (+)= A * B; first and stop are multiples of a vector's lanes. B's panels are
+// panel_units apart.
+template <typename U, int R, int kRowStep, int kStep>
+inline void multiply(const UnitOf<U>* a, const UnitOf<U>* b, int64_t panel_units, int64_t depth, AccOf<U>* c,
+                     int64_t c_stride, int64_t first, int64_t stop, bool accumulate) {
+  constexpr int L = kLanes<AccOf<U>>;
+  for (int64_t column = first; column < stop;) {
+    const int64_t inside = column % kPanel<U>;
+    const UnitOf<U>* panel = b + column / kPanel<U> * panel_units + inside;
+    if (inside == 0 && column + L < stop) {
+      multiply_panel<U, R, 2, kRowStep, kStep>(a, panel, depth, c + column, c_stride, accumulate);
+      column += 2 * L;
+    } else {
+      multiply_panel<U, R, 1, kRowStep, kStep>(a, panel, depth, c + column, c_stride, accumulate);
+      column += L;
+    }
+  }
+}
+
+// The smallest block height that holds so many rows.
+inline constexpr int block_height(int rows) {
+  return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : kRows > 6 && rows <= 8 ? 8 : kRows;
+}
+
+// Calls body with block_height(rows) as a constant.
+template <typename Body>
+inline void with_height(int rows, Body body) {
+  switch (block_height(rows)) {
+    case 1:
+      return body.template operator()<1>();
+    case 2:
+      return body.template operator()<2>();
+    case 4:
+      return body.template operator()<4>();
+    case kRows:
+      return body.template operator()<kRows>();
+    default:
+      return body.template operator()<8>();
+  }
+}
+
+}  // namespace lck::LCK_ISA

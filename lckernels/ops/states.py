@@ -1,0 +1,89 @@
+"""The op merge_attention_states."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lckernels.dispatch import Problem, choose
+from lckernels.ops.registration import register, register_autocast, register_autograd
+from lckernels.reference import compute_dtype
+
+
+def _states_problem(out: Tensor) -> Problem:
+    return Problem("merge_attention_states", out.device.type, out.dtype, (out.shape,))
+
+
+def _merge_attention_states(
+    outs: list[Tensor], lses: list[Tensor], backend: str | None
+) -> tuple[Tensor, Tensor]:
+    return choose(_states_problem(outs[0]), backend).merge_attention_states(outs, lses)
+
+
+def _merge_attention_states_fake(
+    outs: list[Tensor], lses: list[Tensor], backend: str | None
+) -> tuple[Tensor, Tensor]:
+    lse = lses[0].new_empty(lses[0].shape, dtype=compute_dtype(outs[0].dtype))
+    return outs[0].new_empty(outs[0].shape), lse
+
+
+def _merge_attention_states_backward(
+    dout: Tensor | None,
+    dlse: Tensor | None,
+    outs: list[Tensor],
+    lses: list[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    backend: str | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    module = choose(_states_problem(out), backend)
+    return module.merge_attention_states_backward(dout, dlse, outs, lses, out, lse)
+
+
+def _merge_attention_states_backward_fake(
+    dout: Any, dlse: Any, outs: list[Tensor], lses: list[Tensor], *_: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    return [x.new_empty(x.shape) for x in outs], [x.new_empty(x.shape) for x in lses]
+
+
+class _MergeAttentionStates(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, num_states: int, backend: str | None, *states: Tensor) -> tuple[Tensor, Tensor]:
+        outs, lses = list(states[:num_states]), list(states[num_states:])
+        with torch._C._AutoDispatchBelowAutograd():
+            out, lse = merge_attention_states(outs, lses, backend)
+        ctx.num_states, ctx.backend = num_states, backend
+        ctx.save_for_backward(out, lse, *states)
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
+        out, lse, *states = ctx.saved_tensors
+        outs, lses = states[: ctx.num_states], states[ctx.num_states :]
+        args = (dout, dlse, outs, lses, out, lse, ctx.backend)
+        douts, dlses = merge_attention_states_backward(*args)
+        return None, None, *douts, *dlses
+
+
+merge_attention_states = register(
+    "merge_attention_states",
+    "(Tensor[] outs, Tensor[] lses, str? backend) -> (Tensor out, Tensor lse)",
+    _merge_attention_states,
+    _merge_attention_states_fake,
+)
+merge_attention_states_backward = register(
+    "merge_attention_states_backward",
+    "(Tensor? dout, Tensor? dlse, Tensor[] outs, Tensor[] lses, Tensor out, Tensor lse, str? backend) "
+    "-> (Tensor[], Tensor[])",
+    _merge_attention_states_backward,
+    _merge_attention_states_backward_fake,
+)
+register_autograd(
+    "merge_attention_states",
+    lambda outs, lses, backend: _MergeAttentionStates.apply(len(outs), backend, *outs, *lses),
+)
+register_autocast("merge_attention_states", 0)
+register_autocast("merge_attention_states_backward", 0)
