@@ -98,4 +98,19 @@ struct StatesParams {
   bool stream_out;  // as in OverlapParams
 };
 
+// Attention within overlapping chunks of one sequence, merged by position.
+struct ChunkedParams {
+  AttentionParams sequence;       // batch 1: the sequence, one text
+  AttentionParams extra;          // batch num_chunks, seqlen num_extra: rows that a chunk has of its own
+  const Segment* segments;        // (num_segments), sorted by start, of length > 0
+  const int64_t* chunk_bounds;    // (num_chunks + 1), where a chunk's segments begin in chunk_segments
+  const int32_t* chunk_segments;  // (num_segments), numbers of segments, chunk by chunk
+  const void* shares;             // (num_chunks, chunk_len), fp32 (fp64): of a position's output
+  void* lse;   // (num_heads, num_chunks, chunk_len + num_extra), log2(e^lse / share); backward
+  void* dots;  // the same shape: <dout, out of the chunk>; backward
+  int64_t num_segments, longest_segment, num_chunks, chunk_len, num_extra;
+  bool extra_queries;  // the backward has a gradient of the extra rows' outputs
+  bool all_rows;       // dots also where the share is 0
+};
+
 }  // namespace lck

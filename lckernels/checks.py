@@ -16,6 +16,7 @@ from lckernels.reference import compute_dtype
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop")
 _KINDS = {"integer": (torch.int32, torch.int64), "bool": (torch.bool,), "floating": FLOATS}
+_KIND_NAMES = {"integer": "an integer", "bool": "a bool", "floating": "a floating"}
 
 
 def bad(argument: str, got: object, allowed: str) -> ValueError:
@@ -78,11 +79,11 @@ def _option(
     if x is None:
         return
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: got {type(x).__name__}; expected a {kind} tensor")
+        raise TypeError(f"{name}: got {type(x).__name__}; expected {_KIND_NAMES[kind]} tensor")
     if tuple(x.shape) not in shapes:
         raise bad(name, f"shape {tuple(x.shape)}", f"expected {' or '.join(str(shape) for shape in shapes)}")
     if x.dtype not in _KINDS[kind]:
-        raise bad(name, f"dtype {x.dtype}", f"expected a {kind} tensor")
+        raise bad(name, f"dtype {x.dtype}", f"expected {_KIND_NAMES[kind]} tensor")
     if x.device != q.device:
         raise bad(name, f"device {x.device}", f"{q_name} is on {q.device}")
 

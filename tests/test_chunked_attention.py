@@ -9,7 +9,7 @@ from compare import assert_as_good_as
 import lckernels
 from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
 
-BACKENDS = ("eager",)
+BACKENDS = ("eager", "cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)

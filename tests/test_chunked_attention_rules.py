@@ -9,7 +9,7 @@ from chunked_cases import ChunkedCase, ChunkedInputs, hand_made_plan
 import lckernels
 from lckernels import ExtraTokens, Plan, plan_chunks, reference
 
-BACKENDS = ("eager",)
+BACKENDS = ("eager", "cpu")
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_value = pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
 CASE = ChunkedCase("", lambda: plan_chunks([50], 16, 6), num_extra=1, weights="explicit")

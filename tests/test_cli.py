@@ -135,6 +135,23 @@ def test_kept_states_are_used_again_only_if_they_fit(model, book, tmp_path):
     assert kept.stat().st_mtime_ns != stamp
 
 
+def test_merge_in_every_layer(model, book, tmp_path):
+    search = ("search", book, "river", "--model", model, "--no-plot", "--keep")
+    layer = run(*search, "--merge", "layer")
+    assert layer.exit_code == 0, layer.stderr
+    assert re.search(r"^reading [\d,]+ tokens in \d+ chunks, merged in every layer$", layer.stderr, re.M)
+    assert "(overlap 7, triangular, merged in every layer)" in layer.stdout
+    kept = load_states(tmp_path / "book.txt.safetensors")
+    assert kept.metadata["merge"] == "layer"
+    assert "states taken from the file" in run(*search, "--merge", "layer").stdout
+    final = run(*search)
+    assert "does not fit and is made anew: merge is layer, not final\n" in final.stderr
+    states = load_states(tmp_path / "book.txt.safetensors").states
+    assert states.shape == kept.states.shape
+    cosine = torch.cosine_similarity(states, kept.states, dim=-1)
+    assert 0.8 < cosine.mean() < 0.9999
+
+
 def test_encode_writes_states_that_search_uses(model, book, tmp_path):
     target = tmp_path / "states.safetensors"
     options = (
@@ -157,8 +174,8 @@ def test_encode_writes_states_that_search_uses(model, book, tmp_path):
     assert found.states.shape == (len(found.offsets), 16)
     content = book.read_text()
     assert content[slice(*found.offsets[1])] in WORDS
-    expected = {"model": model, "chunk_len": "16", "overlap": "4", "weights": "hann", "boundaries": "sled"}
-    assert expected.items() <= found.metadata.items()
+    expected = {"model": model, "chunk_len": "16", "overlap": "4", "weights": "hann", "merge": "final"}
+    assert (expected | {"boundaries": "sled"}).items() <= found.metadata.items()
     assert f"lckernels {lckernels.__version__}, torch " in found.metadata["versions"]
     result = run("search", book, "river", *options, "--states", target, "--no-plot")
     assert "states taken from the file" in result.stdout
@@ -295,7 +312,14 @@ def test_an_empty_question(model, book):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--top", 0), ("--passage-tokens", 0), ("--weights", "round"), ("--dtype", "int8"), ("--threads", 0)],
+    [
+        ("--top", 0),
+        ("--passage-tokens", 0),
+        ("--weights", "round"),
+        ("--merge", "first"),
+        ("--dtype", "int8"),
+        ("--threads", 0),
+    ],
 )
 def test_values_outside_their_range(model, book, arguments):
     result = run("search", book, "river", "--model", model, *arguments)
@@ -318,6 +342,15 @@ def test_models_without_encoder_states(model, book, tmp_path):
     assert "model: got T5Model, encoder and decoder" in refused("search", book, "river", "--model", folder)
 
 
+def test_a_model_that_cannot_be_merged_in_every_layer(model, book, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    mpnet = transformers.MPNetModel(transformers.MPNetConfig(vocab_size=70, **sizes))
+    folder = save_other(model, tmp_path / "mpnet", mpnet)
+    said = refused("search", book, "river", "--model", folder, "--merge", "layer")
+    assert "model: got MPNetModel, and the attention of MPNetModel does not go through" in said
+    assert said.endswith("merge='layer' cannot run it, merge='final' can\n")
+
+
 def test_help_tells_options_and_defaults():
     result = run("search", "--help")
     assert result.exit_code == 0
@@ -326,6 +359,7 @@ def test_help_tells_options_and_defaults():
         "--chunk-len",
         "--overlap",
         "--weights",
+        "--merge",
         "--passage-tokens",
         "--states",
         "--plot",

@@ -1,5 +1,7 @@
-// Chooses the attention passes compiled for an instruction set.
+// Chooses the passes of windowed and chunked attention compiled for an instruction set.
 #include "cpu/attention.h"
+
+#include "cpu/chunked.h"
 
 namespace lck {
 
@@ -7,6 +9,7 @@ namespace lck {
   namespace isa {                                           \
   const AttentionForward& attention_forward(DType dtype);   \
   const AttentionBackward& attention_backward(DType dtype); \
+  const ChunkedPasses& chunked_passes(DType dtype);         \
   }
 LCK_DECLARE(generic)
 #if defined(__x86_64__)
@@ -17,24 +20,29 @@ LCK_DECLARE(avx512_bf16)
 #undef LCK_DECLARE
 
 // avx512_bf16 differs from avx512 for bf16 alone.
-const AttentionForward& attention_forward(Isa isa, DType dtype) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512Bf16 && dtype == DType::kBFloat16) return avx512_bf16::attention_forward(dtype);
-  if (isa >= Isa::kAvx512) return avx512::attention_forward(dtype);
-  if (isa >= Isa::kAvx2) return avx2::attention_forward(dtype);
+  #define LCK_CHOOSE(passes)                                                                     \
+    if (isa >= Isa::kAvx512Bf16 && dtype == DType::kBFloat16) return avx512_bf16::passes(dtype); \
+    if (isa >= Isa::kAvx512) return avx512::passes(dtype);                                       \
+    if (isa >= Isa::kAvx2) return avx2::passes(dtype);                                           \
+    return generic::passes(dtype);
+#else
+  #define LCK_CHOOSE(passes) \
+    (void)isa;               \
+    return generic::passes(dtype);
 #endif
-  (void)isa;
-  return generic::attention_forward(dtype);
+
+const AttentionForward& attention_forward(Isa isa, DType dtype) {
+  LCK_CHOOSE(attention_forward)
 }
 
 const AttentionBackward& attention_backward(Isa isa, DType dtype) {
-#if defined(__x86_64__)
-  if (isa >= Isa::kAvx512Bf16 && dtype == DType::kBFloat16) return avx512_bf16::attention_backward(dtype);
-  if (isa >= Isa::kAvx512) return avx512::attention_backward(dtype);
-  if (isa >= Isa::kAvx2) return avx2::attention_backward(dtype);
-#endif
-  (void)isa;
-  return generic::attention_backward(dtype);
+  LCK_CHOOSE(attention_backward)
 }
+
+const ChunkedPasses& chunked_passes(Isa isa, DType dtype) {
+  LCK_CHOOSE(chunked_passes)
+}
+#undef LCK_CHOOSE
 
 }  // namespace lck

@@ -1,5 +1,5 @@
 // Backward of windowed attention on the CPU. Compiled once per instruction set (LCK_ISA).
-#include "cpu/attention/backward.h"
+#include "cpu/attention/key_grad.h"
 
 namespace lck::LCK_ISA {
 

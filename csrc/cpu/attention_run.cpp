@@ -69,6 +69,14 @@ Workspace pack_tiles(const AttentionForward& passes, const AttentionParams& p,
 
 }  // namespace
 
+Workspace pack_all_keys(Isa isa, DType dtype, const AttentionParams& p, bool backward) {
+  std::vector<TileTask> tasks;
+  for (int64_t t = 0; t < p.num_texts; ++t) {
+    if (p.texts[t].q_len > 0) add_tile_tasks(p, t, &tasks);
+  }
+  return pack_tiles(attention_forward(isa, dtype), p, tasks, backward);
+}
+
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   const AttentionForward& passes = attention_forward(isa, dtype);
   const int64_t acc_bytes = dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
@@ -148,14 +156,11 @@ void sum_slots(const A* partial, int64_t slots, int64_t size, int64_t begin, int
 }  // namespace
 
 void run_attention_backward(Isa isa, DType dtype, AttentionParams p, void* dbias, void* dsink) {
-  const AttentionForward& forward = attention_forward(isa, dtype);
   const AttentionBackward& passes = attention_backward(isa, dtype);
   const bool fp64 = dtype == DType::kFloat64;
-  std::vector<TileTask> tile_tasks;
   std::vector<KeyTask> key_tasks;
   std::vector<std::vector<QueryTask>> by_head(p.num_kv_heads);
   for (int64_t t = 0; t < p.num_texts; ++t) {
-    if (p.texts[t].q_len > 0) add_tile_tasks(p, t, &tile_tasks);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
       add_query_tasks(p, t, kv_head, &by_head[kv_head]);
       for (int64_t key = 0; key < p.texts[t].bounds.num_keys; key += kKeyTileRows) {
@@ -163,7 +168,7 @@ void run_attention_backward(Isa isa, DType dtype, AttentionParams p, void* dbias
       }
     }
   }
-  const Workspace packed = pack_tiles(forward, p, tile_tasks, true);
+  const Workspace packed = pack_all_keys(isa, dtype, p, true);
 
   // Without a bias each query task runs by itself; with one, the tasks of a slot run in order.
   const int64_t per_head = by_head.empty() ? 0 : by_head[0].size();

@@ -19,19 +19,26 @@ def check_encoder(model: nn.Module) -> None:
         raise TypeError(f"model: got {name}, a decoder, which sees only what is before; expected an encoder")
 
 
-def usable_positions(model: nn.Module) -> tuple[int, str] | None:
-    """The longest sequence that the model's positions allow, and how that comes about; None if unlimited.
+def position_table(model: nn.Module) -> nn.Embedding | None:
+    """The model's table of absolute positions; None if it has none."""
+    tables = (getattr(module, "position_embeddings", None) for module in model.modules())
+    return next((table for table in tables if isinstance(table, nn.Embedding)), None)
 
-    RoBERTa, XLM-R and MPNet number positions from padding_idx + 1.
-    """
-    for module in model.modules():
-        table = getattr(module, "position_embeddings", None)
-        if isinstance(table, nn.Embedding):
-            if table.padding_idx is None:
-                return table.num_embeddings, f"max_position_embeddings {table.num_embeddings}"
-            usable = table.num_embeddings - table.padding_idx - 1
-            how = f"max_position_embeddings {table.num_embeddings} - padding_idx {table.padding_idx} - 1"
-            return usable, how
+
+def first_position(model: nn.Module) -> int:
+    """The position of a text's first token: RoBERTa, XLM-R and MPNet count from padding_idx + 1."""
+    table = position_table(model)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def usable_positions(model: nn.Module) -> tuple[int, str] | None:
+    """The longest sequence that the model's positions allow, and how that comes about; None if unlimited."""
+    table = position_table(model)
+    if table is not None:
+        limit = f"max_position_embeddings {table.num_embeddings}"
+        if table.padding_idx is None:
+            return table.num_embeddings, limit
+        return table.num_embeddings - first_position(model), f"{limit} - padding_idx {table.padding_idx} - 1"
     positions = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None

@@ -1,6 +1,8 @@
 """LongEncoder: an encoder with a position limit reads texts of any length, chunk by chunk."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,15 +10,19 @@ from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
 from lckernels.extras import import_extra
+from lckernels.models.attention import check_attention, on_lckernels, reasons_against
 from lckernels.models.batch import Batch, read_batch
 from lckernels.models.chunking import Chunks, cut_documents, micro_batches
 from lckernels.models.explain import Explanation, explain
 from lckernels.models.integers import content_boundaries, integers, text_lengths
-from lckernels.models.limits import check_encoder, fit_cutting
+from lckernels.models.layerwise import Rows, check_layerwise, read_row
+from lckernels.models.limits import check_encoder, first_position, fit_cutting
+from lckernels.models.outputs import Outputs
 from lckernels.models.states import ChunkStates
 from lckernels.plan import Plan
 
 RULES = ("sled", "max_context", "sentence")
+MERGES = ("final", "layer")
 Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
@@ -24,8 +30,9 @@ class LongEncoder(nn.Module):
     """Wraps an encoder of transformers and is called like it; the result is one sequence as long as the text.
 
     A text is cut into overlapping chunks that the model can read; the chunks' hidden states are merged by
-    `overlap_merge`. A text that fits in one chunk gives the model's own result; a longer one approximates a
-    model with more positions, since a token sees its chunk and not the whole text.
+    `overlap_merge`, or with merge="layer" what each attention layer gave them, by `chunked_attention`. A text
+    that fits in one chunk gives the model's own result; a longer one approximates a model with more
+    positions, since a token sees its chunk and not the whole text.
 
     Args:
         model: an encoder whose output has `last_hidden_state`, as AutoModel loads it (BERT, RoBERTa, XLM-R,
@@ -40,11 +47,21 @@ class LongEncoder(nn.Module):
         special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].
             They are given to every chunk; their own states come from the first and the last.
         prefix: token ids that every chunk reads after its leading special tokens; their states are dropped.
-        max_tokens: bound on the tokens of a micro-batch; one chunk is read alone if it is longer.
+        merge: "final" (default) runs the model on every chunk and merges its results. "layer" runs it once on
+            the whole text and merges after each layer's attention: all else of the model runs once a token.
+            That approximates "final": a token has one position, that in the chunk which weighs it most (the
+            earlier one in a tie). It takes a model with absolute positions (BERT, RoBERTa, XLM-R, ELECTRA,
+            DistilBERT, ...).
+        attention: whose attention the model runs on. "auto" (default) takes lckernels' instead of torch's
+            where a backend has a kernel for it; "lckernels" takes it always, whatever backend that is;
+            "model" keeps the model's own. Results are the same up to rounding; a call leaves no trace.
+        max_tokens: bound on the tokens of a micro-batch; one chunk is read alone if it is longer, and with
+            merge="layer" one text, whose feed-forward runs in pieces of so many.
         output_device: where chunks are merged and results returned. Default: the model's device.
         progress: show a progress bar (tqdm) over the tokens read.
 
-    Raises TypeError for a model that is not an encoder, ValueError for sizes that do not fit it.
+    Raises TypeError for a model that is no encoder or not one for `merge` and `attention`, ValueError for
+    sizes that do not fit it.
     """
 
     def __init__(
@@ -57,6 +74,8 @@ class LongEncoder(nn.Module):
         *,
         special_tokens: tuple[int, int] = (1, 1),
         prefix: Sequence[int] | Tensor | None = None,
+        merge: str = "final",
+        attention: str = "auto",
         max_tokens: int = 4096,
         output_device: torch.device | str | None = None,
         progress: bool = False,
@@ -72,9 +91,18 @@ class LongEncoder(nn.Module):
             raise bad("weights", repr(weights), allowed)
         if max_tokens < 1:
             raise bad("max_tokens", max_tokens, "expected at least 1")
+        check_attention(model, attention)
+        if merge not in MERGES:
+            raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
+        if merge == "layer":
+            check_layerwise(model)
+            if attention == "model":
+                raise bad("attention", repr(attention), "merge='layer' needs that of lckernels")
         self.model = model
         self.training = model.training
         self.weights = weights
+        self.merge = merge
+        self.attention = attention
         self.max_tokens = max_tokens
         self.output_device = output_device
         self.progress = progress
@@ -165,70 +193,84 @@ class LongEncoder(nn.Module):
         chunks = cut_documents(batch.flat_first, batch.lengths, batch.num_entries, self.cutting, offsets)
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
-        merged, output_class, last_is_layer = self._run(batch, chunks, output_hidden_states)
-        states = [batch.unpack(state) for state in merged]
-        hidden_states = {}
-        if output_hidden_states:
-            hidden_states["hidden_states"] = (*states[1:], states[0]) if last_is_layer else tuple(states[1:])
-        output = output_class(last_hidden_state=states[0], **hidden_states)
+        outputs = Outputs(self.model, output_hidden_states)
+        read = self._read_rows if self.merge == "layer" else self._read_chunks
+        merged = read(batch.on(self.device, self.prefix, self.model), chunks, outputs)
+        output = outputs.build([batch.unpack(state) for state in merged])
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
-    def _run(
-        self, batch: Batch, chunks: Chunks, output_hidden_states: bool
-    ) -> tuple[list[Tensor], type, bool]:
-        """The last state, then with output_hidden_states those of all layers, merged (total_len, dim).
-
-        Also the model's output class, and whether the last layer's state is the last state and so left out.
-        """
-        device = self.device
-        batch = batch.on(device, self.prefix, self.model)
+    def _read_chunks(self, batch: Batch, chunks: Chunks, outputs: Outputs) -> list[Tensor]:
+        """merge="final": each chunk through the model, then each state merged, (total_len, dim)."""
+        target = self.output_device or self.device
         gathered: list[ChunkStates] = []
-        output_class, last_is_layer = None, False
-        for start, stop in self._progress(chunks):
-            index = chunks.index[start:stop, : chunks.widths[start]].to(device)
-            output = self.model(
-                **batch.gather(index, chunks.widths[start:stop]),
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-            )
-            states = self._states_of(output, output_hidden_states)
-            if output_class is None:
-                output_class, last_is_layer = type(output), states[-1] is states[0] and len(states) > 1
-                kept = states[:-1] if last_is_layer else states
-                gathered = [ChunkStates(chunks.plan, state, self.output_device or device) for state in kept]
-            for rows, state in zip(gathered, states, strict=not last_is_layer):
-                rows.add(state)
-        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
+        own = reasons_against(self.model, self.attention, chunks.widths[0])
+        attention = nullcontext() if own else on_lckernels(self.model)
+        with attention, self._progress(chunks.num_tokens) as advance:
+            for start, stop in micro_batches(chunks.widths, self.max_tokens):
+                index = chunks.index[start:stop, : chunks.widths[start]].to(self.device)
+                widths = chunks.widths[start:stop]
+                states = outputs.states(
+                    self.model(
+                        **batch.gather(index, widths),
+                        output_hidden_states=outputs.hidden_states,
+                        return_dict=True,
+                    )
+                )
+                gathered = gathered or [ChunkStates(chunks.plan, state, target) for state in states]
+                for rows, state in zip(gathered, states, strict=True):
+                    rows.add(state)
+                advance(sum(widths))
+        weights = self._weights(chunks.plan)
         # Without overlap every weight is the same, and uniform ones divide by exactly 1.
         if isinstance(weights, str) and chunks.plan.num_chunks == chunks.plan.cu_seqlens.shape[0] - 1:
             weights = "uniform"
-        return [rows.merge(weights) for rows in gathered], output_class, last_is_layer
+        return [rows.merge(weights) for rows in gathered]
 
-    def _states_of(self, output: Any, output_hidden_states: bool) -> list[Tensor]:
-        last = getattr(output, "last_hidden_state", None)
-        hidden = getattr(output, "hidden_states", None)
-        missing = "last_hidden_state" if last is None else "hidden_states"
-        if last is None or (output_hidden_states and not hidden):
-            got = f"{type(self.model).__name__} returned {type(output).__name__}, which has no {missing}"
-            raise TypeError(f"model: {got}; pass the encoder itself, as AutoModel loads it, without a head")
-        return [last, *(hidden if output_hidden_states else ())]
+    def _read_rows(self, batch: Batch, chunks: Chunks, outputs: Outputs) -> list[Tensor]:
+        """merge="layer": each document once through the model, (total_len, dim)."""
+        target, weights = self.output_device or self.device, self._weights(chunks.plan)
+        rows = Rows(chunks, self.cutting, self.max_tokens)
+        layers = getattr(self.config, "num_hidden_layers", 1)
+        parts: list[list[Tensor]] = []
+        attention = on_lckernels(self.model, self.max_tokens)
+        with attention, self._progress(sum(rows.num_tokens())) as advance:
+            for start, stop in rows.documents:
+                row = rows.make(start, stop, weights)
+                done = [row.num_tokens * n // layers for n in range(layers + 1)]
+                shares = (after - before for before, after in pairwise(done))
+                output = read_row(
+                    self.model,
+                    batch,
+                    row,
+                    first_position(self.model),
+                    lambda shares=shares: advance(next(shares, 0)),
+                    output_hidden_states=outputs.hidden_states,
+                    return_dict=True,
+                )
+                results = row.results.to(self.device)
+                parts.append(
+                    [state[0].index_select(0, results).to(target) for state in outputs.states(output)]
+                )
+        return [torch.cat(states) if len(states) > 1 else states[0] for states in zip(*parts, strict=True)]
 
-    def _progress(self, chunks: Chunks) -> Iterator[tuple[int, int]]:
-        ranges = micro_batches(chunks.widths, self.max_tokens)
+    def _weights(self, plan: Plan) -> str | Tensor:
+        return self.weights(plan) if callable(self.weights) else self.weights
+
+    @contextmanager
+    def _progress(self, num_tokens: int) -> Iterator[Callable[[int], object]]:
+        """Gives what counts tokens that were read."""
         if not self.progress:
-            yield from ranges
+            yield lambda _: None
             return
         tqdm = import_extra("tqdm.auto", "hf").tqdm
-        with tqdm(total=chunks.num_tokens, unit="tok", unit_scale=True, desc="LongEncoder") as bar:
-            for start, stop in ranges:
-                yield start, stop
-                bar.update(sum(chunks.widths[start:stop]))
+        with tqdm(total=num_tokens, unit="tok", unit_scale=True, desc="LongEncoder") as bar:
+            yield bar.update
 
     def extra_repr(self) -> str:
         cutting = self.cutting
         return (
             f"chunk_len={cutting.chunk_len}, overlap={cutting.overlap}, weights={self.weights!r}, "
-            f"boundaries={cutting.rule!r}"
+            f"boundaries={cutting.rule!r}, merge={self.merge!r}"
         )

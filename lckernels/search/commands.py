@@ -25,6 +25,8 @@ from lckernels.search.options import (
     DtypeOption,
     FileArgument,
     LanguageOption,
+    Merge,
+    MergeOption,
     ModelOption,
     OverlapOption,
     QuietOption,
@@ -75,6 +77,7 @@ def search(
     overlap: OverlapOption = None,
     weights: WeightsOption = Weights.triangular,
     boundaries: BoundariesOption = Boundaries.sled,
+    merge: MergeOption = Merge.final,
     dtype: DtypeOption = Dtype.float32,
     language: LanguageOption = None,
     keep: Annotated[
@@ -111,7 +114,7 @@ def search(
     target = None if no_plot else plot or Path(f"{file.stem}.search.png")
     if target is not None:
         picture.check_target(target)
-    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
+    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
     language = language or text.language()
     found, reused = obtain_states(text, encoder, language, kept, *_talk(quiet))
     passages = split_passages(text.content, found.offsets, language, passage_tokens)
@@ -142,6 +145,7 @@ def encode(
     overlap: OverlapOption = None,
     weights: WeightsOption = Weights.triangular,
     boundaries: BoundariesOption = Boundaries.sled,
+    merge: MergeOption = Merge.final,
     dtype: DtypeOption = Dtype.float32,
     language: LanguageOption = None,
     threads: ThreadsOption = None,
@@ -154,7 +158,7 @@ def encode(
     _need(hf=True)
     text = read_text(file)
     check_target(output)
-    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, dtype)
+    encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
     states = encode_text(text, encoder, language or text.language(), *_talk(quiet))
     save_states(output, states)
     if not quiet:
@@ -207,6 +211,7 @@ def _encoder(
     overlap: int | None,
     weights: Weights,
     boundaries: Boundaries,
+    merge: Merge,
     dtype: Dtype,
 ) -> TextEncoder:
     if threads is not None:
@@ -221,6 +226,7 @@ def _encoder(
         overlap=overlap,
         weights=weights.value,
         boundaries=boundaries.value,
+        merge=merge.value,
     )
 
 

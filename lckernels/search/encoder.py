@@ -46,7 +46,7 @@ class TextEncoder:
     """LongEncoder over a model of the hub or a folder, with its tokenizer.
 
     model: a folder or a name on the Hugging Face hub. dtype: one of DTYPES. options: chunk_len, overlap,
-    weights, boundaries of LongEncoder.
+    weights, boundaries, merge of LongEncoder.
 
     Raises InputError for a model that cannot be loaded or is no encoder, and for options that do not fit it.
     """
@@ -79,6 +79,7 @@ class TextEncoder:
             "overlap": str(cutting.overlap),
             "weights": str(self.encoder.weights),
             "boundaries": cutting.rule,
+            "merge": self.encoder.merge,
             "language": language if cutting.rule == "sentence" else "any",
             "dtype": self.dtype,
         }
@@ -102,7 +103,8 @@ class TextEncoder:
             cuts = token_boundaries(tokens.offsets, sentence_boundaries(text, language))
             options["sentence_boundaries"] = [[cut + tokens.leading for cut in cuts]]
         num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
-        say(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks")
+        how = ", merged in every layer" if self.encoder.merge == "layer" else ""
+        say(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}")
         self.encoder.progress = progress
         start = time.perf_counter()
         with torch.inference_mode():

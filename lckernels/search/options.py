@@ -20,6 +20,11 @@ class Boundaries(StrEnum):
     sentence = "sentence"
 
 
+class Merge(StrEnum):
+    final = "final"
+    layer = "layer"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -46,6 +51,13 @@ WeightsOption = Annotated[Weights, typer.Option(help="How much each chunk counts
 BoundariesOption = Annotated[
     Boundaries,
     typer.Option(help="Where chunks are cut: at equal steps (sled, max_context) or between sentences."),
+]
+MergeOption = Annotated[
+    Merge,
+    typer.Option(
+        help="Read every chunk and merge the results (final), or read the text once and merge after each "
+        "layer's attention (layer): an approximation of it, with more memory and less arithmetic."
+    ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dtype of the states.")]
 LanguageOption = Annotated[

@@ -40,9 +40,10 @@ def print_figures(states: States, reused: bool) -> None:
     """Tokens, chunks, seconds and tokens per second of the encoding."""
     facts = states.metadata
     num_tokens, seconds = int(facts["num_tokens"]), float(facts["seconds"])
+    how = ", merged in every layer" if facts["merge"] == "layer" else ""
     out.print(
         f"{num_tokens:,} tokens in {int(facts['num_chunks']):,} chunks of up to {int(facts['chunk_len']):,} "
-        f"(overlap {int(facts['overlap']):,}, {facts['weights']})"
+        f"(overlap {int(facts['overlap']):,}, {facts['weights']}{how})"
     )
     when = "states taken from the file; encoding had taken" if reused else "encoded in"
     out.print(f"{when} {seconds:.1f} s, {num_tokens / max(seconds, 1e-9):,.0f} tokens/s, {facts['dtype']}")

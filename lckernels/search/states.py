@@ -18,6 +18,7 @@ IDENTITY = (
     "overlap",
     "weights",
     "boundaries",
+    "merge",
     "language",
     "dtype",
 )

@@ -134,40 +134,97 @@ inline void softmax_row(A* s, int first, int stop, A scale, A* row_max, A* row_s
   store(total, row_sum);
 }
 
-template <typename U, typename T>
-void forward_task(const AttentionParams& p, const QueryTask& task, const void* packed, int64_t num_tiles,
-                  void* scratch) {
+// Rows [0, count): Q as A operands, a fresh softmax. row_at(k): its query; sees(query): its keys. Returns the
+// number of blocks.
+template <typename U, typename T, typename RowAt, typename Sees>
+int begin_rows(const AttentionParams& p, const Text& text, int64_t count, bool with_sinks,
+               const ForwardScratch<U>& x, RowAt row_at, Sees sees) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
-  Arena arena{static_cast<char*>(scratch)};
-  const ForwardScratch<U> x = ForwardScratch<U>::of(&arena, p);
-  const Text& text = p.texts[task.text];
-  const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
-  const int64_t tile_bytes = KeyTile<U>::bytes(p);
-  const auto rule = ScoreRule<A>::of(p, false);
-  const A* sinks = static_cast<const A*>(p.sink_logits);
-
-  // Rows: their windows, Q as A operands, the state of the softmax.
+  const int64_t depth = units<U>(p.head_dim), stride = staged_units<U>(p.head_dim);
+  const A* sinks = with_sinks ? static_cast<const A*>(p.sink_logits) : nullptr;
   int num_blocks = 0;
-  for (int64_t f = 0; f < task.rows; ++num_blocks) {
+  for (int64_t f = 0; f < count; ++num_blocks) {
     RowBlock& block = x.blocks[num_blocks];
     block.rows = 0;
     const int64_t first = f;
-    for (; f < task.rows && block.rows < kRows; ++f) {
-      const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
-      block.add(p, text, row);
+    for (; f < count && block.rows < kRows; ++f) {
+      const QueryRow row = row_at(f);
+      block.add(row, row.query + text.offset, sees(row));
       const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
       prefetch_row(q + kPrefetchRows * p.q.row_stride, p.head_dim);
-      stage_row<U>(q, p.head_dim, x.staged + (f - first) * staged_units<U>(p.head_dim));
-      const A sink = sinks && task.split == 0 ? sinks[row.head] * static_cast<A>(kLog2E) : -kInf<A>;
+      stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
+      const A sink = sinks ? sinks[row.head] * static_cast<A>(kLog2E) : -kInf<A>;
       x.row_max[f] = sink;
       store(Vec<A>{}, x.row_sum + f * L);
       x.row_sum[f * L] = sink == -kInf<A> ? A{0} : A{1};
       x.poisoned[f] = 0;
     }
-    pack_block<U>(x.staged, staged_units<U>(p.head_dim), block.rows, depth, x.q + first * depth);
+    pack_block<U>(x.staged, stride, block.rows, depth, x.q + first * depth);
   }
-  for (int64_t i = 0; i < num_blocks * kRows * out_columns; i += L) store(Vec<A>{}, x.out + i);
+  const int64_t numel = num_blocks * kRows * padded_columns<U>(p.head_dim_v);
+  for (int64_t i = 0; i < numel; i += L) store(Vec<A>{}, x.out + i);
+  return num_blocks;
+}
+
+// All blocks against the key tile from key n0.
+template <typename U>
+void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
+                 int num_blocks, const ForwardScratch<U>& x) {
+  using A = AccOf<U>;
+  constexpr int L = kLanes<A>;
+  const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
+  const auto rule = ScoreRule<A>::of(p, false);
+  for (int b = 0; b < num_blocks; ++b) {
+    const RowBlock& block = x.blocks[b];
+    const Span columns = block.columns<A>(n0);
+    if (empty(columns)) continue;
+    const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
+    const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
+    const bool plain = !masked && rule.plain();
+    const int64_t f = int64_t{b} * kRows;
+    multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
+    for (int r = 0; r < block.rows; ++r) {
+      A* s = x.s + r * kTile;
+      const int64_t head = block.row[r].head, position = block.position[r];
+      if (!plain) rule.apply(s, first, stop, head, n0 - position, nullptr);
+      if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, s, x.penalty, x.poisoned + f + r);
+      softmax_row<A>(s, first, stop, plain ? rule.scale : A{1}, x.row_max + f + r, x.row_sum + (f + r) * L,
+                     x.out + (f + r) * out_columns, out_columns);
+      if (p.dropout) {
+        dropout_row(p, text, head, position, n0, x.keep);
+        for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
+      }
+      store_units<U>(s, first, stop, x.probs + r * (kTile / U::kDepth));
+    }
+    multiply_along<U>(block.rows, x.probs, tile.v, first, stop, x.out + f * out_columns, out_columns);
+  }
+}
+
+// What a row's accumulator is multiplied by, and its lse (natural).
+template <typename A>
+struct RowResult {
+  A share, lse;
+};
+template <typename U>
+inline RowResult<AccOf<U>> row_result(const ForwardScratch<U>& x, int64_t f) {
+  using A = AccOf<U>;
+  const A total = sum<A>(load_bytes<Vec<A>>(x.row_sum + f * kLanes<A>));
+  if (total == 0) return {x.poisoned[f] ? kNan<A> : A{0}, -kInf<A>};
+  return {x.poisoned[f] ? kNan<A> : 1 / total, (x.row_max[f] + log2(total)) * static_cast<A>(kLn2)};
+}
+
+template <typename U, typename T>
+void forward_task(const AttentionParams& p, const QueryTask& task, const void* packed, int64_t num_tiles,
+                  void* scratch) {
+  using A = AccOf<U>;
+  Arena arena{static_cast<char*>(scratch)};
+  const auto x = ForwardScratch<U>::of(&arena, p);
+  const Text& text = p.texts[task.text];
+  const auto row_at = [&](int64_t f) { return query_row(p, text, task.kv_head, task.first_row + f); };
+  const int num_blocks = begin_rows<U, T>(p, text, task.rows, task.split == 0, x, row_at, [&](QueryRow row) {
+    return keys_seen(p, text, row.query + text.offset);
+  });
 
   const Span positions = row_positions(text, task.first_row, task.rows);
   const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
@@ -175,53 +232,22 @@ void forward_task(const AttentionParams& p, const QueryTask& task, const void* p
   const int64_t stop_tile =
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
   for (int64_t u = first_tile; u < stop_tile; ++u) {
-    const int64_t n0 = tile_at(tiles, u) * kTile;
-    KeyTile<U> tile = x.tile;
-    if (packed) {
-      const int64_t place = task.kv_head * num_tiles + text.first_tile + tile_at(tiles, u);
-      tile = KeyTile<U>::at(p, static_cast<const char*>(packed) + place * tile_bytes);
-    } else {
-      pack_key_tile<U, T>(p, text, task.kv_head, n0, false, x.staged, tile);
-    }
-    for (int b = 0; b < num_blocks; ++b) {
-      const RowBlock& block = x.blocks[b];
-      const Span columns = block.columns<A>(n0);
-      if (empty(columns)) continue;
-      const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
-      const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
-      const int64_t f = int64_t{b} * kRows;
-      multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
-      for (int r = 0; r < block.rows; ++r) {
-        A* s = x.s + r * kTile;
-        const int64_t head = block.row[r].head, position = block.position[r];
-        const bool plain = !masked && rule.plain();
-        if (!plain) rule.apply(s, first, stop, head, n0 - position, nullptr);
-        if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, s, x.penalty, x.poisoned + f + r);
-        softmax_row<A>(s, first, stop, plain ? rule.scale : A{1}, x.row_max + f + r, x.row_sum + (f + r) * L,
-                       x.out + (f + r) * out_columns, out_columns);
-        if (p.dropout) {
-          dropout_row(p, text, head, position, n0, x.keep);
-          for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
-        }
-        store_units<U>(s, first, stop, x.probs + r * (kTile / U::kDepth));
-      }
-      multiply_along<U>(block.rows, x.probs, tile.v, first, stop, x.out + f * out_columns, out_columns);
-    }
+    const int64_t index = tile_at(tiles, u);
+    const auto tile =
+        key_tile<U, T>(p, text, task.kv_head, index, {packed, num_tiles}, false, x.staged, x.tile);
+    attend_tile<U>(p, text, index * kTile, tile, num_blocks, x);
   }
 
   for (int64_t f = 0; f < task.rows; ++f) {
-    const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
-    const A total = sum<A>(load_bytes<Vec<A>>(x.row_sum + f * L));
-    const A share = x.poisoned[f] ? kNan<A> : total == 0 ? A{0} : 1 / total;
-    const A lse = total == 0 ? -kInf<A> : (x.row_max[f] + log2(total)) * static_cast<A>(kLn2);
-    A* from = x.out + f * out_columns;
+    const QueryRow row = row_at(f);
+    const auto [share, lse] = row_result<U>(x, f);
+    const A* from = x.out + f * padded_columns<U>(p.head_dim_v);
     if (task.num_splits > 1) {
-      A* to = static_cast<A*>(task.partial_out) + (task.split * task.rows + f) * p.head_dim_v;
-      for (int64_t d = 0; d < p.head_dim_v; ++d) to[d] = from[d] * share;
-      static_cast<A*>(task.partial_lse)[task.split * task.rows + f] = lse;
+      const int64_t place = task.split * task.rows + f;
+      store_row(from, share, p.head_dim_v, static_cast<A*>(task.partial_out) + place * p.head_dim_v);
+      static_cast<A*>(task.partial_lse)[place] = lse;
     } else {
-      T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
-      store_row(from, share, p.head_dim_v, to);
+      store_row(from, share, p.head_dim_v, row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head));
       static_cast<A*>(p.lse)[lse_index(p, text, row)] = lse;
     }
   }

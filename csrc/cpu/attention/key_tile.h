@@ -104,6 +104,25 @@ void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, 
   *tile.special = special;
 }
 
+// Key tiles packed beforehand, (num_kv_heads, num_tiles) of KeyTile::bytes; null: each is packed when it is
+// read.
+struct PackedKeys {
+  const void* data;
+  int64_t num_tiles;
+};
+
+// Tile `index` of a text: where it was packed, or packed now into `own` (backward: for query_grad.h).
+template <typename U, typename T>
+inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
+                           PackedKeys packed, bool backward, UnitOf<U>* staged, const KeyTile<U>& own) {
+  if (!packed.data) {
+    pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, staged, own);
+    return own;
+  }
+  const int64_t place = (kv_head * packed.num_tiles + text.first_tile + index) * KeyTile<U>::bytes(p);
+  return KeyTile<U>::at(p, static_cast<const char*>(packed.data) + place);
+}
+
 // What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's
 // number differs.
 template <typename A>

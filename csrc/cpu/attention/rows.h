@@ -27,6 +27,11 @@ inline Span segment_of(const AttentionParams& p, const Text& text, int64_t posit
   return p.segment_spans[text.batch * p.seqlen_k + position];
 }
 
+// Keys seen by the query at a position of a text.
+inline VisibleKeys keys_seen(const AttentionParams& p, const Text& text, int64_t position) {
+  return visible_keys(p.window, text.bounds, segment_of(p, text, position), position);
+}
+
 // Up to kRows queries that go through the products together.
 struct RowBlock {
   int rows;      // in use
@@ -36,17 +41,22 @@ struct RowBlock {
   int64_t position[kRows];
   VisibleKeys seen[kRows];
 
-  void add(const AttentionParams& p, const Text& text, QueryRow next, bool sees_nothing = false) {
+  void add(QueryRow next, int64_t at, const VisibleKeys& keys) {
     const int r = rows++;
     row[r] = next;
-    position[r] = next.query + text.offset;
-    seen[r] = sees_nothing
-                  ? VisibleKeys{}
-                  : visible_keys(p.window, text.bounds, segment_of(p, text, position[r]), position[r]);
-    if (r == 0) hull[0] = hull[1] = {0, 0}, common = seen[r].window;
-    common = intersect(common, seen[r].window);
-    hull[0] = lck::hull(hull[0], seen[r].window);
-    hull[1] = lck::hull(hull[1], seen[r].sink);
+    position[r] = at;
+    seen[r] = keys;
+    if (r == 0) hull[0] = hull[1] = {0, 0}, common = keys.window;
+    common = intersect(common, keys.window);
+    hull[0] = lck::hull(hull[0], keys.window);
+    hull[1] = lck::hull(hull[1], keys.sink);
+  }
+
+  // From now on every row sees these keys and no other.
+  void see(Span keys) {
+    for (int r = 0; r < rows; ++r) seen[r] = {keys, {0, 0}};
+    common = hull[0] = keys;
+    hull[1] = {0, 0};
   }
 
   // Columns of the tile from key n0 that some row sees, widened to whole vectors.

@@ -1,0 +1,116 @@
+"""A model runs with lckernels' attention while a `with` lasts, and is itself again after it."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lckernels.hf.attention import NAME, register
+
+_CHECKPOINT = "_gradient_checkpointing_func"
+_FEED_FORWARD = ("feed_forward_chunk", "ff_chunk")
+_ABSENT = object()
+# Changed modules: how many calls need the change, and what their own attributes were.
+_changed: WeakKeyDictionary[nn.Module, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def reasons(model: nn.Module) -> list[str]:
+    """Why `attention_of(model)` would not be what the model computes; empty when it is."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not models:
+        return ["it is no model of transformers"]
+    found = []
+    for name in sorted({type(m).__name__ for m in models if not m._can_set_attn_implementation()}):
+        found.append(f"the attention of {name} does not go through transformers' attention interface")
+    if any(getattr(module.config, "output_attentions", False) for module in models):
+        found.append("its config asks for output_attentions, which only its own eager attention gives")
+    return found
+
+
+@contextmanager
+def attention_of(model: nn.Module, piece_tokens: int | None = None) -> Iterator[None]:
+    """Every attention layer of `model` that goes through transformers' interface runs on lckernels.
+
+    The model's modules get configs of their own for as long, so no model that shares one is touched. A layer
+    that gradient checkpointing runs again in the backward runs as it did here. Threads may share a model.
+
+    piece_tokens: a feed-forward over more tokens runs in pieces, where the model has a method for one.
+    """
+    register()
+    changed: list[nn.Module] = []
+    copies: dict[int, Any] = {}
+    try:
+        with _lock:
+            changed.extend(module for module in model.modules() if _change(module, copies, piece_tokens))
+        yield
+    finally:
+        with _lock:
+            for module in changed:
+                _restore(module)
+
+
+def _change(module: nn.Module, copies: dict[int, Any], piece_tokens: int | None) -> bool:
+    """Whether the module has anything to change; it is changed by the first call that needs it."""
+    count, kept = _changed.get(module, (0, {}))
+    if count == 0:
+        new = _replacements(module, copies, piece_tokens)
+        kept = {name: module.__dict__.get(name, _ABSENT) for name in new}
+        for name, value in new.items():
+            setattr(module, name, value)
+    if kept:
+        _changed[module] = (count + 1, kept)
+    return bool(kept)
+
+
+def _replacements(module: nn.Module, copies: dict[int, Any], piece_tokens: int | None) -> dict[str, Any]:
+    new, own = {}, module.__dict__
+    if isinstance(own.get("config"), PreTrainedConfig):
+        new["config"] = copy.deepcopy(own["config"], copies)
+        new["config"]._attn_implementation = NAME
+    if _CHECKPOINT in own:
+        new[_CHECKPOINT] = partial(_checkpoint, module, own[_CHECKPOINT])
+    for name in _FEED_FORWARD if piece_tokens else ():
+        if callable(getattr(type(module), name, None)):
+            new[name] = _in_pieces(getattr(module, name), piece_tokens)
+    return new
+
+
+def _restore(module: nn.Module) -> None:
+    count, kept = _changed.pop(module)
+    if count > 1:
+        _changed[module] = (count - 1, kept)
+        return
+    for name, value in kept.items():
+        if value is _ABSENT:
+            delattr(module, name)
+        else:
+            setattr(module, name, value)
+
+
+def _in_pieces(feed_forward: Callable[..., Tensor], piece_tokens: int) -> Callable[..., Tensor]:
+    """One piece after the other, so that what is wide stays in the cache."""
+
+    @wraps(feed_forward)  # transformers counts its parameters
+    def pieces(x: Tensor, *more: Tensor) -> Tensor:
+        if more or x.shape[1] <= piece_tokens:
+            return feed_forward(x, *more)
+        return torch.cat([feed_forward(piece) for piece in x.split(piece_tokens, dim=1)], dim=1)
+
+    return pieces
+
+
+def _checkpoint(layer: nn.Module, checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(partial(_run_within, layer, function), *args, **kwargs)
+
+
+def _run_within(layer: nn.Module, function: Callable, *args: Any) -> Any:
+    with attention_of(layer):
+        return function(*args)

@@ -1,0 +1,40 @@
+"""What a model returned, micro-batch by micro-batch, and what of it is kept."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Outputs:
+    """Reads the hidden states off a model's outputs and builds one output of the same class."""
+
+    def __init__(self, model: nn.Module, hidden_states: bool) -> None:
+        self.model = model
+        self.hidden_states = hidden_states
+        self.output_class: type | None = None
+        self.last_is_layer = False
+
+    def states(self, output: Any) -> list[Tensor]:
+        """The last state, then, if hidden states are asked for, those of all layers.
+
+        The last layer's state is left out where it is the last state. Raises TypeError for another output.
+        """
+        last = getattr(output, "last_hidden_state", None)
+        hidden = getattr(output, "hidden_states", None)
+        missing = "last_hidden_state" if last is None else "hidden_states"
+        if last is None or (self.hidden_states and not hidden):
+            got = f"{type(self.model).__name__} returned {type(output).__name__}, which has no {missing}"
+            raise TypeError(f"model: {got}; pass the encoder itself, as AutoModel loads it, without a head")
+        states = [last, *(hidden if self.hidden_states else ())]
+        if self.output_class is None:
+            self.output_class = type(output)
+            self.last_is_layer = states[-1] is last and len(states) > 1
+        return states[:-1] if self.last_is_layer else states
+
+    def build(self, states: list[Tensor]) -> Any:
+        """The model's output class with `states`, in the order of `states()`."""
+        hidden_states = {}
+        if self.hidden_states:
+            layers = (*states[1:], states[0]) if self.last_is_layer else tuple(states[1:])
+            hidden_states["hidden_states"] = layers
+        return self.output_class(last_hidden_state=states[0], **hidden_states)

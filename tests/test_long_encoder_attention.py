@@ -1,0 +1,145 @@
+"""Whose attention LongEncoder runs on, and that nobody can tell by the results."""
+
+# ruff: noqa: E402
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from test_long_encoder import FAMILIES, pad, text, tiny
+
+import lckernels
+import lckernels.hf.attention
+import lckernels.models.attention
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts calls of lckernels' attention function."""
+    counted, run = [], lckernels.hf.attention.attention
+    monkeypatch.setattr(
+        lckernels.hf.attention, "attention", lambda *args, **kwargs: counted.append(1) or run(*args, **kwargs)
+    )
+    return counted
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """As if a backend other than eager served attention on every device."""
+    fast = ModuleType("lckernels.backends.fast")
+    monkeypatch.setattr(lckernels.models.attention, "choose", lambda problem: fast)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    slow = ModuleType("lckernels.backends.eager")
+    monkeypatch.setattr(lckernels.models.attention, "choose", lambda problem: slow)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mpnet"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_same_results_on_either(family, side, calls, kernel):
+    model = tiny(family)
+    ids, mask = pad([text(n) for n in (100, 32, 33, 7, 31, 75)], side)
+    with torch.no_grad():
+        expected = lckernels.LongEncoder(model, overlap=9, attention="model")(ids, mask).last_hidden_state
+        assert not calls
+        for attention in ("auto", "lckernels"):
+            calls.clear()
+            output = lckernels.LongEncoder(model, overlap=9, attention=attention)(ids, mask)
+            assert calls
+            torch.testing.assert_close(output.last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_gradients_on_either(kernel):
+    ids, mask = pad([text(70), text(25)], "right")
+    gradients = []
+    for attention in ("model", "auto"):
+        model = tiny()
+        lckernels.LongEncoder(model, 20, 6, attention=attention)(ids, mask).last_hidden_state.sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
+
+
+def reason(encoder):
+    return encoder.explain(70).attention
+
+
+def test_the_choice_is_said(calls, kernel):
+    assert reason(lckernels.LongEncoder(tiny(), 20)) == "lckernels"
+    assert reason(lckernels.LongEncoder(tiny(), 20, attention="lckernels")) == "lckernels"
+    own = reason(lckernels.LongEncoder(tiny(), 20, attention="model"))
+    assert own == "the model's own: attention='model'"
+    assert "attention    the model's own: attention='model'" in str(
+        lckernels.LongEncoder(tiny(), 20, attention="model").explain(70)
+    )
+
+
+def test_without_a_kernel_the_model_keeps_its_own(calls, no_kernel):
+    encoder = lckernels.LongEncoder(tiny(), 20)
+    with torch.no_grad():
+        encoder(text(70)[None])
+    assert not calls
+    assert reason(encoder) == "the model's own: lckernels has no kernel for it on cpu in torch.float32"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "in torch.bfloat16" in reason(encoder)
+
+
+def test_the_environment_is_obeyed(monkeypatch):
+    monkeypatch.setattr(lckernels.dispatch, "settings", lambda: {"backend": "eager"})
+    assert "has no kernel for it" in reason(lckernels.LongEncoder(tiny(), 20))
+
+
+@pytest.mark.parametrize("chosen", ["eager", "flex_attention"])
+def test_what_the_user_chose_stays(chosen, calls, kernel):
+    model = tiny()
+    model.set_attn_implementation(chosen)
+    encoder = lckernels.LongEncoder(model, 20)
+    assert reason(encoder) == f"the model's own: the model was given {chosen!r}"
+    if chosen == "eager":
+        with torch.no_grad():
+            encoder(text(70)[None])
+    assert not calls
+
+
+def test_attention_weights_need_the_models_own(calls, kernel):
+    model = tiny()
+    model.set_attn_implementation("eager")
+    model.config.output_attentions = True
+    encoder = lckernels.LongEncoder(model, 20)
+    with torch.no_grad():
+        encoder(text(70)[None])
+    assert not calls
+    assert "output_attentions" in reason(encoder)
+    with pytest.raises(TypeError, match="model: got BertModel; attention='lckernels' cannot serve it"):
+        lckernels.LongEncoder(model, 20, attention="lckernels")
+
+
+def test_a_compiled_model_stays(kernel):
+    model = tiny()
+    model.compile()
+    assert reason(lckernels.LongEncoder(model, 20)) == "the model's own: the model is compiled"
+
+
+def test_a_model_without_the_interface(calls, kernel):
+    encoder = lckernels.LongEncoder(tiny("mpnet"), 20)
+    with torch.no_grad():
+        encoder(text(70)[None])
+    assert not calls
+    assert "MPNetModel does not go through" in reason(encoder)
+
+
+def test_a_model_that_is_not_of_transformers(monkeypatch):
+    model = torch.nn.Linear(1, 1)
+    assert lckernels.models.attention.cannot_be_replaced(model) == ["it is no model of transformers"]
+    monkeypatch.delitem(sys.modules, "transformers")
+    assert lckernels.models.attention.cannot_be_replaced(model) == ["it is no model of transformers"]
+
+
+def test_bad_attention():
+    with pytest.raises(ValueError, match="attention: got 'flash'; allowed are auto, lckernels, model"):
+        lckernels.LongEncoder(tiny(), 20, attention="flash")
