@@ -18,12 +18,13 @@ inline constexpr int64_t kKeyTileRows = 192;
 // Key tiles that one task of a short text reads at most; with more, its keys are split and merged by lse.
 inline constexpr int64_t kSplitTiles = 16;
 
-// Rows [first_row, first_row + rows) of the text's queries for one kv head.
+// Rows [first_row, first_row + rows) of the text's queries for each of the kv heads [kv_head, kv_head +
+// heads).
 struct QueryTask {
-  int64_t text, kv_head, first_row, rows;
+  int64_t text, kv_head, heads, first_row, rows;
   int64_t split, num_splits;  // which part of its key tiles; 0 of 1 for all
-  void* partial_out;          // (num_splits, rows, head_dim_v), fp32 (fp64), if num_splits > 1
-  void* partial_lse;          // (num_splits, rows), natural log
+  void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
+  void* partial_lse;          // (num_splits, heads, rows), natural log
 };
 struct KeyTask {
   int64_t text, kv_head, first_key;

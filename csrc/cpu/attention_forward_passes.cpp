@@ -9,8 +9,9 @@ template <typename U, typename T>
 const AttentionForward kForward = {
     [](const AttentionParams& p, int64_t text, int64_t kv_head, int64_t tile, bool backward, void* packed,
        void* scratch) {
-      pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, backward, static_cast<UnitOf<U>*>(scratch),
-                          KeyTile<U>::at(p, packed));
+      prefetch_keys<T>(p, p.texts[text], kv_head, tile * kTile);
+      pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, backward, kNoReadAhead,
+                          static_cast<UnitOf<U>*>(scratch), KeyTile<U>::at(p, packed));
     },
     forward_task<U, T>,
     merge_splits_task<U, T>,

@@ -32,7 +32,7 @@ void add_query_tasks(const AttentionParams& p, int64_t text, int64_t kv_head, st
   const int64_t rows = rows_per_kv_head(p, p.texts[text]);
   const int64_t step = rows <= kMostTileRows ? std::max<int64_t>(rows, 1) : kQueryTileRows;
   for (int64_t first = 0; first < rows; first += step) {
-    tasks->push_back({text, kv_head, first, std::min(step, rows - first), 0, 1, nullptr, nullptr});
+    tasks->push_back({text, kv_head, 1, first, std::min(step, rows - first), 0, 1, nullptr, nullptr});
   }
 }
 
@@ -67,6 +67,17 @@ Workspace pack_tiles(const AttentionForward& passes, const AttentionParams& p,
   return packed;
 }
 
+// kv heads that one task of a short text serves. A long cache is read in the order of memory, so as many
+// heads as the blocks and the inner caches hold; a short one is left to as many tasks as there are.
+int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
+  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
+  if (tiles <= kSplitTiles) return 1;
+  const int64_t element = dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
+  const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element);
+  return std::clamp<int64_t>(std::min(by_rows, by_bytes), 1, p.num_kv_heads);
+}
+
 }  // namespace
 
 Workspace pack_all_keys(Isa isa, DType dtype, const AttentionParams& p, bool backward) {
@@ -88,22 +99,24 @@ void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
     const Text& text = p.texts[t];
     const int64_t rows = rows_per_kv_head(p, text);
     if (rows == 0) continue;
-    const bool packed = rows > kMostTileRows;
-    if (packed) add_tile_tasks(p, t, &tile_tasks);
-    const int64_t tiles = packed ? 0 : count(all_tiles(p, text));
-    const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
-    for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
-      const size_t before = tasks.size();
-      if (splits == 1) {
-        add_query_tasks(p, t, kv_head, &tasks);
-      } else {
-        const QueryTask whole{t, kv_head, 0, rows, 0, splits, nullptr, nullptr};
-        merges.push_back(whole);
-        for (int64_t split = 0; split < splits; ++split) tasks.push_back(whole), tasks.back().split = split;
-        partial_bytes += splits * rows * (p.head_dim_v + 1) * acc_bytes;
-      }
-      reads_packed.resize(reads_packed.size() + tasks.size() - before, packed);
+    const size_t before = tasks.size();
+    if (rows > kMostTileRows) {
+      add_tile_tasks(p, t, &tile_tasks);
+      for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) add_query_tasks(p, t, kv_head, &tasks);
+      reads_packed.resize(reads_packed.size() + tasks.size() - before, true);
+      continue;
     }
+    const int64_t tiles = count(all_tiles(p, text)), heads = heads_of_short_task(p, dtype, rows, tiles);
+    const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
+    for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
+      const int64_t some = std::min(heads, p.num_kv_heads - kv_head);
+      const QueryTask whole{t, kv_head, some, 0, rows, 0, splits, nullptr, nullptr};
+      for (int64_t split = 0; split < splits; ++split) tasks.push_back(whole), tasks.back().split = split;
+      if (splits == 1) continue;
+      merges.push_back(whole);
+      partial_bytes += splits * some * rows * (p.head_dim_v + 1) * acc_bytes;
+    }
+    reads_packed.resize(reads_packed.size() + tasks.size() - before, false);
   }
   // Partial results: all outs of a task, then its lses.
   const Workspace partial = make_workspace(partial_bytes);
@@ -111,9 +124,9 @@ void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   size_t next_task = 0;
   for (QueryTask& merge : merges) {
     merge.partial_out = place;
-    place += merge.num_splits * merge.rows * p.head_dim_v * acc_bytes;
+    place += merge.num_splits * merge.heads * merge.rows * p.head_dim_v * acc_bytes;
     merge.partial_lse = place;
-    place += merge.num_splits * merge.rows * acc_bytes;
+    place += merge.num_splits * merge.heads * merge.rows * acc_bytes;
     while (tasks[next_task].num_splits == 1) ++next_task;
     for (int64_t split = 0; split < merge.num_splits; ++split, ++next_task) {
       tasks[next_task].partial_out = merge.partial_out, tasks[next_task].partial_lse = merge.partial_lse;

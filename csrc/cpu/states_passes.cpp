@@ -165,8 +165,8 @@ Acc<T> state_gradient(const GradRows<T>& rows, Acc<T> weight, int64_t dim) {
       store(pack(scaled), rows.dstate + d);
     }
   }
+  for (int h = 1; h < kGroup<T>; ++h) total[0] += total[h];
   A dot = sum<A>(total[0]);
-  if constexpr (kGroup<T> == 2) dot += sum<A>(total[1]);
   for (; d < dim; ++d) {
     const A dout = to_acc(rows.dout[d]);
     dot += dout * (to_acc(rows.state[d]) - to_acc(rows.out[d]));

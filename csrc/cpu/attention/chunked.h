@@ -72,7 +72,8 @@ void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const
     for (int b = 0; b < num_blocks; ++b) blocks[b].see(keys);
     const Span tiles = tiles_of(keys);
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
-      attend(params, text, t * kTile, key_tile<U, T>(params, text, kv_head, t, from, backward, staged, own));
+      attend(params, text, t * kTile,
+             key_tile<U, T>(params, text, kv_head, t, from, backward, kNoReadAhead, staged, own));
     }
   };
   const Text& text = p.sequence.texts[0];
@@ -88,10 +89,12 @@ void attend_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const 
                   int64_t kv_head, int64_t count, const void* packed, const ForwardScratch<U>& x,
                   RowAt row_at, Finish finish) {
   const int num_blocks =
-      begin_rows<U, T>(of_rows, text, count, false, x, row_at, [](QueryRow) { return VisibleKeys{}; });
-  for_key_tiles<U, T>(p, chunk, kv_head, packed, false, x.staged, x.tile, x.blocks, num_blocks,
-                      [&](const AttentionParams& params, const Text& keys, int64_t n0,
-                          const KeyTile<U>& tile) { attend_tile<U>(params, keys, n0, tile, num_blocks, x); });
+      begin_rows<U, T>(of_rows, text, 0, count, false, x, row_at, [](QueryRow) { return VisibleKeys{}; });
+  for_key_tiles<U, T>(
+      p, chunk, kv_head, packed, false, x.staged, x.tile, x.blocks, num_blocks,
+      [&](const AttentionParams& params, const Text& keys, int64_t n0, const KeyTile<U>& tile) {
+        attend_tile<U>(params, keys, n0, tile, 0, num_blocks, x);
+      });
   for (int64_t f = 0; f < count; ++f) {
     finish(row_at(f), x.out + f * padded_columns<U>(p.sequence.head_dim_v), row_result<U>(x, f));
   }

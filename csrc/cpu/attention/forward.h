@@ -134,10 +134,15 @@ inline void softmax_row(A* s, int first, int stop, A scale, A* row_max, A* row_s
   store(total, row_sum);
 }
 
-// Rows [0, count): Q as A operands, a fresh softmax. row_at(k): its query; sees(query): its keys. Returns the
-// number of blocks.
+// Where row f of the blocks from first_block on keeps its state.
+inline int64_t state_row(int first_block, int64_t f) {
+  return int64_t{first_block} * kRows + f;
+}
+
+// Rows [0, count) in the blocks from first_block on: Q as A operands, a fresh softmax. row_at(f): its query;
+// sees(query): its keys. Returns the number of blocks.
 template <typename U, typename T, typename RowAt, typename Sees>
-int begin_rows(const AttentionParams& p, const Text& text, int64_t count, bool with_sinks,
+int begin_rows(const AttentionParams& p, const Text& text, int first_block, int64_t count, bool with_sinks,
                const ForwardScratch<U>& x, RowAt row_at, Sees sees) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
@@ -145,37 +150,39 @@ int begin_rows(const AttentionParams& p, const Text& text, int64_t count, bool w
   const A* sinks = with_sinks ? static_cast<const A*>(p.sink_logits) : nullptr;
   int num_blocks = 0;
   for (int64_t f = 0; f < count; ++num_blocks) {
-    RowBlock& block = x.blocks[num_blocks];
+    RowBlock& block = x.blocks[first_block + num_blocks];
     block.rows = 0;
     const int64_t first = f;
     for (; f < count && block.rows < kRows; ++f) {
+      const int64_t i = state_row(first_block, f);
       const QueryRow row = row_at(f);
       block.add(row, row.query + text.offset, sees(row));
       const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
       prefetch_row(q + kPrefetchRows * p.q.row_stride, p.head_dim);
       stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
       const A sink = sinks ? sinks[row.head] * static_cast<A>(kLog2E) : -kInf<A>;
-      x.row_max[f] = sink;
-      store(Vec<A>{}, x.row_sum + f * L);
-      x.row_sum[f * L] = sink == -kInf<A> ? A{0} : A{1};
-      x.poisoned[f] = 0;
+      x.row_max[i] = sink;
+      store(Vec<A>{}, x.row_sum + i * L);
+      x.row_sum[i * L] = sink == -kInf<A> ? A{0} : A{1};
+      x.poisoned[i] = 0;
     }
-    pack_block<U>(x.staged, stride, block.rows, depth, x.q + first * depth);
+    pack_block<U>(x.staged, stride, block.rows, depth, x.q + state_row(first_block, first) * depth);
   }
-  const int64_t numel = num_blocks * kRows * padded_columns<U>(p.head_dim_v);
-  for (int64_t i = 0; i < numel; i += L) store(Vec<A>{}, x.out + i);
+  const int64_t columns = padded_columns<U>(p.head_dim_v);
+  A* out = x.out + state_row(first_block, 0) * columns;
+  for (int64_t i = 0; i < num_blocks * kRows * columns; i += L) store(Vec<A>{}, out + i);
   return num_blocks;
 }
 
-// All blocks against the key tile from key n0.
+// Blocks [first_block, stop_block) against the key tile from key n0.
 template <typename U>
 void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
-                 int num_blocks, const ForwardScratch<U>& x) {
+                 int first_block, int stop_block, const ForwardScratch<U>& x) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
   const auto rule = ScoreRule<A>::of(p, false);
-  for (int b = 0; b < num_blocks; ++b) {
+  for (int b = first_block; b < stop_block; ++b) {
     const RowBlock& block = x.blocks[b];
     const Span columns = block.columns<A>(n0);
     if (empty(columns)) continue;
@@ -221,10 +228,16 @@ void forward_task(const AttentionParams& p, const QueryTask& task, const void* p
   Arena arena{static_cast<char*>(scratch)};
   const auto x = ForwardScratch<U>::of(&arena, p);
   const Text& text = p.texts[task.text];
-  const auto row_at = [&](int64_t f) { return query_row(p, text, task.kv_head, task.first_row + f); };
-  const int num_blocks = begin_rows<U, T>(p, text, task.rows, task.split == 0, x, row_at, [&](QueryRow row) {
-    return keys_seen(p, text, row.query + text.offset);
-  });
+  const auto row_at = [&](int64_t h, int64_t f) {
+    return query_row(p, text, task.kv_head + h, task.first_row + f);
+  };
+  int blocks = 0;  // of one head
+  for (int64_t h = 0; h < task.heads; ++h) {
+    blocks = begin_rows<U, T>(
+        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, x,
+        [&](int64_t f) { return row_at(h, f); },
+        [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); });
+  }
 
   const Span positions = row_positions(text, task.first_row, task.rows);
   const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
@@ -233,17 +246,22 @@ void forward_task(const AttentionParams& p, const QueryTask& task, const void* p
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
   for (int64_t u = first_tile; u < stop_tile; ++u) {
     const int64_t index = tile_at(tiles, u);
-    const auto tile =
-        key_tile<U, T>(p, text, task.kv_head, index, {packed, num_tiles}, false, x.staged, x.tile);
-    attend_tile<U>(p, text, index * kTile, tile, num_blocks, x);
+    const ReadAhead next{task.kv_head, task.heads, u + 1 < stop_tile ? tile_at(tiles, u + 1) * kTile : -1};
+    for (int64_t h = 0; h < task.heads; ++h) {
+      const auto tile = key_tile<U, T>(p, text, task.kv_head + h, index, {packed, num_tiles}, false, next,
+                                       x.staged, x.tile);
+      const int first_block = static_cast<int>(h) * blocks;
+      attend_tile<U>(p, text, index * kTile, tile, first_block, first_block + blocks, x);
+    }
   }
 
-  for (int64_t f = 0; f < task.rows; ++f) {
-    const QueryRow row = row_at(f);
-    const auto [share, lse] = row_result<U>(x, f);
-    const A* from = x.out + f * padded_columns<U>(p.head_dim_v);
+  for (int64_t i = 0; i < task.heads * task.rows; ++i) {
+    const int64_t h = i / task.rows, f = i % task.rows, state = state_row(static_cast<int>(h) * blocks, f);
+    const QueryRow row = row_at(h, f);
+    const auto [share, lse] = row_result<U>(x, state);
+    const A* from = x.out + state * padded_columns<U>(p.head_dim_v);
     if (task.num_splits > 1) {
-      const int64_t place = task.split * task.rows + f;
+      const int64_t place = task.split * task.heads * task.rows + i;
       store_row(from, share, p.head_dim_v, static_cast<A*>(task.partial_out) + place * p.head_dim_v);
       static_cast<A*>(task.partial_lse)[place] = lse;
     } else {
@@ -260,18 +278,19 @@ void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
   const Text& text = p.texts[task.text];
   A* outs = static_cast<A*>(task.partial_out);
   const A* lses = static_cast<const A*>(task.partial_lse);
-  for (int64_t f = 0; f < task.rows; ++f) {
-    const auto lse_of = [&](int64_t split) { return lses[split * task.rows + f] * static_cast<A>(kLog2E); };
+  const int64_t rows = task.heads * task.rows;
+  for (int64_t f = 0; f < rows; ++f) {
+    const auto lse_of = [&](int64_t split) { return lses[split * rows + f] * static_cast<A>(kLog2E); };
     A most = -kInf<A>, total = 0;
     for (int64_t i = 0; i < task.num_splits; ++i) most = lse_of(i) > most ? lse_of(i) : most;
     const A base = most == -kInf<A> ? A{0} : most;
     for (int64_t i = 0; i < task.num_splits; ++i) total += exp2(lse_of(i) - base);
-    const QueryRow row = query_row(p, text, task.kv_head, task.first_row + f);
+    const QueryRow row = query_row(p, text, task.kv_head + f / task.rows, task.first_row + f % task.rows);
     T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
     A* merged = outs + f * p.head_dim_v;  // split 0's rows become the result
     for (int64_t i = 0; i < task.num_splits; ++i) {
       const A weight = exp2(lse_of(i) - base);
-      const A* part = outs + (i * task.rows + f) * p.head_dim_v;
+      const A* part = outs + (i * rows + f) * p.head_dim_v;
       for (int64_t d = 0; d < p.head_dim_v; ++d)
         merged[d] = i ? merged[d] + weight * part[d] : weight * part[d];
     }

@@ -74,8 +74,20 @@ void pack_query_tile(const AttentionParams& p, const Text& text, int64_t head, i
     const RowState<A> row = inside ? state(QueryRow{head, i0 + n}) : RowState<A>{kInf<A>, 0};
     tile->lse[n] = row.lse, tile->delta[n] = row.delta;
   }
+  bool all_count = true;
+  for (int n = 0; n < kTile; ++n) all_count &= tile->lse[n] != kInf<A>;
   const auto stage = [&](const HeadsTensor& x, int64_t dim, UnitOf<U>* across, UnitOf<U>* along,
                          uint8_t* bad) {
+    for (int n = 0; n < kTile && bad; ++n) bad[n] = 0;
+    if (all_count && whole_vectors<U>(dim)) {
+      const T* rows = row_of<const T>(x, text.batch, text.q_begin + i0, head);
+      for (int n = 0; n < kTile; ++n) prefetch_row(rows + n * x.row_stride, dim);
+      const auto load = from_rows<U, T>(rows, x.row_stride);
+      if (pack_across<U>(dim, across, load)) {
+        pack_along<U>(dim, along, load);
+        return true;
+      }
+    }
     const int64_t stride = staged_units<U>(dim);
     bool finite[kTile];
     bool all = true;
@@ -83,7 +95,6 @@ void pack_query_tile(const AttentionParams& p, const Text& text, int64_t head, i
       finite[n] = true;
       if (tile->lse[n] != kInf<A>) {
         const T* row = row_of<const T>(x, text.batch, text.q_begin + i0 + n, head);
-        prefetch_row(row + kPrefetchRows * x.row_stride, dim);
         finite[n] = stage_row<U>(row, dim, staged + n * stride);
       } else {
         zero_row<U>(staged + n * stride, stride);
@@ -91,11 +102,11 @@ void pack_query_tile(const AttentionParams& p, const Text& text, int64_t head, i
       all &= finite[n];
       if (bad) bad[n] = !finite[n];
     }
-    pack_across<U>(staged, dim, across);
+    pack_across<U>(dim, across, from_staged<U>(staged, dim));
     for (int n = 0; n < kTile; ++n) {
       if (!finite[n]) zero_row<U>(staged + n * stride, stride);
     }
-    pack_along<U>(staged, dim, along);
+    pack_along<U>(dim, along, from_staged<U>(staged, dim));
     return all;
   };
   stage(p.q, p.head_dim, tile->q_across, tile->q_along, nullptr);

@@ -81,25 +81,81 @@ inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTe
   }
 }
 
+// What to fetch while key tiles are packed one after the other for `heads` heads of a task.
+struct ReadAhead {
+  int64_t first_head, heads;
+  int64_t n0;  // of the next tile; -1: nothing
+};
+
+inline constexpr ReadAhead kNoReadAhead{0, 0, -1};
+
+// Where the next tile's share of a head begins: in its own rows if they follow one another, and else, where
+// the task's heads make up whole rows, in that order, which is the memory's.
+template <typename T>
+inline const T* ahead_of(const Text& text, const HeadsTensor& x, int64_t kv_head, int64_t dim,
+                         ReadAhead next) {
+  if (next.n0 < 0 || next.n0 + kTile > text.bounds.num_keys) return nullptr;
+  const int64_t row = text.k_begin + next.n0;
+  if (x.row_stride == dim) return row_of<const T>(x, text.batch, row, kv_head);
+  if (x.head_stride != dim || x.row_stride != next.heads * dim) return nullptr;
+  return row_of<const T>(x, text.batch, row, next.first_head) + (kv_head - next.first_head) * kTile * dim;
+}
+
+// Panels across or along of keys [n0, n0 + kTile). each(key, hidden, finite) is told of every key only if one
+// is hidden or not finite, which is what the result says. staged: room for kTile rows.
+template <typename U, typename T, bool kAcross, typename Each>
+inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
+                      int64_t dim, int64_t n0, ReadAhead next, UnitOf<U>* staged, UnitOf<U>* panels,
+                      Each each) {
+  const auto pack = [&](auto load) {
+    if constexpr (kAcross) {
+      return pack_across<U>(dim, panels, load);
+    } else {
+      return pack_along<U>(dim, panels, load);
+    }
+  };
+  const Span valid = valid_keys(text.bounds);
+  const bool all_there = !p.kv_mask && n0 >= valid.begin && n0 + kTile <= valid.end;
+  if (all_there && whole_vectors<U>(dim)) {
+    const T* rows = row_of<const T>(x, text.batch, text.k_begin + n0, kv_head);
+    if (pack(from_rows<U, T>(rows, x.row_stride, ahead_of<T>(text, x, kv_head, dim, next)))) return false;
+  }
+  bool special = false;
+  stage_keys<U, T>(p, text, x, kv_head, dim, n0, staged, [&](int n, bool hidden, bool finite) {
+    each(n, hidden, finite);
+    special |= hidden || !finite;
+  });
+  pack(from_staged<U>(staged, dim));
+  return special;
+}
+
+// Fetches the rows of a key tile.
+template <typename T>
+inline void prefetch_keys(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0) {
+  const int64_t end = smaller(n0 + kTile, text.bounds.num_keys);
+  for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
+    prefetch_row(row_of<const T>(p.k, text.batch, j, kv_head), p.head_dim);
+  }
+  for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
+    prefetch_row(row_of<const T>(p.v, text.batch, j, kv_head), p.head_dim_v);
+  }
+}
+
 // staged: kTile rows of the longer head dim.
 template <typename U, typename T>
 void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0, bool backward,
-                   UnitOf<U>* staged, const KeyTile<U>& tile) {
+                   ReadAhead next, UnitOf<U>* staged, const KeyTile<U>& tile) {
   using A = AccOf<U>;
-  int32_t special = 0;
-  stage_keys<U, T>(p, text, p.k, kv_head, p.head_dim, n0, staged, [&](int n, bool hidden, bool finite) {
+  for (int n = 0; n < kTile; ++n) tile.penalty[n] = 0, tile.bad_value[n] = 0;
+  const auto key = [&](int n, bool hidden, bool finite) {
     tile.penalty[n] = hidden ? -kInf<A> : finite ? A{0} : kNan<A>;
-    special |= hidden || !finite;
-  });
-  pack_across<U>(staged, p.head_dim, tile.k);
-  stage_keys<U, T>(p, text, p.v, kv_head, p.head_dim_v, n0, staged, [&](int n, bool, bool finite) {
-    tile.bad_value[n] = !finite;
-    special |= !finite;
-  });
+  };
+  const auto value = [&](int n, bool, bool finite) { tile.bad_value[n] = !finite; };
+  int32_t special = pack_keys<U, T, true>(p, text, p.k, kv_head, p.head_dim, n0, next, staged, tile.k, key);
   if (backward) {
-    pack_across<U>(staged, p.head_dim_v, tile.v);
+    special |= pack_keys<U, T, true>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
   } else {
-    pack_along<U>(staged, p.head_dim_v, tile.v);
+    special |= pack_keys<U, T, false>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
   }
   *tile.special = special;
 }
@@ -114,9 +170,10 @@ struct PackedKeys {
 // Tile `index` of a text: where it was packed, or packed now into `own` (backward: for query_grad.h).
 template <typename U, typename T>
 inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
-                           PackedKeys packed, bool backward, UnitOf<U>* staged, const KeyTile<U>& own) {
+                           PackedKeys packed, bool backward, ReadAhead next, UnitOf<U>* staged,
+                           const KeyTile<U>& own) {
   if (!packed.data) {
-    pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, staged, own);
+    pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, next, staged, own);
     return own;
   }
   const int64_t place = (kv_head * packed.num_tiles + text.first_tile + index) * KeyTile<U>::bytes(p);

@@ -84,7 +84,7 @@ inline bool stage_row(const T* row, int64_t dim, UnitOf<U>* out) {
   constexpr int L = kLanes<A>;
   if constexpr (U::kDepth == 2) {
     const int64_t padded = staged_units<U>(dim), whole = dim / (2 * L) * L;
-    VecU32 bad{};
+    VecInt<A> bad{};
     int64_t i = 0;
     for (; i < whole; i += L) {
       const VecU32 pair = load_bytes<VecU32>(row + 2 * i);
@@ -101,24 +101,23 @@ inline bool stage_row(const T* row, int64_t dim, UnitOf<U>* out) {
       }
       out[i] = pair;
     }
-    for (int lane = 0; lane < L; ++lane) finite &= bad[lane] == 0;
-    return finite;
+    return finite && !any<A>(bad);
   } else {
     const int64_t padded = staged_units<U>(dim);
-    Vec<A> difference{};
+    VecInt<A> bad{};
     int64_t i = 0;
     for (; i + L <= dim; i += L) {
       const Vec<A> x = widen(row + i);
-      difference += x - x;  // NaN from here on once x is inf or NaN
+      bad |= x - x != A{0};  // inf or NaN
       store(x, out + i);
     }
-    A rest = 0;
+    bool finite = true;
     for (; i < padded; ++i) {
       const A x = i < dim ? to_acc(row[i]) : A{0};
-      rest += x - x;
+      finite &= x - x == 0;
       out[i] = x;
     }
-    return sum<A>(difference) + rest == 0;
+    return finite && !any<A>(bad);
   }
 }
 
@@ -132,50 +131,126 @@ inline void pack_block(const UnitOf<U>* staged, int64_t stride, int rows, int64_
   }
 }
 
-// kTile staged rows as panels across.
+template <bool kFirst, typename A, typename B>
+struct ConditionalOf {
+  using type = A;
+};
+template <typename A, typename B>
+struct ConditionalOf<false, A, B> {
+  using type = B;
+};
+template <bool kFirst, typename A, typename B>
+using Conditional = typename ConditionalOf<kFirst, A, B>::type;
+
+// Says of the units it is shown whether all their elements were finite: the largest magnitude, as an integer.
 template <typename U>
-inline void pack_across(const UnitOf<U>* staged, int64_t dim, UnitOf<U>* panels) {
+struct FiniteCheck {
+  static constexpr bool kPair = U::kDepth == 2, kDouble = sizeof(UnitOf<U>) == 8;
+  using Part = Conditional<kPair, uint16_t, Conditional<kDouble, uint64_t, uint32_t>>;
+  static constexpr Part kInfinity = static_cast<Part>(kPair     ? 0x7f80
+                                                      : kDouble ? 0x7ff0000000000000
+                                                                : 0x7f800000);
+  Vec<Part> most{};
+
+  void show(Vec<UnitOf<U>> units) {
+    const Vec<Part> size = bit_cast<Vec<Part>>(units) & static_cast<Part>(static_cast<Part>(~Part{0}) / 2);
+    most = size > most ? size : most;
+  }
+  bool finite() const {
+    Part largest = 0;
+    for (int i = 0; i < kLanes<Part>; ++i) largest = most[i] > largest ? most[i] : largest;
+    return largest < kInfinity;
+  }
+};
+
+// kTile rows as panels across; load(row, unit) gives a vector of a row's units. Whether all were finite.
+template <typename U, typename Load>
+inline bool pack_across(int64_t dim, UnitOf<U>* panels, Load load) {
   using E = UnitOf<U>;
   constexpr int L = kLanes<E>;
-  const int64_t stride = staged_units<U>(dim), depth = units<U>(dim);
+  const int64_t depth = units<U>(dim);
+  FiniteCheck<U> check;
   for (int row = 0; row < kTile; row += L) {
     E* panel = panels + row / kPanel<U> * across_panel_units<U>(dim) + row % kPanel<U>;
     for (int64_t k = 0; k < depth; k += L) {
       Vec<E> x[L];
-      for (int i = 0; i < L; ++i) x[i] = load_bytes<Vec<E>>(staged + (row + i) * stride + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) {
+        x[i] = load(row + i, k);
+        check.show(x[i]);
+      }
       transpose<E>(x);
       const int64_t count = depth - k < L ? depth - k : L;
       for (int64_t i = 0; i < count; ++i) store(x[i], panel + (k + i) * kPanel<U>);
     }
   }
+  return check.finite();
 }
 
-// kTile staged rows as panels along.
-template <typename U>
-inline void pack_along(const UnitOf<U>* staged, int64_t dim, UnitOf<U>* panels) {
+// kTile rows as panels along. Whether all were finite.
+template <typename U, typename Load>
+inline bool pack_along(int64_t dim, UnitOf<U>* panels, Load load) {
   using E = UnitOf<U>;
   constexpr int L = kLanes<E>;
-  const int64_t stride = staged_units<U>(dim), columns = padded_columns<U>(dim);
-  for (int64_t n = 0; n < kTile / U::kDepth; ++n) {
-    const E* row = staged + n * U::kDepth * stride;
+  const int64_t columns = padded_columns<U>(dim);
+  FiniteCheck<U> check;
+  for (int n = 0; n < kTile / U::kDepth; ++n) {
     E* to = panels + n * kPanel<U>;
-    auto place = [&](int64_t column, Vec<E> x) {
+    const auto place = [&](int64_t column, Vec<E> x) {
       store(x, to + column / kPanel<U> * kAlongPanelUnits<U> + column % kPanel<U>);
     };
     if constexpr (U::kDepth == 2) {
       // Pairs along the row of two rows become pairs of the two rows.
       for (int64_t column = 0; column < columns; column += 2 * L) {
-        const Vec<E> a = load_bytes<Vec<E>>(row + column / 2),
-                     b = load_bytes<Vec<E>>(row + stride + column / 2);
+        const Vec<E> a = load(2 * n, column / 2), b = load(2 * n + 1, column / 2);
+        check.show(a);
+        check.show(b);
         Vec<E> low, high;
         interleave<E>((a & 0xffffu) | (b << 16), (a >> 16) | (b & 0xffff0000u), &low, &high);
         place(column, low);
         if (column + L < columns) place(column + L, high);
       }
     } else {
-      for (int64_t column = 0; column < columns; column += L) place(column, load_bytes<Vec<E>>(row + column));
+      for (int64_t column = 0; column < columns; column += L) {
+        const Vec<E> x = load(n, column);
+        check.show(x);
+        place(column, x);
+      }
     }
   }
+  return check.finite();
+}
+
+// Loads from staged rows.
+template <typename U>
+inline auto from_staged(const UnitOf<U>* staged, int64_t dim) {
+  return [staged, stride = staged_units<U>(dim)](int row, int64_t unit) {
+    return load_bytes<Vec<UnitOf<U>>>(staged + row * stride + unit);
+  };
+}
+
+// Whether a row is whole vectors, so that it can be packed from where it lies.
+template <typename U>
+inline bool whole_vectors(int64_t dim) {
+  return dim % (kLanes<AccOf<U>> * U::kDepth) == 0;
+}
+
+// Loads from kTile rows where they lie, which are whole vectors. ahead, if not null: as many bytes are
+// fetched from there as are loaded, little by little, so that memory works beside the arithmetic.
+template <typename U, typename T>
+inline auto from_rows(const T* rows, int64_t stride, const T* ahead = nullptr) {
+  return [rows, stride, ahead](int row, int64_t unit) mutable {
+    if (ahead) {
+      __builtin_prefetch(ahead);
+      ahead += kLanes<AccOf<U>> * U::kDepth;
+    }
+    const T* p = rows + row * stride + unit * U::kDepth;
+    if constexpr (U::kDepth == 2) {
+      return load_bytes<VecU32>(p);
+    } else {
+      return widen(p);
+    }
+  };
 }
 
 // S (rows, kTile), columns [first, stop) = A * B: A interleaved, B panels across of `dim` elements.

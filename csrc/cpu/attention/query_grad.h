@@ -169,8 +169,8 @@ void query_grad_tile(const AttentionParams& p, const Text& text, int64_t kv_head
     const Span columns = block.columns<A>(n0);
     if (empty(columns)) continue;
     if (!keys_packed) {
-      stage_keys<U, T>(p, text, p.k, kv_head, p.head_dim, n0, x.staged, [](int, bool, bool) {});
-      pack_along<U>(x.staged, p.head_dim, x.keys);
+      pack_keys<U, T, false>(p, text, p.k, kv_head, p.head_dim, n0, kNoReadAhead, x.staged, x.keys,
+                             [](int, bool, bool) {});
       keys_packed = true;
     }
     const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
@@ -213,7 +213,8 @@ void backward_queries_task(const AttentionParams& p, const QueryTask& task, cons
   const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
   for (int64_t u = 0; u < count(tiles); ++u) {
     const int64_t index = tile_at(tiles, u);
-    const auto tile = key_tile<U, T>(p, text, task.kv_head, index, {packed, num_tiles}, true, x.staged, {});
+    const auto tile =
+        key_tile<U, T>(p, text, task.kv_head, index, {packed, num_tiles}, true, kNoReadAhead, x.staged, {});
     query_grad_tile<U, T>(p, text, task.kv_head, index * kTile, tile, num_blocks, dbias, x);
   }
   for (int64_t f = 0; f < task.rows; ++f) {

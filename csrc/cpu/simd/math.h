@@ -85,6 +85,20 @@ inline constexpr A kInf = static_cast<A>(__builtin_inff());
 template <typename A>
 inline constexpr A kNan = static_cast<A>(__builtin_nanf(""));
 
+// Whether a lane of a comparison's result is set.
+template <typename A>
+inline bool any(VecInt<A> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256(bit_cast<__m256i>(mask), bit_cast<__m256i>(mask));
+#else
+  bool found = false;
+  for (int i = 0; i < kLanes<A>; ++i) found |= mask[i] != 0;
+  return found;
+#endif
+}
+
 // The largest lane; lanes must not be NaN.
 template <typename A>
 inline A largest(Vec<A> v) {

@@ -17,9 +17,10 @@ struct Terms {
   int64_t count;
 };
 
-// Columns [d, d + kGroups groups) of out = sum of share * row.
+// Columns [d, d + kGroups groups) of out = sum of share * row. Inlined, so that a known count is unrolled.
 template <typename T, int kGroups, bool kStream>
-inline void sum_columns(const T* const* rows, const Acc<T>* shares, int64_t count, T* out, int64_t d) {
+__attribute__((always_inline)) inline void sum_columns(const T* const* rows, const Acc<T>* shares,
+                                                       int64_t count, T* out, int64_t d) {
   Group<T> total[kGroups] = {};
   for (int64_t n = 0; n < count; ++n) {
     for (int j = 0; j < kGroups; ++j) {
