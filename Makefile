@@ -10,7 +10,12 @@ INSTALLED := $(VENV)/.installed-$(subst =,-,$(TORCH))
 BUILT := $(VENV)/.built
 SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
-.PHONY: demo test test-all bench build lint format sanitize aarch64 clean
+# What runs on each instruction set below the machine's best, where `make test` runs; and a part of it for CI.
+ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py attention_faults.py \
+  attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
+ISA_PART := random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
+
+.PHONY: demo test test-isas test-all bench build lint format sanitize aarch64 clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -18,9 +23,11 @@ demo: $(BUILT)
 test: $(BUILT)
 	$(BIN)/python -m pytest -q
 
+test-isas: $(BUILT)
+	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
+
 test-all: test sanitize aarch64
-	for isa in generic avx2; do \
-	  LCKERNELS="isa=$$isa" $(BIN)/python -m pytest -q tests/test_overlap_merge.py || exit 1; done
+	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 
 bench: $(BUILT)

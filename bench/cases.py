@@ -1,4 +1,4 @@
-"""The shapes that are timed, and what each costs: FLOPs over visible pairs, bytes that must move."""
+"""The shapes of overlap_merge and overlap_split that are timed, and the bytes that each must move."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +8,6 @@ import torch
 
 from lckernels import Plan, plan_chunks
 from lckernels.plan import Column
-
-BACKWARD_FLOPS = 2.5  # of the forward: five matrix products against two
 
 
 class Traffic(NamedTuple):
@@ -83,61 +81,6 @@ def covered_rows(plan: Plan, weights: str) -> int:
     return int(table[:, Column.LENGTH].sum())
 
 
-@dataclass(frozen=True)
-class AttentionCase:
-    """Self-attention with `window_size = (left, right)` in keys, -1 unbounded."""
-
-    seqlen: int
-    window_size: tuple[int, int]
-    dtype: torch.dtype
-    batch: int = 1
-    num_heads: int = 8
-    num_kv_heads: int = 8
-    head_dim: int = 64
-
-    @property
-    def label(self) -> str:
-        return f"n{self.seqlen}-w{self.window_size[0]}-{dtype_name(self.dtype)}"
-
-    def shape(self) -> dict[str, int | str]:
-        return {
-            "batch": self.batch,
-            "seqlen": self.seqlen,
-            "heads": f"{self.num_heads}:{self.num_kv_heads}",
-            "head_dim": self.head_dim,
-            "window": "{},{}".format(*self.window_size),
-        }
-
-    @property
-    def score_bytes(self) -> int:
-        """Of all scores in fp32, were they materialised."""
-        return 4 * self.batch * self.num_heads * self.seqlen**2
-
-    def flops(self, direction: str) -> float:
-        pairs = visible_pairs(self.seqlen, self.seqlen, self.window_size)
-        forward = 4 * self.batch * self.num_heads * self.head_dim * pairs
-        return {"forward": 1, "backward": BACKWARD_FLOPS}[direction] * forward
-
-
-def visible_pairs(
-    seqlen_q: int, seqlen_k: int, window_size: tuple[int, int], *, sink_tokens: int = 0, chunk: int = 0
-) -> int:
-    """Number of (query, key) pairs by the rule of `windowed_attention`, queries at the end of the keys."""
-    left, right = window_size
-    p = torch.arange(seqlen_q) + (seqlen_k - seqlen_q)
-    first_key, last_key = torch.zeros_like(p), torch.full_like(p, seqlen_k - 1)
-    if chunk:
-        block = torch.div(p, chunk, rounding_mode="floor") * chunk
-        first_key, last_key = block.clamp(min=0), (block + chunk - 1).clamp(max=seqlen_k - 1)
-    if right >= 0:
-        last_key = torch.minimum(last_key, p + right)
-    first = torch.maximum(first_key, p - left) if left >= 0 else first_key
-    in_window = (last_key - first + 1).clamp(min=0)
-    last_sink = torch.minimum(last_key, first - 1).clamp(max=sink_tokens - 1)
-    in_sink = (last_sink - first_key + 1).clamp(min=0)
-    return int((in_window + in_sink).sum())
-
-
 MIB = 2**20
 _FP32, _BF16, _FP16, _FP64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
@@ -162,9 +105,4 @@ OVERLAP_FULL = [
         for dtype in (_FP32, _BF16, _FP16, _FP64)
     ),
     *(OverlapCase.of_size(512 * MIB, 256, 1024, dtype) for dtype in (_FP32, _BF16)),
-]
-
-ATTENTION_QUICK = [AttentionCase(n, (511, 0), dtype) for dtype in (_FP32, _BF16) for n in (1024, 2048, 4096)]
-ATTENTION_FULL = [
-    AttentionCase(n, (511, 0), dtype) for dtype in (_FP32, _BF16) for n in (1024, 2048, 4096, 8192, 16384)
 ]

@@ -1,8 +1,7 @@
-"""What the machine could do at most, measured in the same run: FLOP/s, and bytes/s of copies."""
+"""What the machine could do at most, measured in the same run: FLOP/s, bytes/s of copies and of reads."""
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 
@@ -15,6 +14,8 @@ except ImportError:  # installed without a compiler: torch's own copies remain
     _host = None
 
 PROBE_SECONDS = 0.2
+_READ_SECONDS = 0.02
+READ = "read"
 # torch's idle threads spin for about a millisecond and would share the cores with a probe.
 _SETTLE_SECONDS = 0.003
 _FLOP_NAMES = {torch.float32: ("fp32",), torch.float64: ("fp64",), torch.bfloat16: ("bf16", "fp32")}
@@ -74,7 +75,18 @@ def rates(names: list[str], work: float, timings: dict[str, Timing]) -> dict[str
     return {name: work / timings[name].median for name in names if name in timings}
 
 
-@lru_cache
+def read_probe(size: int) -> dict[str, Callable[[], float]]:
+    """Seconds to read so many bytes from memory, by name; empty without the compiled probe."""
+    if _host is None:
+        return {}
+
+    def seconds() -> float:
+        time.sleep(_SETTLE_SECONDS)
+        return size / _host.read_bandwidth(size, torch.get_num_threads(), _READ_SECONDS).median
+
+    return {READ: seconds}
+
+
 def flop_probes(dtype: torch.dtype) -> dict[str, float]:
     """FLOP/s of the instructions that serve a dtype, by name; AMX is apart."""
     if _host is None:
@@ -87,7 +99,6 @@ def flop_probes(dtype: torch.dtype) -> dict[str, float]:
     return found
 
 
-@lru_cache
 def amx_probe() -> dict[str, float]:
     """FLOP/s of AMX in bf16; empty without it."""
     if _host is None or "bf16_amx" not in _host.peak_dtypes():

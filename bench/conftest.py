@@ -1,20 +1,24 @@
 """Options of `pytest bench`: the quick suite unless --full is given; rows go to --rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench.cases import ATTENTION_FULL, ATTENTION_QUICK, OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
+from bench.attention_cases import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
+from bench.cases import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.contest import Effort
 from bench.rows import RESULTS
 
 QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
 FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)
+ATTENTION = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
+ATTENTION_TABLE = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=8.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lckernels")
-    group.addoption("--full", action="store_true", help="all shapes and more rounds, about half an hour")
+    group.addoption("--full", action="store_true", help="all shapes and more rounds, about an hour")
     group.addoption("--rows", type=Path, default=RESULTS, help="folder for the rows (default: bench/results)")
 
 
@@ -28,13 +32,37 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             ("overlap_op", "overlap_case"), pairs, ids=[f"{op}-{case.label}" for op, case in pairs]
         )
     if "attention_case" in metafunc.fixturenames:
-        cases = ATTENTION_FULL if full else ATTENTION_QUICK
-        metafunc.parametrize("attention_case", cases, ids=[case.label for case in cases])
+        contests = ATTENTION_FULL if full else ATTENTION_QUICK
+        ids = [f"{direction}-{case.label}" for direction, case in contests]
+        metafunc.parametrize(("direction", "attention_case"), contests, ids=ids)
+    if "chunked_case" in metafunc.fixturenames:
+        cases = CHUNKED_FULL if full else CHUNKED_QUICK
+        metafunc.parametrize("chunked_case", cases, ids=[case.label for case in cases])
 
 
 @pytest.fixture
 def effort(pytestconfig: pytest.Config) -> Effort:
     return FULL if pytestconfig.getoption("full") else QUICK
+
+
+@pytest.fixture
+def attention_effort(pytestconfig: pytest.Config) -> Effort:
+    return ATTENTION_TABLE if pytestconfig.getoption("full") else ATTENTION
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Prints past pytest's capture, under the test's name."""
+    named: list[str] = []
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            if not named:
+                named.append(request.node.name)
+                print(f"\n{request.node.name}")
+            print(line)
+
+    return say
 
 
 @pytest.fixture

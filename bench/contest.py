@@ -1,7 +1,7 @@
 """One case, all providers: checked first, then timed in turns with pytest-benchmark around our own call."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.check import Checked
 from bench.rows import Row
-from bench.timing import Call, Timing, Turns
+from bench.timing import Call, Timing, Turns, prime, primed_clock, wall_clock
 from lckernels.dispatch import Problem, choose
 
 OWN = "lckernels"
@@ -25,11 +25,15 @@ def chosen_backend(op: str, *inputs: Tensor, score_bytes: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Effort:
-    """At most so many rounds, and so many seconds for our own call and for each peer."""
+    """At most so many rounds, and so many seconds for our own call and for each peer.
+
+    A peer of which one call takes more than `call_seconds` does not take part, where a contest asks for that.
+    """
 
     rounds: int
     seconds: float
     peer_seconds: float
+    call_seconds: float = float("inf")
 
 
 def first_results(calls: dict[str, Call]) -> tuple[dict[str, Any], float]:
@@ -46,11 +50,13 @@ def time_with_peers(
     once: float,
     effort: Effort,
     self_timed: dict[str, Callable[[], float]] | None = None,
+    *,
+    primed: bool = False,
 ) -> dict[str, Timing]:
     """Times calls[OWN] through the benchmark fixture, every other call once before each of its rounds.
 
     Every call must have run before, ours in `once` seconds: a slow one gets fewer rounds. `self_timed` calls
-    return their seconds.
+    return their seconds. `primed`: each call is timed after `timing.prime`.
     """
     rounds = max(2, min(effort.rounds, int(effort.seconds / once)))
     kept: list[object] = []
@@ -58,9 +64,12 @@ def time_with_peers(
     def before_round() -> None:
         kept.clear()  # our last output is freed outside the clock, as the peers' outputs are
         turns.round()
+        if primed:
+            prime(calls[OWN], once)
 
     others = {name: call for name, call in calls.items() if name != OWN}
-    turns = Turns(others, effort.peer_seconds, self_timed=self_timed)
+    clock = primed_clock if primed else wall_clock
+    turns = Turns(others, effort.peer_seconds, clock, self_timed=self_timed)
     benchmark.pedantic(lambda: kept.append(calls[OWN]()), setup=before_round, rounds=rounds)
     return {OWN: Timing.of(benchmark.stats.stats.data), **turns.timings()}
 
@@ -89,11 +98,16 @@ def make_rows(
     *,
     alike: Sequence[str] = (),
     output: str = "",
+    extra_bytes: Mapping[str, int | None] | None = None,
+    notes: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """A row for every provider in `checks`, with its ratio to each of the others.
 
     ceilings            name -> work per second, measured in the same run
     percent_of, alike   the ceilings that the row's two percentages are of
+    extra_bytes, notes  by provider, see Row
+    left_out            peers that did not take part, and why
     """
     scaled = {name: rate / 1e9 for name, rate in ceilings.items()}
 
@@ -108,6 +122,9 @@ def make_rows(
             percent_of=tuple(percent_of),
             alike=tuple(alike),
             ratios={peer: timings[peer].median / timings[name].median for peer in checks if peer != name},
+            extra_bytes=(extra_bytes or {}).get(name),
+            note=(notes or {}).get(name, ""),
+            left_out=dict(left_out or {}) if name == OWN else {},
         )
 
     return [row(name) for name in checks]

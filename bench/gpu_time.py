@@ -9,23 +9,16 @@ from pathlib import Path
 import torch
 
 from bench import attention, overlap, rows
-from bench.cases import AttentionCase, OverlapCase
-from bench.check import Tensors
+from bench.attention_cases import AttentionCase
+from bench.attention_peers import Peer, sdpa_mask, torch_flash
+from bench.cases import OverlapCase
 from bench.contest import OWN, chosen_backend
 from bench.gpu_contest import Results, admit, contest
-from bench.peers import (
-    Attend,
-    Run,
-    attention_by_flex,
-    attention_by_sdpa_mask,
-    attention_by_torch_flash,
-    merge_by_fold,
-    merge_by_index_add,
-)
+from bench.library_peers import flex
+from bench.peers import Run, merge_by_fold, merge_by_index_add
 from bench.timing import Clock, cuda_clock, wall_clock
 
 COPY = "torch copy_"
-SCORE_LIMIT = 2**32  # bytes of fp32 scores above which the reference does not run
 
 MERGE_CASES = [
     OverlapCase(131072, 256, 1024, torch.bfloat16),
@@ -77,28 +70,28 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     inputs = tuple(x.to(device) for x in attention.make_inputs(case))
     by_head = attention.by_head(inputs)
 
-    def entrant(build: Callable[[], Attend], given: Tensors) -> Callable[[], Results]:
+    def entrant(build: Callable[[], Peer]) -> Callable[[], Results]:
         def built() -> Results:
-            call = attention.as_call(build(), direction, given)
-            return call if given is inputs else lambda: tuple(t.transpose(1, 2) for t in call())
+            peer = build()
+            call = attention.as_call(peer.attend, direction, by_head if peer.by_head else inputs)
+            return (lambda: tuple(t.transpose(1, 2) for t in call())) if peer.by_head else call
 
         return built
 
     entrants = {
-        OWN: entrant(lambda: attention.own_attend(case), inputs),
-        "sdpa_mask": entrant(lambda: attention_by_sdpa_mask(case, device), by_head),
+        OWN: entrant(lambda: Peer(attention.own_attend(case), by_head=False)),
+        "sdpa_mask": entrant(lambda: sdpa_mask(case, direction, device)),
     }
     if device == "cuda":
-        entrants["flex"] = entrant(lambda: attention_by_flex(case, device), by_head)
-        entrants["torch_flash"] = entrant(lambda: attention_by_torch_flash(case), inputs)
+        entrants["flex"] = entrant(lambda: flex(case, direction, device))
+        entrants["torch_flash"] = entrant(lambda: torch_flash(case, direction, device))
     calls = admit(entrants)
-    truth = attention.truth if case.score_bytes <= SCORE_LIMIT else attention.truth_without_scores
-    want = truth(case, direction, inputs)
+    want, honest = (route(case, direction, inputs) for route in (attention.truth, attention.honest))
     backend = ""
     if OWN in calls:
         backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
     subject = attention.subject_of("gpu_attention", direction, case, backend, device)
-    return contest(subject, calls, want, calls["sdpa_mask"](), {}, clock, folder)
+    return contest(subject, calls, want, honest, {}, clock, folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The other ways to do it: what a torch user writes today, with every table built beforehand."""
+"""The other ways to merge and to split: what a torch user writes today, with every table built beforehand."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases import AttentionCase, OverlapCase
+from bench.cases import OverlapCase
 from lckernels import reference
 from lckernels.plan import Column, Plan
 
@@ -104,62 +104,3 @@ def overlap_peers(op: str, direction: str) -> dict[str, Callable[..., Run]]:
     return {
         name: build for name, build in peers.items() if direction == "forward" or name not in FORWARD_ONLY
     }
-
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def window_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Tensor:
-    """(seqlen, seqlen) bool, True where the query sees the key."""
-    position = torch.arange(case.seqlen, device=device)
-    return _sees(case, position[:, None], position)
-
-
-def _sees(case: AttentionCase, query: Tensor, key: Tensor) -> Tensor:
-    left, right = case.window_size
-    seen = torch.ones_like(query - key, dtype=torch.bool)
-    if left >= 0:
-        seen = seen & (query - key <= left)
-    return seen & (key - query <= right) if right >= 0 else seen
-
-
-def attention_by_sdpa_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Attend:
-    """scaled_dot_product_attention with the window as a bool mask; (batch, heads, seqlen, head_dim)."""
-    mask, group = window_mask(case, device), case.num_heads // case.num_kv_heads
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # NOTE: enable_gqa sends a mask to the kernel that materialises N x N.
-        if group > 1:
-            k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-    return run
-
-
-def attention_by_flex(case: AttentionCase, device: torch.device | str = "cpu") -> Attend:
-    """FlexAttention, compiled, with a block mask of the window; (batch, heads, seqlen, head_dim)."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        left, right = case.window_size
-        return (query - key <= left) & (key - query <= right)
-
-    if min(case.window_size) < 0:
-        raise ValueError(f"window_size must be bounded on both sides, got {case.window_size}")
-    mask = create_block_mask(mask_mod, None, None, case.seqlen, case.seqlen, device=device)
-    compiled = torch.compile(flex_attention, dynamic=False)
-    grouped = case.num_heads != case.num_kv_heads
-    return lambda q, k, v: compiled(q, k, v, block_mask=mask, enable_gqa=grouped)
-
-
-def attention_by_torch_flash(case: AttentionCase) -> Attend:
-    """FlashAttention-2 inside torch, which has a window; (batch, seqlen, heads, head_dim)."""
-    left, right = case.window_size
-    n, causal = case.seqlen, right == 0
-
-    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return torch.ops.aten._flash_attention_forward(
-            q, k, v, None, None, n, n, 0.0, causal, False, window_size_left=left, window_size_right=right
-        )[0]
-
-    return run

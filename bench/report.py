@@ -2,21 +2,20 @@
 
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from bench import attention_plots, goals
+from bench.goals import OWN, Stored
 from bench.rows import RESULTS
 
-Stored = dict[str, Any]
-
-OWN = "lckernels"
+ATTENTION = "attention"  # the suite with goals and pictures of its own
 _HEAD = """# Measured
 
 Written by `make bench` from the rows (`*.jsonl`) beside this page; do not edit.
@@ -26,6 +25,10 @@ times the forward). "Of ceiling": of the best plain copy of as many bytes, or of
 like ceiling": of a copy with the op's own reads and writes, or of the best FMA without AMX. Peers were timed
 in turns with ours: 3.00 means that the peer took three times as long. Output "fresh" is newly allocated,
 "warm" memory that was touched before. Every result was first checked against the reference."""
+_ATTENTION = """Forward and backward: GFLOP/s of the pairs that the window lets through, of the best FMA
+instruction; AMX, where the machine has it, counts in "of ceiling" only. Decode: one query a sequence, GB/s of
+visible keys and values, of the measured read bandwidth. Peak memory is what a call needs above its inputs and
+results (a backward's holds its forward); peers have their masks built beforehand."""
 
 
 def load(folder: Path) -> list[Stored]:
@@ -101,19 +104,66 @@ def _ceilings(rows: list[Stored]) -> str:
     )
 
 
+def _memory(rows: list[Stored]) -> list[str]:
+    """Peak memory by provider, a line per case; nothing if no row has it."""
+    if all(row.get("extra_bytes") is None for row in rows):
+        return []
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    names = list(dict.fromkeys(name for row in rows for name in row["shape"]))
+    head = [*names, "dtype", *providers]
+    lines = [
+        "",
+        "Peak memory above inputs and results, MiB:",
+        "",
+        f"| {' | '.join(head)} |",
+        "| --- " * len(head) + "|",
+    ]
+    for of_case in _groups(rows, 6).values():
+        extra = {row["provider"]: row["extra_bytes"] for row in of_case if row.get("extra_bytes") is not None}
+        sizes = [f"{extra[name] / 2**20:.3g}" if name in extra else "" for name in providers]
+        shape = [str(of_case[0]["shape"].get(name, "")) for name in names]
+        lines.append(f"| {' | '.join([*shape, of_case[0]['dtype'], *sizes])} |")
+    return lines
+
+
+def _left_out(rows: list[Stored]) -> list[str]:
+    """Peers that took no part with their reasons, and how many cases each; notes on those that did."""
+    counts = Counter(reason for row in rows for reason in row.get("left_out", {}).items())
+    notes = dict.fromkeys((row["provider"], row["note"]) for row in rows if row.get("note"))
+    found = [f"{peer}: {reason} ({number})" for (peer, reason), number in sorted(counts.items())]
+    lines = [f"{provider} {note}." for provider, note in notes]
+    return (
+        ["", *([" ".join(lines), ""] if lines else []), f"Left out (cases): {'; '.join(found)}."]
+        if found
+        else []
+    )
+
+
 def markdown(rows: list[Stored]) -> str:
     """Our own rows, a table per machine, suite, op and pass; peers as ratios."""
     text = [_HEAD]
+    attention = _groups((row for row in rows if row["suite"] == ATTENTION), 1)
+    for (machine,), of_machine in attention.items():
+        text += ["", "## Goals of windowed_attention", "", f"{machine}.", "", *goals.table(of_machine)]
+        text += ["", _ATTENTION]
     for (machine, suite, op, direction), of_pass in _groups(rows, 4).items():
         versions = {_versions(row) for row in of_pass}
         text += ["", f"## {op}, {direction} ({suite})", "", f"{machine}; {'; '.join(sorted(versions))}.", ""]
         text += [*_table(of_pass), "", f"Ceilings, {of_pass[0]['unit']}: {_ceilings(of_pass)}."]
+        text += [*_memory(of_pass), *_left_out(of_pass)]
     return "\n".join(text) + "\n"
 
 
 def draw(rows: list[Stored], folder: Path) -> list[Path]:
-    """A picture per machine, suite, op and pass: rates over the cases, by provider and kind of output."""
+    """A picture per machine, suite, op and pass: rates over the cases, by provider and kind of output.
+
+    The attention suite has its own pictures.
+    """
     paths = []
+    attention = _groups((row for row in rows if row["suite"] == ATTENTION), 1)
+    for number, of_machine in enumerate(attention.values(), 1):
+        paths += attention_plots.draw(of_machine, folder, "" if number == 1 else f"_{number}")
+    rows = [row for row in rows if row["suite"] != ATTENTION]
     numbers: dict[str, int] = defaultdict(int)
     for (_, suite, op, direction), of_pass in _groups(rows, 4).items():
         grouped = _groups(of_pass, 6)

@@ -31,6 +31,9 @@ class Row:
     ratios      peer name -> its median time over this provider's
     backend     of lckernels, which served the call; empty for a peer
     check       the comparison with the reference; a row without one is refused
+    extra_bytes peak resident memory of a call above inputs and results; a backward's holds its forward
+    note        what the provider computes, where that is not the op
+    left_out    on our own row: peer name -> why it did not take part
     """
 
     suite: str
@@ -50,6 +53,9 @@ class Row:
     ratios: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     backend: str = ""
+    extra_bytes: int | None = None
+    note: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:

@@ -51,7 +51,6 @@ struct Text {
   int64_t q_begin, q_len, k_begin;
   int64_t offset;  // query i stands at i + offset
   KeyBounds bounds;
-  int64_t first_tile;  // of its keys, among the key tiles of all texts
 };
 
 struct AttentionParams {
@@ -68,7 +67,6 @@ struct AttentionParams {
 
   const Text* texts;  // (num_texts)
   int64_t num_texts;
-  int64_t num_tiles;  // key tiles of all texts
   int64_t batch, seqlen_q, seqlen_k, num_heads, num_kv_heads, head_dim, head_dim_v;
   int64_t bias_len, bias_center, bias_slots;
 

@@ -54,6 +54,10 @@ def _kv_mask(case: AttentionCase) -> Layout:
     return Layout(kv_mask=mask)
 
 
+def _late_padding(case: AttentionCase) -> Layout:
+    return Layout(kv_start=_ints(61), kv_end=_ints(127), sink_tokens=3)
+
+
 def _packed(case: AttentionCase) -> Layout:
     return Layout(cu_seqlens_q=_ints(0, 1, 1, 7, 13), cu_seqlens_k=_ints(0, 3, 4, 10, 17))
 
@@ -109,6 +113,10 @@ CASES = (
     AttentionCase("no_keys", (3, 0), seqlen_q=4, seqlen_k=0),
     AttentionCase("no_queries", (3, 0), seqlen_q=0, seqlen_k=4),
     AttentionCase("empty_batch", (3, 0), batch=0),
+    AttentionCase("below_a_tile", (20, 3), batch=1, seqlen_q=63, seqlen_k=47, head_dim=10, head_dim_v=10),
+    AttentionCase("above_a_tile", (50, 0), batch=1, seqlen_q=65, seqlen_k=97, num_kv_heads=1, head_dim=16),
+    AttentionCase("above_two_tiles", (31, 33), batch=1, seqlen_q=129, seqlen_k=129, num_kv_heads=1),
+    AttentionCase("primes", (17, 5), batch=1, seqlen_q=101, seqlen_k=131, layout=_late_padding),
     AttentionCase("gqa", (4, 1), num_heads=6, num_kv_heads=2),
     AttentionCase("mqa", (4, 1), num_heads=3, num_kv_heads=1),
     AttentionCase("head_dims_differ", (4, 0), head_dim=6, head_dim_v=10),

@@ -1,10 +1,12 @@
 """Bad input to the ops: one clear error that names the argument, what came and what is allowed."""
 
+import re
+
 import pytest
 import torch
 
 import lckernels
-from lckernels import Layout, Score, plan_chunks
+from lckernels import Layout, Score, dispatch, plan_chunks
 from lckernels import windowed_attention as attend
 
 ATTENTION = {
@@ -82,6 +84,69 @@ ATTENTION = {
         r"score.sink_logits: got shape \(2,\); expected \(4,\)",
     ),
 }
+
+
+RAGGED = [torch.tensor(bounds) for bounds in ([0, 6, 4, 6], [1, 3, 6, 6], [0, 3, 6, 9], [0, -2, 6, 6])]
+LAYOUTS = {
+    "offset_huge": (Layout(offset=2**31), r"layout.offset: got 2147483648; expected an int >= -2147483647"),
+    "offset_shape": (
+        Layout(offset=torch.ones(3).long()),
+        r"layout.offset: got shape \(3,\); expected \(\) or",
+    ),
+    "offset_dtype": (
+        Layout(offset=torch.ones(())),
+        r"layout.offset: got dtype torch.float32; expected an int",
+    ),
+    "origin_shape": (
+        Layout(chunk_origin=torch.ones(2, 1).long()),
+        r"layout.chunk_origin: got shape \(2, 1\)",
+    ),
+    "kv_start_type": (Layout(kv_start=3), r"layout.kv_start: got int; expected an integer tensor"),
+    "kv_end_dtype": (
+        Layout(kv_end=torch.ones(2)),
+        r"layout.kv_end: got dtype torch.float32; expected an int",
+    ),
+    "kv_mask_shape": (
+        Layout(kv_mask=torch.ones(2, 5, dtype=torch.bool)),
+        r"layout.kv_mask: got shape \(2, 5\); expected \(2, 6\)",
+    ),
+    "segment_ids": (
+        Layout(segment_ids=torch.ones(2, 6, 1).long()),
+        r"layout.segment_ids: got shape \(2, 6, 1\); expected \(2, 6\)",
+    ),
+    "chunk": (Layout(chunk=-1), r"layout.chunk: got -1; expected an int >= 0"),
+    "sink_tokens_bool": (Layout(sink_tokens=True), r"layout.sink_tokens: got True; expected an int >= 0"),
+    "max_seqlen": (Layout(max_seqlen_q=-1), r"layout.max_seqlen_q: got -1; expected an int >= 0"),
+}
+SCORES = {
+    "softcap_inf": (Score(softcap=float("inf")), r"score.softcap: got inf; expected a finite number >= 0"),
+    "rel_bias_empty": (Score(rel_bias=torch.zeros(4, 0)), r"score.rel_bias: got shape \(4, 0\); expected L"),
+    "rel_bias_rank": (Score(rel_bias=torch.zeros(4)), r"score.rel_bias: got shape \(4,\); expected 2 dim"),
+    "rel_bias_dtype": (Score(rel_bias=torch.zeros(4, 3).int()), r"score.rel_bias: got dtype torch.int32"),
+    "bias_center": (Score(bias_center=2**31), r"score.bias_center: got 2147483648; expected an int"),
+    "sink_logits": (Score(sink_logits=[0.0] * 4), r"score.sink_logits: got list; expected a floating tensor"),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, *SCORES])
+def test_attention_options(name):
+    layout, message = LAYOUTS.get(name, (None, None))
+    score, message = SCORES.get(name, (None, message))
+    q, k = torch.randn(2, 6, 4, 8), torch.randn(2, 6, 2, 8)
+    with pytest.raises((ValueError, TypeError), match=message):
+        attend(q, k, k, layout=layout, score=score)
+
+
+@pytest.mark.parametrize("backend", [name for name, why in dispatch.availability().items() if not why])
+@pytest.mark.parametrize("side", ("cu_seqlens_q", "cu_seqlens_k"))
+@pytest.mark.parametrize("bounds", RAGGED, ids=lambda bounds: str(bounds.tolist()))
+def test_bounds_that_do_not_fit(bounds, side, backend):
+    both = {"cu_seqlens_q": torch.tensor([0, 2, 4, 6]), "cu_seqlens_k": torch.tensor([0, 2, 4, 6])}
+    layout = Layout(**{**both, side: bounds})
+    q = torch.randn(1, 6, 4, 8)
+    message = rf"layout.{side}: got {re.escape(str(bounds.tolist()))}; expected bounds that start at 0, never"
+    with pytest.raises(ValueError, match=message):
+        attend(q, q, q, layout=layout, backend=backend)
 
 
 @pytest.mark.parametrize("name", ATTENTION)

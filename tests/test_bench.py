@@ -11,11 +11,12 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from bench import attention, gpu_check, gpu_time, overlap, report, rows
-from bench.cases import AttentionCase, OverlapCase, visible_pairs
+from bench import gpu_check, gpu_time, overlap, report, rows
+from bench.attention_cases import AttentionCase, visible_pairs
+from bench.cases import OverlapCase
 from bench.check import Checked, check
 from bench.contest import OWN, Subject, make_rows
-from bench.peers import attention_by_sdpa_mask, overlap_peers
+from bench.peers import overlap_peers
 from bench.timing import Timing, Turns, measure
 from lckernels import Layout, overlap_split, reference
 
@@ -26,7 +27,6 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAP = OverlapCase(total_len=44, overlap=4, dim=3, dtype=torch.float64, chunk_len=12)
-ATTENTION = AttentionCase(11, (3, 0), torch.float64, num_heads=4, num_kv_heads=2, head_dim=8)
 needs_host = pytest.mark.skipif(host is None, reason="needs the compiled extension")
 GOOD = Checked(error=1e-7, bound=1e-6)
 
@@ -87,18 +87,6 @@ def test_overlap_peers_and_truth_agree_with_autograd_of_the_reference(op, direct
         torch.testing.assert_close(overlap.as_call(build(OVERLAP), direction, x, grad)(), want, msg=name)
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_attention_truths_agree_with_the_op_and_the_peer(direction):
-    inputs = attention.make_inputs(ATTENTION)
-    want = attention.as_call(attention.own_attend(ATTENTION), direction, inputs)()
-    peer = attention.as_call(attention_by_sdpa_mask(ATTENTION), direction, attention.by_head(inputs))()
-    rough = {"rtol": 1e-4, "atol": 1e-5}  # truth_without_scores is fp32
-    torch.testing.assert_close(attention.truth(ATTENTION, direction, inputs), want)
-    torch.testing.assert_close(attention.by_head(peer), want)
-    fp32 = tuple(x.double() for x in attention.truth_without_scores(ATTENTION, direction, inputs))
-    torch.testing.assert_close(fp32, want, **rough)
-
-
 def test_a_wrong_result_is_named_with_its_error():
     truth = torch.ones(3, dtype=torch.float64)
     honest = torch.ones(3)
@@ -137,7 +125,7 @@ def test_a_slow_call_sits_out_once_its_budget_is_spent():
 
 def subject(seqlen: int = 64, direction: str = "forward") -> Subject:
     return Subject(
-        suite="attention",
+        suite="gpu_attention",
         op="windowed_attention",
         direction=direction,
         shape={"seqlen": seqlen, "window": "15,0"},
@@ -183,12 +171,12 @@ def test_the_report_is_drawn_from_the_newest_rows(tmp_path):
         report.write(tmp_path)
     older = [replace(row, timing=Timing(9.0, 9.0, 9.0, 2)) for row in synthetic()]
     rows.append(older + synthetic() + synthetic(128) + synthetic(64, "backward"), tmp_path)
-    assert len((tmp_path / "attention.jsonl").read_text().splitlines()) == 8
+    assert len((tmp_path / "gpu_attention.jsonl").read_text().splitlines()) == 8
     written = {path.name: path for path in report.write(tmp_path)}
     assert set(written) == {
         "README.md",
-        "attention_windowed_attention_forward.png",
-        "attention_windowed_attention_backward.png",
+        "gpu_attention_windowed_attention_forward.png",
+        "gpu_attention_windowed_attention_backward.png",
     }
     page = written["README.md"].read_text()
     assert page.count("| 64 | 15,0 | float32 |  | eager | 2000 (1900-2200) | 2 | 25 % |  | 0.25 |") == 2

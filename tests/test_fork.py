@@ -42,6 +42,18 @@ def states():
     return run
 
 
+def attention():
+    q, k, v = (torch.randn(2, 700, heads, 64, requires_grad=True) for heads in (4, 2, 2))
+    score = lckernels.Score(rel_bias=torch.randn(4, 9, requires_grad=True), bias_center=4)
+    dout = torch.randn(q.shape)
+
+    def run():
+        out = lckernels.windowed_attention(q, k, v, window_size=(90, 10), score=score, backend="cpu")
+        return [out, *torch.autograd.grad(out, (q, k, v, score.rel_bias), dout)]
+
+    return run
+
+
 def child_status(run, want):
     """Exit status of a forked child that compares run() with what its parent got; None if it hangs."""
     pid = os.fork()
@@ -67,7 +79,7 @@ def child_status(run, want):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork() is POSIX")
-@pytest.mark.parametrize("make_run", (overlap, states))
+@pytest.mark.parametrize("make_run", (overlap, states, attention))
 def test_fork(make_run):
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -137,12 +137,12 @@ def test_environment_chooses_the_backend():
 
 
 def test_refusal_names_the_inputs_and_every_reason():
-    q = torch.empty(1, 4, 2, 8)
+    problem = dispatch.Problem("windowed_attention", "meta", torch.float32, ((1, 4, 2, 8),))
     with pytest.raises(lckernels.BackendError) as refused:
-        lckernels.windowed_attention(q, q, q, backend="cpu")
+        dispatch.choose(problem, "cpu")
     message = str(refused.value)
-    assert "no backend can run windowed_attention on cpu, torch.float32, shapes (1, 4, 2, 8)" in message
-    assert "cpu: it has no kernel for windowed_attention" in message
+    assert "no backend can run windowed_attention on meta, torch.float32, shapes (1, 4, 2, 8)" in message
+    assert "cpu: it serves tensors on the CPU, not on meta" in message
 
 
 def test_every_op_is_served_on_every_device():

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "cpu/attention.h"
-#include "cpu/workspace.h"
 #include "host/cpu_features.h"
 #include "params.h"
 
@@ -42,9 +41,6 @@ void build_tables(const LayoutTables& layout, AttentionTables* tables, Attention
 
 // rel_bias (num_heads, bias_len) in the accumulator's dtype into params, both ways round.
 void build_bias(const void* rel_bias, bool fp64, AttentionTables* tables, AttentionParams* params);
-
-// The key tiles that the texts' queries see, packed for every kv head.
-Workspace pack_all_keys(Isa isa, DType dtype, const AttentionParams& params, bool backward);
 
 // out and lse. Each task is the same whatever runs it, so results do not depend on the number of threads.
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& params);

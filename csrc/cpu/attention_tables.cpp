@@ -3,7 +3,6 @@
 #include <unordered_map>
 
 #include "cpu/attention_run.h"
-#include "cpu/attention_tiles.h"
 
 namespace lck {
 
@@ -39,7 +38,6 @@ bool number_segments(const int64_t* ids, int64_t count, int32_t* numbers, Span* 
 
 void build_tables(const LayoutTables& layout, AttentionTables* tables, AttentionParams* params) {
   const bool packed = layout.cu_seqlens_q != nullptr;
-  int64_t tiles = 0;
   for (int64_t b = 0; b < layout.num_texts; ++b) {
     Text text{};
     text.batch = packed ? 0 : b;
@@ -56,13 +54,10 @@ void build_tables(const LayoutTables& layout, AttentionTables* tables, Attention
     bounds.kv_end = layout.kv_end ? bounded(layout.kv_end[b]) : bounds.num_keys;
     bounds.chunk_origin = layout.chunk_origins ? bounded(layout.chunk_origins[b * layout.chunk_origin_step])
                                                : layout.chunk_origin;
-    text.first_tile = tiles;
-    tiles += (bounds.num_keys + kTile - 1) / kTile;
     tables->texts.push_back(text);
   }
   params->texts = tables->texts.data();
   params->num_texts = layout.num_texts;
-  params->num_tiles = tiles;
   if (!layout.segment_ids) return;
   const int64_t count = params->seqlen_k;
   tables->segments.resize(layout.batch * count);

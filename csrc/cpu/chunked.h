@@ -14,8 +14,8 @@ struct ChunkedTask {
 };
 
 struct ChunkedPasses {
-  // packed: key tiles of the sequence as AttentionForward.pack_keys makes them. states: instead of outputs,
-  // the lse and dots that the backward needs.
+  // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them. states: instead of
+  // outputs, the lse and dots that the backward needs.
   void (*outputs)(const ChunkedParams&, const ChunkedTask&, bool states, const void* packed, void* scratch);
   // dq; packed for the backward.
   void (*query_grads)(const ChunkedParams&, const ChunkedTask&, const void* packed, void* scratch);

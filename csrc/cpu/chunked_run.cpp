@@ -2,10 +2,8 @@
 #include "cpu/chunked_run.h"
 
 #include <algorithm>
-#include <functional>
 
-#include "cpu/attention_tiles.h"
-#include "cpu/parallel.h"
+#include "cpu/key_waves.h"
 #include "cpu/workspace.h"
 
 namespace lck {
@@ -46,10 +44,12 @@ namespace {
 
 using Tasks = std::vector<ChunkedTask>;
 
-// Rows of the sequence (chunk -1) or of every chunk's extra rows, `step` at a time.
-void add_tasks(const ChunkedParams& p, bool of_extra, int64_t heads, int64_t step, Tasks* tasks) {
+// Rows of the sequence (chunk -1) or of every chunk's extra rows for heads [first_head, stop_head), `step` at
+// a time.
+void add_tasks(const ChunkedParams& p, bool of_extra, int64_t first_head, int64_t stop_head, int64_t step,
+               Tasks* tasks) {
   const int64_t rows = of_extra ? p.num_extra : p.sequence.seqlen_q;
-  for (int64_t head = 0; head < heads; ++head) {
+  for (int64_t head = first_head; head < stop_head; ++head) {
     for (int64_t chunk = of_extra ? 0 : -1; chunk < (of_extra ? p.num_chunks : 0); ++chunk) {
       for (int64_t first = 0; first < rows; first += step) {
         tasks->push_back({chunk, head, first, std::min(step, rows - first)});
@@ -58,25 +58,34 @@ void add_tasks(const ChunkedParams& p, bool of_extra, int64_t heads, int64_t ste
   }
 }
 
-void run(const Tasks& tasks, int64_t scratch_bytes,
-         const std::function<void(const ChunkedTask&, void*)>& body) {
-  if (tasks.empty()) return;
-  run_tasks(tasks.size(), [&](const NextTask& next) {
-    const Workspace scratch = make_workspace(scratch_bytes);
-    for (int64_t i; (i = next()) >= 0;) body(tasks[i], scratch.get());
-  });
+// Runs body(task, the kv head's key tiles, scratch) for all rows of the sequence and, if wanted, the extra
+// rows.
+template <typename Body>
+void run_rows(Isa isa, DType dtype, const ChunkedParams& p, bool backward, bool extra_rows,
+              const Body& body) {
+  const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
+  auto heads = packed_heads(p.sequence, [](const Text&) { return true; });
+  run_waves(attention_forward(isa, dtype), p.sequence, &heads, backward, false,
+            [&](const PackedHead* first, int64_t count) {
+              const int64_t kv_head = first[0].kv_head;
+              Tasks tasks;
+              add_tasks(p, false, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
+              if (extra_rows)
+                add_tasks(p, true, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
+              run_with_scratch(tasks.size(), chunked_passes(isa, dtype).scratch_bytes(p),
+                               [&](int64_t i, void* scratch) {
+                                 body(tasks[i], first[tasks[i].head / group - kv_head].tiles, scratch);
+                               });
+            });
 }
 
 }  // namespace
 
 void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
   const ChunkedPasses& passes = chunked_passes(isa, dtype);
-  const Workspace packed = pack_all_keys(isa, dtype, p.sequence, false);
-  Tasks tasks;
-  add_tasks(p, false, p.sequence.num_heads, kQueryTileRows, &tasks);
-  add_tasks(p, true, p.sequence.num_heads, kQueryTileRows, &tasks);
-  run(tasks, passes.scratch_bytes(p),
-      [&](const ChunkedTask& task, void* scratch) { passes.outputs(p, task, false, packed.get(), scratch); });
+  run_rows(isa, dtype, p, false, true, [&](const ChunkedTask& task, const void* packed, void* scratch) {
+    passes.outputs(p, task, false, packed, scratch);
+  });
 }
 
 namespace {
@@ -104,37 +113,29 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
   const bool fp64 = dtype == DType::kFloat64;
   const int64_t acc_bytes = fp64 ? sizeof(double) : sizeof(float);
   const int64_t heads = p.sequence.num_heads, kv_heads = p.sequence.num_kv_heads;
-  const int64_t scratch_bytes = passes.scratch_bytes(p);
   const int64_t state_bytes = heads * p.num_chunks * (p.chunk_len + p.num_extra) * acc_bytes;
   const Workspace lse = make_workspace(state_bytes), dots = make_workspace(state_bytes);
   p.lse = lse.get(), p.dots = dots.get(), p.all_rows = row_dots != nullptr;
-  Tasks rows, keys;
-  add_tasks(p, false, heads, kQueryTileRows, &rows);
-  if (p.extra_queries) add_tasks(p, true, heads, kQueryTileRows, &rows);
-  add_tasks(p, false, kv_heads, kKeyTileRows, &keys);
-  add_tasks(p, true, kv_heads, kKeyTileRows, &keys);
-  {
-    const Workspace packed = pack_all_keys(isa, dtype, p.sequence, false);
-    run(rows, scratch_bytes, [&](const ChunkedTask& task, void* scratch) {
-      passes.outputs(p, task, true, packed.get(), scratch);
-    });
-  }
-  {
-    const Workspace packed = pack_all_keys(isa, dtype, p.sequence, true);
-    run(rows, scratch_bytes,
-        [&](const ChunkedTask& task, void* scratch) { passes.query_grads(p, task, packed.get(), scratch); });
-  }
-  run(keys, scratch_bytes,
-      [&](const ChunkedTask& task, void* scratch) { passes.key_grads(p, task, scratch); });
+  run_rows(isa, dtype, p, false, p.extra_queries,
+           [&](const ChunkedTask& task, const void* packed, void* scratch) {
+             passes.outputs(p, task, true, packed, scratch);
+           });
+  run_rows(isa, dtype, p, true, p.extra_queries,
+           [&](const ChunkedTask& task, const void* packed, void* scratch) {
+             passes.query_grads(p, task, packed, scratch);
+           });
+  Tasks keys;
+  add_tasks(p, false, 0, kv_heads, kKeyTileRows, &keys);
+  add_tasks(p, true, 0, kv_heads, kKeyTileRows, &keys);
+  run_with_scratch(keys.size(), passes.scratch_bytes(p),
+                   [&](int64_t i, void* scratch) { passes.key_grads(p, keys[i], scratch); });
   if (!row_dots || p.num_chunks == 0) return;
   std::fill_n(static_cast<char*>(row_dots), p.num_chunks * p.chunk_len * acc_bytes, char{0});
-  run_tasks(p.num_chunks, [&](const NextTask& next) {
-    for (int64_t chunk; (chunk = next()) >= 0;) {
-      if (fp64) {
-        sum_heads(p, chunk, static_cast<double*>(row_dots));
-      } else {
-        sum_heads(p, chunk, static_cast<float*>(row_dots));
-      }
+  run_with_scratch(p.num_chunks, 0, [&](int64_t chunk, void*) {
+    if (fp64) {
+      sum_heads(p, chunk, static_cast<double*>(row_dots));
+    } else {
+      sum_heads(p, chunk, static_cast<float*>(row_dots));
     }
   });
 }

@@ -38,6 +38,10 @@ void run_ranges(int64_t size, int64_t grain, const std::function<void(int64_t be
   if (error) std::rethrow_exception(error);
 }
 
+int64_t num_threads() {
+  return forked ? 1 : torch::stable::get_num_threads();
+}
+
 void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body) {
   std::atomic<int64_t> taken{0};
   const NextTask next = [&taken, num_tasks] {

@@ -14,6 +14,9 @@ using NextTask = std::function<int64_t()>;
 // not depend on who runs it. The first exception of a body is thrown again here, once all have returned.
 void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body);
 
+// Threads that run_tasks may use.
+int64_t num_threads();
+
 // Runs body(begin, end) over contiguous ranges that cover [0, size), each of at least `grain` (but where size
 // is less); exceptions as in run_tasks.
 void run_ranges(int64_t size, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body);

@@ -68,7 +68,7 @@ template <typename U, typename T, typename Attend>
 void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const void* packed, bool backward,
                    UnitOf<U>* staged, const KeyTile<U>& own, RowBlock* blocks, int num_blocks,
                    Attend attend) {
-  const auto span_tiles = [&](const AttentionParams& params, const Text& text, Span keys, PackedKeys from) {
+  const auto span_tiles = [&](const AttentionParams& params, const Text& text, Span keys, const void* from) {
     for (int b = 0; b < num_blocks; ++b) blocks[b].see(keys);
     const Span tiles = tiles_of(keys);
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
@@ -77,10 +77,8 @@ void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const
     }
   };
   const Text& text = p.sequence.texts[0];
-  for_chunk(p, chunk, [&](const Segment& s) {
-    span_tiles(p.sequence, text, span_of(s), {packed, p.sequence.num_tiles});
-  });
-  if (p.num_extra) span_tiles(p.extra, extra_text(p, chunk), {0, p.num_extra}, {nullptr, 0});
+  for_chunk(p, chunk, [&](const Segment& s) { span_tiles(p.sequence, text, span_of(s), packed); });
+  if (p.num_extra) span_tiles(p.extra, extra_text(p, chunk), {0, p.num_extra}, nullptr);
 }
 
 // Attention of rows [0, count) within a chunk; finish(row, accumulator, result) for each.

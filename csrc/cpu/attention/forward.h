@@ -222,8 +222,7 @@ inline RowResult<AccOf<U>> row_result(const ForwardScratch<U>& x, int64_t f) {
 }
 
 template <typename U, typename T>
-void forward_task(const AttentionParams& p, const QueryTask& task, const void* packed, int64_t num_tiles,
-                  void* scratch) {
+void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
   const auto x = ForwardScratch<U>::of(&arena, p);
@@ -248,8 +247,8 @@ void forward_task(const AttentionParams& p, const QueryTask& task, const void* p
     const int64_t index = tile_at(tiles, u);
     const ReadAhead next{task.kv_head, task.heads, u + 1 < stop_tile ? tile_at(tiles, u + 1) * kTile : -1};
     for (int64_t h = 0; h < task.heads; ++h) {
-      const auto tile = key_tile<U, T>(p, text, task.kv_head + h, index, {packed, num_tiles}, false, next,
-                                       x.staged, x.tile);
+      const auto tile =
+          key_tile<U, T>(p, text, task.kv_head + h, index, task.packed, false, next, x.staged, x.tile);
       const int first_block = static_cast<int>(h) * blocks;
       attend_tile<U>(p, text, index * kTile, tile, first_block, first_block + blocks, x);
     }

@@ -160,24 +160,15 @@ void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, 
   *tile.special = special;
 }
 
-// Key tiles packed beforehand, (num_kv_heads, num_tiles) of KeyTile::bytes; null: each is packed when it is
-// read.
-struct PackedKeys {
-  const void* data;
-  int64_t num_tiles;
-};
-
-// Tile `index` of a text: where it was packed, or packed now into `own` (backward: for query_grad.h).
+// Tile `index` of a kv head: from `packed`, where all its tiles lie, or if that is null packed now into `own`
+// (backward: for query_grad.h).
 template <typename U, typename T>
 inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
-                           PackedKeys packed, bool backward, ReadAhead next, UnitOf<U>* staged,
+                           const void* packed, bool backward, ReadAhead next, UnitOf<U>* staged,
                            const KeyTile<U>& own) {
-  if (!packed.data) {
-    pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, next, staged, own);
-    return own;
-  }
-  const int64_t place = (kv_head * packed.num_tiles + text.first_tile + index) * KeyTile<U>::bytes(p);
-  return KeyTile<U>::at(p, static_cast<const char*>(packed.data) + place);
+  if (packed) return KeyTile<U>::at(p, static_cast<const char*>(packed) + index * KeyTile<U>::bytes(p));
+  pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, next, staged, own);
+  return own;
 }
 
 // What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's

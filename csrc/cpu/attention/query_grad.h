@@ -190,8 +190,8 @@ void query_grad_tile(const AttentionParams& p, const Text& text, int64_t kv_head
 
 // Writes dq and delta, and adds to the slot's dbias.
 template <typename U, typename T>
-void backward_queries_task(const AttentionParams& p, const QueryTask& task, const void* packed,
-                           int64_t num_tiles, int64_t bias_slot, void* scratch) {
+void backward_queries_task(const AttentionParams& p, const QueryTask& task, int64_t bias_slot,
+                           void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
   const auto x = QueryGradScratch<U>::of(&arena, p);
@@ -214,7 +214,7 @@ void backward_queries_task(const AttentionParams& p, const QueryTask& task, cons
   for (int64_t u = 0; u < count(tiles); ++u) {
     const int64_t index = tile_at(tiles, u);
     const auto tile =
-        key_tile<U, T>(p, text, task.kv_head, index, {packed, num_tiles}, true, kNoReadAhead, x.staged, {});
+        key_tile<U, T>(p, text, task.kv_head, index, task.packed, true, kNoReadAhead, x.staged, {});
     query_grad_tile<U, T>(p, text, task.kv_head, index * kTile, tile, num_blocks, dbias, x);
   }
   for (int64_t f = 0; f < task.rows; ++f) {

@@ -1,0 +1,68 @@
+"""One attention case, all providers: checked first, then timed in turns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from bench import attention, ceilings
+from bench.attention_cases import AttentionCase
+from bench.attention_peers import Peer
+from bench.contest import OWN, Effort, Subject, chosen_backend, make_rows, time_with_peers
+from bench.entrants import Entrant, admit, enter
+from bench.exam import Exam
+from bench.rows import Row
+
+
+def contest(
+    benchmark: Any,
+    case: AttentionCase,
+    direction: str,
+    effort: Effort,
+    tell: Callable[[str], None] = print,
+) -> tuple[list[Row], list[str]]:
+    """The rows of one case, and the peers whose result was wrong; who takes no part is told with the reason.
+
+    Raises AssertionError if our own result was wrong, BackendError if no backend serves the case.
+    """
+    inputs = attention.make_inputs(case)
+    backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
+    exam = Exam(case, direction, inputs)
+    own = Peer(attention.own_attend(case), by_head=False)
+    entrants = {OWN: enter(OWN, own, case, direction, inputs, exam, float("inf"))}
+    peers, left_out, wrong = admit(case, direction, inputs, exam, effort.call_seconds)
+    for name, reason in left_out.items():
+        tell(f"  {name} is left out: {reason}")
+    entrants |= peers
+    subject = attention.subject_of("attention", direction, case, backend)
+    return timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype), wrong
+
+
+def timed_rows(
+    benchmark: Any,
+    subject: Subject,
+    entrants: Mapping[str, Entrant],
+    left_out: Mapping[str, str],
+    effort: Effort,
+    dtype: torch.dtype,
+) -> list[Row]:
+    """Times the entrants in turns with the machine's ceilings and makes a row of each."""
+    calls = {name: entrant.call for name, entrant in entrants.items()}
+    probes = ceilings.read_probe(int(subject.work)) if subject.unit == "GB/s" else {}
+    timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
+    if probes:
+        every = vector = ceilings.rates(list(probes), subject.work, timings)
+    else:
+        vector = ceilings.flop_probes(dtype)
+        every = vector | (ceilings.amx_probe() if dtype == torch.bfloat16 else {})
+    return make_rows(
+        subject,
+        timings,
+        {name: entrant.check for name, entrant in entrants.items()},
+        every,
+        tuple(every),
+        alike=tuple(vector),
+        extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
+        notes={name: entrant.note for name, entrant in entrants.items()},
+        left_out=left_out,
+    )

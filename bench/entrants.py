@@ -1,0 +1,138 @@
+"""Who takes part in an attention contest: providers are checked, and their memory measured, before timing."""
+
+import time
+from dataclasses import dataclass
+
+from bench import attention
+from bench.attention_cases import BACKWARD_FLOPS, AttentionCase
+from bench.attention_peers import (
+    Attend,
+    Build,
+    Peer,
+    Unsupported,
+    eager,
+    sdpa_causal,
+    sdpa_causal_no_window,
+    sdpa_mask,
+    sdpa_slice,
+)
+from bench.check import Checked, Tensors
+from bench.exam import Exam
+from bench.library_peers import flex, local_attention
+from bench.memory import with_extra_bytes
+from bench.onnx_peer import onnxruntime
+from bench.timing import Call
+
+_LONG = (sdpa_mask, sdpa_causal, sdpa_causal_no_window, flex, onnxruntime, local_attention, eager)
+PEERS: dict[str, tuple[Build, ...]] = {
+    "forward": _LONG,
+    "backward": _LONG,
+    "decode": (sdpa_slice, sdpa_mask, flex, onnxruntime, eager),
+}
+
+
+class TooSlow(Unsupported):
+    """One call takes longer than the contest allows a peer."""
+
+
+# Peers that compute every pair, and the least share of the products that they get away with.
+DENSE: dict[Build, float] = {
+    eager: 1.0,
+    sdpa_mask: 1.0,
+    onnxruntime: 1.0,
+    sdpa_causal: 0.5,
+    sdpa_causal_no_window: 0.5,
+}
+_DENSE_RATE = 1.5e11  # FLOP/s that they are trusted with before they are tried
+
+
+def refuse_if_dense(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
+    """Raises TooSlow for a peer whose pass over all pairs would surely take more than `limit` seconds."""
+    pairs = DENSE.get(build, 0.0) * case.batch * case.num_heads * case.seqlen_q * case.seqlen
+    passes = 1 + BACKWARD_FLOPS if direction == "backward" else 1
+    if 4 * case.head_dim * pairs * passes / _DENSE_RATE > limit:
+        raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")
+
+
+def builders(case: AttentionCase, direction: str) -> list[Build]:
+    """Who is asked: of the two that use is_causal the one that fits the window."""
+    misfit = sdpa_causal_no_window if case.window_size == (-1, 0) else sdpa_causal
+    return [build for build in PEERS[direction] if build is not misfit]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A provider whose result was right."""
+
+    call: Call
+    check: Checked
+    seconds: float  # of a warm call
+    extra_bytes: int | None
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        attend: Attend,
+        direction: str,
+        inputs: Tensors,
+        checked: Checked,
+        extra_bytes: int | None,
+        note: str = "",
+    ) -> "Entrant":
+        """Runs the call once for its time."""
+        call = attention.as_call(attend, direction, inputs)
+        begin = time.perf_counter()
+        call()
+        return cls(call, checked, time.perf_counter() - begin, extra_bytes, note)
+
+
+def run_once(attend: Attend, direction: str, inputs: Tensors) -> tuple[Tensors, int | None, float]:
+    """(out,) or (dq, dk, dv), the peak memory above inputs and results, and the seconds.
+
+    A backward's memory and seconds hold its forward.
+    """
+    begin = time.perf_counter()
+    made, extra_bytes = with_extra_bytes(attention.whole_pass(attend, direction, inputs))
+    seconds = time.perf_counter() - begin
+    return made[:3] if direction == "backward" else made, extra_bytes, seconds
+
+
+def enter(
+    name: str, peer: Peer, case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
+) -> Entrant:
+    """Checks the provider and makes it an entrant.
+
+    inputs are in the peer's layout. Raises AssertionError for a wrong result, TooSlow above `limit` seconds.
+    """
+    results, extra_bytes, seconds = run_once(peer.attend, direction, inputs)
+    checked = exam.check(name, tuple(x.transpose(1, 2) for x in results) if peer.by_head else results)
+    if seconds > limit:
+        raise TooSlow(f"more than {limit:g} s a pass")
+    del results
+    return Entrant.of(peer.attend, direction, inputs, checked, extra_bytes, peer.note)
+
+
+def admit(
+    case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
+) -> tuple[dict[str, Entrant], dict[str, str], list[str]]:
+    """The peers that can, why the others cannot, and those whose result was wrong."""
+    entrants: dict[str, Entrant] = {}
+    left_out: dict[str, str] = {}
+    wrong: list[str] = []
+    theirs = attention.by_head(inputs)
+    for build in builders(case, direction):
+        name = build.__name__
+        try:
+            refuse_if_dense(build, case, direction, limit)
+            peer = build(case, direction, "cpu")
+            given = theirs if peer.by_head else inputs
+            other = Exam(peer.computes, direction, inputs, every_head=False) if peer.computes else exam
+            entrants[name] = enter(name, peer, case, direction, given, other, limit)
+        except AssertionError as error:
+            wrong.append(str(error))
+        except Unsupported as reason:
+            left_out[name] = str(reason)
+        except Exception as error:  # a peer that breaks must not cost the others their rows
+            left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return entrants, left_out, wrong

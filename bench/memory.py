@@ -1,0 +1,43 @@
+"""Peak memory of one call: resident bytes above those before it."""
+
+import ctypes
+import gc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # see proc_pid_clear_refs(5)
+
+Result = TypeVar("Result", bound=Iterable[Tensor])
+
+
+def with_extra_bytes(call: Callable[[], Result]) -> tuple[Result, int | None]:
+    """What the call returns, and the resident bytes at its peak above those before it and its results.
+
+    Freed memory is given back to the system first, so that nothing kept from earlier calls hides a need.
+    None where the system does not count (no Linux).
+    """
+    gc.collect()
+    _give_back_freed_memory()
+    try:
+        before = _resident("VmRSS")
+        _CLEAR.write_text(_RESET_PEAK)
+    except OSError:
+        return call(), None
+    result = call()
+    peak = _resident("VmHWM")
+    return result, max(0, peak - before - sum(x.numel() * x.element_size() for x in result))
+
+
+def _resident(field: str) -> int:
+    lines = (line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return 1024 * int(next(lines).split()[1])
+
+
+def _give_back_freed_memory() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,58 @@
+"""One attention problem, with its gradients: what the random, fault and thread tests judge."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+from lckernels import Layout, Score
+from lckernels.options import AttentionOptions
+
+BACKEND = "cpu"  # the one that is judged
+
+
+@dataclass(frozen=True)
+class Problem:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    options: AttentionOptions
+    dout: Tensor | None
+    dlse: Tensor | None
+
+    def __str__(self) -> str:
+        tensors = ((name, getattr(self, name)) for name in ("q", "k", "v", "dout", "dlse"))
+        lines = [f"{name}: {_text(x)}" for name, x in tensors]
+        for name, value in self.options._asdict().items():
+            if isinstance(value, Layout | Score):
+                lines += [f"{name}.{f.name}: {_text(getattr(value, f.name))}" for f in fields(value)]
+            else:
+                lines.append(f"{name}: {_text(value)}")
+        return "\n".join("  " + line for line in lines)
+
+
+def with_tensors(problem: Problem, change: Callable[[Tensor], Tensor]) -> Problem:
+    """The problem with every tensor changed: inputs, gradients, layout, score and seed."""
+
+    def changed(group: object, names: list[str]) -> dict[str, Tensor]:
+        found = ((name, getattr(group, name)) for name in names)
+        return {name: change(x) for name, x in found if isinstance(x, Tensor)}
+
+    options = problem.options
+    layout, score = (
+        replace(group, **changed(group, [f.name for f in fields(group)]))
+        for group in (options.layout, options.score)
+    )
+    seed = None if options.seed is None else change(options.seed)
+    options = options._replace(layout=layout, score=score, seed=seed)
+    tensors = changed(problem, ["q", "k", "v", "dout", "dlse"])
+    return replace(problem, options=options, **tensors)
+
+
+def _text(x: object) -> str:
+    if not isinstance(x, Tensor):
+        return repr(x)
+    values = f" {x.tolist()}" if x.dim() < 2 and x.numel() < 12 else ""
+    bad = (~x.isfinite()).nonzero()[:4].tolist() if x.is_floating_point() else []
+    values += f" first inf or NaN at {bad}" if bad else ""
+    return f"{x.dtype} {tuple(x.shape)} strides {x.stride()} from {x.storage_offset()}{values}"
