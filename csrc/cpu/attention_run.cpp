@@ -45,6 +45,20 @@ int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows,
   return std::clamp<int64_t>(std::min(by_rows, by_bytes), 1, p.num_kv_heads);
 }
 
+// Products of a query task, or a little more.
+int64_t task_work(const AttentionParams& p, const QueryTask& task) {
+  const Text& text = p.texts[task.text];
+  const Span positions = row_positions(text, task.first_row, task.rows);
+  const int64_t tiles = count(tile_list(p, text, positions.begin, positions.end - 1));
+  return task.heads * task.rows * std::min(tiles, task.num_splits > 1 ? kSplitTiles : tiles) * kTile *
+         (p.head_dim + p.head_dim_v);
+}
+
+// That of the task in the middle, which stands for all.
+int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks) {
+  return tasks.empty() ? 0 : task_work(p, tasks[tasks.size() / 2]);
+}
+
 // Texts with few rows: one task for several heads and a part of the keys, which it packs as it reads them.
 void run_short_texts(const AttentionForward& passes, DType dtype, const AttentionParams& p) {
   std::vector<QueryTask> tasks, merges;
@@ -82,9 +96,12 @@ void run_short_texts(const AttentionForward& passes, DType dtype, const Attentio
       task.partial_out = merge.partial_out, task.partial_lse = merge.partial_lse;
     }
   }
-  run_with_scratch(tasks.size(), passes.scratch_bytes(p),
+  run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
                    [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
-  run_with_scratch(merges.size(), 0, [&](int64_t i, void*) { passes.merge_splits(p, merges[i]); });
+  const int64_t merge_work =
+      merges.empty() ? 0 : merges[0].num_splits * merges[0].heads * merges[0].rows * p.head_dim_v;
+  run_with_scratch(merges.size(), merge_work, 0,
+                   [&](int64_t i, void*) { passes.merge_splits(p, merges[i]); });
 }
 
 }  // namespace
@@ -96,7 +113,7 @@ void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   run_waves(passes, p, &heads, false, false, [&](const PackedHead* first, int64_t number) {
     std::vector<QueryTask> tasks;
     for (int64_t i = 0; i < number; ++i) add_query_tasks(p, first[i], &tasks);
-    run_with_scratch(tasks.size(), passes.scratch_bytes(p),
+    run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
                      [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
   });
 }
@@ -132,13 +149,22 @@ void sum_slots(const A* partial, int64_t slots, int64_t size, int64_t begin, int
 // dbias and dsink, whose parts the query tasks have left.
 template <typename A>
 void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) {
-  run_with_scratch(p.num_heads, 0, [&](int64_t head, void*) {
-    if (dbias) {
-      sum_slots(static_cast<const A*>(p.dbias), p.bias_slots, p.num_heads * p.bias_len, head * p.bias_len,
-                (head + 1) * p.bias_len, static_cast<A*>(dbias));
-    }
-    if (dsink) sink_gradient(p, head, static_cast<A*>(dsink));
-  });
+  run_with_scratch(p.num_heads, p.batch * p.seqlen_q * 16 + p.bias_slots * p.bias_len, 0,
+                   [&](int64_t head, void*) {
+                     if (dbias) {
+                       sum_slots(static_cast<const A*>(p.dbias), p.bias_slots, p.num_heads * p.bias_len,
+                                 head * p.bias_len, (head + 1) * p.bias_len, static_cast<A*>(dbias));
+                     }
+                     if (dsink) sink_gradient(p, head, static_cast<A*>(dsink));
+                   });
+}
+
+// Products of a usual key task, or a little more.
+int64_t key_work(const AttentionParams& p) {
+  const int64_t reach =
+      p.window.left >= 0 && p.window.right >= 0 ? p.window.left + p.window.right + 1 : p.seqlen_q;
+  const int64_t queries = std::min(reach, p.seqlen_q) * (p.num_heads / p.num_kv_heads);
+  return 2 * queries * std::min(kKeyTileRows, p.seqlen_k) * (p.head_dim + p.head_dim_v);
 }
 
 // dq, delta and the slots' dbias. Without a bias each query task runs by itself; with one, those of a slot
@@ -153,7 +179,8 @@ void run_query_gradients(Isa isa, DType dtype, const AttentionParams& p) {
               const int64_t num_tasks = tasks.size();
               const int64_t wave_heads = number ? first[number - 1].kv_head - first[0].kv_head + 1 : 0;
               const int64_t slots = p.dbias ? wave_heads * p.bias_slots : num_tasks;
-              run_with_scratch(slots, passes.scratch_bytes(p), [&](int64_t slot, void* scratch) {
+              const int64_t work = 2 * usual_work(p, tasks) * (num_tasks / std::max<int64_t>(slots, 1));
+              run_with_scratch(slots, work, passes.scratch_bytes(p), [&](int64_t slot, void* scratch) {
                 const int64_t begin = num_tasks * slot / slots, end = num_tasks * (slot + 1) / slots;
                 for (int64_t t = begin; t < end; ++t) {
                   passes.queries(p, tasks[t], p.dbias ? slot % p.bias_slots : 0, scratch);
@@ -180,7 +207,7 @@ void run_attention_backward(Isa isa, DType dtype, AttentionParams p, void* dbias
         tasks.push_back({t, kv_head, key});
     }
   }
-  run_with_scratch(tasks.size(), passes.scratch_bytes(p),
+  run_with_scratch(tasks.size(), key_work(p), passes.scratch_bytes(p),
                    [&](int64_t i, void* scratch) { passes.keys(p, tasks[i], scratch); });
   if (!dbias && !dsink) return;
   if (dtype == DType::kFloat64) {

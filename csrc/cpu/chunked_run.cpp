@@ -58,6 +58,11 @@ void add_tasks(const ChunkedParams& p, bool of_extra, int64_t first_head, int64_
   }
 }
 
+// Products of a usual task of so many rows.
+int64_t rows_work(const ChunkedParams& p, int64_t rows) {
+  return rows * (p.chunk_len + p.num_extra) * (p.sequence.head_dim + p.sequence.head_dim_v);
+}
+
 // Runs body(task, the kv head's key tiles, scratch) for all rows of the sequence and, if wanted, the extra
 // rows.
 template <typename Body>
@@ -72,8 +77,8 @@ void run_rows(Isa isa, DType dtype, const ChunkedParams& p, bool backward, bool 
               add_tasks(p, false, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
               if (extra_rows)
                 add_tasks(p, true, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
-              run_with_scratch(tasks.size(), chunked_passes(isa, dtype).scratch_bytes(p),
-                               [&](int64_t i, void* scratch) {
+              run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows),
+                               chunked_passes(isa, dtype).scratch_bytes(p), [&](int64_t i, void* scratch) {
                                  body(tasks[i], first[tasks[i].head / group - kv_head].tiles, scratch);
                                });
             });
@@ -127,11 +132,11 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
   Tasks keys;
   add_tasks(p, false, 0, kv_heads, kKeyTileRows, &keys);
   add_tasks(p, true, 0, kv_heads, kKeyTileRows, &keys);
-  run_with_scratch(keys.size(), passes.scratch_bytes(p),
+  run_with_scratch(keys.size(), rows_work(p, kKeyTileRows), passes.scratch_bytes(p),
                    [&](int64_t i, void* scratch) { passes.key_grads(p, keys[i], scratch); });
   if (!row_dots || p.num_chunks == 0) return;
   std::fill_n(static_cast<char*>(row_dots), p.num_chunks * p.chunk_len * acc_bytes, char{0});
-  run_with_scratch(p.num_chunks, 0, [&](int64_t chunk, void*) {
+  run_with_scratch(p.num_chunks, p.chunk_len * p.sequence.num_heads, 0, [&](int64_t chunk, void*) {
     if (fp64) {
       sum_heads(p, chunk, static_cast<double*>(row_dots));
     } else {

@@ -14,6 +14,9 @@ namespace {
 // cache.
 constexpr int64_t kWaveBytes = int64_t{4} << 20;
 
+// Products or elements that pay for waking a thread: some ten microseconds.
+constexpr int64_t kThreadWork = int64_t{1} << 19;
+
 int64_t num_key_tiles(const Text& text) {
   return (text.bounds.num_keys + kTile - 1) / kTile;
 }
@@ -31,10 +34,11 @@ std::vector<PackedHead> packed_heads(const AttentionParams& p,
   return heads;
 }
 
-void run_with_scratch(int64_t num_tasks, int64_t scratch_bytes,
+void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_bytes,
                       const std::function<void(int64_t task, void* scratch)>& body) {
   if (num_tasks == 0) return;
-  run_tasks(num_tasks, [&](const NextTask& next) {
+  const int64_t grain = std::max<int64_t>(1, kThreadWork / std::max<int64_t>(task_work, 1));
+  run_tasks(num_tasks, grain, [&](const NextTask& next) {
     const Workspace scratch = make_workspace(scratch_bytes);
     for (int64_t task; (task = next()) >= 0;) body(task, scratch.get());
   });
@@ -75,7 +79,8 @@ void run_waves(const AttentionForward& passes, const AttentionParams& p, std::ve
       const TileList tiles = tile_list(p, text, text.offset, text.offset + text.q_len - 1);
       for (int64_t u = 0; u < count(tiles); ++u) tasks.push_back({i, tile_at(tiles, u)});
     }
-    run_with_scratch(tasks.size(), passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
+    const int64_t tile_work = 4 * kTile * (p.head_dim + p.head_dim_v);
+    run_with_scratch(tasks.size(), tile_work, passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
       const auto [head, tile] = tasks[i];
       const PackedHead& of = (*heads)[head];
       void* to = static_cast<std::byte*>(const_cast<void*>(of.tiles)) + tile * tile_bytes;

@@ -24,8 +24,9 @@ void run_waves(const AttentionForward& passes, const AttentionParams& params, st
                bool backward, bool whole_heads,
                const std::function<void(const PackedHead* first, int64_t count)>& run);
 
-// Runs body(task, scratch) for every task.
-void run_with_scratch(int64_t num_tasks, int64_t scratch_bytes,
+// Runs body(task, scratch) for every task. task_work: about how many elements or products one task handles,
+// so that little work stays on one thread.
+void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_bytes,
                       const std::function<void(int64_t task, void* scratch)>& body);
 
 }  // namespace lck

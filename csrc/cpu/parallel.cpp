@@ -42,13 +42,13 @@ int64_t num_threads() {
   return forked ? 1 : torch::stable::get_num_threads();
 }
 
-void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body) {
+void run_tasks(int64_t num_tasks, int64_t grain, const std::function<void(const NextTask& next)>& body) {
   std::atomic<int64_t> taken{0};
   const NextTask next = [&taken, num_tasks] {
     const int64_t task = taken.fetch_add(1, std::memory_order_relaxed);
     return task < num_tasks ? task : -1;
   };
-  run_ranges(std::min(num_tasks, kMostSlots), 1, [&](int64_t, int64_t) { body(next); });
+  run_ranges(std::min(num_tasks, kMostSlots), grain, [&](int64_t, int64_t) { body(next); });
 }
 
 }  // namespace lck

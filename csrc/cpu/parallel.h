@@ -12,7 +12,8 @@ using NextTask = std::function<int64_t()>;
 // Runs tasks [0, num_tasks): body is called once on each thread that takes part, makes its scratch there and
 // takes tasks from next() until that gives -1, so that threads stay busy to the end. What a task writes must
 // not depend on who runs it. The first exception of a body is thrown again here, once all have returned.
-void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body);
+// grain: tasks that are worth waking another thread for.
+void run_tasks(int64_t num_tasks, int64_t grain, const std::function<void(const NextTask& next)>& body);
 
 // Threads that run_tasks may use.
 int64_t num_threads();

@@ -11,7 +11,7 @@ namespace lck {
 
 namespace {
 
-std::atomic<Isa> isa_in_use{detected_isa()};
+std::atomic<Isa> isa_in_use{default_isa()};
 
 // The instruction set in use.
 std::string isa() {

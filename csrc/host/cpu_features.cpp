@@ -20,6 +20,14 @@ Isa detected_isa() {
 #endif
 }
 
+Isa default_isa() {
+  const Isa best = detected_isa();
+#if defined(__x86_64__)
+  if (best == Isa::kAvx512Bf16 && __builtin_cpu_is("intel")) return Isa::kAvx512;
+#endif
+  return best;
+}
+
 std::string_view isa_name(Isa isa) {
   return kNames[static_cast<int>(isa)];
 }

@@ -14,6 +14,10 @@ inline constexpr int kNumIsas = 4;
 // The best instruction set of the processor that runs this.
 Isa detected_isa();
 
+// The one that is used unless another is asked for: the best, but avx512 where the bf16 dot product is slower
+// than fp32 multiply-adds, as on Intel's processors (198 against 428 GFLOP/s on two cores with AMX).
+Isa default_isa();
+
 // "generic", "avx2", "avx512", "avx512_bf16".
 std::string_view isa_name(Isa isa);
 

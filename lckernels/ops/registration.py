@@ -18,6 +18,18 @@ def register(name: str, schema: str, kernel: Callable, fake: Callable) -> Callab
     return getattr(torch.ops.lckernels, name).default
 
 
+def _requires_grad(args: tuple | list) -> bool:
+    for x in args:
+        if x is None:
+            continue
+        if isinstance(x, Tensor):
+            if x.requires_grad:
+                return True
+        elif isinstance(x, list | tuple) and _requires_grad(x):
+            return True
+    return False
+
+
 def register_autograd(name: str, apply: Callable) -> None:
     """An autograd.Function's apply under the Autograd key: a tenth of register_autograd's host time."""
     op = getattr(torch.ops.lckernels, name).default
@@ -26,12 +38,7 @@ def register_autograd(name: str, apply: Callable) -> None:
         # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
         if forward_ad._current_level >= 0:
             return apply(*args)
-        if torch.is_grad_enabled() and any(
-            x.requires_grad
-            for arg in args
-            for x in (arg if isinstance(arg, list | tuple) else (arg,))
-            if isinstance(x, Tensor)
-        ):
+        if torch.is_grad_enabled() and _requires_grad(args):
             return apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)

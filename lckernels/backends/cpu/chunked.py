@@ -1,0 +1,71 @@
+"""chunked_attention in C++."""
+
+import torch
+from torch import Tensor
+
+from lckernels.backends.cpu.library import rows
+from lckernels.backends.cpu.overlap import overlap_merge, overlap_merge_backward
+from lckernels.options import ExtraTokens
+from lckernels.plan import PlanArgs
+from lckernels.reference import compute_dtype
+
+
+def chunked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    extra: ExtraTokens | None,
+    weights: str | Tensor,
+    plan: PlanArgs,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor | None]:
+    """out, and extra_out where there are extra tokens."""
+    shares = _shares(weights, plan, compute_dtype(q.dtype))
+    out = q.new_empty(*q.shape[:2], v.shape[2])
+    extra_out = None if extra is None else q.new_empty(*extra.q.shape[:3], v.shape[2])
+    inputs = (rows(q), rows(k), rows(v), *_extra_rows(extra))
+    torch.ops.lckernels_cpu.chunked_forward(*inputs, plan.segments, shares, softmax_scale, out, extra_out)
+    return out, extra_out
+
+
+def chunked_attention_backward(
+    dout: Tensor,
+    dextra_out: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    extra: ExtraTokens | None,
+    weights: str | Tensor,
+    plan: PlanArgs,
+    softmax_scale: float,
+    out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, ExtraTokens | None, Tensor | None]:
+    """dq, dk, dv, dextra, dweights; the last two None where there are none."""
+    shares = _shares(weights, plan, compute_dtype(q.dtype))
+    grads = [x.new_empty(x.shape) for x in (q, k, v)]
+    dextra = [None] * 3 if extra is None else [x.new_zeros(x.shape) for x in extra.tensors()]
+    explicit = isinstance(weights, Tensor)
+    row_dots = torch.empty_like(shares) if explicit else None
+    inputs = (rows(q), rows(k), rows(v), *_extra_rows(extra))
+    dextra_out = None if dextra_out is None else rows(dextra_out)
+    torch.ops.lckernels_cpu.chunked_backward(
+        rows(dout), dextra_out, *inputs, plan.segments, shares, softmax_scale, *grads, *dextra, row_dots
+    )
+    dweights = None
+    if explicit:
+        # The gradient of merging row_dots by these weights, whose sum over heads and dims <dout, out_c> is.
+        ones = shares.new_ones(plan.total_len, 1)
+        dweights = overlap_merge_backward(ones, row_dots[:, :, None], weights, plan)[1]
+    return *grads, None if extra is None else ExtraTokens(*dextra), dweights
+
+
+def _shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len): the part of a position's output that each chunk column makes."""
+    if isinstance(weights, Tensor):  # raises if they cannot be used
+        overlap_merge(weights.new_zeros(plan.num_chunks, plan.chunk_len, 1, dtype=dtype), weights, plan)
+    ones = torch.ones(plan.total_len, 1, dtype=dtype)
+    return overlap_merge_backward(ones, None, weights, plan)[0][:, :, 0].contiguous()
+
+
+def _extra_rows(extra: ExtraTokens | None) -> tuple[Tensor | None, ...]:
+    return (None, None, None) if extra is None else tuple(rows(x) for x in extra.tensors())

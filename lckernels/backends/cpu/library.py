@@ -1,0 +1,34 @@
+"""The compiled library _C.so, and tensors as its private ops take them."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lckernels.dispatch import settings
+
+_LIBRARY = Path(__file__).resolve().parents[2] / "_C.so"
+
+
+def _load() -> str:
+    """Loads _C.so once; why it cannot be used, or empty."""
+    if not _LIBRARY.exists():
+        return "lckernels/_C.so was not built (installing lckernels with a C++ compiler builds it)"
+    torch.ops.load_library(_LIBRARY)
+    isa = settings().get("isa")
+    if isa is not None:
+        torch.ops.lckernels_cpu.set_isa(isa)
+    return ""
+
+
+UNAVAILABLE = _load()
+
+
+def rows(x: Tensor) -> Tensor:
+    """x with a contiguous last dim; copied once if it has none."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
+    """An optional table, contiguous and of that dtype."""
+    return None if x is None else x.to(dtype).contiguous()

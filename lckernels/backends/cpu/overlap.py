@@ -1,0 +1,59 @@
+"""overlap_merge and overlap_split in C++."""
+
+import torch
+from torch import Tensor
+
+from lckernels.backends.cpu.library import rows
+from lckernels.checks import weights_error
+from lckernels.plan import PlanArgs
+
+
+def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tensor:
+    mode, table = _weights(weights)
+    out = chunks.new_empty(plan.total_len, chunks.shape[2])
+    bad = torch.ops.lckernels_cpu.overlap_gather(
+        rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
+    )
+    if bad >= 0 and table is not None:
+        raise weights_error(bad)
+    return out
+
+
+def overlap_merge_backward(
+    dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
+) -> tuple[Tensor, Tensor | None]:
+    """dchunks, and dweights where `chunks` is given."""
+    mode, table = _weights(weights)
+    dout = rows(dout)
+    dchunks = _scatter(dout, table, plan, mode)
+    if chunks is None:
+        return dchunks, None
+    dweights = torch.zeros_like(table)
+    torch.ops.lckernels_cpu.overlap_weight_grad(
+        dout, rows(chunks), table, plan.segments, plan.tile_segments, dweights
+    )
+    return dchunks, dweights
+
+
+def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
+    return _scatter(rows(sequence), None, plan, "add")
+
+
+def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
+    out = dchunks.new_empty(plan.total_len, dchunks.shape[2])
+    torch.ops.lckernels_cpu.overlap_gather(
+        rows(dchunks), None, plan.segments, plan.tile_segments, "add", True, out
+    )
+    return out
+
+
+def _scatter(sequence: Tensor, table: Tensor | None, plan: PlanArgs, mode: str) -> Tensor:
+    out = sequence.new_empty(plan.num_chunks, plan.chunk_len, sequence.shape[1])
+    torch.ops.lckernels_cpu.overlap_scatter(
+        sequence, table, plan.segments, plan.tile_segments, mode, True, out
+    )
+    return out
+
+
+def _weights(weights: str | Tensor) -> tuple[str, Tensor | None]:
+    return ("explicit", weights.contiguous()) if isinstance(weights, Tensor) else (weights, None)
