@@ -27,6 +27,7 @@ inline uint16_t half_bits(double x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   if (std::isnan(x)) return 0x7e00;
   if (x == 0) return sign;
+  if (std::isinf(x)) return sign | 0x7c00;
   const int exponent = std::max(std::ilogb(x), -14);
   const int64_t digits = std::lrint(std::ldexp(std::fabs(x), 10 - exponent));  // 1024 is the leading 1
   return static_cast<uint16_t>(sign | std::min<int64_t>(((exponent + 14) << 10) + digits, 0x7c00));

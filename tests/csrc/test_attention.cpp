@@ -166,6 +166,17 @@ std::vector<Case> cases() {
        .bias_center = 299,
        .sink_logits = true,
        .dlse = true},
+      // On one thread the key tiles of the three kv heads are packed in several waves, on three in one.
+      {.name = "waves",
+       .seqlen_q = 700,
+       .seqlen_k = 700,
+       .heads = 3,
+       .kv_heads = 3,
+       .dim = 256,
+       .dim_v = 256,
+       .window = {3, 3, 0, 0},
+       .bias_len = 9,
+       .bias_center = 3},
       {.name = "bias of one", .seqlen_q = 66, .seqlen_k = 66, .bias_len = 1, .offsets = {30}},
       {.name = "no values", .seqlen_q = 66, .seqlen_k = 66, .dim_v = 0, .dlse = true},
   };

@@ -32,7 +32,8 @@ void run_ranges(int64_t size, int64_t grain, const std::function<void(int64_t be
   for (std::thread& thread : threads) thread.join();
 }
 
-void run_tasks(int64_t num_tasks, const std::function<void(const NextTask& next)>& body) {
+// Whatever the grain, so that small problems run on several threads.
+void run_tasks(int64_t num_tasks, int64_t, const std::function<void(const NextTask& next)>& body) {
   std::atomic<int64_t> taken{0};
   const NextTask next = [&] {
     const int64_t task = taken.fetch_add(1, std::memory_order_relaxed);
