@@ -27,7 +27,7 @@ def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtyp
     chunk, col, _, length, keep_start, keep_end, starts_document, ends_document = row[:8]
     if isinstance(weights, Tensor):
         return weights[chunk, col : col + length].to(dtype)
-    u = torch.arange(length, dtype=dtype)
+    u = torch.arange(length, dtype=dtype, device="cpu")
     left = torch.full_like(u, length) if starts_document else u + 1
     right = torch.full_like(u, length) if ends_document else length - u
     m = torch.minimum(left, right)
@@ -186,7 +186,7 @@ def attention_pieces(
 
 
 def packed_bounds(layout: Layout, total_q: int, total_k: int) -> list[list[int]]:
-    """cu_seqlens_q and cu_seqlens_k as lists, none without packing; raises ValueError if they are no bounds."""
+    """cu_seqlens_q and cu_seqlens_k as lists, none if not packed. Raises ValueError if they are no bounds."""
     sides = []
     for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
         cu_seqlens = getattr(layout, name)

@@ -212,7 +212,14 @@ def test_only_attention_computes_with_the_mask():
         torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask), dense
     )
     assert mask.to("cpu") is mask.contiguous() is mask.clone() is mask
-    for compute in (lambda: x + mask, lambda: mask * 2, lambda: mask[:, :, 1:], lambda: mask.float()):
+    computes = (
+        lambda: x + mask,
+        lambda: mask * 2,
+        lambda: mask[:, :, 1:],
+        lambda: mask.float(),
+        lambda: x.to(mask),
+    )
+    for compute in computes:
         with pytest.raises(ValueError, match="it computes with its attention mask itself"):
             compute()
 
@@ -283,10 +290,33 @@ def test_an_encoder_can_ask_for_it_by_name():
         torch.testing.assert_close(states(model, ids, mask), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", ["none", "right", "middle"])
+def test_compiled(padding):
+    register()
+    model, (ids, mask) = tiny(), batch(padding)
+    model.set_attn_implementation(NAME)
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(str(graph.graph))
+        return graph
+
+    with torch.no_grad():
+        expected = model(ids, mask).last_hidden_state
+        ours = torch.compile(model, backend=keep, fullgraph=True)(ids, mask).last_hidden_state
+    tokens = slice(None) if mask is None else mask.bool()
+    torch.testing.assert_close(ours[tokens], expected[tokens])
+    assert "lckernels.windowed_attention" in graphs[0]
+
+
 def test_reasons():
     assert reasons(tiny()) == []
     assert reasons(torch.nn.Linear(1, 1)) == ["it is no model of transformers"]
     assert "MPNetModel does not go through" in reasons(tiny("mpnet"))[0]
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
+    t5 = transformers.T5EncoderModel(transformers.T5Config(**sizes, is_encoder_decoder=False))
+    assert "relative position bias" in reasons(t5)[0]
     config = tiny().config
     config._attn_implementation, config.output_attentions = "eager", True
     assert "output_attentions" in reasons(transformers.BertModel(config))[0]

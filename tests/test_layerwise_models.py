@@ -51,6 +51,20 @@ def with_convolution():
     return model
 
 
+def with_trigrams():
+    config = transformers.MobileBertConfig(
+        vocab_size=60,
+        hidden_size=16,
+        embedding_size=16,
+        true_hidden_size=16,
+        intra_bottleneck_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+    )
+    return transformers.MobileBertModel(config)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -79,8 +93,9 @@ def with_convolution():
                     is_encoder_decoder=False,
                 )
             ),
-            "got T5EncoderModel, and it has no table of absolute positions",
+            "got T5EncoderModel, and it adds a relative position bias",
         ),
+        (with_trigrams, "got MobileBertModel, and its embeddings mix neighbouring tokens"),
         (with_convolution, "got BertModel, and its Conv1d mixes neighbouring tokens outside attention"),
     ],
 )

@@ -138,15 +138,17 @@ def test_prefix_is_made_where_the_model_is():
     assert encoder.device == encoder.prefix.device == torch.device("meta")
 
 
-def test_default_device_is_not_asked():
+@pytest.mark.parametrize("merge", ["final", "layer"])
+def test_default_device_is_not_asked(merge):
     model = tiny()
     ids, mask = pad([text(70), text(2), text(12)], "left")
-    encoder = lckernels.LongEncoder(model, 20, 6, boundaries="sentence", prefix=[7])
+    options = {"boundaries": "sentence", "prefix": [7], "merge": merge}
+    encoder = lckernels.LongEncoder(model, 20, 6, **options)
     with torch.no_grad():
         expected = encoder(ids, mask, sentence_boundaries=[[20, 30], [], [65]]).last_hidden_state
         torch.set_default_device("meta")
         try:
-            encoder = lckernels.LongEncoder(model, 20, 6, boundaries="sentence", prefix=[7])
+            encoder = lckernels.LongEncoder(model, 20, 6, **options)
             output = encoder(ids, mask, sentence_boundaries=[[20, 30], [], [65]]).last_hidden_state
             assert encoder.plan([70, 2], [[20], []]).device.type == "cpu"
             assert encoder.explain([70, 2]).num_chunks > 2

@@ -35,11 +35,11 @@ int64_t acc_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
 }
 
-// kv heads that one task of a short text serves. A long cache is read in the order of memory, so as many
-// heads as the blocks and the inner caches hold; a short one is left to as many tasks as there are.
+// kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys are
+// then read in the order of memory; but one where few tasks would be left.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
-  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
-  if (tiles <= kSplitTiles) return 1;
+  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10, kEnoughTasks = 64;
+  if (tiles <= kSplitTiles && p.num_texts < kEnoughTasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
   return std::clamp<int64_t>(std::min(by_rows, by_bytes), 1, p.num_kv_heads);

@@ -52,8 +52,10 @@ void build_tables(const LayoutTables& layout, AttentionTables* tables, Attention
                                       : bounds.num_keys - text.q_len;
     bounds.kv_start = layout.kv_start ? bounded(layout.kv_start[b]) : 0;
     bounds.kv_end = layout.kv_end ? bounded(layout.kv_end[b]) : bounds.num_keys;
-    bounds.chunk_origin = layout.chunk_origins ? bounded(layout.chunk_origins[b * layout.chunk_origin_step])
-                                               : layout.chunk_origin;
+    const int64_t origin =
+        layout.chunk_origins ? layout.chunk_origins[b * layout.chunk_origin_step] : layout.chunk_origin;
+    bounds.chunk_origin =
+        params->window.chunk ? origin % params->window.chunk : 0;  // the chunks are the same
     tables->texts.push_back(text);
   }
   params->texts = tables->texts.data();

@@ -104,6 +104,7 @@ void attention_forward_op(Tensor q, Tensor k, Tensor v, int64_t left, int64_t ri
             {left,          right,        softmax_scale, offset,      offsets,     kv_start,  kv_end,
              kv_mask,       cu_seqlens_q, cu_seqlens_k,  segment_ids, sink_tokens, chunk,     chunk_origin,
              chunk_origins, softcap,      rel_bias,      bias_center, sink_logits, dropout_p, seed});
+  prepare_output(out, true);
   call.params.out = heads_tensor(out, "out");
   call.params.lse = lse.mutable_data_ptr();
   run_attention_forward(current_isa(), call.dtype, call.params);
@@ -123,6 +124,7 @@ void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k,
              kv_mask,       cu_seqlens_q, cu_seqlens_k,  segment_ids, sink_tokens, chunk,     chunk_origin,
              chunk_origins, softcap,      rel_bias,      bias_center, sink_logits, dropout_p, seed});
   AttentionParams& p = call.params;
+  for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad, true);
   p.out = heads_tensor(out, "out"), p.dout = heads_tensor(dout, "dout");
   p.dq = heads_tensor(dq, "dq"), p.dk = heads_tensor(dk, "dk"), p.dv = heads_tensor(dv, "dv");
   p.lse = const_cast<void*>(lse.const_data_ptr());

@@ -64,6 +64,7 @@ void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, Optio
                      OptionalTensor extra_v, Tensor segments, Tensor shares, double softmax_scale, Tensor out,
                      OptionalTensor extra_out) {
   Call call(q, k, v, extra_q, extra_k, extra_v, segments, shares, softmax_scale);
+  prepare_output(out, true);
   call.params.sequence.out = of_sequence(out);
   call.params.extra.out = of_chunks(extra_out);
   run_chunked_forward(current_isa(), call.dtype, call.params);
@@ -76,6 +77,7 @@ void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k
                       OptionalTensor row_dots) {
   Call call(q, k, v, extra_q, extra_k, extra_v, segments, shares, softmax_scale);
   AttentionParams &s = call.params.sequence, &e = call.params.extra;
+  for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad, true);
   s.dout = of_sequence(dout);
   s.dq = of_sequence(dq), s.dk = of_sequence(dk), s.dv = of_sequence(dv);
   e.dout = of_chunks(dextra_out);

@@ -47,7 +47,7 @@ class Mask(Tensor):
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _UNCHANGED:
+        if func in _UNCHANGED and isinstance(args[0], Mask):
             return args[0]
         if func is F.scaled_dot_product_attention:
             args = tuple(x.dense() if isinstance(x, Mask) else x for x in args)
@@ -107,16 +107,18 @@ class ChunkMask(Mask):
 def padding_layout(valid: Tensor | None) -> Layout:
     """Where the valid keys lie: padding at the ends becomes bounds, other padding stays a mask.
 
-    valid: (batch, seqlen_k) bool; None is all. On a GPU its values are not read: it goes with the bounds.
+    valid: (batch, seqlen_k) bool; None is all. On a GPU and under torch.compile its values are not read: it
+    goes with the bounds.
     """
-    if valid is None or (valid.device.type == "cpu" and bool(valid.all())):
+    read = valid is not None and valid.device.type == "cpu" and not torch.compiler.is_compiling()
+    if valid is None or (read and bool(valid.all())):
         return Layout()
     seqlen_k = valid.shape[1]
     number = valid.to(torch.uint8)
     some = valid.any(1)
     kv_start = torch.where(some, number.argmax(1), 0)
     kv_end = torch.where(some, seqlen_k - number.flip(1).argmax(1), 0)
-    whole = valid.device.type == "cpu" and bool((kv_end - kv_start == number.sum(1)).all())
+    whole = read and bool((kv_end - kv_start == number.sum(1)).all())
     return Layout(kv_start=kv_start, kv_end=kv_end, kv_mask=None if whole else valid)
 
 

@@ -30,6 +30,8 @@ def reasons(model: nn.Module) -> list[str]:
     found = []
     for name in sorted({type(m).__name__ for m in models if not m._can_set_attn_implementation()}):
         found.append(f"the attention of {name} does not go through transformers' attention interface")
+    if any(isinstance(getattr(m, "relative_attention_bias", None), nn.Module) for m in model.modules()):
+        found.append("it adds a relative position bias, which makes a dense mask of every mask")
     if any(getattr(module.config, "output_attentions", False) for module in models):
         found.append("its config asks for output_attentions, which only its own eager attention gives")
     return found

@@ -36,6 +36,8 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters.values()
     if not any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in parameters):
         return ["it takes no position_ids"]
+    if getattr(model.config, "trigram_input", False):  # MobileBERT
+        return ["its embeddings mix neighbouring tokens"]
     mixing = next((type(m).__name__ for m in model.modules() if isinstance(m, _MIXING)), None)
     return [] if mixing is None else [f"its {mixing} mixes neighbouring tokens outside attention"]
 

@@ -16,6 +16,7 @@ namespace lck::test {
 struct Case {
   const char* name;
   int64_t seqlen_q, seqlen_k;  // packed: of all texts
+  std::vector<DType> dtypes{DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64};
   int64_t batch = 1, heads = 2, kv_heads = 1, dim = 16, dim_v = 16;
   Window window{-1, -1, 0, 0};
   Storage storage = Storage::kPlain;

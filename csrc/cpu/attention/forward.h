@@ -115,6 +115,9 @@ inline Vec<A> exp2_row(A* s, int first, int stop, A scale, A base) {
   return total + total2;
 }
 
+// From here on scale * s - max would differ by too much from what was rounded to find the max.
+inline constexpr double kFusedLimit = 1 << 20;
+
 // One row's scores (scale * s, columns [first, stop)) to exp2(score - max), with the row's state carried
 // along.
 template <typename A>
@@ -129,6 +132,11 @@ inline void softmax_row(A* s, int first, int stop, A scale, A* row_max, A* row_s
     const Vec<A> shrink = exp2(splat(before) - now);
     total *= shrink;
     for (int64_t c = 0; c < out_columns; c += L) store(load_bytes<Vec<A>>(out + c) * shrink, out + c);
+  }
+  const A limit = static_cast<A>(kFusedLimit);
+  if (scale != 1 && (now > limit || now < -limit)) [[unlikely]] {
+    for (int c = first; c < stop; c += L) store(load_bytes<Vec<A>>(s + c) * scale, s + c);
+    scale = 1;
   }
   total += exp2_row(s, first, stop, scale, now == -kInf<A> ? A{0} : now);
   store(total, row_sum);
