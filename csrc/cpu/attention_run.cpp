@@ -35,8 +35,8 @@ int64_t acc_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
 }
 
-// kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys are
-// then read in the order of memory; but one where few tasks would be left.
+// kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys
+// are then read in the order of memory; but one where few tasks would be left.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
   constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10, kEnoughTasks = 64;
   if (tiles <= kSplitTiles && p.num_texts < kEnoughTasks) return 1;
