@@ -229,6 +229,7 @@ HUGE = {
     "chunk_negative": {"layout": Layout(chunk=MAX, chunk_origin=-MAX + 5)},
     "chunk_origin": {"layout": Layout(chunk=5, chunk_origin=-MAX)},
     "chunk_origin_int64": {"layout": Layout(chunk=5, chunk_origin=_int64(2**40))},
+    "chunk_origin_past_2_60": {"layout": Layout(chunk=5, chunk_origin=_int64(-(2**62) - 1))},
     "bias_center": {"score": Score(rel_bias=torch.arange(10.0).view(2, 5), bias_center=MAX)},
     "bias_center_negative": {"score": Score(rel_bias=torch.arange(10.0).view(2, 5), bias_center=-MAX)},
     "bias_center_and_offset": {
@@ -304,6 +305,27 @@ def test_scores_past_2_31():
             torch.testing.assert_close(
                 got[name][*part, begin:end], x[*part, inner], msg=lambda m, n=name: f"{n} {m}"
             )
+
+
+@pytest.mark.parametrize("seqlen_q", (1, 70))
+def test_scores_whose_rounding_is_far_from_1(seqlen_q):
+    """Near 2^36 a score is rounded to thousands: each query still sees its largest one, and no other."""
+    problem = problem_of(seqlen_q=seqlen_q, seqlen_k=200)
+    q, k = problem.q * 2.0**18, problem.k * 2.0**18
+    out, lse = by_backend(q, k, problem.v, problem.options)
+    want_out, want_lse = by_eager(q, k, problem.v, problem.options)
+    torch.testing.assert_close(out, want_out)
+    torch.testing.assert_close(lse, want_lse)
+
+
+def test_large_scores_that_are_equal_share():
+    """Whole numbers, so that a query has several largest scores, in tiles with a mask and without."""
+    problem = problem_of(seqlen_q=100, seqlen_k=200)
+    q, k = (torch.randint(-1, 2, x.shape).float() for x in (problem.q, problem.k))
+    options = problem.options._replace(softmax_scale=3e4)
+    out, _ = by_backend(q, k, problem.v, options)
+    want, _ = by_eager(q, k, problem.v, options)
+    torch.testing.assert_close(out, want)
 
 
 @pytest.mark.parametrize("backend", (BACKEND, "eager"))

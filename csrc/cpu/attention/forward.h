@@ -115,8 +115,9 @@ inline Vec<A> exp2_row(A* s, int first, int stop, A scale, A base) {
   return total + total2;
 }
 
-// From here on scale * s - max would differ by too much from what was rounded to find the max.
-inline constexpr double kFusedLimit = 1 << 20;
+// Larger scores are rounded before the max is taken off, as in tiles with a mask: else equal scores in two
+// tiles would differ by more than 1e-5.
+inline constexpr double kFusedLimit = 256;
 
 // One row's scores (scale * s, columns [first, stop)) to exp2(score - max), with the row's state carried
 // along.
