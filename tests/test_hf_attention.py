@@ -15,7 +15,7 @@ from transformers.masking_utils import bidirectional_mask_function
 
 from lckernels.hf import NAME, register
 from lckernels.hf.attention import attention
-from lckernels.hf.mask import KeyMask, make_mask, padding_layout
+from lckernels.hf.mask import KeyMask, _say_dense, make_mask, padding_layout
 from lckernels.hf.patch import attention_of, reasons
 
 WITH_INTERFACE = [family for family in FAMILIES if family != "mpnet"]
@@ -264,6 +264,7 @@ def test_options_that_would_be_lost_are_refused(name):
 
 def test_a_decoder_gets_torchs_dense_mask_and_a_warning():
     register()
+    _say_dense.cache_clear()  # it is said once a process
     config = transformers.MistralConfig(
         vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, sliding_window=3,
@@ -331,3 +332,12 @@ def test_importing_registers_nothing():
         "assert 'lckernels' in transformers.AttentionInterface._global_mapping\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("module", ["hf", "hf.attention", "hf.patch", "hf.dry_run"])
+def test_missing_extra_is_named(module):
+    code = f"import sys\nsys.modules['transformers'] = None\nimport lckernels.{module}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = "ImportError: this needs transformers, which is not installed: pip install 'lckernels[hf]'"
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == said

@@ -9,6 +9,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from test_hf_dry_run import make
 from test_layerwise import final, layer
 from test_long_encoder import text, tiny
 
@@ -65,8 +66,15 @@ def with_trigrams():
     return transformers.MobileBertModel(config)
 
 
+def with_window():
+    """In two of its layers a token sees a window, which a ChunkMask would widen to the chunk."""
+    model = make("modernbert")
+    model.position_embeddings = torch.nn.Embedding(32, 16)
+    return model
+
+
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("build", "message"),
     [
         (lambda: tiny("mpnet"), "got MPNetModel, and the attention of MPNetModel does not go through"),
         (
@@ -95,15 +103,37 @@ def with_trigrams():
             ),
             "got T5EncoderModel, and it adds a relative position bias",
         ),
+        (
+            lambda: make("layoutlm"),
+            "got LayoutLMModel, and it brings a dense mask of its own, which torch's dense attention runs",
+        ),
+        (lambda: make("markuplm"), "got MarkupLMModel, and it brings a dense mask of its own"),
+        (lambda: make("esm"), "got EsmModel, and it computes with its attention mask itself"),
+        (lambda: make("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
+        (
+            lambda: make("chinese_clip"),
+            "got ChineseCLIPTextModel, and it cannot read a text as one row .RuntimeError: The expanded size",
+        ),
+        (
+            with_window,
+            "got ModernBertModel, and some of its layers see not all of a chunk: it asks for a sli",
+        ),
         (with_trigrams, "got MobileBertModel, and its embeddings mix neighbouring tokens"),
         (with_convolution, "got BertModel, and its Conv1d mixes neighbouring tokens outside attention"),
     ],
 )
-def test_models_that_cannot_be_run_once(make, message):
+def test_models_that_cannot_be_run_once(build, message):
     with pytest.raises(
         TypeError, match=f"model: {message}.*; merge='layer' cannot run it, merge='final' can"
     ):
-        lckernels.LongEncoder(make(), 20, merge="layer")
+        lckernels.LongEncoder(build(), 20, merge="layer")
+
+
+def test_a_model_that_cannot_be_run_dry_is_taken():
+    model, ids = make("xmod"), text(2 + 18 * 4)[None]
+    with torch.no_grad():
+        expected = final(model, 20, 0)(ids).last_hidden_state
+        torch.testing.assert_close(layer(model, 20, 0)(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bad_arguments():

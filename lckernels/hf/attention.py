@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lckernels.checks import bad
 from lckernels.functional import chunked_attention, overlap_merge, overlap_split, windowed_attention
-from lckernels.hf.mask import ChunkMask, KeyMask, make_mask
+from lckernels.hf.mask import ChunkMask, KeyMask, NotServed, make_mask
 from lckernels.options import ExtraTokens, Layout
 
 # Without flash, sdpa or a slash in it: transformers reads meaning into such names.
@@ -40,19 +39,12 @@ def attention(
     any strides; the result is (batch, seqlen_q, num_heads, head_dim_v), contiguous.
 
     A KeyMask runs as windowed_attention, a ChunkMask as chunked_attention; any other mask, and position_bias,
-    as torch's dense attention. Raises ValueError for options that would change the result and are not served.
+    as torch's dense attention. Raises NotServed for options that would change the result and are not served.
     """
-    for name in _NOT_SERVED:
-        if options.get(name) is not None:
-            raise bad(
-                name, type(options[name]).__name__, f"attn_implementation={NAME!r} does not serve it yet"
-            )
-    biased = options.get("position_bias") is not None
+    check_call(attention_mask, options)
     if isinstance(attention_mask, ChunkMask):
-        if biased:
-            raise TypeError("model: it adds a relative position bias; merge='layer' needs absolute positions")
         return _chunked(query, key, value, attention_mask, dropout, scaling), None
-    if isinstance(attention_mask, KeyMask) and not biased:
+    if isinstance(attention_mask, KeyMask) and not is_biased(options):
         q, k, v = (x.transpose(1, 2) for x in (query, key, value))
         layout = attention_mask.where
         return windowed_attention(q, k, v, softmax_scale=scaling, layout=layout, dropout_p=dropout), None
@@ -61,6 +53,22 @@ def attention(
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
     )
+
+
+def check_call(attention_mask: Tensor | None, options: dict[str, Any]) -> None:
+    """Raises NotServed for options that would change the result and are not served, TypeError for a bias
+    where chunks are merged in each layer."""
+    for name in _NOT_SERVED:
+        if options.get(name) is not None:
+            got = type(options[name]).__name__
+            raise NotServed(f"{name}: got {got}; attn_implementation={NAME!r} does not serve it yet")
+    if isinstance(attention_mask, ChunkMask) and is_biased(options):
+        raise TypeError("model: it adds a relative position bias; merge='layer' needs absolute positions")
+
+
+def is_biased(options: dict[str, Any]) -> bool:
+    """Whether the model adds something to its scores, which only torch's dense attention does here."""
+    return options.get("position_bias") is not None
 
 
 def _chunked(

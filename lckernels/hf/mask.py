@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from lckernels.options import ExtraTokens, Layout
 from lckernels.plan import Plan
@@ -26,10 +26,14 @@ _WAY = "transformers' attention interface"
 _UNCHANGED = {Tensor.to, Tensor.contiguous, Tensor.clone, Tensor.detach}
 
 
+class NotServed(ValueError):
+    """A model asks for what lckernels' attention cannot do without changing the result."""
+
+
 class Mask(Tensor):
     """Has the shape of a 4-D mask and one byte of memory; only an attention function knows what it says.
 
-    torch's scaled_dot_product_attention gets the dense mask; any other arithmetic with it raises ValueError.
+    torch's scaled_dot_product_attention gets the dense mask; any other arithmetic with it raises NotServed.
     """
 
     @classmethod
@@ -38,7 +42,7 @@ class Mask(Tensor):
 
     def dense(self) -> Tensor:
         """(batch, 1, seqlen_q, seqlen_k) bool, True where a query sees a key."""
-        raise ValueError(
+        raise NotServed(
             f"model: its attention does not go through {_WAY}, so a {type(self).__name__} is nothing to it"
         )
 
@@ -55,7 +59,7 @@ class Mask(Tensor):
             return func(*args, **kwargs)
         if func not in _ASKED:
             name = getattr(func, "__name__", func)
-            raise ValueError(f"model: it computes with its attention mask itself ({name}), outside {_WAY}")
+            raise NotServed(f"model: it computes with its attention mask itself ({name}), outside {_WAY}")
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
@@ -122,6 +126,27 @@ def padding_layout(valid: Tensor | None) -> Layout:
     return Layout(kv_start=kv_start, kv_end=kv_end, kv_mask=None if whole else valid)
 
 
+def key_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor,
+    kv_offset: int,
+    mask_function: Callable | None,
+    attention_mask: Tensor | None,
+    use_vmap: bool,
+    device: torch.device | str,
+) -> KeyMask | None:
+    """The mask of padding alone, None where the model asks for another; arguments as of `make_mask`."""
+    fits = attention_mask is None or tuple(attention_mask.shape) == (batch_size, kv_length)
+    offsets = isinstance(q_offset, int) and (q_offset, kv_offset) == (0, 0)
+    if mask_function is not bidirectional_mask_function or use_vmap or not fits or not offsets:
+        return None
+    mask = KeyMask.of_shape(batch_size, 1, q_length, kv_length, device=torch.device(device))
+    mask.where = padding_layout(attention_mask)
+    return mask
+
+
 def make_mask(
     batch_size: int,
     q_length: int,
@@ -138,18 +163,26 @@ def make_mask(
 
     Arguments as transformers' AttentionMaskInterface gives them; attention_mask (batch, kv_length) bool.
     """
-    fits = attention_mask is None or tuple(attention_mask.shape) == (batch_size, kv_length)
-    offsets = isinstance(q_offset, int) and (q_offset, kv_offset) == (0, 0)
-    if mask_function is bidirectional_mask_function and not use_vmap and fits and offsets:
-        mask = KeyMask.of_shape(batch_size, 1, q_length, kv_length, device=torch.device(device))
-        mask.where = padding_layout(attention_mask)
+    mask = key_mask(
+        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, use_vmap, device
+    )
+    if mask is not None:
         return mask
-    _say_dense(getattr(mask_function, "__qualname__", str(mask_function)))
+    _say_dense(mask_kind(mask_function, options))
     given = {} if mask_function is None else {"mask_function": mask_function}
     return sdpa_mask(
         batch_size, q_length, kv_length, q_offset, kv_offset, attention_mask=attention_mask,
         use_vmap=use_vmap, device=device, **given, **options,
     )  # fmt: skip
+
+
+def mask_kind(mask_function: Callable | None, options: dict[str, Any]) -> str:
+    """What a model asked transformers' mask function for, in words."""
+    if options.get("local_size") is not None:
+        return "a sliding window"
+    if mask_function is causal_mask_function:
+        return "a causal mask"
+    return getattr(mask_function, "__qualname__", str(mask_function))
 
 
 @cache

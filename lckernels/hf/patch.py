@@ -19,7 +19,7 @@ _FEED_FORWARD = ("feed_forward_chunk", "ff_chunk")
 _ABSENT = object()
 # Changed modules: how many calls need the change, and what their own attributes were.
 _changed: WeakKeyDictionary[nn.Module, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
-_lock = threading.RLock()
+lock = threading.RLock()  # held while modules are changed or copied
 
 
 def reasons(model: nn.Module) -> list[str]:
@@ -50,11 +50,11 @@ def attention_of(model: nn.Module, piece_tokens: int | None = None) -> Iterator[
     changed: list[nn.Module] = []
     copies: dict[int, Any] = {}
     try:
-        with _lock:
+        with lock:
             changed.extend(module for module in model.modules() if _change(module, copies, piece_tokens))
         yield
     finally:
-        with _lock:
+        with lock:
             for module in changed:
                 _restore(module)
 

@@ -28,7 +28,7 @@ def reasons_against(model: nn.Module, attention: str, seqlen: int) -> list[str]:
     """
     if attention != "auto":
         return [] if attention == "lckernels" else ["attention='model'"]
-    why = cannot_be_replaced(model)
+    why = _no_interface(model)
     if why:
         return why
     chosen = getattr(model.config, "_attn_implementation", None)
@@ -50,7 +50,23 @@ def reasons_against(model: nn.Module, attention: str, seqlen: int) -> list[str]:
         return [str(error)]
     if backend.__name__.endswith(".eager"):
         return [f"lckernels has no kernel for it on {device} in {dtype}"]
-    return []
+    return cannot_be_replaced(model)
+
+
+def whose_attention(model: nn.Module, attention: str, seqlen: int) -> str:
+    """Whose attention a call with rows of `seqlen` tokens runs on, layer by layer where they differ."""
+    own = reasons_against(model, attention, seqlen)
+    if own:
+        return f"the model's own: {own[0]}"
+    from lckernels.hf.dry_run import padded_run
+
+    run = padded_run(model)
+    if not run.layers:
+        return f"lckernels, if the model brings no mask but padding, which is not known ({run.error})"
+    if not run.dense:
+        return "lckernels"
+    served = f"lckernels in {run.layers.count('')} of {len(run.layers)} layers"
+    return f"{served}; torch's dense attention in the others: {', '.join(run.dense)}"
 
 
 def on_lckernels(model: nn.Module, piece_tokens: int | None = None) -> AbstractContextManager[None]:
@@ -61,7 +77,16 @@ def on_lckernels(model: nn.Module, piece_tokens: int | None = None) -> AbstractC
 
 
 def cannot_be_replaced(model: nn.Module) -> list[str]:
-    """Why lckernels' attention cannot take the place of the model's; empty when it can."""
+    """Why lckernels' attention cannot take the place of the model's in any layer; empty when it can."""
+    why = _no_interface(model)
+    if why:
+        return why
+    from lckernels.hf.dry_run import padded_run
+
+    return padded_run(model).reasons()
+
+
+def _no_interface(model: nn.Module) -> list[str]:
     if "transformers" not in sys.modules:
         return ["it is no model of transformers"]
     from lckernels.hf.patch import reasons

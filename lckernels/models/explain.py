@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lckernels.models.attention import reasons_against
+from lckernels.models.attention import whose_attention
 from lckernels.models.chunking import cut_documents, micro_batches
 from lckernels.models.integers import text_lengths
 from lckernels.models.layerwise import Rows
@@ -24,7 +24,7 @@ class Explanation:
     """Sizes in tokens, memory in bytes, arithmetic in floating point operations (a multiply-add is two).
 
     merge             as LongEncoder was given it; with "layer" a micro-batch is one row of whole texts
-    attention         "lckernels", or why the model keeps its own
+    attention         "lckernels", in how many layers if not in all, or why the model keeps its own
     reach             how far a token sees to each side in the model without a limit; None is the whole text
     halo              a token at a seam has at least so many tokens of context on either side in its better
                       chunk; None if no text has a seam
@@ -115,7 +115,8 @@ def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Ex
     largest = max(batch_tokens)
     # A row's feed-forward runs in pieces.
     wide = min(largest, encoder.max_tokens) if layer else largest
-    own = [] if layer else reasons_against(encoder.model, encoder.attention, max(widths))
+    # A model that merge="layer" takes runs on lckernels in every layer.
+    attention = "lckernels" if layer else whose_attention(encoder.model, encoder.attention, max(widths))
     return Explanation(
         seqlen=sum(lengths),
         num_documents=len(lengths),
@@ -125,7 +126,7 @@ def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Ex
         overlap=cutting.overlap,
         weights=encoder.weights if isinstance(encoder.weights, str) else "explicit",
         merge=encoder.merge,
-        attention=f"the model's own: {own[0]}" if own else "lckernels",
+        attention=attention,
         reach=None,
         halo=None if one_piece else cutting.overlap // 2,
         recompute_factor=read / sum(lengths),

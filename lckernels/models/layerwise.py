@@ -24,7 +24,7 @@ _MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
 
 def check_layerwise(model: nn.Module) -> None:
     """Raises TypeError for a model that merge="layer" cannot run once over a whole text."""
-    why = [*cannot_be_replaced(model), *_not_tokenwise(model)]
+    why = cannot_be_replaced(model) or _not_tokenwise(model) or _not_one_row(model)
     if why:
         got = f"{type(model).__name__}, and {why[0]}"
         raise TypeError(f"model: got {got}; merge='layer' cannot run it, merge='final' can")
@@ -40,6 +40,18 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
         return ["its embeddings mix neighbouring tokens"]
     mixing = next((type(m).__name__ for m in model.modules() if isinstance(m, _MIXING)), None)
     return [] if mixing is None else [f"its {mixing} mixes neighbouring tokens outside attention"]
+
+
+def _not_one_row(model: nn.Module) -> list[str]:
+    """What a dry run says against more tokens than positions in one row; the call notices what it cannot."""
+    from lckernels.hf.dry_run import padded_run, whole_run
+
+    padded, whole = padded_run(model), whole_run(model, position_table(model).num_embeddings + 1)
+    if padded.dense:
+        return [f"some of its layers see not all of a chunk: {padded.dense[0]}"]
+    if whole.error and (whole.refused or not padded.error):
+        return [whole.error if whole.refused else f"it cannot read a text as one row ({whole.error})"]
+    return [f"{whole.dense[0]} for a text in one row"] if whole.dense else []
 
 
 @dataclass(frozen=True, eq=False)
