@@ -1,6 +1,7 @@
 """Whose attention LongEncoder runs on, and that nobody can tell by the results."""
 
 # ruff: noqa: E402
+import copy
 import sys
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from compare import assert_as_good_as
 from test_long_encoder import FAMILIES, pad, text, tiny
 
 import lckernels
@@ -63,6 +65,54 @@ def test_gradients_on_either(kernel):
         lckernels.LongEncoder(model, 20, 6, attention=attention)(ids, mask).last_hidden_state.sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
+
+
+def mobilebert(layers=2):
+    """Without normalization: states grow from layer to layer, and every rounding with them."""
+    same = ("hidden_size", "embedding_size", "true_hidden_size", "intra_bottleneck_size")
+    config = transformers.MobileBertConfig(
+        vocab_size=60, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=256,
+        max_position_embeddings=40, initializer_range=0.1, **dict.fromkeys(same, 128),
+    )  # fmt: skip
+    return transformers.MobileBertModel(config)
+
+
+def modernvbert(layers=8):
+    """With weights of std 0.5 scores are in the tens, and a rounding moves them."""
+    words = transformers.ModernBertConfig(
+        vocab_size=60, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
+        local_attention=16, max_position_embeddings=64, pad_token_id=1, bos_token_id=3, eos_token_id=4,
+        cls_token_id=3, sep_token_id=4, initializer_range=0.5, initializer_cutoff_factor=3.0,
+    )  # fmt: skip
+    picture = transformers.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32
+    )
+    return transformers.ModernVBertModel(
+        transformers.ModernVBertConfig(
+            text_config=words, vision_config=picture, initializer_range=0.5, image_token_id=0
+        )
+    )
+
+
+@pytest.mark.parametrize("build", [mobilebert, modernvbert])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_models_that_enlarge_roundings(build, seed):
+    """Any two kinds of attention differ by 1e-5 to 1e-3 here, torch's two as much as lckernels' and either."""
+    torch.manual_seed(seed)
+    model = build().eval()
+
+    def states(model, attention, implementation="sdpa"):
+        model.set_attn_implementation(implementation)
+        encoder = lckernels.LongEncoder(model, 20, 6, attention=attention)
+        with torch.no_grad():
+            return encoder(text(70, seed)[None]).last_hidden_state
+
+    # In fp64 eager would not do: ModernBERT's takes its softmax in fp32.
+    truth = states(copy.deepcopy(model).double(), "model")
+    torchs = [states(model, "model", name) for name in ("sdpa", "eager")]
+    honest = max(torchs, key=lambda x: (x - truth).abs().max())
+    assert (honest - truth).abs().max() > 5e-6
+    assert_as_good_as(states(model, "lckernels"), truth, honest)
 
 
 def reason(encoder):
