@@ -97,7 +97,7 @@ def modernvbert(layers=8):
 @pytest.mark.parametrize("build", [mobilebert, modernvbert])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_models_that_enlarge_roundings(build, seed):
-    """Any two kinds of attention differ by 1e-5 to 1e-3 here, torch's two as much as lckernels' and either."""
+    """Any two kinds of attention differ by 1e-5 to 1e-3 here, torch's two as much as any."""
     torch.manual_seed(seed)
     model = build().eval()
 

@@ -86,7 +86,7 @@ class Explanation:
 
 
 def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Explanation:
-    """What a LongEncoder does with texts of `seqlen` tokens, special tokens included; nothing is run.
+    """What a LongEncoder does with texts of `seqlen` tokens, special tokens included; nothing is computed.
 
     model    a LongEncoder, or an encoder that `options` would make one of
     seqlen   tokens of the text, or of each text
