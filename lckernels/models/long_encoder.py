@@ -151,7 +151,7 @@ class LongEncoder(nn.Module):
         return cut_documents(first, lengths, int(lengths.sum()), self.cutting, offsets).plan
 
     def explain(self, seqlen: int | Sequence[int]) -> Explanation:
-        """What a text (or a batch) of `seqlen` tokens costs and how far its tokens see; nothing is computed."""
+        """What a text (or a batch) of `seqlen` tokens costs, and how far its tokens see, before it runs."""
         return explain(self, seqlen)
 
     def forward(
