@@ -13,6 +13,14 @@ inline constexpr int64_t kTileLen = 64;
 
 enum class DType { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+// Of what sums are kept in.
+inline int64_t acc_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+}
+
 // One row of Plan.segments: columns [col, col + length) of chunk `row` land on [start, start + length).
 struct Segment {
   int32_t row, col, start, length;
@@ -60,8 +68,7 @@ struct AttentionParams {
   void* lse;                  // (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), as all below
   const void* dlse;           // like lse, or null
   void* delta;                // like lse
-  const void* rel_bias;       // (num_heads, bias_len), times log2(e), or null
-  const void* rel_bias_back;  // the same, columns in reverse order
+  const void* rel_bias;       // (num_heads, bias_len), or null
   void* dbias;                // (bias_slots, num_heads, bias_len), or null
   const void* sink_logits;    // (num_heads), or null
 
@@ -104,7 +111,7 @@ struct ChunkedParams {
   const int64_t* chunk_bounds;    // (num_chunks + 1), where a chunk's segments begin in chunk_segments
   const int32_t* chunk_segments;  // (num_segments), numbers of segments, chunk by chunk
   const void* shares;             // (num_chunks, chunk_len), fp32 (fp64): of a position's output
-  void* lse;   // (num_heads, num_chunks, chunk_len + num_extra), log2(e^lse / share); backward
+  void* lse;   // (num_heads, num_chunks, chunk_len + num_extra), log(e^lse / share); backward
   void* dots;  // the same shape: <dout, out of the chunk>; backward
   int64_t num_segments, longest_segment, num_chunks, chunk_len, num_extra;
   bool extra_queries;  // the backward has a gradient of the extra rows' outputs

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/attention_tiles.h"
 #include "host/cpu_features.h"
 #include "params.h"
 
@@ -13,7 +14,11 @@ namespace lck {
 inline constexpr int64_t kQueryTileRows = 48;
 // A text with no more rows than this for a kv head is one task, whose key tiles are packed as they come.
 inline constexpr int64_t kMostTileRows = 192;
-// Keys of one dk, dv task.
+// Whether query tasks of a text may hold rows of several heads, so that its queries stay together.
+static inline bool across_heads(const Text& text) {
+  return text.q_len < kMostTileRows;
+}
+// Keys of one dk, dv task of chunked attention.
 inline constexpr int64_t kKeyTileRows = 192;
 // Key tiles that one task of a short text reads at most; with more, its keys are split and merged by lse.
 inline constexpr int64_t kSplitTiles = 16;
@@ -22,31 +27,42 @@ inline constexpr int64_t kSplitTiles = 16;
 // heads).
 struct QueryTask {
   int64_t text, kv_head, heads, first_row, rows;
-  const void* packed;         // the one kv head's key tiles, tile_bytes each; null packs them as they come
+  int64_t near_heads;         // query heads from the task's first on whose rows are fetched beside its own
+  PackedTiles packed;         // the one kv head's key tiles; without data they are packed as they come
   int64_t split, num_splits;  // which part of its key tiles; 0 of 1 for all
   void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
   void* partial_lse;          // (num_splits, heads, rows), natural log
 };
-struct KeyTask {
-  int64_t text, kv_head, first_key;
+// Keys of a text and kv head, and the query tiles that see them: dk and dv, and these keys' part of dq.
+struct StripTask {
+  int64_t text, kv_head;
+  Span keys, tiles;
+  const uint8_t* shared;  // (query tiles of the text) 1: other strips see the tile too
+  void* parts;            // dq of the shared tiles, head after head of the group, dq_part_bytes each
+  int64_t bias_slot;
 };
 
 struct AttentionForward {
   // One key tile (64 keys) of a kv head: K and V (backward: as the dq pass wants them) into packed.
-  void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t tile, bool backward,
-                    void* packed, void* scratch);
+  // near_heads: kv heads from this one on whose keys are fetched.
+  void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t near_heads, int64_t tile,
+                    bool backward, void* packed, void* scratch);
   void (*forward)(const AttentionParams&, const QueryTask&, void* scratch);
   // Joins the splits of a task into out and lse.
   void (*merge_splits)(const AttentionParams&, const QueryTask&);
-  int64_t (*tile_bytes)(const AttentionParams&);     // of one packed key tile
-  int64_t (*scratch_bytes)(const AttentionParams&);  // of any forward pass, 64-byte aligned
+  int64_t (*tile_bytes)(const AttentionParams&, bool backward);  // of one packed key tile
+  int64_t (*scratch_bytes)(const AttentionParams&);              // of any forward pass, 64-byte aligned
 };
 
 struct AttentionBackward {
-  // dq, delta and the slot's dbias.
-  void (*queries)(const AttentionParams&, const QueryTask&, int64_t bias_slot, void* scratch);
-  void (*keys)(const AttentionParams&, const KeyTask&, void* scratch);  // dk and dv, once delta is there
-  int64_t (*scratch_bytes)(const AttentionParams&);
+  // delta of queries [first, stop) of a row of the batch; before all else.
+  void (*delta)(const AttentionParams&, int64_t batch, int64_t first, int64_t stop);
+  void (*strip)(const AttentionParams&, const StripTask&, void* scratch);
+  // dq of a query tile and head as the sum of `count` parts.
+  void (*merge_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile, const void* const* parts,
+                   int64_t count, void* scratch);
+  int64_t (*dq_part_bytes)(const AttentionParams&);
+  int64_t (*scratch_bytes)(const AttentionParams&, int64_t strip_tiles);
 };
 
 const AttentionForward& attention_forward(Isa isa, DType dtype);

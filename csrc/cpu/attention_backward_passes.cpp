@@ -1,5 +1,5 @@
 // Backward of windowed attention on the CPU. Compiled once per instruction set (LCK_ISA).
-#include "cpu/attention/key_grad.h"
+#include "cpu/attention/gradients.h"
 
 namespace lck::LCK_ISA {
 
@@ -7,13 +7,14 @@ namespace {
 
 template <typename U, typename T>
 const AttentionBackward kBackward = {
-    backward_queries_task<U, T>,
-    backward_keys_task<U, T>,
-    [](const AttentionParams& p) {
-      Arena queries{nullptr}, keys{nullptr};
-      QueryGradScratch<U>::of(&queries, p);
-      KeyGradScratch<U>::of(&keys, p);
-      return larger_of(queries.used, keys.used);
+    delta_task<T>,
+    strip_task<U, T>,
+    merge_dq_task<U, T>,
+    [](const AttentionParams& p) { return dq_tile_elements<U>(p) * static_cast<int64_t>(sizeof(AccOf<U>)); },
+    [](const AttentionParams& p, int64_t strip_tiles) {
+      Arena arena{nullptr};
+      KeyGradScratch<U>::of(&arena, p, strip_tiles);
+      return arena.used;
     },
 };
 

@@ -12,27 +12,39 @@ namespace lck {
 
 namespace {
 
-// Partial gradients of rel_bias that are kept apart, so that query tasks run in parallel.
-constexpr int64_t kBiasTasks = 32;
-
 int64_t rows_per_kv_head(const AttentionParams& p, const Text& text) {
   return text.q_len * (p.num_heads / p.num_kv_heads);
 }
 
-// The query tasks of one kv head of a text, in order of their rows.
-void add_query_tasks(const AttentionParams& p, const PackedHead& of, std::vector<QueryTask>* tasks) {
-  const int64_t rows = rows_per_kv_head(p, p.texts[of.text]);
-  const int64_t step = rows <= kMostTileRows ? std::max<int64_t>(rows, 1) : kQueryTileRows;
-  for (int64_t first = 0; first < rows; first += step) {
-    tasks->push_back({of.text, of.kv_head, 1, first, std::min(step, rows - first), of.tiles, 0, 1, {}, {}});
+// each(first_row, rows) for the query tasks of one part of a kv head. Where heads are short, tasks go across
+// them; the tasks of a text are the same however it is parted.
+template <typename Each>
+void for_query_tasks(const AttentionParams& p, const Text& text, Span queries, const Each& each) {
+  const int64_t rows = rows_per_kv_head(p, text);
+  if (rows <= kMostTileRows) return each(int64_t{0}, rows);
+  const bool across = across_heads(text);
+  const int64_t stride = across ? rows : text.q_len;
+  if (across) queries = {0, rows};
+  for (int64_t head_row = 0; head_row < rows; head_row += stride) {
+    for (int64_t first = queries.begin; first < queries.end; first += kQueryTileRows) {
+      each(head_row + first, std::min(kQueryTileRows, queries.end - first));
+    }
   }
 }
 
-int64_t element_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-int64_t acc_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<WavePart>& parts) {
+  std::vector<QueryTask> tasks;
+  const int64_t group = p.num_heads / p.num_kv_heads;
+  bool first_head = true;
+  for (const WavePart& part : parts) {
+    const Text& text = p.texts[part.text];
+    for_query_tasks(p, text, part.queries, [&](int64_t first, int64_t rows) {
+      const int64_t near = first_head && first < text.q_len ? part.near_heads * group : 1;
+      tasks.push_back({part.text, part.kv_head, 1, first, rows, near, part.tiles, 0, 1, nullptr, nullptr});
+    });
+    first_head = part.near_heads == 1;
+  }
+  return tasks;
 }
 
 // kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys
@@ -73,7 +85,7 @@ void run_short_texts(const AttentionForward& passes, DType dtype, const Attentio
     const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
       const int64_t some = std::min(heads, p.num_kv_heads - kv_head);
-      const QueryTask whole{t, kv_head, some, 0, rows, nullptr, 0, splits, nullptr, nullptr};
+      const QueryTask whole{t, kv_head, some, 0, rows, 1, {}, 0, splits, nullptr, nullptr};
       if (splits > 1) {
         merges.push_back(whole);
         first_tasks.push_back(tasks.size());
@@ -109,112 +121,12 @@ void run_short_texts(const AttentionForward& passes, DType dtype, const Attentio
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   const AttentionForward& passes = attention_forward(isa, dtype);
   run_short_texts(passes, dtype, p);
-  auto heads = packed_heads(p, [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; });
-  run_waves(passes, p, &heads, false, false, [&](const PackedHead* first, int64_t number) {
-    std::vector<QueryTask> tasks;
-    for (int64_t i = 0; i < number; ++i) add_query_tasks(p, first[i], &tasks);
+  const auto wanted = [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; };
+  run_waves(passes, p, wanted, false, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
+    const std::vector<QueryTask> tasks = query_tasks(p, parts);
     run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
                      [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
   });
-}
-
-namespace {
-
-// d sink_logits = -sum over queries of P_sink * delta, in fp64 and in order.
-template <typename A>
-void sink_gradient(const AttentionParams& p, int64_t head, A* dsink) {
-  double total = 0;
-  const double sink = static_cast<const A*>(p.sink_logits)[head];
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t row = (b * p.num_heads + head) * p.seqlen_q;
-    const A* lse = static_cast<const A*>(p.lse) + row;
-    const A* delta = static_cast<const A*>(p.delta) + row;
-    for (int64_t i = 0; i < p.seqlen_q; ++i) {
-      if (lse[i] != -INFINITY) total -= std::exp(sink - lse[i]) * delta[i];
-    }
-  }
-  dsink[head] = static_cast<A>(total);
-}
-
-// out (size) = the sum of slots of partial (slots, size), in order, within [begin, end).
-template <typename A>
-void sum_slots(const A* partial, int64_t slots, int64_t size, int64_t begin, int64_t end, A* out) {
-  for (int64_t i = begin; i < end; ++i) {
-    A total = 0;
-    for (int64_t slot = 0; slot < slots; ++slot) total += partial[slot * size + i];
-    out[i] = total;
-  }
-}
-
-// dbias and dsink, whose parts the query tasks have left.
-template <typename A>
-void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) {
-  run_with_scratch(p.num_heads, p.batch * p.seqlen_q * 16 + p.bias_slots * p.bias_len, 0,
-                   [&](int64_t head, void*) {
-                     if (dbias) {
-                       sum_slots(static_cast<const A*>(p.dbias), p.bias_slots, p.num_heads * p.bias_len,
-                                 head * p.bias_len, (head + 1) * p.bias_len, static_cast<A*>(dbias));
-                     }
-                     if (dsink) sink_gradient(p, head, static_cast<A*>(dsink));
-                   });
-}
-
-// Products of a usual key task, or a little more.
-int64_t key_work(const AttentionParams& p) {
-  const int64_t reach =
-      p.window.left >= 0 && p.window.right >= 0 ? p.window.left + p.window.right + 1 : p.seqlen_q;
-  const int64_t queries = std::min(reach, p.seqlen_q) * (p.num_heads / p.num_kv_heads);
-  return 2 * queries * std::min(kKeyTileRows, p.seqlen_k) * (p.head_dim + p.head_dim_v);
-}
-
-// dq, delta and the slots' dbias. Without a bias each query task runs by itself; with one, those of a slot
-// run in order.
-void run_query_gradients(Isa isa, DType dtype, const AttentionParams& p) {
-  const AttentionBackward& passes = attention_backward(isa, dtype);
-  auto heads = packed_heads(p, [&](const Text& text) { return text.q_len > 0; });
-  run_waves(attention_forward(isa, dtype), p, &heads, true, p.dbias != nullptr,
-            [&](const PackedHead* first, int64_t number) {
-              std::vector<QueryTask> tasks;
-              for (int64_t i = 0; i < number; ++i) add_query_tasks(p, first[i], &tasks);
-              const int64_t num_tasks = tasks.size();
-              const int64_t wave_heads = number ? first[number - 1].kv_head - first[0].kv_head + 1 : 0;
-              const int64_t slots = p.dbias ? wave_heads * p.bias_slots : num_tasks;
-              const int64_t work = 2 * usual_work(p, tasks) * (num_tasks / std::max<int64_t>(slots, 1));
-              run_with_scratch(slots, work, passes.scratch_bytes(p), [&](int64_t slot, void* scratch) {
-                const int64_t begin = num_tasks * slot / slots, end = num_tasks * (slot + 1) / slots;
-                for (int64_t t = begin; t < end; ++t) {
-                  passes.queries(p, tasks[t], p.dbias ? slot % p.bias_slots : 0, scratch);
-                }
-              });
-            });
-}
-
-}  // namespace
-
-void run_attention_backward(Isa isa, DType dtype, AttentionParams p, void* dbias, void* dsink) {
-  const AttentionBackward& passes = attention_backward(isa, dtype);
-  p.bias_slots = dbias ? std::max<int64_t>(kBiasTasks / p.num_kv_heads, 1) : 0;
-  const int64_t bias_bytes = p.bias_slots * p.num_heads * p.bias_len * acc_bytes(dtype);
-  const Workspace partial = make_workspace(bias_bytes);
-  std::fill_n(partial.get(), bias_bytes, std::byte{0});
-  p.dbias = partial.get();
-  run_query_gradients(isa, dtype, p);
-
-  std::vector<KeyTask> tasks;
-  for (int64_t t = 0; t < p.num_texts; ++t) {
-    for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
-      for (int64_t key = 0; key < p.texts[t].bounds.num_keys; key += kKeyTileRows)
-        tasks.push_back({t, kv_head, key});
-    }
-  }
-  run_with_scratch(tasks.size(), key_work(p), passes.scratch_bytes(p),
-                   [&](int64_t i, void* scratch) { passes.keys(p, tasks[i], scratch); });
-  if (!dbias && !dsink) return;
-  if (dtype == DType::kFloat64) {
-    finish_score_gradients<double>(p, dbias, dsink);
-  } else {
-    finish_score_gradients<float>(p, dbias, dsink);
-  }
 }
 
 }  // namespace lck

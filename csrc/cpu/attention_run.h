@@ -33,14 +33,10 @@ struct AttentionTables {
   std::vector<Text> texts;
   std::vector<int32_t> segments;
   std::vector<Span> segment_spans;
-  std::vector<char> bias, bias_back;
 };
 
 // Fills texts and segments of params, which has the sizes and the window already.
 void build_tables(const LayoutTables& layout, AttentionTables* tables, AttentionParams* params);
-
-// rel_bias (num_heads, bias_len) in the accumulator's dtype into params, both ways round.
-void build_bias(const void* rel_bias, bool fp64, AttentionTables* tables, AttentionParams* params);
 
 // out and lse. Each task is the same whatever runs it, so results do not depend on the number of threads.
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& params);

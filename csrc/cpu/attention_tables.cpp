@@ -73,37 +73,4 @@ void build_tables(const LayoutTables& layout, AttentionTables* tables, Attention
   params->segment_spans = tables->segment_spans.data();
 }
 
-namespace {
-
-template <typename A>
-void scale_bias(const A* bias, int64_t rows, int64_t length, A* forward, A* back) {
-  constexpr double kLog2E = 1.4426950408889634;
-  for (int64_t h = 0; h < rows; ++h) {
-    for (int64_t i = 0; i < length; ++i) {
-      const A x = static_cast<A>(bias[h * length + i] * kLog2E);
-      forward[h * length + i] = back[h * length + length - 1 - i] = x;
-    }
-  }
-}
-
-}  // namespace
-
-void build_bias(const void* rel_bias, bool fp64, AttentionTables* tables, AttentionParams* params) {
-  const int64_t rows = params->num_heads, length = params->bias_len;
-  const int64_t bytes = rows * length * static_cast<int64_t>(fp64 ? sizeof(double) : sizeof(float));
-  tables->bias.resize(bytes);
-  tables->bias_back.resize(bytes);
-  params->rel_bias = tables->bias.data();
-  params->rel_bias_back = tables->bias_back.data();
-  if (fp64) {
-    scale_bias(static_cast<const double*>(rel_bias), rows, length,
-               reinterpret_cast<double*>(tables->bias.data()),
-               reinterpret_cast<double*>(tables->bias_back.data()));
-  } else {
-    scale_bias(static_cast<const float*>(rel_bias), rows, length,
-               reinterpret_cast<float*>(tables->bias.data()),
-               reinterpret_cast<float*>(tables->bias_back.data()));
-  }
-}
-
 }  // namespace lck

@@ -1,6 +1,7 @@
 // Which key tiles a query task reads: the same on the host, which counts them, and in the passes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "params.h"
@@ -36,6 +37,38 @@ static inline TileList tile_list(const AttentionParams& p, const Text& text, int
   if (empty(list.sink)) list.sink = {0, 0};
   return list;
 }
+
+// The segment of a key position; without segments one that holds all keys, and begins before none that is
+// valid.
+static inline Span segment_of(const AttentionParams& p, const Text& text, int64_t position) {
+  if (!p.segment_spans) return {smaller(0, text.bounds.kv_start), text.bounds.num_keys};
+  if (position < 0 || position >= text.bounds.num_keys) return {0, 0};
+  return p.segment_spans[text.batch * p.seqlen_k + position];
+}
+
+// Query tiles of a text of which some query may see one of the keys.
+static inline Span query_tiles(const AttentionParams& p, const Text& text, Span keys) {
+  const Span all_queries{text.offset, text.offset + text.q_len};
+  keys = intersect(keys, valid_keys(text.bounds));
+  Span queries{0, 0};
+  for (int64_t j = keys.begin; j < keys.end; ++j) {
+    const Span segment = segment_of(p, text, j);
+    Span see = intersect(all_queries, visible_queries(p.window, text.bounds, segment, j));
+    if (p.segment_spans) see = intersect(see, segment);
+    queries = hull(queries, see);
+  }
+  return empty(queries) ? Span{0, 0} : tiles_of({queries.begin - text.offset, queries.end - text.offset});
+}
+
+// Where packed key tiles of one kv head lie: those below `fixed` (sink tokens') in slots of their own, the
+// others in a ring. data is null if nothing is packed.
+struct PackedTiles {
+  std::byte* data;
+  int64_t tile_bytes, fixed, ring;
+
+  int64_t slot(int64_t tile) const { return tile < fixed ? tile : fixed + (tile - fixed) % ring; }
+  std::byte* at(int64_t tile) const { return data + slot(tile) * tile_bytes; }
+};
 
 // A query of a text, and the head it belongs to.
 struct QueryRow {

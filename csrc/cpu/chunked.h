@@ -16,9 +16,10 @@ struct ChunkedTask {
 struct ChunkedPasses {
   // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them. states: instead of
   // outputs, the lse and dots that the backward needs.
-  void (*outputs)(const ChunkedParams&, const ChunkedTask&, bool states, const void* packed, void* scratch);
+  void (*outputs)(const ChunkedParams&, const ChunkedTask&, bool states, const PackedTiles& packed,
+                  void* scratch);
   // dq; packed for the backward.
-  void (*query_grads)(const ChunkedParams&, const ChunkedTask&, const void* packed, void* scratch);
+  void (*query_grads)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
   void (*key_grads)(const ChunkedParams&, const ChunkedTask&, void* scratch);  // dk and dv
   int64_t (*scratch_bytes)(const ChunkedParams&);
 };

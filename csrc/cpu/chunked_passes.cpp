@@ -7,7 +7,8 @@ namespace {
 
 template <typename U, typename T>
 const ChunkedPasses kChunked = {
-    [](const ChunkedParams& p, const ChunkedTask& task, bool states, const void* packed, void* scratch) {
+    [](const ChunkedParams& p, const ChunkedTask& task, bool states, const PackedTiles& packed,
+       void* scratch) {
       if (task.chunk >= 0) {
         chunked_extra<U, T>(p, task, states, packed, scratch);
       } else {
@@ -21,9 +22,9 @@ const ChunkedPasses kChunked = {
       ForwardScratch<U>::of(&outputs, p.sequence);
       outputs.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim_v));
       QueryGradScratch<U>::of(&queries, p.sequence);
-      KeyTile<U>::of(&queries, p.sequence);
+      KeyTile<U>::of(&queries, p.sequence, true);
       queries.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim));
-      KeyGradScratch<U>::of(&keys, p.sequence);
+      KeyGradScratch<U>::of(&keys, p.sequence, kKeyTileRows / kTile);
       return larger_of(outputs.used, larger_of(queries.used, keys.used));
     },
 };

@@ -69,28 +69,30 @@ template <typename Body>
 void run_rows(Isa isa, DType dtype, const ChunkedParams& p, bool backward, bool extra_rows,
               const Body& body) {
   const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
-  auto heads = packed_heads(p.sequence, [](const Text&) { return true; });
-  run_waves(attention_forward(isa, dtype), p.sequence, &heads, backward, false,
-            [&](const PackedHead* first, int64_t count) {
-              const int64_t kv_head = first[0].kv_head;
-              Tasks tasks;
-              add_tasks(p, false, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
-              if (extra_rows)
-                add_tasks(p, true, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
-              run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows),
-                               chunked_passes(isa, dtype).scratch_bytes(p), [&](int64_t i, void* scratch) {
-                                 body(tasks[i], first[tasks[i].head / group - kv_head].tiles, scratch);
-                               });
-            });
+  run_waves(
+      attention_forward(isa, dtype), p.sequence, [](const Text&) { return true; }, backward,
+      p.sequence.seqlen_q,
+      [&](const std::vector<WavePart>& parts) {
+        const int64_t kv_head = parts[0].kv_head, count = parts.size();
+        Tasks tasks;
+        add_tasks(p, false, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
+        if (extra_rows)
+          add_tasks(p, true, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
+        run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows),
+                         chunked_passes(isa, dtype).scratch_bytes(p), [&](int64_t i, void* scratch) {
+                           body(tasks[i], parts[tasks[i].head / group - kv_head].tiles, scratch);
+                         });
+      });
 }
 
 }  // namespace
 
 void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
   const ChunkedPasses& passes = chunked_passes(isa, dtype);
-  run_rows(isa, dtype, p, false, true, [&](const ChunkedTask& task, const void* packed, void* scratch) {
-    passes.outputs(p, task, false, packed, scratch);
-  });
+  run_rows(isa, dtype, p, false, true,
+           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
+             passes.outputs(p, task, false, packed, scratch);
+           });
 }
 
 namespace {
@@ -116,17 +118,16 @@ void sum_heads(const ChunkedParams& p, int64_t chunk, A* row_dots) {
 void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots) {
   const ChunkedPasses& passes = chunked_passes(isa, dtype);
   const bool fp64 = dtype == DType::kFloat64;
-  const int64_t acc_bytes = fp64 ? sizeof(double) : sizeof(float);
   const int64_t heads = p.sequence.num_heads, kv_heads = p.sequence.num_kv_heads;
-  const int64_t state_bytes = heads * p.num_chunks * (p.chunk_len + p.num_extra) * acc_bytes;
+  const int64_t state_bytes = heads * p.num_chunks * (p.chunk_len + p.num_extra) * acc_bytes(dtype);
   const Workspace lse = make_workspace(state_bytes), dots = make_workspace(state_bytes);
   p.lse = lse.get(), p.dots = dots.get(), p.all_rows = row_dots != nullptr;
   run_rows(isa, dtype, p, false, p.extra_queries,
-           [&](const ChunkedTask& task, const void* packed, void* scratch) {
+           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
              passes.outputs(p, task, true, packed, scratch);
            });
   run_rows(isa, dtype, p, true, p.extra_queries,
-           [&](const ChunkedTask& task, const void* packed, void* scratch) {
+           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
              passes.query_grads(p, task, packed, scratch);
            });
   Tasks keys;
@@ -135,7 +136,7 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
   run_with_scratch(keys.size(), rows_work(p, kKeyTileRows), passes.scratch_bytes(p),
                    [&](int64_t i, void* scratch) { passes.key_grads(p, keys[i], scratch); });
   if (!row_dots || p.num_chunks == 0) return;
-  std::fill_n(static_cast<char*>(row_dots), p.num_chunks * p.chunk_len * acc_bytes, char{0});
+  std::fill_n(static_cast<char*>(row_dots), p.num_chunks * p.chunk_len * acc_bytes(dtype), char{0});
   run_with_scratch(p.num_chunks, p.chunk_len * p.sequence.num_heads, 0, [&](int64_t chunk, void*) {
     if (fp64) {
       sum_heads(p, chunk, static_cast<double*>(row_dots));

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/attention_tiles.h"
 #include "cpu/parallel.h"
 #include "cpu/workspace.h"
 
@@ -14,25 +13,91 @@ namespace {
 // cache.
 constexpr int64_t kWaveBytes = int64_t{4} << 20;
 
+// Query steps, counted over all heads, that a wave has for each thread at least.
+constexpr int64_t kStepsPerThread = 8;
+
 // Products or elements that pay for waking a thread: some ten microseconds.
 constexpr int64_t kThreadWork = int64_t{1} << 19;
 
-int64_t num_key_tiles(const Text& text) {
-  return (text.bounds.num_keys + kTile - 1) / kTile;
+TileList tiles_of_queries(const AttentionParams& p, const Text& text, Span queries) {
+  return tile_list(p, text, text.offset + queries.begin, text.offset + queries.end - 1);
+}
+
+// Slots that hold what any `step` queries of a text see, one step after the other.
+PackedTiles slots_of(const AttentionParams& p, const Text& text, int64_t step) {
+  PackedTiles slots{};
+  for (int64_t first = 0; first < text.q_len; first += step) {
+    const TileList list = tiles_of_queries(p, text, {first, std::min(first + step, text.q_len)});
+    slots.fixed = std::max(slots.fixed, list.sink.end);
+    slots.ring = std::max(slots.ring, list.window.end - list.window.begin);
+  }
+  return slots;
+}
+
+int64_t count(const PackedTiles& slots) {
+  return slots.fixed + slots.ring;
+}
+
+// Queries of heads [first_head, stop_head) of a text, each head with so many slots from `place` on.
+struct Piece {
+  int64_t text, first_head, stop_head;
+  Span queries;
+  PackedTiles slots;
+  int64_t place;
+  bool goes_on;  // its slots hold what the last wave left there
+};
+using Wave = std::vector<Piece>;
+
+// So many heads and queries of a text at a time: all, if the memory holds their keys; else all heads and as
+// many queries as it holds, where that leaves every thread enough to do; else (few heads, a window without
+// bounds) some heads as whole.
+Piece first_piece(const AttentionParams& p, int64_t index, int64_t step, int64_t most_tiles) {
+  const Text& text = p.texts[index];
+  const int64_t heads = p.num_kv_heads, of_head = most_tiles / heads;
+  const PackedTiles whole = slots_of(p, text, text.q_len);
+  if (count(whole) <= of_head) return {index, 0, heads, {0, text.q_len}, whole, 0, false};
+  const int64_t least_steps = (kStepsPerThread * num_threads() + p.num_heads - 1) / p.num_heads;
+  const int64_t steps = ((of_head - count(slots_of(p, text, step))) * kTile - kTile) / step;
+  if (steps >= least_steps && !across_heads(text)) {
+    return {index, 0, heads, {0, steps * step}, slots_of(p, text, steps * step), 0, false};
+  }
+  const int64_t some = std::clamp<int64_t>(most_tiles / count(whole), 1, heads);
+  return {index, 0, some, {0, text.q_len}, whole, 0, false};
+}
+
+// Waves of at most most_tiles slots, but for a head that needs more. Small texts share one.
+std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(const Text&)>& wanted,
+                             int64_t step, int64_t most_tiles) {
+  std::vector<Wave> waves;
+  int64_t used = 0;   // of the last wave
+  bool open = false;  // for further texts
+  for (int64_t t = 0; t < p.num_texts; ++t) {
+    const Text& text = p.texts[t];
+    if (!wanted(text)) continue;
+    Piece piece = first_piece(p, t, step, most_tiles);
+    const int64_t heads = piece.stop_head, queries = piece.queries.end, needed = heads * count(piece.slots);
+    if (heads == p.num_kv_heads && queries == text.q_len) {
+      if (!open || used + needed > most_tiles) waves.emplace_back(), used = 0;
+      open = true;
+      piece.place = used;
+      used += needed;
+      waves.back().push_back(piece);
+      continue;
+    }
+    for (int64_t h = 0; h < p.num_kv_heads; h += heads) {
+      piece.first_head = h, piece.stop_head = std::min(h + heads, p.num_kv_heads);
+      for (int64_t q = 0; q < text.q_len; q += queries) {
+        piece.queries = {q, std::min(q + queries, text.q_len)};
+        piece.goes_on = q > 0;
+        waves.push_back({piece});
+      }
+    }
+    open = false;
+  }
+  return waves;
 }
 
 }  // namespace
-
-std::vector<PackedHead> packed_heads(const AttentionParams& p,
-                                     const std::function<bool(const Text&)>& wanted) {
-  std::vector<PackedHead> heads;
-  for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
-    for (int64_t t = 0; t < p.num_texts; ++t) {
-      if (wanted(p.texts[t])) heads.push_back({t, kv_head, nullptr});
-    }
-  }
-  return heads;
-}
 
 void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_bytes,
                       const std::function<void(int64_t task, void* scratch)>& body) {
@@ -44,49 +109,57 @@ void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_byte
   });
 }
 
-void run_waves(const AttentionForward& passes, const AttentionParams& p, std::vector<PackedHead>* heads,
-               bool backward, bool whole_heads,
-               const std::function<void(const PackedHead* first, int64_t count)>& run) {
-  const int64_t tile_bytes = passes.tile_bytes(p), most_bytes = kWaveBytes * num_threads();
-  const int64_t num_heads = heads->size();
-  const auto head_bytes = [&](int64_t i) { return num_key_tiles(p.texts[(*heads)[i].text]) * tile_bytes; };
-  std::vector<int64_t> bounds{0};
-  int64_t wave_bytes = 0, largest_bytes = 0;
-  for (int64_t i = 0; i < num_heads; ++i) {
-    const bool may_end =
-        i > bounds.back() && (!whole_heads || (*heads)[i].kv_head != (*heads)[i - 1].kv_head);
-    if (may_end && wave_bytes + head_bytes(i) > most_bytes) {
-      bounds.push_back(i);
-      wave_bytes = 0;
+void run_waves(const AttentionForward& passes, const AttentionParams& p,
+               const std::function<bool(const Text&)>& wanted, bool backward, int64_t step,
+               const std::function<void(const std::vector<WavePart>& parts)>& run) {
+  const int64_t tile_bytes = passes.tile_bytes(p, backward);
+  const std::vector<Wave> waves = plan_waves(p, wanted, step, kWaveBytes * num_threads() / tile_bytes);
+  int64_t slots = 0;
+  for (const Wave& wave : waves) {
+    for (const Piece& x : wave) {
+      slots = std::max(slots, x.place + (x.stop_head - x.first_head) * count(x.slots));
     }
-    wave_bytes += head_bytes(i);
-    largest_bytes = std::max(largest_bytes, wave_bytes);
   }
-  bounds.push_back(num_heads);
+  const Workspace packed = make_workspace(slots * tile_bytes);
 
-  struct TileTask {
-    int64_t head, tile;
+  struct NewTile {
+    size_t part;
+    int64_t tile;
+    bool first;  // part of the piece
   };
-  const Workspace packed = make_workspace(largest_bytes);
-  std::vector<TileTask> tasks;
-  for (size_t wave = 0; wave + 1 < bounds.size(); ++wave) {
-    tasks.clear();
-    std::byte* place = packed.get();
-    for (int64_t i = bounds[wave]; i < bounds[wave + 1]; ++i) {
-      const Text& text = p.texts[(*heads)[i].text];
-      (*heads)[i].tiles = place;
-      place += head_bytes(i);
-      const TileList tiles = tile_list(p, text, text.offset, text.offset + text.q_len - 1);
-      for (int64_t u = 0; u < count(tiles); ++u) tasks.push_back({i, tile_at(tiles, u)});
+  std::vector<WavePart> parts;
+  std::vector<NewTile> tiles;
+  std::vector<int64_t> held;  // the tile in each slot of a head of the last piece
+  for (const Wave& wave : waves) {
+    parts.clear(), tiles.clear();
+    for (const Piece& piece : wave) {
+      const size_t first_part = parts.size();
+      for (int64_t h = piece.first_head; h < piece.stop_head; ++h) {
+        PackedTiles of_head = piece.slots;
+        of_head.data =
+            packed.get() + (piece.place + (h - piece.first_head) * count(piece.slots)) * tile_bytes;
+        of_head.tile_bytes = tile_bytes;
+        parts.push_back({piece.text, h, piece.stop_head - h, piece.queries, of_head});
+      }
+      if (!piece.goes_on) held.assign(count(piece.slots), -1);
+      if (empty(piece.queries)) continue;
+      const TileList list = tiles_of_queries(p, p.texts[piece.text], piece.queries);
+      for (int64_t u = 0; u < count(list); ++u) {
+        const int64_t tile = tile_at(list, u);
+        int64_t& in_slot = held[piece.slots.slot(tile)];
+        if (in_slot == tile) continue;
+        in_slot = tile;
+        for (size_t part = first_part; part < parts.size(); ++part)
+          tiles.push_back({part, tile, part == first_part});
+      }
     }
     const int64_t tile_work = 4 * kTile * (p.head_dim + p.head_dim_v);
-    run_with_scratch(tasks.size(), tile_work, passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
-      const auto [head, tile] = tasks[i];
-      const PackedHead& of = (*heads)[head];
-      void* to = static_cast<std::byte*>(const_cast<void*>(of.tiles)) + tile * tile_bytes;
-      passes.pack_keys(p, of.text, of.kv_head, tile, backward, to, scratch);
+    run_with_scratch(tiles.size(), tile_work, passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
+      const WavePart& part = parts[tiles[i].part];
+      passes.pack_keys(p, part.text, part.kv_head, tiles[i].first ? part.near_heads : 1, tiles[i].tile,
+                       backward, part.tiles.at(tiles[i].tile), scratch);
     });
-    run(heads->data() + bounds[wave], bounds[wave + 1] - bounds[wave]);
+    run(parts);
   }
 }
 

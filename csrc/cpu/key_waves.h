@@ -1,28 +1,30 @@
-// Key tiles packed for many query tasks: a few heads at a time, so that the memory stays small and warm.
+// Key tiles packed for many query tasks: a part of the queries at a time, so that the memory stays small and
+// warm and the tensors' rows, which hold all heads, are read in their order.
 #pragma once
 
 #include <functional>
 #include <vector>
 
 #include "cpu/attention.h"
+#include "cpu/attention_tiles.h"
 
 namespace lck {
 
-// A kv head of a text; its key tile i lies at tiles + i * tile_bytes while its wave runs.
-struct PackedHead {
+// Queries [queries.begin, queries.end) of a text against one kv head, whose key tiles are packed while the
+// part's wave runs.
+struct WavePart {
   int64_t text, kv_head;
-  const void* tiles;
+  int64_t near_heads;  // kv heads from this one on that come next with the same queries
+  Span queries;
+  PackedTiles tiles;
 };
 
-// Every (text, kv head) for which wanted(text) holds, kv head by kv head.
-std::vector<PackedHead> packed_heads(const AttentionParams& params,
-                                     const std::function<bool(const Text&)>& wanted);
-
-// Packs the key tiles that queries see (backward: as the dq pass wants them) and calls run(first, count) for
-// wave after wave of `heads`. whole_heads: all texts of a kv head come in one wave.
-void run_waves(const AttentionForward& passes, const AttentionParams& params, std::vector<PackedHead>* heads,
-               bool backward, bool whole_heads,
-               const std::function<void(const PackedHead* first, int64_t count)>& run);
+// Packs the key tiles that queries see (backward: as the dq pass wants them) and calls run(parts) for wave
+// after wave, over all kv heads and the texts that are wanted. The parts of one kv head come in the order of
+// their texts and queries; a part's first query is a multiple of `step`.
+void run_waves(const AttentionForward& passes, const AttentionParams& params,
+               const std::function<bool(const Text&)>& wanted, bool backward, int64_t step,
+               const std::function<void(const std::vector<WavePart>& parts)>& run);
 
 // Runs body(task, scratch) for every task. task_work: about how many elements or products one task handles,
 // so that little work stays on one thread.

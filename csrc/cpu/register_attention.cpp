@@ -81,8 +81,7 @@ struct Call {
     p.sink_logits = table<char>(o.sink_logits, acc, p.num_heads, "sink_logits");
     if (o.rel_bias) {
       p.bias_len = o.rel_bias->size(1), p.bias_center = o.bias_center;
-      const void* bias = table<char>(o.rel_bias, acc, p.num_heads * p.bias_len, "rel_bias");
-      build_bias(bias, acc == ScalarType::Double, &tables, &p);
+      p.rel_bias = table<char>(o.rel_bias, acc, p.num_heads * p.bias_len, "rel_bias");
     }
     if (o.seed) {
       p.dropout = true;

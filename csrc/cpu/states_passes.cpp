@@ -60,12 +60,6 @@ struct Scratch {
   A* at(int64_t state, int64_t head) const { return values + (state * num_heads + head) * kStateTile; }
 };
 
-// A NaN whose bits survive rounding to 16 bits.
-template <typename A>
-Vec<A> plain_nan(Vec<A> x) {
-  return x == x ? x : splat(kNan<A>);
-}
-
 // One head's weights in place of its lses, and its merged lse: w = exp(lse_n - max) / sum.
 template <typename T>
 void softmax_over_states(const StatesParams& p, const Scratch<T>& scratch, int64_t head) {
@@ -80,7 +74,7 @@ void softmax_over_states(const StatesParams& p, const Scratch<T>& scratch, int64
     most = most == -kInf<A> ? splat(A(0)) : most;
     for (int64_t n = 0; n < p.num_states; ++n) {
       A* at = scratch.at(n, head) + i;
-      const Vec<A> e = exp2((load_bytes<Vec<A>>(at) - most) * static_cast<A>(kLog2E));
+      const Vec<A> e = exp(load_bytes<Vec<A>>(at) - most);
       total += e;
       store(e, at);
     }
@@ -90,7 +84,7 @@ void softmax_over_states(const StatesParams& p, const Scratch<T>& scratch, int64
       store(plain_nan<A>(load_bytes<Vec<A>>(at) / safe), at);
     }
     for (int lane = 0; lane < kLanes<A>; ++lane) {
-      lse[i + lane] = total[lane] == 0 ? -kInf<A> : most[lane] + log2(safe[lane]) * static_cast<A>(kLn2);
+      lse[i + lane] = total[lane] == 0 ? -kInf<A> : most[lane] + log(safe[lane]);
     }
   }
 }
@@ -131,8 +125,8 @@ void weights_of_states(const StatesParams& p, const Scratch<T>& scratch, int64_t
     for (int64_t i = 0; i < kStateTile; i += kLanes<A>) {
       A* at = scratch.at(n, head) + i;
       const auto total = load_bytes<Vec<A>>(lse + i);
-      const Vec<A> x = (load_bytes<Vec<A>>(at) - total) * static_cast<A>(kLog2E);
-      const Vec<A> e = exp2(x > 127 ? splat(A(127)) : x);
+      const Vec<A> x = load_bytes<Vec<A>>(at) - total;
+      const Vec<A> e = exp(x > 88 ? splat(A(88)) : x);
       store(plain_nan<A>(total == -kInf<A> ? splat(A(0)) : e), at);
     }
   }

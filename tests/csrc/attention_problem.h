@@ -91,7 +91,7 @@ struct Problem {
     layout.chunk_origins = table(c.chunk_origins), layout.chunk_origin_step = 1;
     layout.segment_ids = table(c.segment_ids);
     build_tables(layout, &tables, &p);
-    if (c.bias_len) build_bias(bias.view.data, dtype == DType::kFloat64, &tables, &p);
+    if (c.bias_len) p.rel_bias = bias.view.data;
   }
 
   Results<Tensor> run(Isa isa) const {

@@ -65,10 +65,11 @@ inline Span shared_positions(const ChunkedParams& p, const Segment& s, Span span
 
 // Calls attend(params, text, n0, tile) for every key tile of a chunk, with the blocks' spans set before.
 template <typename U, typename T, typename Attend>
-void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const void* packed, bool backward,
-                   UnitOf<U>* staged, const KeyTile<U>& own, RowBlock* blocks, int num_blocks,
+void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const PackedTiles& packed,
+                   bool backward, UnitOf<U>* staged, const KeyTile<U>& own, RowBlock* blocks, int num_blocks,
                    Attend attend) {
-  const auto span_tiles = [&](const AttentionParams& params, const Text& text, Span keys, const void* from) {
+  const auto span_tiles = [&](const AttentionParams& params, const Text& text, Span keys,
+                              const PackedTiles& from) {
     for (int b = 0; b < num_blocks; ++b) blocks[b].see(keys);
     const Span tiles = tiles_of(keys);
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
@@ -78,16 +79,16 @@ void for_key_tiles(const ChunkedParams& p, int64_t chunk, int64_t kv_head, const
   };
   const Text& text = p.sequence.texts[0];
   for_chunk(p, chunk, [&](const Segment& s) { span_tiles(p.sequence, text, span_of(s), packed); });
-  if (p.num_extra) span_tiles(p.extra, extra_text(p, chunk), {0, p.num_extra}, nullptr);
+  if (p.num_extra) span_tiles(p.extra, extra_text(p, chunk), {0, p.num_extra}, {});
 }
 
 // Attention of rows [0, count) within a chunk; finish(row, accumulator, result) for each.
 template <typename U, typename T, typename RowAt, typename Finish>
 void attend_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const Text& text, int64_t chunk,
-                  int64_t kv_head, int64_t count, const void* packed, const ForwardScratch<U>& x,
+                  int64_t kv_head, int64_t count, const PackedTiles& packed, const ForwardScratch<U>& x,
                   RowAt row_at, Finish finish) {
   const int num_blocks =
-      begin_rows<U, T>(of_rows, text, 0, count, false, x, row_at, [](QueryRow) { return VisibleKeys{}; });
+      begin_rows<U, T>(of_rows, text, 0, count, false, 1, x, row_at, [](QueryRow) { return VisibleKeys{}; });
   for_key_tiles<U, T>(
       p, chunk, kv_head, packed, false, x.staged, x.tile, x.blocks, num_blocks,
       [&](const AttentionParams& params, const Text& keys, int64_t n0, const KeyTile<U>& tile) {
@@ -109,14 +110,14 @@ inline A output_dot(const T* dout, const A* out, A share, int64_t dim) {
 template <typename A>
 inline void keep_state(const ChunkedParams& p, int64_t place, A lse, A share, A dot) {
   const bool counts = share != 0 && lse != -kInf<A>;
-  static_cast<A*>(p.lse)[place] = counts ? lse * static_cast<A>(kLog2E) - log2(share) : kInf<A>;
+  static_cast<A*>(p.lse)[place] = counts ? lse - log(share) : kInf<A>;
   static_cast<A*>(p.dots)[place] = dot;
 }
 
 // Positions of one head: their merged output, or (states) lse and dots of every chunk's row.
 template <typename U, typename T>
-void chunked_positions(const ChunkedParams& p, const ChunkedTask& task, bool states, const void* packed,
-                       void* scratch) {
+void chunked_positions(const ChunkedParams& p, const ChunkedTask& task, bool states,
+                       const PackedTiles& packed, void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
   const AttentionParams& sequence = p.sequence;
@@ -153,7 +154,7 @@ void chunked_positions(const ChunkedParams& p, const ChunkedTask& task, bool sta
 
 // Extra rows [first, first + count) of a chunk and head: their output, or (states) lse and dots.
 template <typename U, typename T>
-void chunked_extra(const ChunkedParams& p, const ChunkedTask& task, bool states, const void* packed,
+void chunked_extra(const ChunkedParams& p, const ChunkedTask& task, bool states, const PackedTiles& packed,
                    void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
@@ -189,33 +190,31 @@ inline RowState<A> extra_state(const ChunkedParams& p, int64_t chunk, QueryRow r
   return kept_state<A>(p, state_index(p, row.head, chunk, p.chunk_len + row.query));
 }
 
-// dq of rows [0, count) from one chunk, into x.dq.
+// dq of rows [0, count) from one chunk, into x->dq.
 template <typename U, typename T, typename RowAt, typename State>
 void query_grad_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const Text& text, int64_t chunk,
-                      int64_t kv_head, int64_t count, const void* packed, const QueryGradScratch<U>& x,
-                      const KeyTile<U>& own, RowAt row_at, State state) {
-  const int num_blocks =
-      begin_grad_rows<U, T>(of_rows, text, count, x, row_at, state, [](QueryRow) { return VisibleKeys{}; });
-  for_key_tiles<U, T>(
-      p, chunk, kv_head, packed, true, x.staged, own, x.blocks, num_blocks,
-      [&](const AttentionParams& params, const Text& keys, int64_t n0, const KeyTile<U>& tile) {
-        query_grad_tile<U, T>(params, keys, kv_head, n0, tile, num_blocks, nullptr, x);
-      });
+                      int64_t kv_head, int64_t count, const PackedTiles& packed, const KeyTile<U>& own,
+                      QueryGradScratch<U>* x, RowAt row_at, State state) {
+  begin_query_grads<U, T>(of_rows, text, count, x, row_at, state, [](QueryRow) { return VisibleKeys{}; });
+  for_key_tiles<U, T>(p, chunk, kv_head, packed, true, x->staged, own, x->rows.blocks, x->rows.num_blocks,
+                      [&](const AttentionParams& params, const Text& keys, int64_t n0,
+                          const KeyTile<U>& tile) { query_grad_tile<U>(params, keys, n0, tile, *x); });
 }
 
 template <typename U, typename T>
-void chunked_query_grads(const ChunkedParams& p, const ChunkedTask& task, const void* packed, void* scratch) {
+void chunked_query_grads(const ChunkedParams& p, const ChunkedTask& task, const PackedTiles& packed,
+                         void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
   const AttentionParams& sequence = p.sequence;
-  const auto x = QueryGradScratch<U>::of(&arena, sequence);
-  const auto own = KeyTile<U>::of(&arena, sequence);
+  auto x = QueryGradScratch<U>::of(&arena, sequence);
+  const auto own = KeyTile<U>::of(&arena, sequence, true);
   const int64_t columns = padded_columns<U>(sequence.head_dim), head = task.head;
   const int64_t kv_head = head / (sequence.num_heads / sequence.num_kv_heads);
   const A scale = static_cast<A>(sequence.softmax_scale);
   if (task.chunk >= 0) {
     query_grad_chunk<U, T>(
-        p, p.extra, extra_text(p, task.chunk), task.chunk, kv_head, task.count, packed, x, own,
+        p, p.extra, extra_text(p, task.chunk), task.chunk, kv_head, task.count, packed, own, &x,
         [&](int64_t f) { return QueryRow{head, task.first + f}; },
         [&](QueryRow row) { return extra_state<A>(p, task.chunk, row); });
     for (int64_t f = 0; f < task.count; ++f) {
@@ -231,7 +230,7 @@ void chunked_query_grads(const ChunkedParams& p, const ChunkedTask& task, const 
     const Span rows = shared_positions<A>(p, s, tile, false);
     if (empty(rows)) return;
     query_grad_chunk<U, T>(
-        p, sequence, sequence.texts[0], s.row, kv_head, rows.end - rows.begin, packed, x, own,
+        p, sequence, sequence.texts[0], s.row, kv_head, rows.end - rows.begin, packed, own, &x,
         [&](int64_t f) { return QueryRow{head, rows.begin + f}; },
         [&](QueryRow row) { return segment_state<A>(p, s, row); });
     for (int64_t f = 0; f < rows.end - rows.begin; ++f) {
@@ -251,7 +250,7 @@ template <typename U, typename T>
 void chunked_key_grads(const ChunkedParams& p, const ChunkedTask& task, void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
-  auto x = KeyGradScratch<U>::of(&arena, p.sequence);
+  auto x = KeyGradScratch<U>::of(&arena, p.sequence, kKeyTileRows / kTile);
   const bool of_extra = task.chunk >= 0;
   const AttentionParams& params = of_extra ? p.extra : p.sequence;
   const Text text = of_extra ? extra_text(p, task.chunk) : p.sequence.texts[0];
@@ -261,15 +260,17 @@ void chunked_key_grads(const ChunkedParams& p, const ChunkedTask& task, void* sc
   // The queries of a chunk against those key rows that `keys` holds.
   const auto add_queries = [&](const AttentionParams& of_queries, const Text& of, Span queries, Span keys,
                                auto state) {
-    for (int64_t f = 0; f < task.count; ++f) {
-      const bool inside = task.first + f >= keys.begin && task.first + f < keys.end;
-      x.queries[f] = inside ? queries : Span{0, 0};
-    }
     const Span tiles = tiles_of(queries);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      for (int64_t i0 = tiles.begin * kTile; i0 < tiles.end * kTile; i0 += kTile) {
-        pack_query_tile<U, T>(of_queries, of, head, i0, queries, x.staged, state, &x.tile);
-        key_grad_tile<U>(params, text, head, task.first, task.count, i0, x);
+      for (int64_t t = tiles.begin; t < tiles.end; ++t) {
+        pack_query_tile<U, T>(
+            of_queries, of, head, t * kTile, &x,
+            [&](QueryRow row) {
+              const bool inside = row.query >= queries.begin && row.query < queries.end;
+              return inside ? state(row) : RowState<A>{kInf<A>, 0};
+            },
+            [&](QueryRow) { return VisibleKeys{keys, {0, 0}}; });
+        grad_pairs<U>(params, text, task.first, task.count, false, nullptr, x);
       }
     }
   };

@@ -16,7 +16,7 @@ struct ForwardScratch {
   UnitOf<U>* staged;  // (kTile, staged units)
   UnitOf<U>* q;       // (kMostTileRows / kRows blocks, units, kRows)
   A* out;             // (rows, columns)
-  A* row_max;         // (rows), times log2(e)
+  A* row_base;        // (rows), what is taken off a score
   A* row_sum;         // (rows, lanes)
   uint8_t* poisoned;  // (rows)
   A* s;               // (kRows, kTile)
@@ -33,7 +33,7 @@ struct ForwardScratch {
     x.staged = arena->take<UnitOf<U>>(kTile * longer);
     x.q = arena->take<UnitOf<U>>(rows * units<U>(p.head_dim));
     x.out = arena->take<A>(rows * padded_columns<U>(p.head_dim_v));
-    x.row_max = arena->take<A>(rows);
+    x.row_base = arena->take<A>(rows);
     x.row_sum = arena->take<A>(rows * kLanes<A>);
     x.poisoned = arena->take<uint8_t>(rows);
     x.s = arena->take<A>(kRows * kTile);
@@ -45,7 +45,7 @@ struct ForwardScratch {
     x.keep = arena->take<A>(kTile);
     x.penalty = arena->take<A>(kTile);
     x.blocks = arena->take<RowBlock>(kMostBlocks);
-    x.tile = KeyTile<U>::of(arena, p);
+    x.tile = KeyTile<U>::of(arena, p, false);
     return x;
   }
 };
@@ -59,13 +59,14 @@ inline void mask_row(const AttentionParams& p, const Text& text, const KeyTile<U
   const auto mask = ColumnMask<A>::of(block.seen[r], n0);
   const bool special = *tile.special || p.scattered;
   const A* penalty = special ? row_penalty(p, text, tile.penalty, n0, block.position[r], scratch) : nullptr;
-  for (int64_t c = columns.begin; c < columns.end; c += kLanes<A>) {
+  for (int c = static_cast<int>(columns.begin); c < columns.end; c += kLanes<A>) {
+    if (!special && mask.window_begin <= c && c + kLanes<A> <= mask.window_end) continue;
     Vec<A> t = load_bytes<Vec<A>>(s + c);
     if (special) {
       const Vec<A> cost = load_bytes<Vec<A>>(penalty + c);
       t = cost < A{0} ? cost : t + cost;
     }
-    store(mask.lanes(static_cast<int>(c)) ? t : splat(-kInf<A>), s + c);
+    store(mask.lanes(c) ? t : splat(-kInf<A>), s + c);
   }
   if (!special || !poisoned) return;
   for (int64_t c = columns.begin; c < columns.end; ++c) {
@@ -75,72 +76,86 @@ inline void mask_row(const AttentionParams& p, const Text& text, const KeyTile<U
   }
 }
 
-// The largest of scale * s in the columns [first, stop), NaN left out; -inf if there is none. scale > 0.
+// Lane by lane the largest of scale * s in the columns [first, stop), NaN left out; -inf if there is none.
+// scale > 0.
 template <typename A>
-inline A row_largest(const A* s, int first, int stop, A scale) {
+inline Vec<A> row_largest(const A* s, int first, int stop, A scale) {
   constexpr int L = kLanes<A>;
   Vec<A> most = splat(-kInf<A>), most2 = most;
   int c = first;
   for (; c + 2 * L <= stop; c += 2 * L) {
     const Vec<A> a = load_bytes<Vec<A>>(s + c), b = load_bytes<Vec<A>>(s + c + L);
-    most = a > most ? a : most;
-    most2 = b > most2 ? b : most2;
+    most = lane_max(a, most);
+    most2 = lane_max(b, most2);
   }
   if (c < stop) {
-    const Vec<A> a = load_bytes<Vec<A>>(s + c);
-    most = a > most ? a : most;
+    most = lane_max(load_bytes<Vec<A>>(s + c), most);
   }
-  return largest<A>(most2 > most ? most2 : most) * scale;
+  return lane_max(most2, most) * scale;
 }
 
-// s = exp2(scale * s - base) in the columns [first, stop); the sum of each lane.
+// s = exp(scale * s - base) in the columns [first, stop); the sum of each lane.
 template <typename A>
-inline Vec<A> exp2_row(A* s, int first, int stop, A scale, A base) {
+inline Vec<A> exp_row(A* s, int first, int stop, A scale, A base) {
   constexpr int L = kLanes<A>;
   Vec<A> total{}, total2{};
   int c = first;
   for (; c + 2 * L <= stop; c += 2 * L) {
-    const Vec<A> a = exp2(load_bytes<Vec<A>>(s + c) * scale - base);
-    const Vec<A> b = exp2(load_bytes<Vec<A>>(s + c + L) * scale - base);
+    const Vec<A> a = exp(load_bytes<Vec<A>>(s + c) * scale - base);
+    const Vec<A> b = exp(load_bytes<Vec<A>>(s + c + L) * scale - base);
     total += a;
     total2 += b;
     store(a, s + c);
     store(b, s + c + L);
   }
   if (c < stop) {
-    const Vec<A> a = exp2(load_bytes<Vec<A>>(s + c) * scale - base);
+    const Vec<A> a = exp(load_bytes<Vec<A>>(s + c) * scale - base);
     total += a;
     store(a, s + c);
   }
   return total + total2;
 }
 
-// Larger scores are rounded before the max is taken off, as in tiles with a mask: else equal scores in two
-// tiles would differ by more than 1e-5.
+// Larger scores are rounded before the base is taken off, as where ScoreRule made them: else equal scores in
+// two tiles would differ by more than 1e-5.
 inline constexpr double kFusedLimit = 256;
 
-// One row's scores (scale * s, columns [first, stop)) to exp2(score - max), with the row's state carried
-// along.
+// A row's base follows its largest score only where that is further above: e^4 costs no accuracy, and rows
+// are rescaled about once. Source of the idea: FlashAttention-4.
+inline constexpr int kBaseSlack = 4;
+
+// The row's state on a new base.
 template <typename A>
-inline void softmax_row(A* s, int first, int stop, A scale, A* row_max, A* row_sum, A* out,
-                        int64_t out_columns) {
+[[gnu::noinline]] void raise_base(A base, A* row_base, A* row_sum, A* out, int64_t out_columns) {
   constexpr int L = kLanes<A>;
-  const A tile_max = row_largest(s, first, stop, scale), before = *row_max;
-  Vec<A> total = load_bytes<Vec<A>>(row_sum);
-  A now = before;
-  if (tile_max > before) {
-    now = *row_max = tile_max;
-    const Vec<A> shrink = exp2(splat(before) - now);
-    total *= shrink;
-    for (int64_t c = 0; c < out_columns; c += L) store(load_bytes<Vec<A>>(out + c) * shrink, out + c);
+  const A before = *row_base;
+  *row_base = base;
+  if (before == -kInf<A>) return;
+  const Vec<A> shrink = exp(splat(before) - base);
+  store(load_bytes<Vec<A>>(row_sum) * shrink, row_sum);
+  for (int64_t c = 0; c < out_columns; c += L) store(load_bytes<Vec<A>>(out + c) * shrink, out + c);
+}
+
+// The scores (scale * s, columns [first, stop)) of a block's rows to exp(score - base), with the rows' states
+// carried along.
+template <typename A>
+[[gnu::noinline]] void softmax_rows(A* s, int rows, int first, int stop, A scale, A* row_base, A* row_sum,
+                                    A* out, int64_t out_columns) {
+  constexpr int L = kLanes<A>;
+  for (int r = 0; r < rows; ++r, s += kTile, ++row_base, row_sum += L, out += out_columns) {
+    const Vec<A> most = row_largest(s, first, stop, scale);
+    if (any<A>(most > *row_base + A{kBaseSlack})) {
+      raise_base(largest<A>(most), row_base, row_sum, out, out_columns);
+    }
+    const A base = *row_base, limit = static_cast<A>(kFusedLimit);
+    A factor = scale;
+    if (scale != 1 && (base > limit || base < -limit)) [[unlikely]] {
+      for (int c = first; c < stop; c += L) store(load_bytes<Vec<A>>(s + c) * scale, s + c);
+      factor = 1;
+    }
+    const Vec<A> sum = exp_row(s, first, stop, factor, base == -kInf<A> ? A{0} : base);
+    store(load_bytes<Vec<A>>(row_sum) + sum, row_sum);
   }
-  const A limit = static_cast<A>(kFusedLimit);
-  if (scale != 1 && (now > limit || now < -limit)) [[unlikely]] {
-    for (int c = first; c < stop; c += L) store(load_bytes<Vec<A>>(s + c) * scale, s + c);
-    scale = 1;
-  }
-  total += exp2_row(s, first, stop, scale, now == -kInf<A> ? A{0} : now);
-  store(total, row_sum);
 }
 
 // Where row f of the blocks from first_block on keeps its state.
@@ -152,11 +167,12 @@ inline int64_t state_row(int first_block, int64_t f) {
 // sees(query): its keys. Returns the number of blocks.
 template <typename U, typename T, typename RowAt, typename Sees>
 int begin_rows(const AttentionParams& p, const Text& text, int first_block, int64_t count, bool with_sinks,
-               const ForwardScratch<U>& x, RowAt row_at, Sees sees) {
+               int64_t near_heads, const ForwardScratch<U>& x, RowAt row_at, Sees sees) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), stride = staged_units<U>(p.head_dim);
   const A* sinks = with_sinks ? static_cast<const A*>(p.sink_logits) : nullptr;
+  const int64_t near = near_dim(p.q, p.head_dim, near_heads);
   int num_blocks = 0;
   for (int64_t f = 0; f < count; ++num_blocks) {
     RowBlock& block = x.blocks[first_block + num_blocks];
@@ -167,12 +183,12 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
       const QueryRow row = row_at(f);
       block.add(row, row.query + text.offset, sees(row));
       const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
-      prefetch_row(q + kPrefetchRows * p.q.row_stride, p.head_dim);
+      prefetch_row(q + kPrefetchRows * p.q.row_stride, near);
       stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
-      const A sink = sinks ? sinks[row.head] * static_cast<A>(kLog2E) : -kInf<A>;
-      x.row_max[i] = sink;
+      const A sink = sinks ? sinks[row.head] : -kInf<A>;
+      x.row_base[i] = sink;
       store(Vec<A>{}, x.row_sum + i * L);
-      x.row_sum[i * L] = sink == -kInf<A> ? A{0} : A{1};
+      x.row_sum[i * L] = sink == -kInf<A> ? A{0} : sink - sink + 1;  // NaN if it is +inf or NaN
       x.poisoned[i] = 0;
     }
     pack_block<U>(x.staged, stride, block.rows, depth, x.q + state_row(first_block, first) * depth);
@@ -190,28 +206,30 @@ void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const K
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
-  const auto rule = ScoreRule<A>::of(p, false);
+  const auto rule = ScoreRule<A>::of(p);
   for (int b = first_block; b < stop_block; ++b) {
     const RowBlock& block = x.blocks[b];
     const Span columns = block.columns<A>(n0);
     if (empty(columns)) continue;
     const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
-    const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
-    const bool plain = !masked && rule.plain();
+    const bool special = *tile.special || p.scattered, masked = special || !block.sees_all(n0, columns);
+    const bool plain = !special && rule.plain();
     const int64_t f = int64_t{b} * kRows;
     multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
-    for (int r = 0; r < block.rows; ++r) {
+    for (int r = 0; r < block.rows && (masked || !plain); ++r) {
       A* s = x.s + r * kTile;
-      const int64_t head = block.row[r].head, position = block.position[r];
-      if (!plain) rule.apply(s, first, stop, head, n0 - position, nullptr);
+      if (!plain) rule.apply(s, first, stop, block.row[r].head, n0 - block.position[r], nullptr);
       if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, s, x.penalty, x.poisoned + f + r);
-      softmax_row<A>(s, first, stop, plain ? rule.scale : A{1}, x.row_max + f + r, x.row_sum + (f + r) * L,
-                     x.out + (f + r) * out_columns, out_columns);
-      if (p.dropout) {
-        dropout_row(p, text, head, position, n0, x.keep);
-        for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
-      }
-      store_units<U>(s, first, stop, x.probs + r * (kTile / U::kDepth));
+    }
+    softmax_rows<A>(x.s, block.rows, first, stop, plain ? rule.scale : A{1}, x.row_base + f,
+                    x.row_sum + f * L, x.out + f * out_columns, out_columns);
+    for (int r = 0; r < block.rows && p.dropout; ++r) {
+      A* s = x.s + r * kTile;
+      dropout_row(p, text, block.row[r].head, block.position[r], n0, x.keep);
+      for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
+    }
+    for (int r = 0; r < block.rows; ++r) {
+      store_units<U>(x.s + r * kTile, first, stop, x.probs + r * (kTile / U::kDepth));
     }
     multiply_along<U>(block.rows, x.probs, tile.v, first, stop, x.out + f * out_columns, out_columns);
   }
@@ -227,7 +245,7 @@ inline RowResult<AccOf<U>> row_result(const ForwardScratch<U>& x, int64_t f) {
   using A = AccOf<U>;
   const A total = sum<A>(load_bytes<Vec<A>>(x.row_sum + f * kLanes<A>));
   if (total == 0) return {x.poisoned[f] ? kNan<A> : A{0}, -kInf<A>};
-  return {x.poisoned[f] ? kNan<A> : 1 / total, (x.row_max[f] + log2(total)) * static_cast<A>(kLn2)};
+  return {x.poisoned[f] ? kNan<A> : 1 / total, x.row_base[f] + log(total)};
 }
 
 template <typename U, typename T>
@@ -242,7 +260,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   int blocks = 0;  // of one head
   for (int64_t h = 0; h < task.heads; ++h) {
     blocks = begin_rows<U, T>(
-        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, x,
+        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads, x,
         [&](int64_t f) { return row_at(h, f); },
         [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); });
   }
@@ -288,23 +306,22 @@ void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
   const A* lses = static_cast<const A*>(task.partial_lse);
   const int64_t rows = task.heads * task.rows;
   for (int64_t f = 0; f < rows; ++f) {
-    const auto lse_of = [&](int64_t split) { return lses[split * rows + f] * static_cast<A>(kLog2E); };
+    const auto lse_of = [&](int64_t split) { return lses[split * rows + f]; };
     A most = -kInf<A>, total = 0;
     for (int64_t i = 0; i < task.num_splits; ++i) most = lse_of(i) > most ? lse_of(i) : most;
     const A base = most == -kInf<A> ? A{0} : most;
-    for (int64_t i = 0; i < task.num_splits; ++i) total += exp2(lse_of(i) - base);
+    for (int64_t i = 0; i < task.num_splits; ++i) total += exp(lse_of(i) - base);
     const QueryRow row = query_row(p, text, task.kv_head + f / task.rows, task.first_row + f % task.rows);
     T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
     A* merged = outs + f * p.head_dim_v;  // split 0's rows become the result
     for (int64_t i = 0; i < task.num_splits; ++i) {
-      const A weight = exp2(lse_of(i) - base);
+      const A weight = exp(lse_of(i) - base);
       const A* part = outs + (i * rows + f) * p.head_dim_v;
       for (int64_t d = 0; d < p.head_dim_v; ++d)
         merged[d] = i ? merged[d] + weight * part[d] : weight * part[d];
     }
     store_row(merged, total == 0 ? A{0} : 1 / total, p.head_dim_v, to);
-    static_cast<A*>(p.lse)[lse_index(p, text, row)] =
-        total == 0 ? -kInf<A> : (base + log2(total)) * static_cast<A>(kLn2);
+    static_cast<A*>(p.lse)[lse_index(p, text, row)] = total == 0 ? -kInf<A> : base + log(total);
   }
 }
 

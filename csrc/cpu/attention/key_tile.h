@@ -28,28 +28,29 @@ template <typename U>
 struct KeyTile {
   UnitOf<U>* k;        // across
   UnitOf<U>* v;        // along in the forward, across in the backward
+  UnitOf<U>* k_along;  // backward only
   AccOf<U>* penalty;   // (kTile) 0; -inf: hidden by kv_mask; NaN: the key is not finite
   uint8_t* bad_value;  // (kTile) 1: the value is not finite
   int32_t* special;    // whether any of the two is set
 
-  static KeyTile of(Arena* arena, const AttentionParams& p) {
-    KeyTile tile;
+  static KeyTile of(Arena* arena, const AttentionParams& p, bool backward) {
+    KeyTile tile{};
     tile.k = arena->take<UnitOf<U>>(across_units<U>(p.head_dim));
-    const int64_t along = along_units<U>(p.head_dim_v), across = across_units<U>(p.head_dim_v);
-    tile.v = arena->take<UnitOf<U>>(larger_of(along, across));
+    tile.v = arena->take<UnitOf<U>>(backward ? across_units<U>(p.head_dim_v) : along_units<U>(p.head_dim_v));
+    if (backward) tile.k_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim));
     tile.penalty = arena->take<AccOf<U>>(kTile);
     tile.bad_value = arena->take<uint8_t>(kTile);
     tile.special = arena->take<int32_t>(1);
     return tile;
   }
-  static int64_t bytes(const AttentionParams& p) {
+  static int64_t bytes(const AttentionParams& p, bool backward) {
     Arena arena{nullptr};
-    of(&arena, p);
+    of(&arena, p, backward);
     return arena.used;
   }
-  static KeyTile at(const AttentionParams& p, const void* packed) {
-    Arena arena{static_cast<char*>(const_cast<void*>(packed))};
-    return of(&arena, p);
+  static KeyTile at(const AttentionParams& p, bool backward, std::byte* packed) {
+    Arena arena{reinterpret_cast<char*>(packed)};
+    return of(&arena, p, backward);
   }
 };
 
@@ -129,16 +130,18 @@ inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTen
   return special;
 }
 
-// Fetches the rows of a key tile.
+// Fetches the rows of a key tile, of `near_heads` heads from kv_head on.
 template <typename T>
-inline void prefetch_keys(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0) {
+inline void prefetch_keys(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t near_heads,
+                          int64_t n0) {
   const int64_t end = smaller(n0 + kTile, text.bounds.num_keys);
-  for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
-    prefetch_row(row_of<const T>(p.k, text.batch, j, kv_head), p.head_dim);
-  }
-  for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
-    prefetch_row(row_of<const T>(p.v, text.batch, j, kv_head), p.head_dim_v);
-  }
+  const auto fetch = [&](const HeadsTensor& x, int64_t dim) {
+    for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
+      prefetch_row(row_of<const T>(x, text.batch, j, kv_head), near_dim(x, dim, near_heads));
+    }
+  };
+  fetch(p.k, p.head_dim);
+  fetch(p.v, p.head_dim_v);
 }
 
 // staged: kTile rows of the longer head dim.
@@ -153,6 +156,8 @@ void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, 
   const auto value = [&](int n, bool, bool finite) { tile.bad_value[n] = !finite; };
   int32_t special = pack_keys<U, T, true>(p, text, p.k, kv_head, p.head_dim, n0, next, staged, tile.k, key);
   if (backward) {
+    pack_keys<U, T, false>(p, text, p.k, kv_head, p.head_dim, n0, kNoReadAhead, staged, tile.k_along,
+                           [](int, bool, bool) {});
     special |= pack_keys<U, T, true>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
   } else {
     special |= pack_keys<U, T, false>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
@@ -160,13 +165,13 @@ void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, 
   *tile.special = special;
 }
 
-// Tile `index` of a kv head: from `packed`, where all its tiles lie, or if that is null packed now into `own`
+// Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`
 // (backward: for query_grad.h).
 template <typename U, typename T>
 inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
-                           const void* packed, bool backward, ReadAhead next, UnitOf<U>* staged,
+                           const PackedTiles& packed, bool backward, ReadAhead next, UnitOf<U>* staged,
                            const KeyTile<U>& own) {
-  if (packed) return KeyTile<U>::at(p, static_cast<const char*>(packed) + index * KeyTile<U>::bytes(p));
+  if (packed.data) return KeyTile<U>::at(p, backward, packed.at(index));
   pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, next, staged, own);
   return own;
 }

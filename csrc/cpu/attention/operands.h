@@ -274,6 +274,37 @@ template <typename U>
   });
 }
 
+// The same with A transposed: (kTile / kDepth, kTile) units, of which those of rows [first, stop) count, both
+// multiples of kDepth.
+template <typename U>
+[[gnu::noinline]] void multiply_transposed(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int first,
+                                           int stop, AccOf<U>* out, int64_t columns) {
+  const int64_t skip = first / U::kDepth;
+  with_height(rows, [&]<int R>() {
+    multiply<U, R, 1, kTile>(a + skip * kTile, b + skip * kPanel<U>, kAlongPanelUnits<U>,
+                             (stop - first) / U::kDepth, out, columns, 0, columns, true);
+  });
+}
+
+// (rows, kTile) accumulators as units along the rows, (rows / kDepth, kTile); rows is a multiple of kDepth.
+// For elements they are their own units.
+template <typename U>
+inline void store_row_units(const AccOf<U>* in, int rows, UnitOf<U>* out) {
+  if constexpr (U::kDepth == 2) {
+    constexpr int L = kLanes<float>;
+    for (int r = 0; r < rows; r += 2) {
+      for (int c = 0; c < kTile; c += L) {
+        const VecU32 even = round_upper_half(plain_nan<float>(load_bytes<Vec<float>>(in + r * kTile + c)));
+        const VecU32 odd =
+            round_upper_half(plain_nan<float>(load_bytes<Vec<float>>(in + (r + 1) * kTile + c)));
+        store((even >> 16) | (odd & 0xffff0000u), out + r / 2 * kTile + c);
+      }
+    }
+  } else {
+    (void)in, (void)rows, (void)out;
+  }
+}
+
 // (rows, kTile) accumulators as units along the columns [first, stop); for elements they are their own units.
 template <typename U>
 inline void store_units(const AccOf<U>* row, int first, int stop, UnitOf<U>* out) {

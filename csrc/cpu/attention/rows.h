@@ -19,17 +19,14 @@ inline int64_t lse_index(const AttentionParams& p, const Text& text, QueryRow ro
   return (text.batch * p.num_heads + row.head) * p.seqlen_q + text.q_begin + row.query;
 }
 
-// The segment of a key position; without segments one that holds all keys, and begins before none that is
-// valid.
-inline Span segment_of(const AttentionParams& p, const Text& text, int64_t position) {
-  if (!p.segment_spans) return {smaller(0, text.bounds.kv_start), text.bounds.num_keys};
-  if (position < 0 || position >= text.bounds.num_keys) return {0, 0};
-  return p.segment_spans[text.batch * p.seqlen_k + position];
-}
-
 // Keys seen by the query at a position of a text.
 inline VisibleKeys keys_seen(const AttentionParams& p, const Text& text, int64_t position) {
   return visible_keys(p.window, text.bounds, segment_of(p, text, position), position);
+}
+
+// Elements of `heads` heads of a row where they follow one another; else of one.
+inline int64_t near_dim(const HeadsTensor& x, int64_t dim, int64_t heads) {
+  return x.head_stride == dim ? heads * dim : dim;
 }
 
 // Up to kRows queries that go through the products together.
@@ -88,7 +85,8 @@ struct ColumnMask {
   VecInt<A> lanes(int column) const {
     using I = VecInt<A>;
     I index;
-    for (int i = 0; i < kLanes<A>; ++i) index[i] = column + i;
+    for (int i = 0; i < kLanes<A>; ++i) index[i] = i;
+    index += column;
     return ((index >= window_begin) & (index < window_end)) | ((index >= sink_begin) & (index < sink_end));
   }
 };

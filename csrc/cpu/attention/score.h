@@ -1,7 +1,7 @@
 // From a product q.k to a score, and dropout. Included only by files that are compiled once per instruction
 // set.
 //
-// Scores are kept times log2(e), so that exp2 serves. All rows are kTile columns long.
+// All rows are kTile columns long.
 #pragma once
 
 #include "cpu/attention/rows.h"
@@ -15,13 +15,10 @@ struct ScoreRule {
   const A* bias;  // (num_heads, bias_len), or null
   int64_t bias_len, bias_center;
 
-  // backward: rows are keys and columns queries, so that the table is read in reverse.
-  static ScoreRule of(const AttentionParams& p, bool backward) {
-    const double scale = p.softcap ? p.softmax_scale / p.softcap : p.softmax_scale * kLog2E;
-    const void* bias = backward ? p.rel_bias_back : p.rel_bias;
-    const int64_t center = backward ? p.bias_len - 1 - p.bias_center : p.bias_center;
-    return {static_cast<A>(scale), static_cast<A>(p.softcap * kLog2E), static_cast<const A*>(bias),
-            p.bias_len, center};
+  static ScoreRule of(const AttentionParams& p) {
+    const double scale = p.softcap ? p.softmax_scale / p.softcap : p.softmax_scale;
+    return {static_cast<A>(scale), static_cast<A>(p.softcap), static_cast<const A*>(p.rel_bias), p.bias_len,
+            p.bias_center};
   }
 
   // Whether a score is a positive multiple of its product.
@@ -95,19 +92,6 @@ inline void dropout_row(const AttentionParams& p, const Text& text, int64_t head
     philox(static_cast<uint32_t>((n0 + c) >> 2), static_cast<uint32_t>(position), static_cast<uint32_t>(head),
            static_cast<uint32_t>(text.index), p.seed, draws);
     for (int i = 0; i < 4; ++i) keep[c + i] = draws[i] >= p.dropout_threshold ? scale : A{0};
-  }
-}
-
-// keep (kTile) of one key and the queries at positions from `position` on.
-template <typename A>
-inline void dropout_column(const AttentionParams& p, const Text& text, int64_t head, int64_t position,
-                           int64_t key, A* keep) {
-  const A scale = static_cast<A>(p.keep_scale);
-  for (int c = 0; c < kTile; ++c) {
-    uint32_t draws[4];
-    philox(static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(position + c), static_cast<uint32_t>(head),
-           static_cast<uint32_t>(text.index), p.seed, draws);
-    keep[c] = draws[key & 3] >= p.dropout_threshold ? scale : A{0};
   }
 }
 

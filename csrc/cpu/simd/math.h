@@ -1,4 +1,4 @@
-// exp2 and tanh of vectors. Included only by files that are compiled once per instruction set.
+// exp and tanh of vectors. Included only by files that are compiled once per instruction set.
 #pragma once
 
 #include "cpu/simd/vec.h"
@@ -26,12 +26,44 @@ inline Vec<A> splat(A x) {
   return Vec<A>{} + x;
 }
 
-// 2^x, relative error below 2e-7 (minimax polynomial of degree 5 on [-0.5, 0.5]); exactly 0 for x <= -127;
-// NaN stays NaN. For x <= 127.
-inline Vec<float> exp2(Vec<float> x) {
-  x = x < -127.0f ? splat(-127.0f) : x;
-  const Vec<float> shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part in the mantissa's low bits
-  const Vec<float> f = x - (shifted - 12582912.0f);
+// x rounded to its type: no fused multiply-add takes the product that made it.
+template <typename V>
+inline V rounded(V x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#else
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
+// a where a > b, and else b, as where one of them is NaN.
+inline Vec<float> lane_max(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(_mm512_max_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return bit_cast<Vec<float>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+#elif defined(__SSE2__)
+  return bit_cast<Vec<float>>(_mm_max_ps(bit_cast<__m128>(a), bit_cast<__m128>(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Vec<double> lane_max(Vec<double> a, Vec<double> b) {
+  return a > b ? a : b;
+}
+
+// e^x = 2^n 2^f with n + f = x log2(e): the minimax polynomial of degree 5 for 2^f on [-0.5, 0.5]. Relative
+// error below 2e-7 + 2e-8 |x|; exactly 0 for x <= -88.03; NaN stays NaN. For x <= 88.
+inline Vec<float> exp(Vec<float> x) {
+  constexpr float kLeast = static_cast<float>(-127 * kLn2), kTurns = static_cast<float>(kLog2E);
+  x = lane_max(splat(kLeast), x);
+  const Vec<float> shifted = x * kTurns + 12582912.0f;  // 1.5 * 2^23: n in the mantissa's low bits
+  const Vec<float> f = x * kTurns - (shifted - 12582912.0f);
   Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
   p = p * f + 5.5507132760977955e-2f;
   p = p * f + 2.4022119720072979e-1f;
@@ -41,9 +73,9 @@ inline Vec<float> exp2(Vec<float> x) {
   return p * bit_cast<Vec<float>>(exponent);
 }
 
-inline Vec<double> exp2(Vec<double> x) {
+inline Vec<double> exp(Vec<double> x) {
   Vec<double> y;
-  for (int i = 0; i < kLanes<double>; ++i) y[i] = __builtin_exp2(x[i]);
+  for (int i = 0; i < kLanes<double>; ++i) y[i] = __builtin_exp(x[i]);
   return y;
 }
 
@@ -57,7 +89,7 @@ inline Vec<float> tanh(Vec<float> x) {
   p = p * square - 3.33332819422e-1f;
   const Vec<float> near_zero = p * square * x + x;
   const Vec<float> bounded = size > 20.0f ? splat(20.0f) : size;
-  const Vec<float> far = 1.0f - 2.0f / (exp2(bounded * static_cast<float>(2 * kLog2E)) + 1.0f);
+  const Vec<float> far = 1.0f - 2.0f / (exp(2.0f * bounded) + 1.0f);
   return size < 0.625f ? near_zero : (x < 0.0f ? -far : far);
 }
 
@@ -67,23 +99,29 @@ inline Vec<double> tanh(Vec<double> x) {
   return y;
 }
 
-inline float log2(float x) {
-  return __builtin_log2f(x);
+inline float log(float x) {
+  return __builtin_logf(x);
 }
-inline double log2(double x) {
-  return __builtin_log2(x);
+inline double log(double x) {
+  return __builtin_log(x);
 }
-inline float exp2(float x) {
-  return __builtin_exp2f(x);
+inline float exp(float x) {
+  return __builtin_expf(x);
 }
-inline double exp2(double x) {
-  return __builtin_exp2(x);
+inline double exp(double x) {
+  return __builtin_exp(x);
 }
 
 template <typename A>
 inline constexpr A kInf = static_cast<A>(__builtin_inff());
 template <typename A>
 inline constexpr A kNan = static_cast<A>(__builtin_nanf(""));
+
+// A NaN whose bits survive rounding to 16 bits.
+template <typename A>
+inline Vec<A> plain_nan(Vec<A> x) {
+  return x == x ? x : splat(kNan<A>);
+}
 
 // Whether a lane of a comparison's result is set.
 template <typename A>
