@@ -23,13 +23,13 @@ const AttentionBackward kBackward = {
 const AttentionBackward& attention_backward(DType dtype) {
 #if defined(__AVX512BF16__)
   (void)dtype;
-  return kBackward<BFloat16Pair, BFloat16>;
+  return kBackward<BFloat16Unit, BFloat16>;
 #else
   switch (dtype) {
     case DType::kFloat32:
       return kBackward<Float32Unit, float>;
     case DType::kBFloat16:
-      return kBackward<Float32Unit, BFloat16>;
+      return kBackward<BFloat16Unit, BFloat16>;
     case DType::kFloat16:
       return kBackward<Float32Unit, Float16>;
     default:

@@ -29,13 +29,13 @@ const AttentionForward kForward = {
 const AttentionForward& attention_forward(DType dtype) {
 #if defined(__AVX512BF16__)
   (void)dtype;
-  return kForward<BFloat16Pair, BFloat16>;
+  return kForward<BFloat16Unit, BFloat16>;
 #else
   switch (dtype) {
     case DType::kFloat32:
       return kForward<Float32Unit, float>;
     case DType::kBFloat16:
-      return kForward<Float32Unit, BFloat16>;
+      return kForward<BFloat16Unit, BFloat16>;
     case DType::kFloat16:
       return kForward<Float32Unit, Float16>;
     default:

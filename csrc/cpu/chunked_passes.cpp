@@ -34,13 +34,13 @@ const ChunkedPasses kChunked = {
 const ChunkedPasses& chunked_passes(DType dtype) {
 #if defined(__AVX512BF16__)
   (void)dtype;
-  return kChunked<BFloat16Pair, BFloat16>;
+  return kChunked<BFloat16Unit, BFloat16>;
 #else
   switch (dtype) {
     case DType::kFloat32:
       return kChunked<Float32Unit, float>;
     case DType::kBFloat16:
-      return kChunked<Float32Unit, BFloat16>;
+      return kChunked<BFloat16Unit, BFloat16>;
     case DType::kFloat16:
       return kChunked<Float32Unit, Float16>;
     default:

@@ -318,6 +318,13 @@ inline void store_units(const AccOf<U>* row, int first, int stop, UnitOf<U>* out
       store(_mm512_cvtne2ps_pbh(high, low), out + c / 2);
     }
     if (c < stop) store(_mm512_cvtneps_pbh(bit_cast<__m512>(load_bytes<Vec<float>>(row + c))), out + c / 2);
+#else
+    for (int c = first; c < stop; c += 2) {
+      BFloat16 low, high;
+      from_acc(row[c], &low);
+      from_acc(row[c + 1], &high);
+      out[c / 2] = low.bits | static_cast<uint32_t>(high.bits) << 16;
+    }
 #endif
   } else {
     (void)row, (void)first, (void)stop, (void)out;

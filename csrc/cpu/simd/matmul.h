@@ -21,11 +21,18 @@ struct Float64Unit {
   using Unit = double;
   static constexpr int kDepth = 1;
 };
+// Of use where the processor multiplies pairs; elsewhere for tests (LCK_BF16_PAIRS).
 struct BFloat16Pair {
   using Acc = float;
   using Unit = uint32_t;
   static constexpr int kDepth = 2;
 };
+
+#if defined(__AVX512BF16__) || defined(LCK_BF16_PAIRS)
+using BFloat16Unit = BFloat16Pair;
+#else
+using BFloat16Unit = Float32Unit;
+#endif
 
 template <typename U>
 using AccOf = typename U::Acc;
@@ -53,7 +60,10 @@ inline Vec<AccOf<U>> multiply_add(Vec<AccOf<U>> acc, UnitOf<U> a, Vec<UnitOf<U>>
     return bit_cast<Vec<float>>(
         _mm512_dpbf16_ps(bit_cast<__m512>(acc), bit_cast<__m512bh>(pairs), bit_cast<__m512bh>(b)));
 #else
-    static_assert(U::kDepth == 1, "no dot product of bf16 pairs here");
+    const auto product = [&](uint32_t x, Vec<uint32_t> y) {
+      return bit_cast<float>(x) * bit_cast<Vec<float>>(y);
+    };
+    return acc + product(a << 16, b << 16) + product(a & 0xffff0000u, b & 0xffff0000u);
 #endif
   }
 }
