@@ -62,15 +62,15 @@ struct Text {
 };
 
 struct AttentionParams {
-  HeadsTensor q, k, v;        // (batch, seqlen_q, num_heads, head_dim), (.., seqlen_k, num_kv_heads, ..)
-  HeadsTensor out, dout;      // (batch, seqlen_q, num_heads, head_dim_v); out is contiguous
-  HeadsTensor dq, dk, dv;     // like q, k, v, contiguous
-  void* lse;                  // (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), as all below
-  const void* dlse;           // like lse, or null
-  void* delta;                // like lse
-  const void* rel_bias;       // (num_heads, bias_len), or null
-  void* dbias;                // (bias_slots, num_heads, bias_len), or null
-  const void* sink_logits;    // (num_heads), or null
+  HeadsTensor q, k, v;      // (batch, seqlen_q, num_heads, head_dim), (.., seqlen_k, num_kv_heads, ..)
+  HeadsTensor out, dout;    // (batch, seqlen_q, num_heads, head_dim_v); out is contiguous
+  HeadsTensor dq, dk, dv;   // like q, k, v, contiguous
+  void* lse;                // (batch, num_heads, seqlen_q), fp32 (fp64 for fp64), as all below
+  const void* dlse;         // like lse, or null
+  void* delta;              // like lse
+  const void* rel_bias;     // (num_heads, bias_len), or null
+  void* dbias;              // (bias_slots, num_heads, bias_len), or null
+  const void* sink_logits;  // (num_heads), or null
 
   const Text* texts;  // (num_texts)
   int64_t num_texts;
