@@ -56,6 +56,9 @@ void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) 
 constexpr int64_t kFewestStrips = 32;
 constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 8192;
 
+// Strips that one query sees at most, or a few more: what bounds the memory of the parts of dq.
+constexpr int64_t kMostParts = 8;
+
 // Partial gradients of rel_bias that are kept apart, so that strips run in parallel.
 constexpr int64_t kBiasSlots = 32;
 
@@ -85,7 +88,7 @@ int64_t strip_keys(const AttentionParams& p, int64_t num_keys) {
   const int64_t wanted = (kFewestStrips + units - 1) / units;
   int64_t keys = (num_keys + wanted - 1) / wanted;
   if (2 * reach < num_keys) keys = std::clamp(keys, reach, 4 * reach);
-  keys = std::clamp(keys, kLeastStripKeys, kMostStripKeys);
+  keys = std::max(std::clamp(keys, kLeastStripKeys, kMostStripKeys), reach / kMostParts);
   return (keys + kTile - 1) / kTile * kTile;
 }
 
