@@ -16,7 +16,13 @@ from lckernels.plan import Plan, plan_chunks
 
 __version__ = "0.1.0"
 
-_LAZY = {"LongEncoder": "lckernels.models.long_encoder", "explain": "lckernels.models.explain"}
+_LAZY = {
+    "LongEncoder": "lckernels.models.long_encoder",
+    "explain": "lckernels.models.explain",
+    "patch": "lckernels.hf.patch",
+    "patched": "lckernels.hf.patch",
+    "unpatch": "lckernels.hf.patch",
+}
 
 __all__ = [
     "BackendError",
@@ -29,7 +35,10 @@ __all__ = [
     "merge_attention_states",
     "overlap_merge",
     "overlap_split",
+    "patch",
+    "patched",
     "plan_chunks",
+    "unpatch",
     "windowed_attention",
 ]
 

@@ -12,7 +12,7 @@ import lckernels.hf.attention
 import lckernels.hf.dry_run
 from lckernels import LongEncoder
 from lckernels.hf.dry_run import padded_run
-from lckernels.hf.patch import attention_of
+from lckernels.hf.changes import attention_of
 
 COMMON = {**SIZES, **WIDE, "max_position_embeddings": 32, "initializer_range": 0.2}
 T5GEMMA = {**WIDE, "vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
@@ -59,7 +59,7 @@ def make(name):
 SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chinese_clip"]
 
 
-@pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet"])
+@pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet", "t5gemma"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_it_is_what_a_call_does(name, padded, monkeypatch):
     layers, served = [], []
@@ -78,7 +78,7 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
     mask[1, 12:] = 0
     with torch.no_grad(), attention_of(model):
         model(torch.stack([text(20), text(20, 1)]), attention_mask=mask if padded else None)
-    assert (len(run.layers), run.layers.count("")) == (len(layers), len(served))
+    assert (len(run.calls), run.served) == (len(layers), len(served))
     if name in SERVED:
         assert run.reasons() == []
         assert len(served) == 2
@@ -91,11 +91,8 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
             "layoutlm",
             "the model's own: it brings a dense mask of its own, which torch's dense attention runs",
         ),
-        ("clip", "the model's own: it asks for a causal mask, which torch's dense attention runs"),
-        (
-            "modernbert",
-            "lckernels in 2 of 4 layers; torch's dense attention in the others: it asks for a sli",
-        ),
+        ("clip", "lckernels"),
+        ("modernbert", "lckernels"),
         ("siglip", "lckernels"),
         ("xmod", "lckernels"),
     ],
@@ -121,8 +118,16 @@ def test_explain_says_whose_attention(name, said, monkeypatch):
 
 
 def test_options_that_would_be_lost_are_a_reason():
-    model = make("t5gemma")
-    reason = "softcap: got float; attn_implementation='lckernels' does not serve it yet"
+    model = make("bert")
+    own = type(model.encoder.layer[0].attention.self)
+    run = own.forward
+
+    class Indexed(own):
+        def forward(self, *args, **options):
+            return run(self, *args, **options, indices=torch.zeros(1, device="meta"))
+
+    model.encoder.layer[0].attention.self.__class__ = Indexed
+    reason = "indices: got Tensor; attn_implementation='lckernels' does not serve it yet"
     assert padded_run(model).reasons() == [reason]
     with pytest.raises(TypeError, match=f"attention='lckernels' cannot serve it: {reason}"):
         LongEncoder(model, 20, 6, attention="lckernels")
@@ -151,7 +156,7 @@ def test_no_trace():
     before = [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()]
     config, random = model.config.to_dict(), torch.get_rng_state()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert padded_run(model).layers == ("", "")
+    assert (len(padded_run(model).calls), padded_run(model).dense) == (2, ())
     assert not seen
     assert [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()] == before
     assert all(module.training for module in model.modules())
@@ -165,7 +170,7 @@ def test_while_a_call_has_changed_the_model():
     model = make("bert")
     with attention_of(model, piece_tokens=2):
         run = padded_run(model)
-    assert (run.layers, run.error) == (("", ""), "")
+    assert (len(run.calls), run.served, run.error) == (2, 2, "")
 
 
 def test_run_once_a_model(monkeypatch):
@@ -179,5 +184,5 @@ def test_run_once_a_model(monkeypatch):
             encoder(text(70)[None])
     assert len(ran) == 1
     model.encoder.layer = model.encoder.layer[:1]
-    assert padded_run(model).layers == ("",)
+    assert len(padded_run(model).calls) == 1
     assert len(ran) == 2

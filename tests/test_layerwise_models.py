@@ -116,7 +116,7 @@ def with_window():
         ),
         (
             with_window,
-            "got ModernBertModel, and some of its layers see not all of a chunk: it asks for a sli",
+            "got ModernBertModel, and some of its layers see not all of a chunk: bidirectional window",
         ),
         (with_trigrams, "got MobileBertModel, and its embeddings mix neighbouring tokens"),
         (with_convolution, "got BertModel, and its Conv1d mixes neighbouring tokens outside attention"),

@@ -1,20 +1,24 @@
 """The attention function of transformers' AttentionInterface that runs on lckernels."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.utils.output_capturing import _active_collector
 
 from lckernels.functional import chunked_attention, overlap_merge, overlap_split, windowed_attention
-from lckernels.hf.mask import ChunkMask, KeyMask, NotServed, make_mask
-from lckernels.options import ExtraTokens, Layout
+from lckernels.hf.dense import dense_attention, is_causal
+from lckernels.hf.mask import CAUSAL, FULL, ChunkMask, KeyMask, Mask, NotServed, Window
+from lckernels.hf.mask_function import make_mask, say_once
+from lckernels.hf.settings import PLAIN, Kind, LayerSettings, resolve, settings_of
+from lckernels.options import ExtraTokens, Layout, Score
 
 # Without flash, sdpa or a slash in it: transformers reads meaning into such names.
 NAME = "lckernels"
-# What changes the result and torch's attention would leave out.
-_NOT_SERVED = ("softcap", "s_aux", "sinks", "indices", "block_indices", "cu_seq_lens_q", "cu_seq_lens_k")
+# What changes the result and is not served.
+_NOT_SERVED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
 
 
 def register() -> None:
@@ -32,43 +36,122 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     **options: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor, Tensor | None]:
     """Attention of one layer, as transformers calls it.
 
     query (batch, num_heads, seqlen_q, head_dim), key and value (batch, num_kv_heads, seqlen_k, ...), views of
     any strides; the result is (batch, seqlen_q, num_heads, head_dim_v), contiguous.
 
-    A KeyMask runs as windowed_attention, a ChunkMask as chunked_attention; any other mask, and position_bias,
-    as torch's dense attention. Raises NotServed for options that would change the result and are not served.
+    A KeyMask runs as windowed_attention, a ChunkMask as chunked_attention; no mask means causal or full, as
+    `is_causal` says. Any other mask, position_bias and a request for the weights run densely. Raises
+    NotServed for options that would change the result and are not served.
     """
-    check_call(attention_mask, options)
+    check_call(query, key, attention_mask, options)
     if isinstance(attention_mask, ChunkMask):
         return _chunked(query, key, value, attention_mask, dropout, scaling), None
-    if isinstance(attention_mask, KeyMask) and not is_biased(options):
-        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        layout = attention_mask.where
-        return windowed_attention(q, k, v, softmax_scale=scaling, layout=layout, dropout_p=dropout), None
+    settings = settings_of(module)
+    weights = _wants_weights(options)
+    if not weights and not why_dense(attention_mask, options):
+        where = _visible(module, query, key, attention_mask, settings, options)
+        if where is not None:
+            window, layout = where
+            q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+            score = Score(softcap=options.get("softcap") or 0.0, sink_logits=options.get("s_aux"))
+            out = windowed_attention(
+                q, k, v, window_size=window, softmax_scale=scaling, layout=layout, score=score,
+                dropout_p=dropout, backend=settings.backend,
+            )  # fmt: skip
+            return out, None
+    if weights:
+        say_once("output_attentions needs all weights; these calls run as eager attention")
+    elif attention_mask is not None and not isinstance(attention_mask, Mask):
+        say_once("a dense 4-D mask runs as dense attention")
     if isinstance(attention_mask, KeyMask):
         attention_mask = attention_mask.dense()
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-    )
+    return dense_attention(module, query, key, value, attention_mask, dropout, scaling, weights, **options)
 
 
-def check_call(attention_mask: Tensor | None, options: dict[str, Any]) -> None:
-    """Raises NotServed for options that would change the result and are not served, TypeError for a bias
-    where chunks are merged in each layer."""
+def check_call(query: Tensor, key: Tensor, attention_mask: Tensor | None, options: dict[str, Any]) -> None:
+    """Raises NotServed for options that would change the result and are not served, and for a mask of other
+    sizes; TypeError for a bias where chunks are merged in each layer."""
     for name in _NOT_SERVED:
         if options.get(name) is not None:
             got = type(options[name]).__name__
             raise NotServed(f"{name}: got {got}; attn_implementation={NAME!r} does not serve it yet")
-    if isinstance(attention_mask, ChunkMask) and is_biased(options):
+    sinks = options.get("s_aux")
+    if sinks is not None and tuple(sinks.shape) != (query.shape[1],):
+        raise NotServed(f"s_aux: got shape {tuple(sinks.shape)}; expected (num_heads,) = ({query.shape[1]},)")
+    if isinstance(attention_mask, KeyMask):
+        got, sizes = tuple(attention_mask.shape), (query.shape[0], 1, query.shape[2], key.shape[2])
+        if got != sizes:
+            raise NotServed(f"attention_mask: got shape {got}; the layer needs {sizes}")
+    if isinstance(attention_mask, ChunkMask) and options.get("position_bias") is not None:
         raise TypeError("model: it adds a relative position bias; merge='layer' needs absolute positions")
 
 
-def is_biased(options: dict[str, Any]) -> bool:
-    """Whether the model adds something to its scores, which only torch's dense attention does here."""
-    return options.get("position_bias") is not None
+def why_dense(attention_mask: Tensor | None, options: dict[str, Any]) -> str:
+    """Why a call runs as dense attention; empty if lckernels can run it."""
+    if options.get("position_bias") is not None:
+        return "it adds a relative position bias"
+    if attention_mask is not None and not isinstance(attention_mask, Mask):
+        return "it brings a dense mask of its own"
+    return ""
+
+
+def _wants_weights(options: dict[str, Any]) -> bool:
+    if options.get("output_attentions"):
+        return True
+    if torch.compiler.is_compiling():  # transformers' collector cannot be asked then
+        return False
+    asked = _active_collector.get() or {}
+    return any(name.endswith("attentions") for name in asked)
+
+
+def _visible(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: KeyMask | None,
+    settings: LayerSettings,
+    options: dict[str, Any],
+) -> tuple[Window, Layout] | None:
+    """Window and layout of the call; None if only the dense mask knows."""
+    if mask is None:
+        return _without_mask(module, query, key, settings, options)
+    if settings.kind is None and mask.window is not None and settings is not PLAIN:
+        settings.kind = Kind(mask.window, mask.where.chunk)
+    found = resolve(mask, settings)
+    if found is None or mask.where.segment_ids is not None or options.get("cu_seq_lens_q") is None:
+        return found
+    return found[0], _packed(found[1], options)
+
+
+def _without_mask(
+    module: nn.Module, query: Tensor, key: Tensor, settings: LayerSettings, options: dict[str, Any]
+) -> tuple[Window, Layout]:
+    """As transformers reads it: causal layers are aligned at the first key, a single query sees every key."""
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
+    causal = seqlen_q > 1 and is_causal(module, options)
+    layout = Layout(offset=0 if seqlen_q > 1 else seqlen_k - 1)
+    if options.get("cu_seq_lens_q") is not None:
+        layout = _packed(layout, options)
+    kind = Kind(CAUSAL if causal else FULL, cross=seqlen_q > 1 and seqlen_q != seqlen_k)
+    narrow = settings.narrowed(kind)
+    if narrow is not kind and settings.sink_tokens:
+        layout = replace(layout, sink_tokens=settings.sink_tokens)
+    return narrow.window, layout
+
+
+def _packed(layout: Layout, options: dict[str, Any]) -> Layout:
+    """The texts of a batch of one row, by cu_seq_lens_q and cu_seq_lens_k, (num_texts + 1,) int32."""
+    padding = (layout.kv_start, layout.kv_mask)
+    if any(x is not None for x in padding) or layout.offset != 0 or layout.chunk:
+        raise NotServed("cu_seq_lens_q: got a tensor beside padding, a cache or chunks; expected one of them")
+    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    given = [options.get(name) for name in names]
+    lengths = (x if isinstance(x, int) else None for x in given[2:])
+    names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+    return replace(layout, **dict(zip(names, (*given[:2], *lengths), strict=True)))
 
 
 def _chunked(

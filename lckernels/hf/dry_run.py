@@ -2,7 +2,6 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
@@ -11,11 +10,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
-from lckernels.hf.attention import check_call, is_biased
-from lckernels.hf.mask import ChunkMask, KeyMask, NotServed, key_mask, mask_kind
-from lckernels.hf.patch import lock
+from lckernels.hf.attention import check_call, why_dense
+from lckernels.hf.changes import lock
+from lckernels.hf.dense import is_causal
+from lckernels.hf.mask import CAUSAL, FULL, ChunkMask, KeyMask, NotServed
+from lckernels.hf.mask_function import key_mask, mask_kind
+from lckernels.hf.settings import Kind
 
 _NAME = "lckernels_dry_run"
 _HOOKS = (
@@ -26,34 +28,60 @@ _META = torch.device("meta")
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call of attention. layer: the module's name; kind: which keys it sees, None if that is not known.
+
+    dense: why it runs as dense attention; empty where a kernel of lckernels runs it.
+    shapes: of q, k and v as windowed_attention has them, for the tokens of the dry run.
+    """
+
+    layer: str
+    kind: Kind | None
+    dense: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class DryRun:
-    """layers: for each call of attention why torch's dense attention runs it; empty where lckernels does.
+    """calls: of attention, in their order.
 
     error: what stopped the run, empty if nothing did; refused: whether that was lckernels.
     """
 
-    layers: tuple[str, ...]
+    calls: tuple[Call, ...]
     error: str = ""
     refused: bool = False
 
     @property
     def dense(self) -> tuple[str, ...]:
         """The reasons of the layers that lckernels does not run, each once."""
-        return tuple(dict.fromkeys(filter(None, self.layers)))
+        return tuple(dict.fromkeys(call.dense for call in self.calls if call.dense))
+
+    @property
+    def narrow(self) -> tuple[str, ...]:
+        """The kinds of the layers in which a token does not see all the others, each once."""
+        kinds = (call.kind for call in self.calls if call.kind is not None)
+        return tuple(dict.fromkeys(str(kind) for kind in kinds if kind.window != FULL or kind.chunk))
+
+    @property
+    def served(self) -> int:
+        """How many calls lckernels runs."""
+        return sum(not call.dense for call in self.calls)
 
     def reasons(self) -> list[str]:
         """Why lckernels' attention would run in no layer; empty where it runs in some, or nobody knows."""
         if self.refused:
             return [self.error]
-        if not self.layers and not self.error:
+        if not self.calls and not self.error:
             return ["no attention of it goes through transformers' attention interface"]
-        served = not self.layers or "" in self.layers
+        served = not self.calls or self.served
         return [] if served else [f"{self.dense[0]}, which torch's dense attention runs"]
 
 
 @dataclass
 class _Record:
-    layers: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)  # of the skeleton's modules, by id
     kinds: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
 
 
@@ -91,24 +119,48 @@ def _run(model: nn.Module, seqlen: int) -> DryRun:
     # Whatever stops the model is the answer here: it says why the model cannot be run so.
     try:
         with torch.no_grad(), _META:
-            _skeleton(model)(**_inputs(seqlen), output_hidden_states=False, return_dict=True)
+            skeleton = _skeleton(model)
+            record.names = {id(module): name for name, module in skeleton.named_modules()}
+            skeleton(**_inputs(skeleton, seqlen), output_hidden_states=False, return_dict=True)
     except NotServed as refusal:
-        return DryRun(tuple(record.layers), str(refusal).removeprefix("model: "), refused=True)
+        return DryRun(tuple(record.calls), str(refusal).removeprefix("model: "), refused=True)
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        return DryRun(tuple(record.layers), f"{type(error).__name__}: {said}")
+        return DryRun(tuple(record.calls), f"{type(error).__name__}: {said}")
     finally:
         _record.reset(token)
-    return DryRun(tuple(record.layers))
+    return DryRun(tuple(record.calls))
 
 
-def _inputs(seqlen: int) -> dict[str, Tensor]:
-    if not seqlen:
-        ids = torch.zeros(2, 4, dtype=torch.long, device=_META)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    ids = torch.zeros(1, seqlen, dtype=torch.long, device=_META)
-    mask = ChunkMask.of_shape(1, 1, seqlen, seqlen, device=_META)
-    return {"input_ids": ids, "position_ids": torch.zeros_like(ids), "attention_mask": mask}
+def _inputs(model: nn.Module, seqlen: int) -> dict[str, Tensor]:
+    if seqlen:
+        ids = torch.zeros(1, seqlen, dtype=torch.long, device=_META)
+        mask = ChunkMask.of_shape(1, 1, seqlen, seqlen, device=_META)
+        return {"input_ids": ids, "position_ids": torch.zeros_like(ids), "attention_mask": mask}
+    main = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
+    config, name = getattr(main, "config", None), getattr(main, "main_input_name", "input_ids")
+    inputs = {name: _main_input(name, config)}
+    if name == "input_ids":
+        inputs["attention_mask"] = torch.ones_like(inputs[name])
+    if getattr(config, "is_encoder_decoder", False):
+        # Another length than the encoder's tells cross attention.
+        inputs["decoder_input_ids"] = torch.zeros(2, 3, dtype=torch.long, device=_META)
+    return inputs
+
+
+def _main_input(name: str, config: Any) -> Tensor:
+    """Two texts of four tokens, or two pictures, spectrograms or sounds of the smallest size that fits."""
+    if name == "pixel_values":
+        size = getattr(config, "image_size", 32)
+        size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        return torch.zeros(2, getattr(config, "num_channels", 3), *size, device=_META)
+    if name == "input_features":
+        frames = 2 * getattr(config, "max_source_positions", 50)
+        return torch.zeros(2, getattr(config, "num_mel_bins", 80), frames, device=_META)
+    if name == "input_values":
+        channels = (getattr(config, "audio_channels", None),)
+        return torch.zeros(2, *(n for n in channels if n is not None), 6400, device=_META)
+    return torch.zeros(2, 4, dtype=torch.long, device=_META)
 
 
 def _skeleton(model: nn.Module) -> nn.Module:
@@ -143,39 +195,34 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """The shape of what attention gives; how it would be run goes on record."""
     record = _record.get()
-    check_call(attention_mask, options)
-    record.layers.append(_why_dense(attention_mask, options, record))
+    check_call(query, key, attention_mask, options)
+    dense = why_dense(attention_mask, options)
+    if attention_mask is not None and id(attention_mask) in record.kinds:
+        dense = f"it asks for {record.kinds[id(attention_mask)][0]}"
+    shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
+    kind = None if dense else _kind(module, attention_mask, shapes, options)
+    record.calls.append(Call(record.names.get(id(module), ""), kind, dense, shapes))
     batch, num_heads, seqlen, _ = query.shape
     return query.new_empty(batch, seqlen, num_heads, value.shape[3]), None
 
 
-def _why_dense(mask: Tensor | None, options: dict[str, Any], record: _Record) -> str:
-    if is_biased(options):
-        return "it adds a relative position bias"
-    if isinstance(mask, KeyMask | ChunkMask):
-        return ""
-    if mask is None:
-        return "it brings no mask"
-    kind, _ = record.kinds.get(id(mask), (None, None))
-    return "it brings a dense mask of its own" if kind is None else f"it asks for {kind}"
+def _kind(
+    module: nn.Module, mask: Tensor | None, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any]
+) -> Kind | None:
+    if isinstance(mask, KeyMask):
+        window, chunk = mask.window, mask.where.chunk
+    elif mask is None:
+        window, chunk = CAUSAL if is_causal(module, options) else FULL, 0
+    else:
+        return None
+    return Kind(window, chunk, cross=window == FULL and shapes[0][1] != shapes[1][1])
 
 
-def _make_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
-    mask_function: Callable | None = None,
-    attention_mask: Tensor | None = None,
-    use_vmap: bool = False,
-    device: torch.device | str = "cpu",
-    **options: Any,
-) -> Tensor:
-    mask = key_mask(
-        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, use_vmap, device
-    )
+def _make_mask(*args: Any, **options: Any) -> Tensor:
+    """A KeyMask, or a dense one whose kind goes on record."""
+    mask = key_mask(*args, **options)
     if mask is None:
-        mask = torch.ones(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
-        _record.get().kinds[id(mask)] = (mask_kind(mask_function, options), mask)
+        sizes = (options["batch_size"], 1, options["q_length"], options["kv_length"])
+        mask = torch.ones(sizes, dtype=torch.bool, device=options.get("device", "cpu"))
+        _record.get().kinds[id(mask)] = (mask_kind(options.get("mask_function"), options), mask)
     return mask

@@ -1,17 +1,16 @@
 """What takes the place of an N x N mask in transformers: a few numbers that say which keys a query sees."""
 
-import warnings
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from lckernels.options import ExtraTokens, Layout
 from lckernels.plan import Plan
+from lckernels.reference import key_positions, visible_keys
 
 _PROPERTIES = (
     "shape", "ndim", "device", "dtype", "layout", "requires_grad", "grad", "is_leaf", "is_nested",
@@ -23,7 +22,13 @@ _ASKED = {
     Tensor.requires_grad.__set__,  # a reentrant checkpoint sets what is there
 }
 _WAY = "transformers' attention interface"
-_UNCHANGED = {Tensor.to, Tensor.contiguous, Tensor.clone, Tensor.detach}
+_UNCHANGED = {Tensor.contiguous, Tensor.clone, Tensor.detach}
+# What builds a mask from masks; there a mask is the dense one.
+_BUILDS = {torch.cat, torch.concat, F.pad, Tensor.expand, Tensor.repeat, Tensor.repeat_interleave}
+_PER_BATCH = ("offset", "kv_start", "kv_end", "kv_mask", "segment_ids", "chunk_origin")
+Window = tuple[int, int]
+FULL: Window = (-1, -1)
+CAUSAL: Window = (-1, 0)
 
 
 class NotServed(ValueError):
@@ -46,6 +51,17 @@ class Mask(Tensor):
             f"model: its attention does not go through {_WAY}, so a {type(self).__name__} is nothing to it"
         )
 
+    def part(self, index: Any) -> Tensor:
+        """`mask[index]`; the dense mask's where it is no mask of this kind."""
+        return self.dense()[index]
+
+    def on(self, device: torch.device) -> "Mask":
+        """The mask on another device."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Mask":
+        return self
+
     @classmethod
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -53,10 +69,12 @@ class Mask(Tensor):
         kwargs = kwargs or {}
         if func in _UNCHANGED and isinstance(args[0], Mask):
             return args[0]
-        if func is F.scaled_dot_product_attention:
-            args = tuple(x.dense() if isinstance(x, Mask) else x for x in args)
-            kwargs = {name: x.dense() if isinstance(x, Mask) else x for name, x in kwargs.items()}
-            return func(*args, **kwargs)
+        if func is Tensor.to and isinstance(args[0], Mask):
+            return args[0].on(_device(args[0], *args[1:], *kwargs.values()))
+        if func is Tensor.__getitem__ and isinstance(args[0], Mask):
+            return args[0].part(args[1])
+        if func is F.scaled_dot_product_attention or func in _BUILDS:
+            return func(*_dense(args), **{name: _dense(x) for name, x in kwargs.items()})
         if func not in _ASKED:
             name = getattr(func, "__name__", func)
             raise NotServed(f"model: it computes with its attention mask itself ({name}), outside {_WAY}")
@@ -67,20 +85,87 @@ class Mask(Tensor):
         return f"{type(self).__name__}{tuple(self.shape)}"
 
 
-class KeyMask(Mask):
-    """Every query sees the valid keys of its row; `where` has kv_start and kv_end, kv_mask, or none."""
+def _device(mask: Mask, *given: Any) -> torch.device:
+    """The device that the arguments of `Tensor.to` name."""
+    for x in given:
+        if isinstance(x, torch.device | str):
+            return torch.device(x)
+        if isinstance(x, Tensor):
+            return x.device
+    return mask.device
 
-    where: Layout
+
+def _dense(x: Any) -> Any:
+    if isinstance(x, Mask):
+        return x.dense()
+    return type(x)(_dense(y) for y in x) if type(x) in (list, tuple) else x
+
+
+class KeyMask(Mask):
+    """A query sees the keys of its window, and of these what `where` leaves; `where.offset` is always given.
+
+    window: as in windowed_attention. None stands for a mask that torch.compile traces and that only its
+        layer knows, from a patch; then `dense_mask` is what it says, and `local_size` and `causal` what is
+        known of it.
+    """
+
+    window: Window | None = FULL
+    where: Layout = Layout(offset=0)
+    dense_mask: Tensor | None = None
+    local_size: int | None = None
+    causal: bool = False
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, ...], device: torch.device, window: Window | None, where: Layout
+    ) -> "KeyMask":
+        mask = cls.of_shape(*shape, device=device)
+        mask.window, mask.where = window, where
+        return mask
 
     def dense(self) -> Tensor:
+        if self.window is None:
+            return self.dense_mask
         batch, _, seqlen_q, seqlen_k = self.shape
-        j = torch.arange(seqlen_k, device=self.device)
-        seen = torch.ones(batch, seqlen_k, dtype=torch.bool, device=self.device)
-        if self.where.kv_mask is not None:
-            seen = self.where.kv_mask
-        elif self.where.kv_start is not None:
-            seen = (j >= self.where.kv_start[:, None]) & (j < self.where.kv_end[:, None])
-        return seen[:, None, None, :].expand(batch, 1, seqlen_q, seqlen_k)
+        p = key_positions(batch, seqlen_q, seqlen_k, self.where, self.device)
+        return visible_keys(p, seqlen_k, self.window, self.where)[:, None]
+
+    def part(self, index: Any) -> Tensor:
+        """A slice of the queries and a cut of the last keys stay what they are."""
+        slices = _slices(index)
+        if slices is None or self.window is None:
+            return self.dense()[index]
+        batch, _, seqlen_q, seqlen_k = self.shape
+        rows = [s.indices(size) for s, size in zip(slices, self.shape, strict=True)]
+        (_, whole, _), (first, last, _), (begin, end, _) = rows[0], rows[2], rows[3]
+        cut = end < seqlen_k and self.where.segment_ids is not None
+        if rows[0] != (0, batch, 1) or rows[1] != (0, 1, 1) or begin or cut:
+            return self.dense()[index]
+        where = replace(self.where, offset=self.where.offset + first)
+        if where.kv_mask is not None:
+            where = replace(where, kv_mask=where.kv_mask[:, :end])
+        shape = (whole, 1, max(last - first, 0), end)
+        return KeyMask.of(shape, self.device, self.window, where)
+
+    def on(self, device: torch.device) -> "KeyMask":
+        if device == self.device:
+            return self
+        moved = {name: getattr(self.where, name) for name in _PER_BATCH}
+        moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
+        mask = KeyMask.of(tuple(self.shape), device, self.window, replace(self.where, **moved))
+        mask.dense_mask = None if self.dense_mask is None else self.dense_mask.to(device)
+        mask.local_size, mask.causal = self.local_size, self.causal
+        return mask
+
+
+def _slices(index: Any) -> list[slice] | None:
+    """One slice of step 1 for each of the four dimensions, or None if the index is of another kind."""
+    given = list(index) if isinstance(index, tuple) else [index]
+    if any(x is Ellipsis for x in given):
+        at = next(i for i, x in enumerate(given) if x is Ellipsis)
+        given[at : at + 1] = [slice(None)] * (5 - len(given))
+    plain = len(given) <= 4 and all(isinstance(x, slice) and x.step in (None, 1) for x in given)
+    return given + [slice(None)] * (4 - len(given)) if plain else None
 
 
 class ChunkMask(Mask):
@@ -124,70 +209,3 @@ def padding_layout(valid: Tensor | None) -> Layout:
     kv_end = torch.where(some, seqlen_k - number.flip(1).argmax(1), 0)
     whole = read and bool((kv_end - kv_start == number.sum(1)).all())
     return Layout(kv_start=kv_start, kv_end=kv_end, kv_mask=None if whole else valid)
-
-
-def key_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor,
-    kv_offset: int,
-    mask_function: Callable | None,
-    attention_mask: Tensor | None,
-    use_vmap: bool,
-    device: torch.device | str,
-) -> KeyMask | None:
-    """The mask of padding alone, None where the model asks for another; arguments as of `make_mask`."""
-    fits = attention_mask is None or tuple(attention_mask.shape) == (batch_size, kv_length)
-    offsets = isinstance(q_offset, int) and (q_offset, kv_offset) == (0, 0)
-    if mask_function is not bidirectional_mask_function or use_vmap or not fits or not offsets:
-        return None
-    mask = KeyMask.of_shape(batch_size, 1, q_length, kv_length, device=torch.device(device))
-    mask.where = padding_layout(attention_mask)
-    return mask
-
-
-def make_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
-    mask_function: Callable | None = None,
-    attention_mask: Tensor | None = None,
-    use_vmap: bool = False,
-    device: torch.device | str = "cpu",
-    **options: Any,
-) -> Tensor | None:
-    """transformers' mask function: a KeyMask for padding alone, for all else the dense mask of sdpa.
-
-    Arguments as transformers' AttentionMaskInterface gives them; attention_mask (batch, kv_length) bool.
-    """
-    mask = key_mask(
-        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, use_vmap, device
-    )
-    if mask is not None:
-        return mask
-    _say_dense(mask_kind(mask_function, options))
-    given = {} if mask_function is None else {"mask_function": mask_function}
-    return sdpa_mask(
-        batch_size, q_length, kv_length, q_offset, kv_offset, attention_mask=attention_mask,
-        use_vmap=use_vmap, device=device, **given, **options,
-    )  # fmt: skip
-
-
-def mask_kind(mask_function: Callable | None, options: dict[str, Any]) -> str:
-    """What a model asked transformers' mask function for, in words."""
-    if options.get("local_size") is not None:
-        return "a sliding window"
-    if mask_function is causal_mask_function:
-        return "a causal mask"
-    return getattr(mask_function, "__qualname__", str(mask_function))
-
-
-@cache
-def _say_dense(kind: str) -> None:
-    warnings.warn(
-        f"attn_implementation='lckernels' knows no mask but padding; {kind} runs as torch's dense attention",
-        stacklevel=3,
-    )

@@ -1,118 +1,177 @@
-"""A model runs with lckernels' attention while a `with` lasts, and is itself again after it."""
+"""A transformers model on lckernels' attention: patch, unpatch, and what was done to each layer."""
 
-import copy
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 
-from lckernels.hf.attention import NAME, register
+from lckernels.checks import bad
+from lckernels.dispatch import BACKENDS, Problem, choose
+from lckernels.hf.changes import Settings, is_patched, patch_modules, unpatch_modules
+from lckernels.hf.dry_run import Call, DryRun, padded_run
+from lckernels.hf.mask import Window
+from lckernels.hf.report import EXACT, Report, Row
+from lckernels.hf.settings import LayerSettings
 
-_CHECKPOINT = "_gradient_checkpointing_func"
-_FEED_FORWARD = ("feed_forward_chunk", "ff_chunk")
-_ABSENT = object()
-# Changed modules: how many calls need the change, and what their own attributes were.
-_changed: WeakKeyDictionary[nn.Module, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
-lock = threading.RLock()  # held while modules are changed or copied
+_UNSEEN = "its code does not go through transformers' attention interface"
 
 
-def reasons(model: nn.Module) -> list[str]:
-    """Why `attention_of(model)` would not be what the model computes; empty when it is."""
-    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    if not models:
-        return ["it is no model of transformers"]
-    found = []
-    for name in sorted({type(m).__name__ for m in models if not m._can_set_attn_implementation()}):
-        found.append(f"the attention of {name} does not go through transformers' attention interface")
-    if any(isinstance(getattr(m, "relative_attention_bias", None), nn.Module) for m in model.modules()):
-        found.append("it adds a relative position bias, which makes a dense mask of every mask")
-    if any(getattr(module.config, "output_attentions", False) for module in models):
-        found.append("its config asks for output_attentions, which only its own eager attention gives")
-    return found
+def patch(
+    model: nn.Module,
+    window: int | Window | None = None,
+    sink_tokens: int | None = None,
+    positions: str = "absolute",
+    backend: str | None = None,
+) -> Report:
+    """Every attention layer of this model that goes through transformers' interface runs on lckernels.
+
+    Only this instance changes: it gets a config object of its own. Nothing of lckernels is saved with it. A
+    mask that lckernels does not know runs as a dense mask, with the same results.
+
+    Args:
+        model: a transformers model, or a module that holds one (PEFT, DDP).
+        window: None leaves which keys a token sees as it is: results are those of eager attention. A window
+            turns full attention into windowed attention, which is an approximation: an int W is W keys with
+            the token itself in causal layers, W // 2 to each side in others; a tuple is (left, right) in
+            keys, inclusive, -1 without bound (in causal layers right is 0). Layers with a window of their own
+            and cross attention stay as they are.
+        sink_tokens: with a window, so many first tokens of a text stay visible; default 0.
+        positions: "absolute".
+        backend: name of a backend; None takes the first that can.
+
+    Returns:
+        The report: each attention layer, what it runs on, and whether that is exact.
+
+    Raises:
+        TypeError: a model on which this would change nothing, naming why. ValueError: a model that is patched,
+        a bad argument, or a config that asks for output_attentions, which only eager attention gives.
+        BackendError: no backend can.
+    """
+    _check(model, window, sink_tokens, positions, backend)
+    run = padded_run(model)
+    report, settings = plan_patch(model, run, LayerSettings(window, sink_tokens or 0, backend))
+    patch_modules(model, settings)
+    return report
+
+
+def unpatch(model: nn.Module) -> None:
+    """The model is what it was before `patch`. Raises ValueError if it is not patched."""
+    if not is_patched(model):
+        raise bad(
+            "model", f"{type(model).__name__}, not patched", "expected one after lckernels.patch(model)"
+        )
+    unpatch_modules(model)
 
 
 @contextmanager
-def attention_of(model: nn.Module, piece_tokens: int | None = None) -> Iterator[None]:
-    """Every attention layer of `model` that goes through transformers' interface runs on lckernels.
-
-    The model's modules get configs of their own for as long, so no model that shares one is touched. A layer
-    that gradient checkpointing runs again in the backward runs as it did here. Threads may share a model.
-
-    piece_tokens: a feed-forward over more tokens runs in pieces, where the model has a method for one.
-    """
-    register()
-    changed: list[nn.Module] = []
-    copies: dict[int, Any] = {}
+def patched(model: nn.Module, **options: Any) -> Iterator[Report]:
+    """`with patched(model):` is `patch(model, **options)` for as long; gives the report."""
+    report = patch(model, **options)
     try:
-        with lock:
-            changed.extend(module for module in model.modules() if _change(module, copies, piece_tokens))
-        yield
+        yield report
     finally:
-        with lock:
-            for module in changed:
-                _restore(module)
+        unpatch(model)
 
 
-def _change(module: nn.Module, copies: dict[int, Any], piece_tokens: int | None) -> bool:
-    """Whether the module has anything to change; it is changed by the first call that needs it."""
-    count, kept = _changed.get(module, (0, {}))
-    if count == 0:
-        new = _replacements(module, copies, piece_tokens)
-        kept = {name: module.__dict__.get(name, _ABSENT) for name in new}
-        for name, value in new.items():
-            setattr(module, name, value)
-    if kept:
-        _changed[module] = (count + 1, kept)
-    return bool(kept)
+def plan_patch(model: nn.Module, run: DryRun, wanted: LayerSettings) -> tuple[Report, Settings]:
+    """The report of a patch and the settings of its layers. Raises TypeError where it would do nothing."""
+    modules = dict(model.named_modules())
+    settings: Settings = {}
+    rows = []
+    first: dict[str, Call] = {}
+    for call in run.calls:
+        first.setdefault(call.layer, call)
+    for name, call in first.items():
+        own = LayerSettings(wanted.window, wanted.sink_tokens, wanted.backend, call.kind)
+        settings[modules[name]] = own
+        rows.append(_row(model, call, own))
+    unseen = [name for name in _attention_modules(model) if not _seen(name, first)]
+    if run.error:
+        for name in unseen:
+            settings[modules[name]] = LayerSettings(wanted.window, wanted.sink_tokens, wanted.backend)
+            rows.append(Row(name, "not known", None, "", "known at its first call"))
+    else:
+        rows += [Row(name, "not known", None, "", f"left: {_UNSEEN}") for name in unseen]
+    report = Report(type(model).__name__, tuple(rows), "" if run.refused else run.error)
+    why = _nothing_to_do(model, run, report, wanted.window)
+    if why:
+        raise TypeError(f"model: got {type(model).__name__}; a patch would do nothing: {why}")
+    return report, settings
 
 
-def _replacements(module: nn.Module, copies: dict[int, Any], piece_tokens: int | None) -> dict[str, Any]:
-    new, own = {}, module.__dict__
-    if isinstance(own.get("config"), PreTrainedConfig):
-        new["config"] = copy.deepcopy(own["config"], copies)
-        new["config"]._attn_implementation = NAME
-    if _CHECKPOINT in own:
-        new[_CHECKPOINT] = partial(_checkpoint, module, own[_CHECKPOINT])
-    for name in _FEED_FORWARD if piece_tokens else ():
-        if callable(getattr(type(module), name, None)):
-            new[name] = _in_pieces(getattr(module, name), piece_tokens)
-    return new
+def _check(
+    model: nn.Module,
+    window: int | Window | None,
+    sink_tokens: int | None,
+    positions: str,
+    backend: str | None,
+) -> None:
+    if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
+        raise TypeError(f"model: got {type(model).__name__}; expected a model of transformers")
+    if is_patched(model):
+        raise bad("model", f"{type(model).__name__}, patched already", "lckernels.unpatch(model) comes first")
+    if positions != "absolute":
+        raise bad("positions", repr(positions), "allowed is 'absolute'; 'cache' is not served yet")
+    if backend is not None and backend not in BACKENDS:
+        raise bad("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
+    check_window(window, sink_tokens)
+    configs = (getattr(module, "config", None) for module in model.modules())
+    if any(getattr(config, "output_attentions", False) for config in configs):
+        raise bad("model", "a config with output_attentions=True", "only eager attention gives the weights")
 
 
-def _restore(module: nn.Module) -> None:
-    count, kept = _changed.pop(module)
-    if count > 1:
-        _changed[module] = (count - 1, kept)
+def check_window(window: int | Window | None, sink_tokens: int | None) -> None:
+    """Raises ValueError for a window or sink tokens that `patch` does not take."""
+    sides = (window,) if isinstance(window, int) else window
+    if sides is not None:
+        lowest = 1 if isinstance(window, int) else -1
+        whole = isinstance(sides, tuple) and all(type(side) is int and side >= lowest for side in sides)
+        if not whole or len(sides) != (1 if isinstance(window, int) else 2):
+            raise bad("window", repr(window), "expected an int >= 1, (left, right) with sides >= -1, or None")
+    if sink_tokens is None:
         return
-    for name, value in kept.items():
-        if value is _ABSENT:
-            delattr(module, name)
-        else:
-            setattr(module, name, value)
+    if type(sink_tokens) is not int or sink_tokens < 0:
+        raise bad("sink_tokens", repr(sink_tokens), "expected an int >= 0")
+    if sink_tokens and window is None:
+        raise bad("sink_tokens", sink_tokens, "they stay visible beside a window; window is None")
 
 
-def _in_pieces(feed_forward: Callable[..., Tensor], piece_tokens: int) -> Callable[..., Tensor]:
-    """One piece after the other, so that what is wide stays in the cache."""
+def _row(model: nn.Module, call: Call, settings: LayerSettings) -> Row:
+    if call.dense:
+        return Row(call.layer, "dense", None, "", f"left to torch's dense attention: {call.dense}")
+    kind = settings.narrowed(call.kind)
+    verdict = EXACT
+    if kind != call.kind:
+        sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
+        verdict = f"approximate: {call.kind} attention with a window{sinks}"
+    parameter = next(model.parameters())
+    chosen = choose(
+        Problem("windowed_attention", parameter.device.type, parameter.dtype, call.shapes), settings.backend
+    )
+    return Row(call.layer, str(kind), kind.window, chosen.__name__.rpartition(".")[2], verdict)
 
-    @wraps(feed_forward)  # transformers counts its parameters
-    def pieces(x: Tensor, *more: Tensor) -> Tensor:
-        if more or x.shape[1] <= piece_tokens:
-            return feed_forward(x, *more)
-        return torch.cat([feed_forward(piece) for piece in x.split(piece_tokens, dim=1)], dim=1)
 
-    return pieces
+def _attention_modules(model: nn.Module) -> list[str]:
+    """Names of modules that are attention by the name of their class, the innermost of each."""
+    names = [name for name, module in model.named_modules() if "Attention" in type(module).__name__]
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 
-def _checkpoint(layer: nn.Module, checkpoint: Callable, function: Callable, *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(partial(_run_within, layer, function), *args, **kwargs)
+def _seen(name: str, calls: dict[str, Call]) -> bool:
+    """Whether a call came from the module, from one in it, or from one that holds it."""
+    return any(f"{a}.".startswith(f"{b}.") for call in calls for a, b in ((name, call), (call, name)))
 
 
-def _run_within(layer: nn.Module, function: Callable, *args: Any) -> Any:
-    with attention_of(layer):
-        return function(*args)
+def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
+    """Why no layer would run on lckernels; empty if some do, or nobody knows."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if run.refused:
+        return run.error
+    if report.taken:
+        changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
+        return "" if changed else "it has no full attention that a window could narrow"
+    if run.error and not run.calls and any(m._can_set_attn_implementation() for m in models):
+        return "" if not run.error.startswith("KeyError") else run.error
+    return run.reasons()[0] if run.reasons() else run.error or _UNSEEN

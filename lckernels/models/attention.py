@@ -61,17 +61,17 @@ def whose_attention(model: nn.Module, attention: str, seqlen: int) -> str:
     from lckernels.hf.dry_run import padded_run
 
     run = padded_run(model)
-    if not run.layers:
+    if not run.calls:
         return f"lckernels, if the model brings no mask but padding, which is not known ({run.error})"
     if not run.dense:
         return "lckernels"
-    served = f"lckernels in {run.layers.count('')} of {len(run.layers)} layers"
+    served = f"lckernels in {run.served} of {len(run.calls)} layers"
     return f"{served}; torch's dense attention in the others: {', '.join(run.dense)}"
 
 
 def on_lckernels(model: nn.Module, piece_tokens: int | None = None) -> AbstractContextManager[None]:
     """While it lasts, the model's attention is lckernels'; feed-forward runs in pieces of so many tokens."""
-    from lckernels.hf.patch import attention_of
+    from lckernels.hf.changes import attention_of
 
     return attention_of(model, piece_tokens)
 
@@ -89,7 +89,7 @@ def cannot_be_replaced(model: nn.Module) -> list[str]:
 def _no_interface(model: nn.Module) -> list[str]:
     if "transformers" not in sys.modules:
         return ["it is no model of transformers"]
-    from lckernels.hf.patch import reasons
+    from lckernels.hf.changes import reasons
 
     return reasons(model)
 

@@ -47,11 +47,13 @@ def _not_one_row(model: nn.Module) -> list[str]:
     from lckernels.hf.dry_run import padded_run, whole_run
 
     padded, whole = padded_run(model), whole_run(model, position_table(model).num_embeddings + 1)
-    if padded.dense:
-        return [f"some of its layers see not all of a chunk: {padded.dense[0]}"]
+    narrow = padded.dense or padded.narrow
+    if narrow:
+        return [f"some of its layers see not all of a chunk: {narrow[0]}"]
     if whole.error and (whole.refused or not padded.error):
         return [whole.error if whole.refused else f"it cannot read a text as one row ({whole.error})"]
-    return [f"{whole.dense[0]} for a text in one row"] if whole.dense else []
+    unmasked = "it brings no mask" if any(call.kind is not None for call in whole.calls) else ""
+    return [f"{reason} for a text in one row" for reason in (*whole.dense, unmasked) if reason][:1]
 
 
 @dataclass(frozen=True, eq=False)

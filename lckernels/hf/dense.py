@@ -1,0 +1,55 @@
+"""Attention with an N x N mask, bias or weights: what no kernel of lckernels does."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+
+def dense_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    weights: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Arguments and results as of `attention`; mask (batch, 1 or heads, seqlen_q, seqlen_k), bool or added.
+
+    torch's scaled_dot_product_attention where it can; for softcap, sinks and `weights` (then the second
+    result, (batch, num_heads, seqlen_q, seqlen_k)) plain arithmetic, softmax in fp32.
+    """
+    softcap, sinks = options.pop("softcap", None), options.pop("s_aux", None)
+    if not softcap and sinks is None and not weights:
+        options.pop("output_attentions", None)
+        return sdpa_attention_forward(module, query, key, value, mask, dropout, scaling, **options)
+    group = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (key, value))
+    scores = (query @ key.mT) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if options.get("position_bias") is not None:
+        scores = scores + options["position_bias"]
+    if mask is None and query.shape[2] > 1 and is_causal(module, options):
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        column = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    probs = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    probs = probs if sinks is None else probs[..., :-1]
+    probs = nn.functional.dropout(probs, dropout, training=dropout > 0)
+    return (probs @ value).transpose(1, 2).contiguous(), probs if weights else None
+
+
+def is_causal(module: nn.Module, options: dict[str, Any]) -> bool:
+    """Whether a call without a mask means a causal one."""
+    given = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)

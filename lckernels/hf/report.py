@@ -1,0 +1,83 @@
+"""What a patch did to each attention layer of a model, as rows and as a printed table."""
+
+import re
+from dataclasses import dataclass
+
+EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attention layer.
+
+    layer: name of the module. kind: which keys it sees, in words. window: (left, right) keys of the window it
+    runs with, None if there is none to say. backend: what runs it, empty if it was left. verdict: "exact",
+    "approximate: ..." or why it was left to the model's own or to torch's dense attention.
+    """
+
+    layer: str
+    kind: str
+    window: tuple[int, int] | None
+    backend: str
+    verdict: str
+
+    @property
+    def taken(self) -> bool:
+        return bool(self.backend)
+
+
+@dataclass(frozen=True)
+class Report:
+    """rows: each attention layer in the order of the model's calls, then those that no call reached.
+
+    unknown: what kept a dry run from seeing all layers, empty if nothing did. `str()` gives the table; layers
+    that differ in their numbers alone share a line there.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    unknown: str = ""
+
+    @property
+    def taken(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.taken)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every layer that was taken gives what it gave before."""
+        return all(row.verdict == EXACT for row in self.taken)
+
+    def __str__(self) -> str:
+        lines = [("layer", "kind", "window", "backend", "result")]
+        for (pattern, kind, window, backend, verdict), numbers in _shared(self.rows).items():
+            name = pattern.replace("*", _ranges(numbers), 1) if numbers else pattern
+            lines.append((name, kind, "" if window is None else str(window), backend or "-", verdict))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ("  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip() for line in lines)
+        head = f"{self.model}: {len(self.taken)} of {len(self.rows)} attention layers on lckernels"
+        if self.unknown:
+            head += f" (not all could be seen before the first call: {self.unknown})"
+        return "\n".join([head, *table])
+
+
+def _shared(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:
+    """What rows have in common, their first number as *, and these numbers."""
+    found: dict[tuple, list[int]] = {}
+    for row in rows:
+        pattern, count = re.subn(r"(?<=\.)\d+(?=\.)", "*", row.layer, count=1)
+        numbers = found.setdefault((pattern, row.kind, row.window, row.backend, row.verdict), [])
+        if count:
+            numbers.append(int(re.search(r"(?<=\.)\d+(?=\.)", row.layer)[0]))
+    return found
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2,5"; one number stays one."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    return text if len(numbers) == 1 else f"[{text}]"
