@@ -16,7 +16,7 @@ from lckernels.perplexity.tokens import tokenize
 from lckernels.search.encoder import DTYPES
 from lckernels.search.errors import InputError
 from lckernels.search.load import load
-from lckernels.search.options import Dtype, FileArgument, QuietOption, ThreadsOption
+from lckernels.search.options import Dtype, FileArgument, ThreadsOption
 from lckernels.search.plot import check_target
 from lckernels.search.report import out
 from lckernels.search.start import need, set_threads, talk
@@ -86,7 +86,7 @@ def perplexity(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
     threads: ThreadsOption = None,
-    quiet: QuietOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")] = False,
 ) -> None:
     """Print how well a decoder predicts FILE, read in overlapping contexts on lckernels' attention.
 
