@@ -15,7 +15,7 @@ QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
 FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)
 ATTENTION = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
 ATTENTION_TABLE = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=8.0)
-MODELS = Effort(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=20.0)
+MODELS = Effort(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
 MODELS_TABLE = Effort(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
 
 
