@@ -8,12 +8,15 @@ import pytest
 from bench.attention_cases import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
 from bench.cases import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.contest import Effort
+from bench.model_cases import MODELS_FULL, MODELS_QUICK
 from bench.rows import RESULTS
 
 QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
 FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)
 ATTENTION = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
 ATTENTION_TABLE = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=8.0)
+MODELS = Effort(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
+MODELS_TABLE = Effort(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,6 +41,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "chunked_case" in metafunc.fixturenames:
         cases = CHUNKED_FULL if full else CHUNKED_QUICK
         metafunc.parametrize("chunked_case", cases, ids=[case.label for case in cases])
+    if "model_case" in metafunc.fixturenames:
+        cases = MODELS_FULL if full else MODELS_QUICK
+        metafunc.parametrize("model_case", cases, ids=[case.label for case in cases])
 
 
 @pytest.fixture
@@ -48,6 +54,11 @@ def effort(pytestconfig: pytest.Config) -> Effort:
 @pytest.fixture
 def attention_effort(pytestconfig: pytest.Config) -> Effort:
     return ATTENTION_TABLE if pytestconfig.getoption("full") else ATTENTION
+
+
+@pytest.fixture
+def model_effort(pytestconfig: pytest.Config) -> Effort:
+    return MODELS_TABLE if pytestconfig.getoption("full") else MODELS
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """LongEncoder: an encoder with a position limit reads texts of any length, chunk by chunk."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ from lckernels.models.limits import check_encoder, first_position, fit_cutting
 from lckernels.models.outputs import Outputs
 from lckernels.models.states import ChunkStates
 from lckernels.plan import Plan
+from lckernels.progress import token_bar
 
 RULES = ("sled", "max_context", "sentence")
 MERGES = ("final", "layer")
@@ -258,15 +259,8 @@ class LongEncoder(nn.Module):
     def _weights(self, plan: Plan) -> str | Tensor:
         return self.weights(plan) if callable(self.weights) else self.weights
 
-    @contextmanager
-    def _progress(self, num_tokens: int) -> Iterator[Callable[[int], object]]:
-        """Gives what counts tokens that were read."""
-        if not self.progress:
-            yield lambda _: None
-            return
-        tqdm = import_extra("tqdm.auto", "hf").tqdm
-        with tqdm(total=num_tokens, unit="tok", unit_scale=True, desc="LongEncoder") as bar:
-            yield bar.update
+    def _progress(self, num_tokens: int) -> AbstractContextManager[Callable[[int], object]]:
+        return token_bar(num_tokens, "LongEncoder", self.progress)
 
     def extra_repr(self) -> str:
         cutting = self.cutting

@@ -1,17 +1,15 @@
-"""The commands search, encode and info."""
+"""The commands search, encode and info; the app that has them and perplexity."""
 
-import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from lckernels import dispatch
-from lckernels.extras import import_extra
+from lckernels.perplexity.command import perplexity
 from lckernels.search import plot as picture
 from lckernels.search import report
 from lckernels.search.encoder import DEFAULT_MODEL, TextEncoder
@@ -35,6 +33,7 @@ from lckernels.search.options import (
     WeightsOption,
 )
 from lckernels.search.passages import passage_vectors, split_passages
+from lckernels.search.start import need, set_threads, talk
 from lckernels.search.states import check_target, save_states
 from lckernels.search.text import printable, read_text
 
@@ -42,8 +41,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Reads a text of any length with an encoder that was built for short ones, and searches in it.",
+    help="Reads a text of any length: searches in it with an encoder that was built for short ones, or tells "
+    "how well a decoder predicts it.",
 )
+_EXTRAS = dict.fromkeys(("safetensors", "sentencex", "transformers"), "hf")
 
 
 def _reports_bad_input(command: Callable[..., None]) -> Callable[..., None]:
@@ -105,7 +106,7 @@ def search(
 
     A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
     """
-    _need(hf=True, matplotlib=not no_plot)
+    need(_EXTRAS if no_plot else {**_EXTRAS, "matplotlib": "cli"})
     _check_question(question)
     text = read_text(file)
     kept = states or (_beside(file) if keep else None)
@@ -116,7 +117,7 @@ def search(
         picture.check_target(target)
     encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
     language = language or text.language()
-    found, reused = obtain_states(text, encoder, language, kept, *_talk(quiet))
+    found, reused = obtain_states(text, encoder, language, kept, *talk(quiet))
     passages = split_passages(text.content, found.offsets, language, passage_tokens)
     scores = passage_vectors(found.states, passages) @ encoder.embed(question)
     best = scores.topk(min(top, len(passages))).indices
@@ -155,15 +156,18 @@ def encode(
 
     The file appears whole or not at all. `search --states PATH` uses it.
     """
-    _need(hf=True)
+    need(_EXTRAS)
     text = read_text(file)
     check_target(output)
     encoder = _encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
-    states = encode_text(text, encoder, language or text.language(), *_talk(quiet))
+    states = encode_text(text, encoder, language or text.language(), *talk(quiet))
     save_states(output, states)
     if not quiet:
         report.print_figures(states, reused=False)
         report.out.print(printable(f"states: {output}, {output.stat().st_size / 2**20:,.1f} MiB"))
+
+
+app.command()(_reports_bad_input(perplexity))
 
 
 @app.command()
@@ -196,14 +200,6 @@ def _beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.safetensors")
 
 
-def _need(hf: bool = False, matplotlib: bool = False) -> None:
-    """Raises ImportError naming the extra before any work when a module is missing."""
-    for module in ("safetensors", "sentencex", "transformers") if hf else ():
-        import_extra(module, "hf")
-    if matplotlib:
-        import_extra("matplotlib", "cli")
-
-
 def _encoder(
     model: str,
     threads: int | None,
@@ -214,11 +210,7 @@ def _encoder(
     merge: Merge,
     dtype: Dtype,
 ) -> TextEncoder:
-    if threads is not None:
-        most = max(os.cpu_count() or 1, torch.get_num_threads())
-        if threads > most:
-            raise InputError(f"--threads is {threads}; this machine takes up to {most}")
-        torch.set_num_threads(threads)
+    set_threads(threads)
     return TextEncoder(
         model,
         dtype=dtype.value,
@@ -228,10 +220,3 @@ def _encoder(
         boundaries=boundaries.value,
         merge=merge.value,
     )
-
-
-def _talk(quiet: bool) -> tuple[bool, Callable[[str], None]]:
-    """Whether there is a progress bar, on a terminal only, and what takes remarks."""
-    if quiet:
-        return False, lambda _: None
-    return sys.stderr.isatty(), report.say

@@ -1,7 +1,9 @@
 """A model and its tokenizer from a folder or the Hugging Face hub, complete or refused."""
 
+import io
 import re
 from collections.abc import Set
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,33 @@ from lckernels.search.errors import InputError
 _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
-def load(name: str, dtype: torch.dtype) -> tuple[Any, torch.nn.Module, Set[str]]:
+def load(
+    name: str, dtype: torch.dtype, auto: str = "AutoModel", gguf_file: str | None = None
+) -> tuple[Any, torch.nn.Module, Set[str]]:
     """Tokenizer, model, and the names of its parameters that no file gave and are random: of a pooler only.
+
+    auto: the class of transformers that chooses the model's. gguf_file: the file in the folder or repository
+    that holds model and tokenizer; its weights are made `dtype`.
 
     Raises InputError when it cannot be loaded, or misses other parameters.
     """
     transformers = import_extra("transformers", "hf")
     path = _folder(name)
     source = str(path) if path else name
+    if path and gguf_file and not (path / gguf_file).is_file():
+        raise InputError(f"the model folder {name} has no file {gguf_file}")
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()
     import_extra("huggingface_hub", "hf").logging.set_verbosity_error()
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    # Reading a GGUF file shows a bar that no setting of transformers turns off.
+    silence = redirect_stderr(io.StringIO()) if gguf_file else nullcontext()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model, loaded = transformers.AutoModel.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with silence:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            model, loaded = getattr(transformers, auto).from_pretrained(
+                source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except Exception as error:
         # A damaged folder makes the libraries raise whatever they run into.
         what = "model folder" if path else "model (no folder, so a name on the Hugging Face hub)"

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from rich.cells import cell_len, set_cell_size
@@ -37,7 +38,7 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
     Raises InputError when the file cannot be written.
     """
     figures = import_extra("matplotlib.figure", "cli")
-    with import_extra("matplotlib", "cli").rc_context(_fonts()):
+    with import_extra("matplotlib", "cli").rc_context(fonts()):
         lines = len(best)
         figure = figures.Figure(figsize=(11, 5 + 0.24 * lines), dpi=150, layout="constrained")
         axes, legend = figure.subplots(2, 1, height_ratios=[4.6, 0.24 * lines + 0.1])
@@ -52,13 +53,18 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
             y = 1 - (rank + 0.5) / lines
             legend.text(0.0, y, where, va="center", family="monospace", fontsize=9, color=_MARK)
             legend.text(0.27, y, _excerpt(text.content[start:end]), va="center", fontsize=9, parse_math=False)
-        with warnings.catch_warnings():
-            # Characters that no font here has are drawn as boxes.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            try:
-                figure.savefig(path)
-            except OSError as error:
-                raise InputError(f"the picture {path} cannot be written: {reason(error)}") from None
+        save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure of matplotlib. Raises InputError when the file cannot be written."""
+    with warnings.catch_warnings():
+        # Characters that no font here has are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        try:
+            figure.savefig(path)
+        except OSError as error:
+            raise InputError(f"the picture {path} cannot be written: {reason(error)}") from None
 
 
 def _draw_scores(axes: object, text: Text, chars: Tensor, scores: Tensor, best: Tensor) -> None:
@@ -114,7 +120,7 @@ def _excerpt(passage: str, cells: int = 100) -> str:
     return line if cell_len(line) <= cells else set_cell_size(line, cells - 1).rstrip() + "…"
 
 
-def _fonts() -> dict[str, list[str]]:
+def fonts() -> dict[str, list[str]]:
     """Settings of matplotlib: a font for Chinese behind the usual one where this machine has it."""
     manager = import_extra("matplotlib.font_manager", "cli")
     installed = {font.name for font in manager.fontManager.ttflist}

@@ -1,0 +1,127 @@
+"""One whole model, all ways to run it: checked first, then timed in turns."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import ceilings, models
+from bench.attention_peers import Unsupported
+from bench.cases import dtype_name
+from bench.check import Checked, Tensors, check, truth_dtype
+from bench.contest import OWN, Effort, Subject, chosen_backend, make_rows, time_with_peers
+from bench.entrants import Entrant, TooSlow
+from bench.memory import with_extra_bytes
+from bench.model_cases import ModelCase, flops, head_sizes
+from bench.model_peers import BUILDERS, ModelPeer, refuse_if_dense
+from bench.rows import Row
+
+
+class ModelExam:
+    """The truth is the model in higher precision on plain attention; honest is that in the model's dtype."""
+
+    def __init__(self, model: nn.Module, ids: torch.Tensor, dtype: torch.dtype) -> None:
+        self.model, self.ids, self.dtype = model, ids, truth_dtype(dtype)
+        self.want: dict[str, Tensors] = {}
+        self.honest: dict[str, Tensors] = {}
+
+    def check(self, name: str, attention: str, results: Tensors) -> Checked:
+        """Raises AssertionError for a wrong result; `attention` is the one that it claims to compute."""
+        if attention not in self.want:
+            plain = models.with_attention(self.model, attention)
+            self.honest[attention] = models.run(plain, self.ids)
+            self.want[attention] = models.run(models.in_dtype(plain, self.dtype), self.ids)
+        return check(name, results, self.want[attention], self.honest[attention])
+
+
+def enter(name: str, peer: ModelPeer, ids: torch.Tensor, exam: ModelExam, limit: float) -> Entrant:
+    """Checks the peer, then takes the memory and the seconds of a warm call.
+
+    Raises AssertionError for a wrong result, TooSlow above `limit` seconds.
+    """
+    checked = exam.check(name, peer.attention, models.run(peer.model, ids))
+    begin = time.perf_counter()
+    _, extra_bytes = with_extra_bytes(lambda: models.run(peer.model, ids))
+    seconds = time.perf_counter() - begin
+    if seconds > limit:
+        raise TooSlow(f"more than {limit:g} s a pass")
+    return Entrant(lambda: models.run(peer.model, ids), checked, seconds, extra_bytes, peer.note)
+
+
+def admit(
+    model: nn.Module, case: ModelCase, ids: torch.Tensor, limit: float, stack: ExitStack
+) -> tuple[dict[str, Entrant], dict[str, str], list[str]]:
+    """Who takes part, why the others do not, and the peers whose result was wrong; ours must be right."""
+    exam, entrants = ModelExam(model, ids, case.dtype), {}
+    left_out: dict[str, str] = {}
+    wrong: list[str] = []
+    for name, build in BUILDERS.items():
+        if name == OWN:
+            entrants[name] = enter(name, build(model, case, stack), ids, exam, float("inf"))
+            continue
+        try:
+            refuse_if_dense(name, model, case, limit)
+            entrants[name] = enter(name, build(model, case, stack), ids, exam, limit)
+        except AssertionError as error:
+            wrong.append(str(error))
+        except Unsupported as reason:
+            left_out[name] = str(reason)
+        except Exception as error:  # a peer that breaks must not cost the others their rows
+            left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return entrants, left_out, wrong
+
+
+def subject_of(case: ModelCase, model: nn.Module) -> Subject:
+    """What the rows of one model have in common; `default` is what transformers chooses for it."""
+    heads, kv_heads, head_dim = head_sizes(model.config)
+    q, k = (torch.empty(1, case.seqlen, n, head_dim, dtype=case.dtype) for n in (heads, kv_heads))
+    return Subject(
+        suite="models",
+        op=case.family,
+        direction="forward",
+        shape={
+            "seqlen": case.seqlen,
+            "layers": case.layers,
+            "window": model.config.sliding_window,
+            "weights": "SmolLM2-135M" if case.real else "random",
+            "default": model.config._attn_implementation,
+        },
+        dtype=dtype_name(case.dtype),
+        work=flops(model, case.seqlen),
+        unit="GFLOP/s",
+        backend=chosen_backend("windowed_attention", q, k, k, score_bytes=4 * heads * case.seqlen**2),
+    )
+
+
+def contest(
+    benchmark: Any, case: ModelCase, effort: Effort, tell: Callable[[str], None] = print
+) -> tuple[list[Row], list[str]]:
+    """The rows of one model, and the peers whose result was wrong; who takes no part is told with the reason.
+
+    Raises AssertionError if our own result was wrong, ModuleNotFoundError where SmolLM2 is missing.
+    """
+    model = models.build(case)
+    ids = models.make_ids(model, case.seqlen)
+    with ExitStack() as stack:
+        entrants, left_out, wrong = admit(model, case, ids, effort.call_seconds, stack)
+        for name, reason in left_out.items():
+            tell(f"  {name} is left out: {reason}")
+        calls = {name: entrant.call for name, entrant in entrants.items()}
+        timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, primed=True)
+    vector = ceilings.flop_probes(case.dtype)
+    every = vector | (ceilings.amx_probe() if case.dtype == torch.bfloat16 else {})
+    rows = make_rows(
+        subject_of(case, model),
+        timings,
+        {name: entrant.check for name, entrant in entrants.items()},
+        every,
+        tuple(every),
+        alike=tuple(vector),
+        extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
+        notes={name: entrant.note for name, entrant in entrants.items()},
+        left_out=left_out,
+    )
+    return rows, wrong

@@ -1,0 +1,75 @@
+"""The ways to run a whole model: our patch, what transformers has, and the floor without attention."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from torch import nn
+
+from bench import models
+from bench.attention_peers import Unsupported
+from bench.contest import OWN
+from bench.entrants import TooSlow
+from bench.model_cases import ModelCase, head_sizes
+
+FLOOR = "floor"
+MEMORY_LIMIT = 8 * 2**30  # bytes of masks or scores above which a peer does not run
+_DENSE_RATE = 1.5e11  # FLOP/s that a peer which computes every pair is trusted with before it is tried
+
+
+@dataclass(frozen=True)
+class ModelPeer:
+    """One way to run the model; `attention` is the implementation whose result is the truth for it."""
+
+    model: nn.Module
+    attention: str = models.BLOCKS
+    note: str = ""
+
+
+# Builds a peer that shares the model's weights; what it enters ends with the contest.
+Build = Callable[[nn.Module, ModelCase, ExitStack], ModelPeer]
+
+
+def own(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
+    """lckernels.patched."""
+    from lckernels import patched
+
+    twin = models.with_attention(model, model.config._attn_implementation)
+    stack.enter_context(patched(twin))
+    return ModelPeer(twin)
+
+
+def eager(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
+    return ModelPeer(models.with_attention(model, "eager"))
+
+
+def sdpa(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
+    return ModelPeer(models.with_attention(model, "sdpa"))
+
+
+def flex(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
+    return ModelPeer(models.with_attention(model, "flex_attention"))
+
+
+def floor(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
+    note = "has no attention: another result, what every other way takes beside its attention"
+    return ModelPeer(models.with_attention(model, models.NONE), models.NONE, note)
+
+
+PEERS: dict[str, Build] = {"eager": eager, "sdpa": sdpa, "flex": flex, FLOOR: floor}
+BUILDERS: dict[str, Build] = {OWN: own, **PEERS}
+
+
+def refuse_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) -> None:
+    """Raises Unsupported for too many bytes of masks or scores, TooSlow for surely over `limit` seconds."""
+    if name not in ("eager", "sdpa"):
+        return
+    heads, _, head_dim = head_sizes(model.config)
+    pairs, size = case.seqlen**2, case.dtype.itemsize
+    # The scores, their softmax in fp32, and that in the model's dtype; or a bool mask and a float one.
+    needed = heads * pairs * (2 * size + 4) if name == "eager" else pairs * (1 + size)
+    if needed > MEMORY_LIMIT:
+        what = "scores" if name == "eager" else "masks"
+        raise Unsupported(f"{what} of more than {MEMORY_LIMIT / 2**30:.0f} GiB")
+    if 4 * heads * head_dim * pairs * case.layers / _DENSE_RATE > limit:
+        raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")

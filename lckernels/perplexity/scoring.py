@@ -1,0 +1,187 @@
+"""Perplexity of a long text under a causal language model, on lckernels' attention."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lckernels.perplexity.head import check_model, hidden_states, logits, rows_at_a_time
+from lckernels.perplexity.results import Comparison, Scored
+from lckernels.perplexity.windows import Window, windows
+from lckernels.progress import token_bar
+
+DEFAULT_CONTEXT = 8192  # where the model has more positions
+Way = Callable[[], AbstractContextManager[object]]  # within it the model runs in one way
+
+
+def score(
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    window: int | None = None,
+    sink_tokens: int | None = None,
+    given: int = 1,
+    progress: bool = False,
+) -> Scored:
+    """Scores each token once, by the tokens before it in a window of `context` tokens, `stride` apart.
+
+    Args:
+        model: a causal language model of transformers, as AutoModelForCausalLM loads it; runs on its
+            device and must be in evaluation mode.
+        input_ids: (num_tokens,) or (1, num_tokens) int64, special tokens at the start included.
+        context: tokens read at a time. Default: all positions of the model, at most 8,192.
+        stride: from one window to the next; the last `stride` tokens of a window are scored. Default: half.
+        window, sink_tokens: as in `lckernels.patched`: None is the model's own attention, exactly.
+        given: tokens at the start that are not scored; at least the first is not.
+        progress: show a progress bar (tqdm) with tokens per second.
+
+    Logits exist for at most 64 MiB of them at a time. Raises TypeError for a model that is no causal language
+    model, ValueError for sizes that do not fit, and what `lckernels.patched` raises.
+    """
+    check_sizes(context, stride, window, sink_tokens)
+    ways = {"patched": _on_lckernels(model, window, sink_tokens)}
+    return _score(model, input_ids, ways, context, stride, given, progress).result("patched")
+
+
+def compare(
+    model: nn.Module,
+    input_ids: Tensor,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    window: int | None = None,
+    sink_tokens: int | None = None,
+    given: int = 1,
+    progress: bool = False,
+) -> Comparison:
+    """As `score`, stock and patched in turns, window by window, with every logit compared.
+
+    With `window` the two compute different things unless the model has no attention wider than that.
+    """
+    check_sizes(context, stride, window, sink_tokens)
+    ways = {"stock": nullcontext, "patched": _on_lckernels(model, window, sink_tokens)}
+    tally = _score(model, input_ids, ways, context, stride, given, progress)
+    return Comparison(tally.result("stock"), tally.result("patched"), tally.difference, tally.largest)
+
+
+def check_sizes(context: int | None, stride: int | None, window: int | None, sink_tokens: int | None) -> None:
+    """Raises ValueError for sizes that fit no model; None is a default."""
+    if context is not None and context < 2:
+        raise ValueError(f"context: got {context}; expected at least 2, a token and one before it")
+    if stride is not None and (stride < 1 or stride > (context or stride)):
+        raise ValueError(f"stride: got {stride}; expected 1 <= stride <= context = {context}")
+    if window is not None and window < 1:
+        raise ValueError(f"window: got {window}; expected at least 1, the token itself")
+    if sink_tokens is not None and sink_tokens < 0:
+        raise ValueError(f"sink_tokens: got {sink_tokens}; expected at least 0")
+    if sink_tokens and window is None:
+        raise ValueError(f"sink_tokens: got {sink_tokens} and no window; expected both or neither")
+
+
+def fit(model: nn.Module, num_tokens: int, context: int | None, stride: int | None) -> tuple[int, int]:
+    """context and stride with their defaults. Raises ValueError for sizes that do not fit the model."""
+    if num_tokens < 2:
+        raise ValueError(f"input_ids: got {num_tokens} tokens; expected at least 2, one to score another by")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        context = min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if positions is not None and context > positions:
+        raise ValueError(f"context: got {context}; {type(model).__name__} has {positions} positions")
+    stride = context // 2 if stride is None else stride
+    check_sizes(context, stride, None, None)
+    return context, stride
+
+
+def _on_lckernels(model: nn.Module, window: int | None, sink_tokens: int | None) -> Way:
+    """The only place that knows how a model comes onto lckernels' attention."""
+    from lckernels import patched
+
+    return lambda: patched(model, window=window, sink_tokens=sink_tokens)
+
+
+def _score(
+    model: nn.Module,
+    input_ids: Tensor,
+    ways: Mapping[str, Way],
+    context: int | None,
+    stride: int | None,
+    given: int,
+    progress: bool,
+) -> "_Tally":
+    """The text read in every way, window by window."""
+    ids = input_ids.reshape(1, -1).to(model.device)
+    context, stride = fit(model, ids.shape[1], context, stride)
+    check_model(model)
+    tally = _Tally(ids.shape[1], ways, ids.device)
+    with torch.inference_mode(), token_bar(ids.shape[1], "perplexity", progress) as advance:
+        for window in windows(ids.shape[1], context, stride, given):
+            part, hidden = ids[:, window.begin : window.end], {}
+            for name, way in ways.items():
+                with way(), tally.clock(name):
+                    hidden[name] = hidden_states(model, part)
+            for rows in _pieces(model, window):
+                made = {}
+                for name in ways:
+                    with tally.clock(name):
+                        made[name], nll = _log_likelihoods(model, hidden[name], part, rows)
+                        tally.keep(name, window.begin, rows, nll)
+                tally.compare(*made.values())
+            advance(window.end - window.first)
+    return tally
+
+
+class _Tally:
+    """Log-likelihoods and seconds of each way, and how far the logits of the others are from the first's."""
+
+    def __init__(self, num_tokens: int, names: Iterable[str], device: torch.device) -> None:
+        self.device = device
+        self.nll = {name: torch.zeros(num_tokens) for name in names}
+        self.seconds = dict.fromkeys(self.nll, 0.0)
+        self.scored = torch.zeros(num_tokens, dtype=torch.bool)
+        self.difference = self.largest = 0.0
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        self.seconds[name] += time.perf_counter() - begin
+
+    def keep(self, name: str, begin: int, rows: range, nll: Tensor) -> None:
+        kept = slice(begin + rows.start, begin + rows.stop)
+        self.nll[name][kept] = nll.cpu()
+        self.scored[kept] = True
+
+    def compare(self, first: Tensor, *others: Tensor) -> None:
+        for other in others:
+            self.difference = _larger(self.difference, float((other - first).abs().max()))
+            self.largest = _larger(self.largest, float(first.abs().max()))
+
+    def result(self, name: str) -> Scored:
+        return Scored(self.nll[name], self.scored, self.seconds[name])
+
+
+def _larger(a: float, b: float) -> float:
+    """The larger one; NaN if one of them is."""
+    return b if b > a or math.isnan(b) else a
+
+
+def _pieces(model: nn.Module, window: Window) -> list[range]:
+    """The scored tokens of a window, counted within it, a piece at a time."""
+    step, size = rows_at_a_time(model), window.end - window.begin
+    starts = range(window.first - window.begin, size, step)
+    return [range(start, min(start + step, size)) for start in starts]
+
+
+def _log_likelihoods(model: nn.Module, hidden: object, part: Tensor, rows: range) -> tuple[Tensor, Tensor]:
+    """The fp32 logits before the tokens `rows` of the window `part`, (1, seqlen), and the tokens' nll."""
+    before = torch.arange(rows.start - 1, rows.stop - 1, device=part.device)
+    made = logits(model, hidden, part, before).float()
+    return made, F.cross_entropy(made, part[0, rows.start : rows.stop], reduction="none")
