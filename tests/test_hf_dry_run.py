@@ -11,8 +11,8 @@ from test_long_encoder import FAMILIES, SIZES, WIDE, text, tiny
 import lckernels.hf.attention
 import lckernels.hf.dry_run
 from lckernels import LongEncoder
-from lckernels.hf.dry_run import padded_run
 from lckernels.hf.changes import attention_of
+from lckernels.hf.dry_run import padded_run
 
 COMMON = {**SIZES, **WIDE, "max_position_embeddings": 32, "initializer_range": 0.2}
 T5GEMMA = {**WIDE, "vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}

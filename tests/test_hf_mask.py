@@ -34,7 +34,7 @@ FUNCTIONS = {
     "moonshine": lambda: moonshine.sliding_window_mask_function((4, 2)),
     "moonshine, none ahead": lambda: moonshine.sliding_window_mask_function((4, 0)),
 }
-# (q_length, kv_length, q_offset, kv_offset): no cache, decoding, prefill by chunks, sliding cache, static cache.
+# (q_length, kv_length, q_offset, kv_offset): no cache, decoding, prefill by chunks, sliding and static cache.
 CALLS = [
     (11, 11, 0, 0),
     (1, 11, 10, 0),

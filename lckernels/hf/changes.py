@@ -72,7 +72,7 @@ def attention_of(
 
 
 def patch_modules(model: nn.Module, settings: Settings) -> None:
-    """As attention_of, but until `unpatch_modules`; what it undoes lies on the modules and is copied with them."""
+    """As attention_of, but until `unpatch_modules`; what it undoes is kept on the modules and copied too."""
     register()
     with lock:
         copies: dict[int, Any] = {}

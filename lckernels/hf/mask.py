@@ -135,7 +135,7 @@ class KeyMask(Mask):
         slices = _slices(index)
         if slices is None or self.window is None:
             return self.dense()[index]
-        batch, _, seqlen_q, seqlen_k = self.shape
+        batch, _, _, seqlen_k = self.shape
         rows = [s.indices(size) for s, size in zip(slices, self.shape, strict=True)]
         (_, whole, _), (first, last, _), (begin, end, _) = rows[0], rows[2], rows[3]
         cut = end < seqlen_k and self.where.segment_ids is not None

@@ -45,7 +45,7 @@ def patch(
         The report: each attention layer, what it runs on, and whether that is exact.
 
     Raises:
-        TypeError: a model on which this would change nothing, naming why. ValueError: a model that is patched,
+        TypeError: a model on which this would change nothing, naming why. ValueError: a patched model,
         a bad argument, or a config that asks for output_attentions, which only eager attention gives.
         BackendError: no backend can.
     """
