@@ -29,16 +29,18 @@ def plot_perplexity(path: Path, reading: Reading) -> None:
             dashes = "--" if way == "patched" and reading.comparison else "-"
             positions, within = scored.by_position(BUCKETS)
             axes.step(positions, within, color=light, linewidth=1.0, where="mid", linestyle=dashes)
-            label = f"{_NAMES[way]}: {scored.perplexity:,.2f} (light: within each hundredth of the text)"
+            label = f"{_NAMES[way]}: {scored.perplexity:,.2f}"
             axes.plot(*_so_far(scored), color=dark, linewidth=1.6, linestyle=dashes, label=label)
         axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:,.6g}")
         axes.set_xlim(0, len(reading.patched.nll))
         axes.set_xlabel("position in the text (tokens)")
-        axes.set_ylabel("perplexity of all tokens so far")
+        axes.set_ylabel("perplexity so far (light: within a hundredth)")
         axes.grid(axis="y", which="both", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+        axes.legend(loc="best", fontsize=9, framealpha=0.9)
         title = printable(f"{reading.text.path.name}: {reading.attention}, context {reading.context:,}")
         axes.set_title(title, loc="left", fontsize=13, fontweight="bold", parse_math=False)
         save_figure(figure, path)

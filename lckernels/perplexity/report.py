@@ -45,7 +45,7 @@ def lines(reading: Reading) -> list[str]:
     cut = f"context {reading.context:,}, stride {reading.stride:,}"
     total, scored = len(reading.patched.nll), reading.patched.num_scored
     found = [f"{total:,} tokens, {scored:,} scored ({cut}), {reading.attention}, {reading.dtype}"]
-    names = {"stock": "stock    ", "patched": "lckernels "} if reading.comparison else {"patched": ""}
+    names = {"stock": "stock     ", "patched": "lckernels "} if reading.comparison else {"patched": ""}
     for way, result in reading.ways.items():
         bits = result.bits_per_byte(reading.tokens.num_bytes)
         found.append(f"{names[way]}perplexity {result.perplexity:,.4f}, {bits:.4f} bits per byte")
