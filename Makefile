@@ -27,6 +27,7 @@ test-isas: $(BUILT)
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
 
 test-all: test sanitize aarch64
+	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 

@@ -9,6 +9,9 @@ def pytest_addoption(parser):
     random.addoption("--random-seed", type=int, default=0, help="the seed all problems are drawn from")
     random.addoption("--random-problems", type=int, default=2000, help="how many problems to draw")
     random.addoption("--random-problem", type=int, help="index of the only problem to run")
+    parity = parser.getgroup("transformers' models (test_hf_parity.py)")
+    parity.addoption("--hf-all", action="store_true", help="every architecture, not a part of them")
+    parity.addoption("--hf-table", metavar="PATH", help="write the table of what came out")
 
 
 @pytest.fixture(autouse=True)

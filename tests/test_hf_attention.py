@@ -184,7 +184,7 @@ def test_no_mask_is_made(padding):
     assert isinstance(made, KeyMask)
     assert tuple(made.shape) == (3, 1, 30, 30)
     assert made.untyped_storage().nbytes() == 1
-    where = made.where
+    where = made.visible
     given = {name for name in ("kv_start", "kv_end", "kv_mask") if getattr(where, name) is not None}
     bounds = {"kv_start", "kv_end"}
     assert given == {"none": set(), "right": bounds, "left": bounds, "middle": {*bounds, "kv_mask"}}[padding]

@@ -51,7 +51,7 @@ def attention(
         return _chunked(query, key, value, attention_mask, dropout, scaling), None
     settings = settings_of(module)
     weights = _wants_weights(options)
-    if not weights and not why_dense(attention_mask, options):
+    if not weights and not why_dense(query, key, attention_mask, options):
         where = _visible(module, query, key, attention_mask, settings, options)
         if where is not None:
             window, layout = where
@@ -67,7 +67,7 @@ def attention(
     elif attention_mask is not None and not isinstance(attention_mask, Mask):
         say_once("a dense 4-D mask runs as dense attention")
     if isinstance(attention_mask, KeyMask):
-        attention_mask = attention_mask.dense()
+        attention_mask = _as_dense(attention_mask, query, key)
     return dense_attention(module, query, key, value, attention_mask, dropout, scaling, weights, **options)
 
 
@@ -82,20 +82,33 @@ def check_call(query: Tensor, key: Tensor, attention_mask: Tensor | None, option
     if sinks is not None and tuple(sinks.shape) != (query.shape[1],):
         raise NotServed(f"s_aux: got shape {tuple(sinks.shape)}; expected (num_heads,) = ({query.shape[1]},)")
     if isinstance(attention_mask, KeyMask):
-        got, sizes = tuple(attention_mask.shape), (query.shape[0], 1, query.shape[2], key.shape[2])
-        if got != sizes:
+        got, sizes = tuple(attention_mask.shape), _sizes(query, key)
+        if any(x not in (1, size) for x, size in zip(got, sizes, strict=True)):
             raise NotServed(f"attention_mask: got shape {got}; the layer needs {sizes}")
     if isinstance(attention_mask, ChunkMask) and options.get("position_bias") is not None:
         raise TypeError("model: it adds a relative position bias; merge='layer' needs absolute positions")
 
 
-def why_dense(attention_mask: Tensor | None, options: dict[str, Any]) -> str:
+def why_dense(query: Tensor, key: Tensor, attention_mask: Tensor | None, options: dict[str, Any]) -> str:
     """Why a call runs as dense attention; empty if lckernels can run it."""
     if options.get("position_bias") is not None:
         return "it adds a relative position bias"
+    if isinstance(attention_mask, KeyMask) and tuple(attention_mask.shape) != _sizes(query, key):
+        return "its mask has other sizes than its keys and is broadcast"
     if attention_mask is not None and not isinstance(attention_mask, Mask):
         return "it brings a dense mask of its own"
     return ""
+
+
+def _as_dense(mask: KeyMask, query: Tensor, key: Tensor) -> Tensor:
+    """The dense mask; one that is broadcast is added, as eager attention does: its rows may see nothing."""
+    if tuple(mask.shape) == _sizes(query, key):
+        return mask.dense()
+    return torch.where(mask.dense(), 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+
+
+def _sizes(query: Tensor, key: Tensor) -> tuple[int, ...]:
+    return query.shape[0], 1, query.shape[2], key.shape[2]
 
 
 def _wants_weights(options: dict[str, Any]) -> bool:
@@ -119,9 +132,9 @@ def _visible(
     if mask is None:
         return _without_mask(module, query, key, settings, options)
     if settings.kind is None and mask.window is not None and settings is not PLAIN:
-        settings.kind = Kind(mask.window, mask.where.chunk)
+        settings.kind = Kind(mask.window, mask.visible.chunk)
     found = resolve(mask, settings)
-    if found is None or mask.where.segment_ids is not None or options.get("cu_seq_lens_q") is None:
+    if found is None or mask.visible.segment_ids is not None or options.get("cu_seq_lens_q") is None:
         return found
     return found[0], _packed(found[1], options)
 

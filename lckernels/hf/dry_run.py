@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from lckernels.hf.attention import check_call, why_dense
@@ -111,6 +112,15 @@ def _run_once(model: nn.Module, seqlen: int) -> DryRun:
     return runs[seqlen]
 
 
+class _Yes(TorchDispatchMode):
+    """Models ask whether all of a mask is valid, or all positions of one text; here they are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
 def _run(model: nn.Module, seqlen: int) -> DryRun:
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _make_mask)
@@ -121,7 +131,8 @@ def _run(model: nn.Module, seqlen: int) -> DryRun:
         with torch.no_grad(), _META:
             skeleton = _skeleton(model)
             record.names = {id(module): name for name, module in skeleton.named_modules()}
-            skeleton(**_inputs(skeleton, seqlen), output_hidden_states=False, return_dict=True)
+            with _Yes():
+                skeleton(**_inputs(skeleton, seqlen), output_hidden_states=False, return_dict=True)
     except NotServed as refusal:
         return DryRun(tuple(record.calls), str(refusal).removeprefix("model: "), refused=True)
     except Exception as error:
@@ -173,6 +184,9 @@ def _skeleton(model: nn.Module) -> nn.Module:
             memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
         for module in model.modules():
             memo.update((id(module.__dict__[name]), OrderedDict()) for name in _HOOKS)
+            # States that a module keeps from call to call.
+            kept = (x for x in module.__dict__.values() if isinstance(x, Tensor))
+            memo.update((id(x), torch.empty(x.shape, dtype=x.dtype, device=_META)) for x in kept)
         skeleton = copy.deepcopy(model, memo).eval()
     for module in skeleton.modules():
         # A method of the instance is someone's wrapper, which may know the model itself.
@@ -180,6 +194,8 @@ def _skeleton(model: nn.Module) -> nn.Module:
             del module.__dict__[name]
         if isinstance(module.__dict__.get("config"), PreTrainedConfig):
             module.config._attn_implementation = _NAME
+            # The other ways to run experts read the numbers that route to them.
+            module.config._experts_implementation = "batched_mm"
     return skeleton
 
 
@@ -196,7 +212,7 @@ def _attention(
     """The shape of what attention gives; how it would be run goes on record."""
     record = _record.get()
     check_call(query, key, attention_mask, options)
-    dense = why_dense(attention_mask, options)
+    dense = why_dense(query, key, attention_mask, options)
     if attention_mask is not None and id(attention_mask) in record.kinds:
         dense = f"it asks for {record.kinds[id(attention_mask)][0]}"
     shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
@@ -210,7 +226,7 @@ def _kind(
     module: nn.Module, mask: Tensor | None, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any]
 ) -> Kind | None:
     if isinstance(mask, KeyMask):
-        window, chunk = mask.window, mask.where.chunk
+        window, chunk = mask.window, mask.visible.chunk
     elif mask is None:
         window, chunk = CAUSAL if is_causal(module, options) else FULL, 0
     else:

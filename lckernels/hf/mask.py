@@ -12,13 +12,11 @@ from lckernels.options import ExtraTokens, Layout
 from lckernels.plan import Plan
 from lckernels.reference import key_positions, visible_keys
 
-_PROPERTIES = (
-    "shape", "ndim", "device", "dtype", "layout", "requires_grad", "grad", "is_leaf", "is_nested",
-    "is_sparse", "is_cuda", "is_meta",
-)  # fmt: skip
+# Properties that compute; all others only tell something of the tensor.
+_COMPUTED = {getattr(Tensor, name).__get__ for name in ("T", "H", "mT", "mH", "real", "imag", "data")}
 _ASKED = {
-    *(getattr(Tensor, name).__get__ for name in _PROPERTIES),
     *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.untyped_storage),
+    *(Tensor._is_view, Tensor.storage_offset, Tensor.element_size, Tensor.is_conj, Tensor.is_neg),
     Tensor.requires_grad.__set__,  # a reentrant checkpoint sets what is there
 }
 _WAY = "transformers' attention interface"
@@ -75,7 +73,8 @@ class Mask(Tensor):
             return args[0].part(args[1])
         if func is F.scaled_dot_product_attention or func in _BUILDS:
             return func(*_dense(args), **{name: _dense(x) for name, x in kwargs.items()})
-        if func not in _ASKED:
+        asked = func in _ASKED or (func.__name__ == "__get__" and func not in _COMPUTED)
+        if not asked:
             name = getattr(func, "__name__", func)
             raise NotServed(f"model: it computes with its attention mask itself ({name}), outside {_WAY}")
         with torch._C.DisableTorchFunctionSubclass():
@@ -102,7 +101,7 @@ def _dense(x: Any) -> Any:
 
 
 class KeyMask(Mask):
-    """A query sees the keys of its window, and of these what `where` leaves; `where.offset` is always given.
+    """A query sees the keys of its window, and of these what `visible` leaves, whose offset is always given.
 
     window: as in windowed_attention. None stands for a mask that torch.compile traces and that only its
         layer knows, from a patch; then `dense_mask` is what it says, and `local_size` and `causal` what is
@@ -110,7 +109,7 @@ class KeyMask(Mask):
     """
 
     window: Window | None = FULL
-    where: Layout = Layout(offset=0)
+    visible: Layout = Layout(offset=0)
     dense_mask: Tensor | None = None
     local_size: int | None = None
     causal: bool = False
@@ -120,15 +119,15 @@ class KeyMask(Mask):
         cls, shape: tuple[int, ...], device: torch.device, window: Window | None, where: Layout
     ) -> "KeyMask":
         mask = cls.of_shape(*shape, device=device)
-        mask.window, mask.where = window, where
+        mask.window, mask.visible = window, where
         return mask
 
     def dense(self) -> Tensor:
         if self.window is None:
             return self.dense_mask
         batch, _, seqlen_q, seqlen_k = self.shape
-        p = key_positions(batch, seqlen_q, seqlen_k, self.where, self.device)
-        return visible_keys(p, seqlen_k, self.window, self.where)[:, None]
+        p = key_positions(batch, seqlen_q, seqlen_k, self.visible, self.device)
+        return visible_keys(p, seqlen_k, self.window, self.visible)[:, None]
 
     def part(self, index: Any) -> Tensor:
         """A slice of the queries and a cut of the last keys stay what they are."""
@@ -138,10 +137,10 @@ class KeyMask(Mask):
         batch, _, _, seqlen_k = self.shape
         rows = [s.indices(size) for s, size in zip(slices, self.shape, strict=True)]
         (_, whole, _), (first, last, _), (begin, end, _) = rows[0], rows[2], rows[3]
-        cut = end < seqlen_k and self.where.segment_ids is not None
+        cut = end < seqlen_k and self.visible.segment_ids is not None
         if rows[0] != (0, batch, 1) or rows[1] != (0, 1, 1) or begin or cut:
             return self.dense()[index]
-        where = replace(self.where, offset=self.where.offset + first)
+        where = replace(self.visible, offset=self.visible.offset + first)
         if where.kv_mask is not None:
             where = replace(where, kv_mask=where.kv_mask[:, :end])
         shape = (whole, 1, max(last - first, 0), end)
@@ -150,9 +149,9 @@ class KeyMask(Mask):
     def on(self, device: torch.device) -> "KeyMask":
         if device == self.device:
             return self
-        moved = {name: getattr(self.where, name) for name in _PER_BATCH}
+        moved = {name: getattr(self.visible, name) for name in _PER_BATCH}
         moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
-        mask = KeyMask.of(tuple(self.shape), device, self.window, replace(self.where, **moved))
+        mask = KeyMask.of(tuple(self.shape), device, self.window, replace(self.visible, **moved))
         mask.dense_mask = None if self.dense_mask is None else self.dense_mask.to(device)
         mask.local_size, mask.causal = self.local_size, self.causal
         return mask

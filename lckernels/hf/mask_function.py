@@ -16,6 +16,7 @@ from lckernels.hf.mask import CAUSAL, FULL, KeyMask, Window, padding_layout
 from lckernels.options import Layout
 
 _AND = "and_masks.<locals>.and_mask"
+_BOTH_SIDES = "_bidirectional_window_overlay.<locals>.inner_mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,17 @@ def _all_of(inside: dict[str, Any]) -> Pattern | None:
     return result
 
 
+def _any_of(inside: dict[str, Any]) -> Pattern | None:
+    """A window that holds all of them, where each is a window that holds the token itself."""
+    parts = [read_pattern(function) for function in inside["mask_functions"]]
+    if any(part is None or part.chunk or part.segment_ids is not None for part in parts):
+        return None
+    if any(part.positions is not None for part in parts):
+        return None
+    sides = zip(*(part.window for part in parts), strict=True)
+    return Pattern(tuple(-1 if -1 in side else max(side) for side in sides))
+
+
 def _remapped(inside: dict[str, Any]) -> Pattern | None:
     inner = read_pattern(inside["mask_function"])
     return None if inner is None else replace(inner, positions=inside["position_ids"])
@@ -74,6 +86,7 @@ def _remapped(inside: dict[str, Any]) -> Pattern | None:
 # Functions that transformers makes on the way to a mask, by module and name, and what their closures say.
 _READERS: dict[tuple[str, str], Callable[[dict[str, Any]], Pattern | None]] = {
     ("masking_utils", _AND): _all_of,
+    ("masking_utils", "or_masks.<locals>.or_mask"): _any_of,
     ("masking_utils", "causal_mask_function"): lambda inside: Pattern(CAUSAL),
     ("masking_utils", "bidirectional_mask_function"): lambda inside: Pattern(),
     ("masking_utils", "sliding_window_overlay.<locals>.inner_mask"): lambda inside: Pattern(
@@ -89,6 +102,10 @@ _READERS: dict[tuple[str, str], Callable[[dict[str, Any]], Pattern | None]] = {
         segment_ids=inside["packed_sequence_mask"]
     ),
     ("masking_utils", "remap_positions_for_packed_sequence.<locals>.inner_mask"): _remapped,
+    ("modeling_gemma3", _BOTH_SIDES): lambda inside: _two_sided(*(inside["sliding_window"],) * 2),
+    ("modeling_gemma3", "Gemma3TextModel.forward.<locals>.<lambda>"): lambda inside: Pattern(),
+    ("modeling_step3p7", _BOTH_SIDES): lambda inside: _two_sided(*(inside["sliding_window"],) * 2),
+    ("modeling_step3p7", "Step3p7TextModel.forward.<locals>.<lambda>"): lambda inside: Pattern(),
     ("modeling_t5gemma2", "sliding_window_mask_function.<locals>.inner_mask"): _t5gemma2,
     ("modeling_moonshine_streaming", "sliding_window_mask_function.<locals>.inner_mask"): lambda inside: (
         _two_sided(*inside["sliding_window"])
@@ -258,7 +275,7 @@ def make_mask(
 
 def mask_kind(mask_function: Callable | None, options: dict[str, Any]) -> str:
     """What a model asked transformers' mask function for, in words."""
-    name = getattr(mask_function, "__qualname__", str(mask_function)).partition(".")[0]
+    name = getattr(mask_function, "__qualname__", "a function").partition(".")[0]
     size = options.get("local_size")
     return f"a mask of its own ({name})" if size is None else f"a mask of its own ({name}, local_size {size})"
 

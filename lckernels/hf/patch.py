@@ -15,7 +15,8 @@ from lckernels.hf.mask import Window
 from lckernels.hf.report import EXACT, Report, Row
 from lckernels.hf.settings import LayerSettings
 
-_UNSEEN = "its code does not go through transformers' attention interface"
+_WAY = "transformers' attention interface"
+_UNSEEN = f"its code does not go through {_WAY}"
 
 
 def patch(
@@ -75,8 +76,13 @@ def patched(model: nn.Module, **options: Any) -> Iterator[Report]:
         unpatch(model)
 
 
-def plan_patch(model: nn.Module, run: DryRun, wanted: LayerSettings) -> tuple[Report, Settings]:
-    """The report of a patch and the settings of its layers. Raises TypeError where it would do nothing."""
+def plan_patch(
+    model: nn.Module, run: DryRun, wanted: LayerSettings, device_type: str | None = None
+) -> tuple[Report, Settings]:
+    """The report of a patch and the settings of its layers. Raises TypeError where it would do nothing.
+
+    device_type: where the model would run; None is where it lies.
+    """
     modules = dict(model.named_modules())
     settings: Settings = {}
     rows = []
@@ -86,7 +92,7 @@ def plan_patch(model: nn.Module, run: DryRun, wanted: LayerSettings) -> tuple[Re
     for name, call in first.items():
         own = LayerSettings(wanted.window, wanted.sink_tokens, wanted.backend, call.kind)
         settings[modules[name]] = own
-        rows.append(_row(model, call, own))
+        rows.append(_row(model, call, own, device_type))
     unseen = [name for name in _attention_modules(model) if not _seen(name, first)]
     if run.error:
         for name in unseen:
@@ -138,7 +144,7 @@ def check_window(window: int | Window | None, sink_tokens: int | None) -> None:
         raise bad("sink_tokens", sink_tokens, "they stay visible beside a window; window is None")
 
 
-def _row(model: nn.Module, call: Call, settings: LayerSettings) -> Row:
+def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str | None) -> Row:
     if call.dense:
         return Row(call.layer, "dense", None, "", f"left to torch's dense attention: {call.dense}")
     kind = settings.narrowed(call.kind)
@@ -147,9 +153,9 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings) -> Row:
         sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
         verdict = f"approximate: {call.kind} attention with a window{sinks}"
     parameter = next(model.parameters())
-    chosen = choose(
-        Problem("windowed_attention", parameter.device.type, parameter.dtype, call.shapes), settings.backend
-    )
+    device_type = device_type or parameter.device.type
+    problem = Problem("windowed_attention", device_type, parameter.dtype, call.shapes)
+    chosen = choose(problem, settings.backend)
     return Row(call.layer, str(kind), kind.window, chosen.__name__.rpartition(".")[2], verdict)
 
 
@@ -167,11 +173,13 @@ def _seen(name: str, calls: dict[str, Call]) -> bool:
 def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
     """Why no layer would run on lckernels; empty if some do, or nobody knows."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not any(m._can_set_attn_implementation() for m in models):
+        return f"the attention of {type(models[0]).__name__} does not go through {_WAY}"
     if run.refused:
         return run.error
     if report.taken:
         changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
         return "" if changed else "it has no full attention that a window could narrow"
-    if run.error and not run.calls and any(m._can_set_attn_implementation() for m in models):
-        return "" if not run.error.startswith("KeyError") else run.error
-    return run.reasons()[0] if run.reasons() else run.error or _UNSEEN
+    if run.error and not run.calls:
+        return ""  # nobody knows before the first call
+    return run.reasons()[0] if run.reasons() else _UNSEEN

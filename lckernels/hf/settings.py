@@ -67,7 +67,7 @@ def settings_of(module: nn.Module) -> LayerSettings:
 
 def resolve(mask: KeyMask, settings: LayerSettings) -> tuple[Window, Layout] | None:
     """Window and layout of a call; None if only the dense mask knows."""
-    where, kind = mask.where, settings.kind
+    where, kind = mask.visible, settings.kind
     if mask.window is None:
         if kind is None or kind.cross or (kind.window[1] == 0) != mask.causal:
             return None
