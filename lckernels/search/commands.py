@@ -1,4 +1,4 @@
-"""The commands search, encode and info; the app that has them and perplexity."""
+"""The commands search, encode and info; the app that has them, perplexity and explain."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lckernels import dispatch
+from lckernels.layers.command import explain
 from lckernels.perplexity.command import perplexity
 from lckernels.search import plot as picture
 from lckernels.search import report
@@ -168,6 +169,7 @@ def encode(
 
 
 app.command()(_reports_bad_input(perplexity))
+app.command()(_reports_bad_input(explain))
 
 
 @app.command()

@@ -27,7 +27,7 @@ def load(
     Raises InputError when it cannot be loaded, or misses other parameters.
     """
     transformers = import_extra("transformers", "hf")
-    path = _folder(name)
+    path = folder(name)
     source = str(path) if path else name
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
@@ -54,7 +54,7 @@ def load(
     return tokenizer, model, loaded["missing_keys"]
 
 
-def _folder(name: str) -> Path | None:
+def folder(name: str) -> Path | None:
     """The folder that `name` is, None for a name on the hub. Raises InputError for a path to no folder."""
     try:
         path = Path(name).expanduser()

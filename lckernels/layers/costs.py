@@ -1,0 +1,108 @@
+"""What a layer's attention costs for a text, from which keys its queries see."""
+
+from dataclasses import dataclass
+
+from lckernels.hf.dry_run import DryRun
+from lckernels.hf.report import Report
+from lckernels.hf.settings import Kind, LayerSettings
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that a patch would take: its kind with the patch and without, its heads and their sizes."""
+
+    kind: Kind
+    before: Kind
+    num_heads: int
+    head_dim: int
+    head_dim_v: int
+
+    def flops(self, pairs: int) -> int:
+        """Of q.k and of probabilities times v; a multiply-add is two."""
+        return 2 * pairs * self.num_heads * (self.head_dim + self.head_dim_v)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one text of `seqlen` tokens, a forward without a cache.
+
+    report: of the patch. layers: those it takes. mask_bytes: the dense masks of transformers, one for each
+    kind of layer, bool as for sdpa; under eager they are floats. mask_bytes_patched: what stands for them.
+    flops: of attention's two products in these layers with a dense mask, which computes every pair;
+    flops_patched: of the pairs that are visible. reach: how many tokens before and behind a token the last
+    layer's state can depend on, None to a side for all of them.
+    """
+
+    seqlen: int
+    report: Report
+    layers: tuple[Layer, ...]
+    mask_bytes: int
+    mask_bytes_patched: int
+    flops: int
+    flops_patched: int
+    reach: tuple[int | None, int | None]
+
+
+def visible_range(kind: Kind, p: int, seqlen: int) -> tuple[int, int]:
+    """The first key that the query at p sees by its window and chunk, and the one behind its last."""
+    left, right = kind.window
+    first = 0 if left < 0 else max(p - left, 0)
+    last = seqlen if right < 0 else min(p + right + 1, seqlen)
+    if kind.chunk:
+        start = p // kind.chunk * kind.chunk
+        first, last = max(first, start), min(last, start + kind.chunk)
+    return first, last
+
+
+def visible_pairs(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
+    """How many (query, key) pairs are visible."""
+    total = 0
+    for p in range(seqlen):
+        first, last = visible_range(kind, p, seqlen)
+        total += last - first + min(first, sink_tokens)
+    return total
+
+
+def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Costs:
+    """run: of the model. report: of the patch with `wanted`, from `plan_patch`."""
+    layers, seen = [], set()
+    for call in run.calls:
+        if call.kind is None or call.layer in seen:
+            continue
+        seen.add(call.layer)
+        q, _, v = call.shapes
+        layers.append(Layer(wanted.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
+    kinds = {layer.before for layer in layers}
+    pairs = {layer.kind: 0 for layer in layers}
+    for kind in pairs:
+        sinks = wanted.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
+        pairs[kind] = seqlen * seqlen if kind.cross else visible_pairs(kind, seqlen, sinks)
+    return Costs(
+        seqlen=seqlen,
+        report=report,
+        layers=tuple(layers),
+        mask_bytes=len(kinds) * seqlen * seqlen,
+        mask_bytes_patched=len(kinds),
+        flops=sum(layer.flops(seqlen * seqlen) for layer in layers),
+        flops_patched=sum(layer.flops(pairs[layer.kind]) for layer in layers),
+        reach=_reach(layers, seqlen),
+    )
+
+
+def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
+    """Chunks lie at the same places in all layers: what is in one chunk stays in it, layer after layer."""
+    kinds = [layer.kind for layer in layers if not layer.kind.cross]
+    chunk = max((kind.chunk for kind in kinds), default=0) if all(kind.chunk for kind in kinds) else 0
+    sides: list[int | None] = []
+    for side in (0, 1):
+        widths = [_width(kind, side) for kind in kinds]
+        total = None if None in widths else sum(widths)
+        total = min(total, chunk - 1) if chunk and total is not None else total
+        sides.append(None if total is None or total >= seqlen - 1 else total)
+    return sides[0], sides[1]
+
+
+def _width(kind: Kind, side: int) -> int | None:
+    """How many keys a layer sees to a side at most; None for all."""
+    bounds = [n for n in (kind.window[side], kind.chunk - 1) if n >= 0]
+    return min(bounds) if bounds else None
