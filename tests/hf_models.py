@@ -30,7 +30,8 @@ class Model:
 
     make: name of the model's class. config: name of its config's class. sizes: what differs from COMMON.
     causal: whether it generates. nested: configs that are parts of its config, and their sizes. sound: shape
-    of its input if that is sound. truth: the attention it is compared with.
+    of its input if that is sound. truth: the attention it is compared with. recurrent: whether layers that
+    are no attention carry states from token to token. first_position: of a text's first token.
     """
 
     make: str
@@ -40,6 +41,8 @@ class Model:
     nested: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     sound: tuple[int, ...] = ()
     truth: str = "eager"
+    recurrent: bool = False
+    first_position: int = 0
 
 
 def build(name: str) -> torch.nn.Module:
@@ -75,8 +78,8 @@ def has(name: str) -> bool:
     return hasattr(transformers, model.config)
 
 
-def decoder(prefix: str, **sizes: Any) -> Model:
-    return Model(f"{prefix}ForCausalLM", f"{prefix}Config", sizes)
+def decoder(prefix: str, recurrent: bool = False, **sizes: Any) -> Model:
+    return Model(f"{prefix}ForCausalLM", f"{prefix}Config", sizes, recurrent=recurrent)
 
 
 def text(prefix: str, **sizes: Any) -> Model:
@@ -122,7 +125,7 @@ LOCAL: dict[str, Model] = {
     "starcoder2": decoder("Starcoder2"),
     "phi3": decoder("Phi3"),
     "mixtral": decoder("Mixtral"),
-    "minimax": decoder("MiniMax", layer_types=["linear_attention", "full_attention"]),
+    "minimax": decoder("MiniMax", recurrent=True, layer_types=["linear_attention", "full_attention"]),
     "ministral": decoder("Ministral"),
     "olmo3": decoder("Olmo3"),
     "cwm": decoder("Cwm"),
@@ -161,8 +164,10 @@ LOCAL: dict[str, Model] = {
     "kolibri1": decoder("Kolibri1"),
     "flint": decoder("Flint"),
     "beam": decoder("Beam"),
-    "zaya": decoder("Zaya", **HYBRID, num_experts_per_tok=1, router_hidden_size=16),
-    "recurrent_gemma": decoder("RecurrentGemma", num_hidden_layers=3, attention_window_size=WINDOW),
+    "zaya": decoder("Zaya", recurrent=True, **HYBRID, num_experts_per_tok=1, router_hidden_size=16),
+    "recurrent_gemma": decoder(
+        "RecurrentGemma", recurrent=True, num_hidden_layers=3, attention_window_size=WINDOW
+    ),
     "gpt_oss": decoder("GptOss"),
     "granite_swa": decoder("GraniteSWA"),
     "granitemoe_swa": decoder("GraniteMoeSWA"),
@@ -175,7 +180,7 @@ LOCAL: dict[str, Model] = {
         "Llama4", attention_chunk_size=WINDOW, layer_types=["chunked_attention", "full_attention"],
         intermediate_size_mlp=32,
     ),
-    "lara_mini": decoder("LaraMini", **LINEAR),
+    "lara_mini": decoder("LaraMini", recurrent=True, **LINEAR),
     "dory": decoder("Dory", n_input_layers=1, n_output_layers=1),
     # Without a 2-D mask its eager attention is not causal in 5.17.
     "moshi": Model("MoshiForCausalLM", "MoshiConfig", truth="sdpa"),
@@ -206,7 +211,7 @@ FULL: dict[str, Model] = {
     "gpt2": Model("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 2}),
     "opt": decoder("OPT", ffn_dim=32, word_embed_proj_dim=32),
     "bert": model("Bert"),
-    "roberta": model("Roberta"),
+    "roberta": Model("RobertaModel", "RobertaConfig", causal=False, first_position=PAD + 1),
     "distilbert": model("DistilBert", dim=32, n_heads=4, n_layers=2, hidden_dim=32),
     "eurobert": model("EuroBert"),
     "bart": Model("BartForConditionalGeneration", "BartConfig", BART),

@@ -1,12 +1,13 @@
-"""One model, eager against patched: what the parity sweep runs, and the table that it leaves."""
+"""One model, eager against patched: what the parity sweep runs."""
 
 import copy
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from compare import assert_as_good_as
 from hf_models import MODELS, VOCAB, build
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ import lckernels
 import lckernels.hf.attention as served
 
 SEQLEN, PADDED, PROMPT, NEW = 23, 5, 13, 10
+TEXTS = (9, 1, 13)
 RELATIVE = 1e-5
 
 
@@ -44,12 +46,15 @@ def inputs_of(name: str, padding: str = "none", rows: int = 2) -> tuple[dict[str
     return inputs, valid
 
 
+def with_cache(model: nn.Module, wanted: bool) -> dict[str, bool]:
+    return {"use_cache": wanted} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
 def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """(batch, seqlen, dim): the logits, or the last hidden state."""
     if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs and "input_ids" in inputs:
         inputs = {**inputs, "decoder_input_ids": inputs["input_ids"].flip(1)[:, :17]}
-    cache_free = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    output = model(**inputs, **cache_free)
+    output = model(**{**with_cache(model, False), **inputs})
     for part in ("logits", "last_hidden_state", "encoder_last_hidden_state", "audio_values"):
         if isinstance(getattr(output, part, None), Tensor):
             return getattr(output, part)
@@ -107,6 +112,58 @@ def packed(name: str, model: nn.Module) -> None:
     assert_near(valid_rows(got, valid), valid_rows(expected, valid), "packed")
 
 
+def texts_of(name: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+    """Texts in one row, as transformers' collator gives them to flash attention, and each alone."""
+    ids = inputs_of(name, rows=1)[0]["input_ids"]
+    texts = ids.split(TEXTS, dim=1)
+    collate = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    inputs = collate([{"input_ids": text[0].tolist()} for text in texts])
+    del inputs["labels"]
+    inputs["position_ids"] += MODELS[name].first_position
+    return inputs, texts
+
+
+def each_text(model: nn.Module, texts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([run(model, {"input_ids": text}) for text in texts], dim=1)
+
+
+def hands_on(model: nn.Module, inputs: dict[str, Any], option: str) -> bool:
+    """Whether an argument of the model comes to its attention modules."""
+    seen = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, args, given: seen.append(option in given), with_kwargs=True
+        )
+        for module in model.modules()
+        if "Attention" in type(module).__name__
+    ]
+    eager(model, run, inputs)
+    for hook in hooks:
+        hook.remove()
+    return any(seen)
+
+
+def texts(name: str, model: nn.Module) -> None:
+    """Texts in a row, told by cu_seq_lens_q and cu_seq_lens_k, against each of them alone under eager.
+
+    With a cache, where there can be one: then their positions tell the mask nothing.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise NotPossible("it takes no position_ids")
+    if MODELS[name].recurrent:
+        raise NotPossible("its layers that are no attention run over all texts")
+    if model.config.is_encoder_decoder:
+        raise NotPossible("it hands the same cu_seq_lens to its encoder and its decoder")
+    inputs, parts = texts_of(name)
+    inputs.update(with_cache(model, True))
+    with torch.no_grad():
+        if not hands_on(model, inputs, "cu_seq_lens_q"):
+            raise NotPossible("it does not hand cu_seq_lens to its attention")
+        expected = eager(model, each_text, parts)
+        got = patched(model, run, inputs)
+    assert_near(got, expected, "texts")
+
+
 def _generate(model: nn.Module, inputs: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "output_logits": True}
     with torch.no_grad():
@@ -124,32 +181,39 @@ def generate(name: str, model: nn.Module, **options: Any) -> None:
     assert_near(got_logits, logits, "logits")
 
 
-def _gradients(model: nn.Module, inputs: dict[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+def gradients_of(
+    model: nn.Module, inputs: Any, valid: Tensor, forward: Callable[..., Tensor] = run
+) -> dict[str, Tensor]:
     model.zero_grad()
-    out = valid_rows(run(model, inputs), valid)
+    out = valid_rows(forward(model, inputs), valid)
     target = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
     (out * target).mean().backward()
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
-def gradients(name: str, model: nn.Module) -> None:
-    # Under eager a row that sees nothing is NaN in fp64.
-    inputs, valid = inputs_of(name, "none" if MODELS[name].sound else "right")
-    expected = eager(model, _gradients, inputs, valid)
-    got = patched(model, _gradients, inputs, valid)
+def far_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    """The parameters whose gradients differ by more than rounding."""
     assert got.keys() == expected.keys()
     largest = max(x.norm().item() for x in expected.values())
-    far = [
+    return [
         key
         for key, gradient in expected.items()
         if (got[key] - gradient).norm() > RELATIVE * max(gradient.norm().item(), 0.01 * largest)
     ]
+
+
+def gradients(name: str, model: nn.Module) -> None:
+    # Under eager a row that sees nothing is NaN in fp64.
+    inputs, valid = inputs_of(name, "none" if MODELS[name].sound else "right")
+    expected = eager(model, gradients_of, inputs, valid)
+    got = patched(model, gradients_of, inputs, valid)
+    far = far_gradients(got, expected)
     if far:  # then it may be as far from fp64 as twice eager itself
         exact = {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
         twin = copy.deepcopy(model).double()
         twin.set_attn_implementation("eager")
         twin.config._experts_implementation = "eager"  # the others have no fp64
-        truth = _gradients(twin, exact, valid)
+        truth = gradients_of(twin, exact, valid)
         for key in far:
             assert_as_good_as(got[key], truth[key], expected[key], key)
 
@@ -179,6 +243,7 @@ CHECKS = {
     "right": lambda name, model: forward(name, model, "right"),
     "middle": lambda name, model: forward(name, model, "middle"),
     "packed": packed,
+    "texts": texts,
     "generate": generate,
     "static": lambda name, model: generate(name, model, cache_implementation="static"),
     "prefill": lambda name, model: generate(name, model, prefill_chunk_size=5),
@@ -204,49 +269,6 @@ def tiny(name: str) -> nn.Module:
     model = build(name)
     model.truth = MODELS[name].truth if name in MODELS else "eager"
     return model
-
-
-@dataclass
-class Table:
-    """What became of the checks; `results[name][check]`: "yes", "no" or why it was not possible."""
-
-    results: dict[str, dict[str, str]] = field(default_factory=dict)
-    layers: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def markdown(self, versions: str) -> str:
-        head = ["model", "layers on lckernels", *CHECKS]
-        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        for name, results in self.results.items():
-            marks = [_mark(results.get(check, "")) for check in CHECKS]
-            lines.append(f"| {' | '.join([name, self.layers.get(name, ''), *marks])} |")
-        served = sum("no" not in results.values() for results in self.results.values())
-        text = f"{served} of {len(self.results)} architectures pass every check that eager attention passes"
-        text += (
-            f" ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing there."
-        )
-        refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
-        if refused:
-            lines += ["", "| `lckernels.patch` refuses | because |", "|---|---|", *refused]
-        title = "# What transformers' models do on lckernels"
-        command = "pytest tests/test_hf_parity.py --hf-all --hf-table docs/huggingface_support.md"
-        head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
-        return "\n".join([title, "", head, "", text, "", *lines, ""])
-
-
-def _mark(result: str) -> str:
-    return {"yes": "yes", "no": "**no**", "": ""}.get(result, "-")
-
-
-def describe(report: lckernels.hf.Report) -> str:
-    """Kinds of the layers taken, and why others were left."""
-    taken: dict[str, int] = {}
-    for row in report.taken:
-        window = f" {row.window[0]},{row.window[1]}" if "window" in row.kind else ""
-        taken[f"{row.kind}{window}"] = taken.get(f"{row.kind}{window}", 0) + 1
-    left = len(report.rows) - len(report.taken)
-    parts = [f"{count} {kind}" for kind, count in taken.items()]
-    return "; ".join([*parts, *([f"{left} left"] if left else [])])
 
 
 def counted(work: Any) -> int:

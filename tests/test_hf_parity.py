@@ -12,7 +12,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from hf_models import MODELS, REFUSED, has
-from hf_parity import CHECKS, NotPossible, Table, checks_of, counted, describe, tiny
+from hf_parity import CHECKS, NotPossible, checks_of, counted, tiny
+from hf_table import Table, describe
 
 import lckernels
 
