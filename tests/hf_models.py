@@ -144,12 +144,16 @@ LOCAL: dict[str, Model] = {
     "gemma3n_text": text(
         "Gemma3n", num_kv_shared_layers=0, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCAB
     ),
+    # Heads of 512, the default of full attention in these, round by more than 1e-5 (docs/huggingface.md).
     "gemma4_text": text(
         "Gemma4", vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, global_head_dim=16
     ),
     "gemma4_unified_text": text("Gemma4Unified", global_head_dim=16),
     "diffusion_gemma": Model(
-        "DiffusionGemmaEncoderTextModel", "DiffusionGemmaTextConfig", {"top_k_experts": 4}, causal=False
+        "DiffusionGemmaEncoderTextModel",
+        "DiffusionGemmaTextConfig",
+        {"top_k_experts": 4, "global_head_dim": 16},
+        causal=False,
     ),
     "cohere2": decoder("Cohere2"),
     "cohere2_moe": decoder("Cohere2Moe"),
@@ -187,7 +191,7 @@ LOCAL: dict[str, Model] = {
     "modernbert": model("ModernBert", **ENDS, local_attention=12, global_attn_every_n_layers=2),
     "modernbert-decoder": decoder("ModernBertDecoder", **ENDS, local_attention=12),
     "ultrabert": model("Ultrabert"),
-    "embedding_gemma2": model("EmbeddingGemma2", "Text"),
+    "embedding_gemma2": model("EmbeddingGemma2", "Text", global_head_dim=16),
     "neomme": model("NeoMME", head_dim=16, embedding_rank=16),
     "openai_privacy_filter": model("OpenAIPrivacyFilter"),
     "step3p7": model("Step3p7", "Text", share_expert_dim=16),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hf_parity import CHECKS
+from hf_checks import CHECKS
 
 import lckernels
 

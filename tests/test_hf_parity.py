@@ -11,8 +11,9 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from hf_checks import CHECKS, checks_of
 from hf_models import MODELS, REFUSED, has
-from hf_parity import CHECKS, NotPossible, checks_of, counted, tiny
+from hf_parity import NotPossible, counted, tiny
 from hf_table import Table, describe
 
 import lckernels
