@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from compare import assert_as_good_as
 from hf_models import MODELS
@@ -27,6 +28,9 @@ from hf_parity import (
 )
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+import lckernels
+from lckernels.hf.mask import NotServed
 
 NEW = 10
 EXACT = 1e-9  # relative, in fp64
@@ -85,6 +89,11 @@ def texts(name: str, model: nn.Module) -> None:
     with torch.no_grad():
         if not hands_on(model, inputs, "cu_seq_lens_q"):
             raise NotPossible("it does not hand cu_seq_lens to its attention")
+        with lckernels.patched(model) as report:
+            if any(row.kind == "dense" for row in report.rows):
+                with pytest.raises(NotServed, match="runs densely, where its texts would mix"):
+                    run(model, inputs)
+                raise NotPossible("lckernels refuses it: one of its layers is dense")
         expected = eager(model, each_text, parts)
         got = patched(model, run, inputs)
     assert_near(got, expected, "texts")

@@ -106,6 +106,11 @@ ROPES = {
     kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     for kind in COMMON["layer_types"]
 }
+SMALL_TEXT = {
+    key: value
+    for key, value in COMMON.items()
+    if key not in ("first_k_dense_replace", "num_dense_layers") and "expert" not in key
+}
 ENDS = {"cls_token_id": 1, "sep_token_id": 2}
 BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
@@ -209,6 +214,31 @@ LOCAL: dict[str, Model] = {
         sound=(1, 38400),
     ),
 }  # fmt: skip
+# The text parts of models that see pictures; in the last two every layer is full by default.
+_VISION = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+_T5GEMMA2 = {"text_config": SMALL_TEXT, "vision_config": _VISION, "image_token_id": VOCAB - 1}
+LOCAL |= {
+    "t5gemma2": Model(
+        "T5Gemma2ForConditionalGeneration",
+        "T5Gemma2Config",
+        {"image_token_index": VOCAB - 1},
+        nested={"encoder": ("T5Gemma2EncoderConfig", _T5GEMMA2), "decoder": ("T5Gemma2DecoderConfig", {})},
+    ),
+    "qwen2_vl_text": model("Qwen2VL", "Text", **SWA, **_MROPE),
+    "qwen2_5_vl_text": model("Qwen2_5_VL", "Text", **SWA, **_MROPE),
+    "unlimited_ocr_text": model(
+        "UnlimitedOcr", "Text", num_key_value_heads=4,
+        layer_types=["reference_sliding_attention", "full_attention"],
+    ),
+    "deepseek_ocr2_text": model(
+        "DeepseekOcr2", "Text", num_key_value_heads=4, mlp_layer_types=["dense", "sparse"]
+    ),
+    "paddleocr_vl_text": model("PaddleOCR", "Text", **_MROPE),
+}  # fmt: skip
 # Full attention in every layer.
 FULL: dict[str, Model] = {
     "llama": decoder("Llama"),
@@ -231,4 +261,16 @@ REFUSED = {
     "deberta-v2": (model("DebertaV2"), "DebertaV2Model does not go through"),
     "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
     "gpt_neo": (decoder("GPTNeo", **GPT_NEO), "GPTNeoForCausalLM does not go through"),
+}
+# Local attention that is not swept, and why.
+NOT_SWEPT = {
+    "blt": "rows of padding count in its patches; there lckernels is as sdpa, not as eager",
+    "kyutai_speech_to_text": "its tokens come with those of codebooks, (batch, seqlen, codebooks + 1)",
+    "voxtral_realtime": "its text needs the time of its sound, its encoder spectrograms",
+    "pocket_tts_audio_tokenizer": "it takes sound; no tiny one was built",
+    "moonshine_streaming": "it takes sound and text; its mask is in tests/test_hf_mask.py",
+    "muse_glimmer_assistant": "it takes hidden states of another model",
+    "gemma4_audio": "its attention has code of its own, in blocks",
+    "nemotron_asr_streaming": "it computes with its attention mask itself (all, ~)",
+    "esmfold2": "it takes atoms; no tiny one was built",
 }

@@ -19,7 +19,7 @@ RELATIVE = 1e-5
 
 
 class NotPossible(Exception):
-    """transformers itself cannot do it with this model, under eager attention."""
+    """transformers itself cannot do it with this model, under eager attention, or lckernels refuses it."""
 
 
 def inputs_of(name: str, padding: str = "none", rows: int = 2) -> tuple[dict[str, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from hf_checks import CHECKS
+from hf_models import NOT_SWEPT
 
 import lckernels
 
@@ -29,6 +30,8 @@ class Table:
         refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
         if refused:
             lines += ["", "| `lckernels.patch` refuses | because |", "|---|---|", *refused]
+        lines += ["", "| not in the sweep | because |", "|---|---|"]
+        lines += [f"| {name} | {why} |" for name, why in NOT_SWEPT.items()]
         title = "# What transformers' models do on lckernels"
         command = "pytest tests/test_hf_parity.py --hf-all --hf-table docs/huggingface_support.md"
         head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
@@ -36,6 +39,8 @@ class Table:
 
 
 def _mark(result: str) -> str:
+    if result.startswith("lckernels refuses"):
+        return "refused"
     return {"yes": "yes", "no": "**no**", "": ""}.get(result, "-")
 
 

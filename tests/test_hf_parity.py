@@ -53,7 +53,7 @@ def test_parity(name, check, table, one_thread):
         CHECKS[check](name, tiny(name))
     except NotPossible as reason:
         results[check] = str(reason)
-        pytest.skip(f"{name}, {check}: transformers under eager: {reason}")
+        pytest.skip(f"{name}, {check}, not possible: {reason}")
     results[check] = "yes"
 
 
