@@ -30,7 +30,8 @@ class Model:
 
     make: name of the model's class. config: name of its config's class. sizes: what differs from COMMON.
     causal: whether it generates. nested: configs that are parts of its config, and their sizes. sound: shape
-    of its input if that is sound. truth: the attention it is compared with.
+    of its input if that is sound. truth: the attention it is compared with. recurrent: whether layers that
+    are no attention carry states from token to token. first_position: of a text's first token.
     """
 
     make: str
@@ -40,6 +41,8 @@ class Model:
     nested: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     sound: tuple[int, ...] = ()
     truth: str = "eager"
+    recurrent: bool = False
+    first_position: int = 0
 
 
 def build(name: str) -> torch.nn.Module:
@@ -75,8 +78,8 @@ def has(name: str) -> bool:
     return hasattr(transformers, model.config)
 
 
-def decoder(prefix: str, **sizes: Any) -> Model:
-    return Model(f"{prefix}ForCausalLM", f"{prefix}Config", sizes)
+def decoder(prefix: str, recurrent: bool = False, **sizes: Any) -> Model:
+    return Model(f"{prefix}ForCausalLM", f"{prefix}Config", sizes, recurrent=recurrent)
 
 
 def text(prefix: str, **sizes: Any) -> Model:
@@ -103,6 +106,11 @@ ROPES = {
     kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     for kind in COMMON["layer_types"]
 }
+SMALL_TEXT = {
+    key: value
+    for key, value in COMMON.items()
+    if key not in ("first_k_dense_replace", "num_dense_layers") and "expert" not in key
+}
 ENDS = {"cls_token_id": 1, "sep_token_id": 2}
 BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
@@ -122,7 +130,7 @@ LOCAL: dict[str, Model] = {
     "starcoder2": decoder("Starcoder2"),
     "phi3": decoder("Phi3"),
     "mixtral": decoder("Mixtral"),
-    "minimax": decoder("MiniMax", layer_types=["linear_attention", "full_attention"]),
+    "minimax": decoder("MiniMax", recurrent=True, layer_types=["linear_attention", "full_attention"]),
     "ministral": decoder("Ministral"),
     "olmo3": decoder("Olmo3"),
     "cwm": decoder("Cwm"),
@@ -141,12 +149,16 @@ LOCAL: dict[str, Model] = {
     "gemma3n_text": text(
         "Gemma3n", num_kv_shared_layers=0, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCAB
     ),
+    # Heads of 512, the default of full attention in these, round by more than 1e-5 (docs/huggingface.md).
     "gemma4_text": text(
         "Gemma4", vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, global_head_dim=16
     ),
     "gemma4_unified_text": text("Gemma4Unified", global_head_dim=16),
     "diffusion_gemma": Model(
-        "DiffusionGemmaEncoderTextModel", "DiffusionGemmaTextConfig", {"top_k_experts": 4}, causal=False
+        "DiffusionGemmaEncoderTextModel",
+        "DiffusionGemmaTextConfig",
+        {"top_k_experts": 4, "global_head_dim": 16},
+        causal=False,
     ),
     "cohere2": decoder("Cohere2"),
     "cohere2_moe": decoder("Cohere2Moe"),
@@ -161,8 +173,10 @@ LOCAL: dict[str, Model] = {
     "kolibri1": decoder("Kolibri1"),
     "flint": decoder("Flint"),
     "beam": decoder("Beam"),
-    "zaya": decoder("Zaya", **HYBRID, num_experts_per_tok=1, router_hidden_size=16),
-    "recurrent_gemma": decoder("RecurrentGemma", num_hidden_layers=3, attention_window_size=WINDOW),
+    "zaya": decoder("Zaya", recurrent=True, **HYBRID, num_experts_per_tok=1, router_hidden_size=16),
+    "recurrent_gemma": decoder(
+        "RecurrentGemma", recurrent=True, num_hidden_layers=3, attention_window_size=WINDOW
+    ),
     "gpt_oss": decoder("GptOss"),
     "granite_swa": decoder("GraniteSWA"),
     "granitemoe_swa": decoder("GraniteMoeSWA"),
@@ -175,14 +189,14 @@ LOCAL: dict[str, Model] = {
         "Llama4", attention_chunk_size=WINDOW, layer_types=["chunked_attention", "full_attention"],
         intermediate_size_mlp=32,
     ),
-    "lara_mini": decoder("LaraMini", **LINEAR),
+    "lara_mini": decoder("LaraMini", recurrent=True, **LINEAR),
     "dory": decoder("Dory", n_input_layers=1, n_output_layers=1),
     # Without a 2-D mask its eager attention is not causal in 5.17.
     "moshi": Model("MoshiForCausalLM", "MoshiConfig", truth="sdpa"),
     "modernbert": model("ModernBert", **ENDS, local_attention=12, global_attn_every_n_layers=2),
     "modernbert-decoder": decoder("ModernBertDecoder", **ENDS, local_attention=12),
     "ultrabert": model("Ultrabert"),
-    "embedding_gemma2": model("EmbeddingGemma2", "Text"),
+    "embedding_gemma2": model("EmbeddingGemma2", "Text", global_head_dim=16),
     "neomme": model("NeoMME", head_dim=16, embedding_rank=16),
     "openai_privacy_filter": model("OpenAIPrivacyFilter"),
     "step3p7": model("Step3p7", "Text", share_expert_dim=16),
@@ -200,13 +214,38 @@ LOCAL: dict[str, Model] = {
         sound=(1, 38400),
     ),
 }  # fmt: skip
+# The text parts of models that see pictures; in the last two every layer is full by default.
+_VISION = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+    "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+_T5GEMMA2 = {"text_config": SMALL_TEXT, "vision_config": _VISION, "image_token_id": VOCAB - 1}
+LOCAL |= {
+    "t5gemma2": Model(
+        "T5Gemma2ForConditionalGeneration",
+        "T5Gemma2Config",
+        {"image_token_index": VOCAB - 1},
+        nested={"encoder": ("T5Gemma2EncoderConfig", _T5GEMMA2), "decoder": ("T5Gemma2DecoderConfig", {})},
+    ),
+    "qwen2_vl_text": model("Qwen2VL", "Text", **SWA, **_MROPE),
+    "qwen2_5_vl_text": model("Qwen2_5_VL", "Text", **SWA, **_MROPE),
+    "unlimited_ocr_text": model(
+        "UnlimitedOcr", "Text", num_key_value_heads=4,
+        layer_types=["reference_sliding_attention", "full_attention"],
+    ),
+    "deepseek_ocr2_text": model(
+        "DeepseekOcr2", "Text", num_key_value_heads=4, mlp_layer_types=["dense", "sparse"]
+    ),
+    "paddleocr_vl_text": model("PaddleOCR", "Text", **_MROPE),
+}  # fmt: skip
 # Full attention in every layer.
 FULL: dict[str, Model] = {
     "llama": decoder("Llama"),
     "gpt2": Model("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 2}),
     "opt": decoder("OPT", ffn_dim=32, word_embed_proj_dim=32),
     "bert": model("Bert"),
-    "roberta": model("Roberta"),
+    "roberta": Model("RobertaModel", "RobertaConfig", causal=False, first_position=PAD + 1),
     "distilbert": model("DistilBert", dim=32, n_heads=4, n_layers=2, hidden_dim=32),
     "eurobert": model("EuroBert"),
     "bart": Model("BartForConditionalGeneration", "BartConfig", BART),
@@ -222,4 +261,16 @@ REFUSED = {
     "deberta-v2": (model("DebertaV2"), "DebertaV2Model does not go through"),
     "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
     "gpt_neo": (decoder("GPTNeo", **GPT_NEO), "GPTNeoForCausalLM does not go through"),
+}
+# Local attention that is not swept, and why.
+NOT_SWEPT = {
+    "blt": "rows of padding count in its patches; there lckernels is as sdpa, not as eager",
+    "kyutai_speech_to_text": "its tokens come with those of codebooks, (batch, seqlen, codebooks + 1)",
+    "voxtral_realtime": "its text needs the time of its sound, its encoder spectrograms",
+    "pocket_tts_audio_tokenizer": "it takes sound; no tiny one was built",
+    "moonshine_streaming": "it takes sound and text; its mask is in tests/test_hf_mask.py",
+    "muse_glimmer_assistant": "it takes hidden states of another model",
+    "gemma4_audio": "its attention has code of its own, in blocks",
+    "nemotron_asr_streaming": "it computes with its attention mask itself (all, ~)",
+    "esmfold2": "it takes atoms; no tiny one was built",
 }

@@ -1,25 +1,25 @@
-"""One model, eager against patched: what the parity sweep runs, and the table that it leaves."""
+"""One model, eager and patched: its inputs, its results and how near these must be."""
 
-import copy
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
-from compare import assert_as_good_as
+import transformers
 from hf_models import MODELS, VOCAB, build
 from torch import Tensor, nn
 
 import lckernels
 import lckernels.hf.attention as served
 
-SEQLEN, PADDED, PROMPT, NEW = 23, 5, 13, 10
+SEQLEN, PADDED, PROMPT = 23, 5, 13
+TEXTS = (9, 1, 13)
 RELATIVE = 1e-5
 
 
 class NotPossible(Exception):
-    """transformers itself cannot do it with this model, under eager attention."""
+    """transformers itself cannot do it with this model, under eager attention, or lckernels refuses it."""
 
 
 def inputs_of(name: str, padding: str = "none", rows: int = 2) -> tuple[dict[str, Tensor], Tensor]:
@@ -44,12 +44,15 @@ def inputs_of(name: str, padding: str = "none", rows: int = 2) -> tuple[dict[str
     return inputs, valid
 
 
+def with_cache(model: nn.Module, wanted: bool) -> dict[str, bool]:
+    return {"use_cache": wanted} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
 def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """(batch, seqlen, dim): the logits, or the last hidden state."""
     if model.config.is_encoder_decoder and "decoder_input_ids" not in inputs and "input_ids" in inputs:
         inputs = {**inputs, "decoder_input_ids": inputs["input_ids"].flip(1)[:, :17]}
-    cache_free = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-    output = model(**inputs, **cache_free)
+    output = model(**{**with_cache(model, False), **inputs})
     for part in ("logits", "last_hidden_state", "encoder_last_hidden_state", "audio_values"):
         if isinstance(getattr(output, part, None), Tensor):
             return getattr(output, part)
@@ -86,167 +89,51 @@ def assert_near(got: Tensor, expected: Tensor, name: str) -> None:
     assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}"
 
 
-def forward(name: str, model: nn.Module, padding: str) -> None:
-    inputs, valid = inputs_of(name, padding)
-    with torch.no_grad():
-        expected = eager(model, run, inputs)
-        got = patched(model, run, inputs)
-    assert_near(valid_rows(got, valid), valid_rows(expected, valid), padding)
+def texts_of(name: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+    """Texts in one row, as transformers' collator gives them to flash attention, and each alone."""
+    ids = inputs_of(name, rows=1)[0]["input_ids"]
+    texts = ids.split(TEXTS, dim=1)
+    collate = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    inputs = collate([{"input_ids": text[0].tolist()} for text in texts])
+    del inputs["labels"]
+    inputs["position_ids"] += MODELS[name].first_position
+    return inputs, texts
 
 
-def packed(name: str, model: nn.Module) -> None:
-    """Two texts in a row, told by their positions; as eager does it, which for some models is not at all."""
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise NotPossible("it takes no position_ids")
-    inputs, valid = inputs_of(name)
-    positions = torch.cat([torch.arange(9), torch.arange(SEQLEN - 9)])
-    inputs["position_ids"] = positions.expand(2, -1).clone()
-    with torch.no_grad():
-        expected = eager(model, run, inputs)
-        got = patched(model, run, inputs)
-    assert_near(valid_rows(got, valid), valid_rows(expected, valid), "packed")
+def each_text(model: nn.Module, texts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([run(model, {"input_ids": text}) for text in texts], dim=1)
 
 
-def _generate(model: nn.Module, inputs: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    settings = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "output_logits": True}
-    with torch.no_grad():
-        result = model.generate(**inputs, **settings, return_dict_in_generate=True, **options)
-    return result.sequences, torch.stack(result.logits)
-
-
-def generate(name: str, model: nn.Module, **options: Any) -> None:
-    inputs, _ = inputs_of(name, "left")
-    rows = 1 if "prompt_lookup_num_tokens" in options else 2
-    inputs = {key: value[:rows, :PROMPT] for key, value in inputs.items()}
-    sequences, logits = eager(model, _generate, inputs, options)
-    got, got_logits = patched(model, _generate, inputs, options)
-    assert torch.equal(got, sequences), "other tokens"
-    assert_near(got_logits, logits, "logits")
-
-
-def _gradients(model: nn.Module, inputs: dict[str, Tensor], valid: Tensor) -> dict[str, Tensor]:
+def gradients_of(
+    model: nn.Module, inputs: Any, valid: Tensor, forward: Callable[..., Tensor] = run
+) -> dict[str, Tensor]:
     model.zero_grad()
-    out = valid_rows(run(model, inputs), valid)
+    out = valid_rows(forward(model, inputs), valid)
     target = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
     (out * target).mean().backward()
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
-def gradients(name: str, model: nn.Module) -> None:
-    # Under eager a row that sees nothing is NaN in fp64.
-    inputs, valid = inputs_of(name, "none" if MODELS[name].sound else "right")
-    expected = eager(model, _gradients, inputs, valid)
-    got = patched(model, _gradients, inputs, valid)
+def far_gradients(
+    got: dict[str, Tensor], expected: dict[str, Tensor], relative: float = RELATIVE
+) -> list[str]:
+    """The parameters whose gradients differ by more than `relative`, in norms."""
     assert got.keys() == expected.keys()
     largest = max(x.norm().item() for x in expected.values())
-    far = [
+    return [
         key
         for key, gradient in expected.items()
-        if (got[key] - gradient).norm() > RELATIVE * max(gradient.norm().item(), 0.01 * largest)
+        if (got[key] - gradient).norm() > relative * max(gradient.norm().item(), 0.01 * largest)
     ]
-    if far:  # then it may be as far from fp64 as twice eager itself
-        exact = {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
-        twin = copy.deepcopy(model).double()
-        twin.set_attn_implementation("eager")
-        twin.config._experts_implementation = "eager"  # the others have no fp64
-        truth = _gradients(twin, exact, valid)
-        for key in far:
-            assert_as_good_as(got[key], truth[key], expected[key], key)
 
 
-def bfloat16(name: str, model: nn.Module) -> None:
-    """Against fp32 with the same weights; eager in bf16 is honest torch arithmetic.
-
-    Over many rows: where a rounding sends a token to another expert, it does so for either in some of them.
-    """
-    inputs, valid = inputs_of(
-        name, "none" if MODELS[name].sound else "left", rows=2 if MODELS[name].sound else 16
-    )
-    half = copy.deepcopy(model).bfloat16()
-    truth = copy.deepcopy(half).float()
-    low = {k: x.bfloat16() if x.is_floating_point() else x for k, x in inputs.items()}
-    exact = {k: x.float() if x.is_floating_point() else x for k, x in low.items()}
-    with torch.no_grad():
-        expected = valid_rows(eager(truth, run, exact), valid)
-        honest = valid_rows(eager(half, run, low), valid)
-        got = valid_rows(patched(half, run, low), valid)
-    assert_as_good_as(got.float(), expected.float(), honest.float())
-
-
-CHECKS = {
-    "forward": lambda name, model: forward(name, model, "none"),
-    "left": lambda name, model: forward(name, model, "left"),
-    "right": lambda name, model: forward(name, model, "right"),
-    "middle": lambda name, model: forward(name, model, "middle"),
-    "packed": packed,
-    "generate": generate,
-    "static": lambda name, model: generate(name, model, cache_implementation="static"),
-    "prefill": lambda name, model: generate(name, model, prefill_chunk_size=5),
-    "assisted": lambda name, model: generate(name, model, prompt_lookup_num_tokens=3),
-    "gradients": gradients,
-    "bf16": bfloat16,
-}
-
-
-_GENERATES = ("generate", "static", "prefill", "assisted")
-_SOUNDS = ("forward", "gradients", "bf16")
-
-
-def checks_of(name: str) -> list[str]:
-    """The checks that mean something for a model: not every one generates, and sounds are not padded here."""
-    model = MODELS[name]
-    known = _SOUNDS if model.sound else CHECKS
-    return [check for check in known if model.causal or check not in _GENERATES]
-
-
-@cache
-def tiny(name: str) -> nn.Module:
+def make(name: str) -> nn.Module:
     model = build(name)
     model.truth = MODELS[name].truth if name in MODELS else "eager"
     return model
 
 
-@dataclass
-class Table:
-    """What became of the checks; `results[name][check]`: "yes", "no" or why it was not possible."""
-
-    results: dict[str, dict[str, str]] = field(default_factory=dict)
-    layers: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def markdown(self, versions: str) -> str:
-        head = ["model", "layers on lckernels", *CHECKS]
-        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-        for name, results in self.results.items():
-            marks = [_mark(results.get(check, "")) for check in CHECKS]
-            lines.append(f"| {' | '.join([name, self.layers.get(name, ''), *marks])} |")
-        served = sum("no" not in results.values() for results in self.results.values())
-        text = f"{served} of {len(self.results)} architectures pass every check that eager attention passes"
-        text += (
-            f" ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing there."
-        )
-        refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
-        if refused:
-            lines += ["", "| `lckernels.patch` refuses | because |", "|---|---|", *refused]
-        title = "# What transformers' models do on lckernels"
-        command = "pytest tests/test_hf_parity.py --hf-all --hf-table docs/huggingface_support.md"
-        head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
-        return "\n".join([title, "", head, "", text, "", *lines, ""])
-
-
-def _mark(result: str) -> str:
-    return {"yes": "yes", "no": "**no**", "": ""}.get(result, "-")
-
-
-def describe(report: lckernels.hf.Report) -> str:
-    """Kinds of the layers taken, and why others were left."""
-    taken: dict[str, int] = {}
-    for row in report.taken:
-        window = f" {row.window[0]},{row.window[1]}" if "window" in row.kind else ""
-        taken[f"{row.kind}{window}"] = taken.get(f"{row.kind}{window}", 0) + 1
-    left = len(report.rows) - len(report.taken)
-    parts = [f"{count} {kind}" for kind, count in taken.items()]
-    return "; ".join([*parts, *([f"{left} left"] if left else [])])
+tiny = cache(make)
 
 
 def counted(work: Any) -> int:

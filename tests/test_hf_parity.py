@@ -11,8 +11,10 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from hf_checks import CHECKS, checks_of
 from hf_models import MODELS, REFUSED, has
-from hf_parity import CHECKS, NotPossible, Table, checks_of, counted, describe, tiny
+from hf_parity import NotPossible, counted, tiny
+from hf_table import Table, describe
 
 import lckernels
 
@@ -51,7 +53,7 @@ def test_parity(name, check, table, one_thread):
         CHECKS[check](name, tiny(name))
     except NotPossible as reason:
         results[check] = str(reason)
-        pytest.skip(f"{name}, {check}: transformers under eager: {reason}")
+        pytest.skip(f"{name}, {check}, not possible: {reason}")
     results[check] = "yes"
 
 

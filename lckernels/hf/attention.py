@@ -17,6 +17,8 @@ from lckernels.options import ExtraTokens, Layout, Score
 
 # Without flash, sdpa or a slash in it: transformers reads meaning into such names.
 NAME = "lckernels"
+# Flash attention's arguments for the texts of a packed row.
+_TEXTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 # What changes the result and is not served.
 _NOT_SERVED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
 
@@ -62,6 +64,11 @@ def attention(
                 dropout_p=dropout, backend=settings.backend,
             )  # fmt: skip
             return out, None
+    if _has_texts(options) and not _is_packed(attention_mask):
+        raise NotServed(
+            "cu_seq_lens_q: got a tensor in a call that runs densely, where its texts would mix; "
+            "expected position_ids that restart with each text, and no cache"
+        )
     if weights:
         say_once("output_attentions needs all weights; these calls run as eager attention")
     elif attention_mask is not None and not isinstance(attention_mask, Mask):
@@ -134,9 +141,9 @@ def _visible(
     if settings.kind is None and mask.window is not None and settings is not PLAIN:
         settings.kind = Kind(mask.window, mask.visible.chunk)
     found = resolve(mask, settings)
-    if found is None or mask.visible.segment_ids is not None or options.get("cu_seq_lens_q") is None:
+    if found is None or _is_packed(mask) or not _has_texts(options):
         return found
-    return found[0], _packed(found[1], options)
+    return found[0], _packed(found[1], key.shape[2], options)
 
 
 def _without_mask(
@@ -146,8 +153,8 @@ def _without_mask(
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     causal = seqlen_q > 1 and is_causal(module, options)
     layout = Layout(offset=0 if seqlen_q > 1 else seqlen_k - 1)
-    if options.get("cu_seq_lens_q") is not None:
-        layout = _packed(layout, options)
+    if _has_texts(options):
+        layout = _packed(layout, seqlen_k, options)
     kind = Kind(CAUSAL if causal else FULL, cross=seqlen_q > 1 and seqlen_q != seqlen_k)
     narrow = settings.narrowed(kind)
     if narrow is not kind and settings.sink_tokens:
@@ -155,16 +162,35 @@ def _without_mask(
     return narrow.window, layout
 
 
-def _packed(layout: Layout, options: dict[str, Any]) -> Layout:
-    """The texts of a batch of one row, by cu_seq_lens_q and cu_seq_lens_k, (num_texts + 1,) int32."""
-    padding = (layout.kv_start, layout.kv_mask)
-    if any(x is not None for x in padding) or layout.offset != 0 or layout.chunk:
-        raise NotServed("cu_seq_lens_q: got a tensor beside padding, a cache or chunks; expected one of them")
-    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-    given = [options.get(name) for name in names]
-    lengths = (x if isinstance(x, int) else None for x in given[2:])
-    names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
-    return replace(layout, **dict(zip(names, (*given[:2], *lengths), strict=True)))
+def _has_texts(options: dict[str, Any]) -> bool:
+    return any(options.get(name) is not None for name in _TEXTS[:2])
+
+
+def _is_packed(mask: Tensor | None) -> bool:
+    """Whether the mask itself keeps texts apart."""
+    return isinstance(mask, KeyMask) and mask.visible.segment_ids is not None
+
+
+def _packed(layout: Layout, seqlen_k: int, options: dict[str, Any]) -> Layout:
+    """The texts of a batch of one row, by cu_seq_lens_q and cu_seq_lens_k, (num_texts + 1,) int32.
+
+    Windows, chunks and sink tokens count in each text; padding stays hidden, as a mask of the whole row.
+    """
+    if isinstance(layout.offset, Tensor) or layout.offset:
+        raise NotServed("cu_seq_lens_q: got a tensor beside keys of a cache; expected an empty cache or none")
+    valid = layout.kv_mask
+    if layout.kv_start is not None:
+        if layout.chunk:
+            raise NotServed("cu_seq_lens_q: got a tensor beside padding and chunks; expected no padding")
+        if valid is None:
+            at = torch.arange(seqlen_k, device=layout.kv_start.device)
+            valid = (at >= layout.kv_start[:, None]) & (at < layout.kv_end[:, None])
+    q, k, *longest = (options.get(name) for name in _TEXTS)
+    longest_q, longest_k = (x if isinstance(x, int) else None for x in longest)
+    return replace(
+        layout, kv_start=None, kv_end=None, kv_mask=valid, chunk_origin=0, cu_seqlens_q=q, cu_seqlens_k=k,
+        max_seqlen_q=longest_q, max_seqlen_k=longest_k,
+    )  # fmt: skip
 
 
 def _chunked(
