@@ -1,5 +1,8 @@
 """Every test runs on poisoned memory (fresh tensors hold NaN) and from one seed."""
 
+import io
+from contextlib import redirect_stderr
+
 import pytest
 import torch
 
@@ -29,3 +32,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def smollm2_loaded():
+    """SmolLM2 as the command loads it, silently, in half a minute: for all tests that only read it."""
+    from bench import smollm2
+
+    if smollm2.missing():
+        pytest.skip(smollm2.missing())
+    with redirect_stderr(io.StringIO()) as said:
+        loaded = smollm2.load_causal(
+            str(smollm2.folder()), torch.float32, "AutoModelForCausalLM", smollm2.FILE
+        )
+    assert said.getvalue() == ""
+    return loaded
