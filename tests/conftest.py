@@ -12,6 +12,8 @@ def pytest_addoption(parser):
     random.addoption("--random-seed", type=int, default=0, help="the seed all problems are drawn from")
     random.addoption("--random-problems", type=int, default=2000, help="how many problems to draw")
     random.addoption("--random-problem", type=int, help="index of the only problem to run")
+    traces = parser.getgroup("traces of the ops (opcheck.py)")
+    traces.addoption("--every-trace", action="store_true", help="of every call, not of new forms only")
     parity = parser.getgroup("transformers' models (test_hf_parity.py)")
     parity.addoption("--hf-all", action="store_true", help="every architecture, not a part of them")
     parity.addoption("--hf-table", metavar="PATH", help="write the table of what came out")
@@ -32,6 +34,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def every_trace(pytestconfig):
+    return pytestconfig.getoption("--every-trace")
 
 
 @pytest.fixture(scope="session")
