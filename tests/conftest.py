@@ -2,6 +2,8 @@
 
 import io
 from contextlib import redirect_stderr
+from functools import cache
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -43,12 +45,15 @@ def every_trace(pytestconfig):
 
 @pytest.fixture(scope="session")
 def smollm2_loaded():
-    """SmolLM2 as the command loads it, silently, in half a minute: for all tests that only read it."""
+    """SmolLM2 as the command loads it, silently: slow, so once for all tests, which only read it."""
     from bench import smollm2
 
     if smollm2.missing():
         pytest.skip(smollm2.missing())
-    with redirect_stderr(io.StringIO()) as said:
+    import gguf
+
+    parsed_once = patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader))  # transformers parses it thrice
+    with parsed_once, redirect_stderr(io.StringIO()) as said:
         loaded = smollm2.load_causal(
             str(smollm2.folder()), torch.float32, "AutoModelForCausalLM", smollm2.FILE
         )
