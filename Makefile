@@ -28,6 +28,7 @@ test-isas: $(BUILT)
 
 test-all: test sanitize aarch64
 	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
+	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 

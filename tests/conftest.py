@@ -1,5 +1,10 @@
 """Every test runs on poisoned memory (fresh tensors hold NaN) and from one seed."""
 
+import io
+from contextlib import redirect_stderr
+from functools import cache
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -9,6 +14,8 @@ def pytest_addoption(parser):
     random.addoption("--random-seed", type=int, default=0, help="the seed all problems are drawn from")
     random.addoption("--random-problems", type=int, default=2000, help="how many problems to draw")
     random.addoption("--random-problem", type=int, help="index of the only problem to run")
+    traces = parser.getgroup("traces of the ops (opcheck.py)")
+    traces.addoption("--every-trace", action="store_true", help="of every call, not of new forms only")
     parity = parser.getgroup("transformers' models (test_hf_parity.py)")
     parity.addoption("--hf-all", action="store_true", help="every architecture, not a part of them")
     parity.addoption("--hf-table", metavar="PATH", help="write the table of what came out")
@@ -29,3 +36,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def every_trace(pytestconfig):
+    return pytestconfig.getoption("--every-trace")
+
+
+@pytest.fixture(scope="session")
+def smollm2_loaded():
+    """SmolLM2 as the command loads it, silently: slow, so once for all tests, which only read it."""
+    from bench import smollm2
+
+    if smollm2.missing():
+        pytest.skip(smollm2.missing())
+    import gguf
+
+    parsed_once = patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader))  # transformers parses it thrice
+    with parsed_once, redirect_stderr(io.StringIO()) as said:
+        loaded = smollm2.load_causal(
+            str(smollm2.folder()), torch.float32, "AutoModelForCausalLM", smollm2.FILE
+        )
+    assert said.getvalue() == ""
+    return loaded

@@ -239,8 +239,8 @@ def test_what_smollm2_needs_is_told(monkeypatch):
         smollm2.load()
 
 
-@pytest.mark.skipif(bool(smollm2.missing()), reason=smollm2.missing())
-def test_smollm2_as_a_mistral(monkeypatch):
+def test_smollm2_as_a_mistral(smollm2_loaded, monkeypatch):
+    monkeypatch.setattr(smollm2, "load_causal", lambda *_: smollm2_loaded)
     full, tokenizer = smollm2.load(None)
     ids = torch.tensor(tokenizer("The capital of France is Paris. " * 6)["input_ids"])[None]
     with torch.no_grad():

@@ -5,6 +5,7 @@ import torch
 from brute_force import chunked_attention as brute_force_chunked_attention
 from chunked_cases import CASES, ChunkedInputs
 from compare import assert_as_good_as
+from opcheck import opcheck
 
 import lckernels
 from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
@@ -104,16 +105,16 @@ def test_gradcheck(case, backend):
 @by_case
 @by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
-def test_opcheck(case, backend, requires_grad):
+def test_opcheck(case, backend, requires_grad, every_trace):
     inputs = case.tensors(torch.float32, requires_grad)
     args = inputs.op_args(backend)
-    torch.library.opcheck(ops.chunked_attention, args)
+    opcheck(ops.chunked_attention, args, every_trace)
     if requires_grad:
         return
     out, extra_out = ops.chunked_attention(*args)
     for dextra_out in (torch.randn_like(extra_out), None) if inputs.extra is not None else (None,):
         backward_args = (torch.randn_like(out), dextra_out, *args[:-1], out, backend)
-        torch.library.opcheck(ops.chunked_attention_backward, backward_args)
+        opcheck(ops.chunked_attention_backward, backward_args, every_trace)
 
 
 @by_backend

@@ -14,6 +14,7 @@ pytest.importorskip("sentencex")
 pytest.importorskip("matplotlib")
 testing = pytest.importorskip("typer.testing")
 
+import fresh_python
 from tiny_bert import POSITIONS, WORDS, save_tiny_bert, tiny_text
 
 import lckernels
@@ -220,6 +221,7 @@ def test_info():
 WITHOUT = """
 import sys
 from pathlib import Path
+sys.argv[1:] = {arguments!r}
 hidden = {hidden!r}
 sys.modules.update(dict.fromkeys(hidden))
 exists = Path.exists
@@ -230,9 +232,8 @@ main()
 
 
 def run_without(hidden, *arguments):
-    script = WITHOUT.format(hidden=hidden)
-    command = [sys.executable, "-c", script, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [str(argument) for argument in arguments]
+    return fresh_python.run(WITHOUT.format(hidden=hidden, arguments=arguments))
 
 
 @pytest.mark.parametrize(

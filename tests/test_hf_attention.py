@@ -1,8 +1,6 @@
 """The attention function and mask of transformers' interface: same results, no N x N mask, no trace left."""
 
 # ruff: noqa: E402
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+import fresh_python
 from test_long_encoder import FAMILIES, pad, text, tiny
 from transformers.masking_utils import bidirectional_mask_function
 
@@ -311,13 +310,14 @@ def test_importing_registers_nothing():
         "lckernels.hf.register()\n"
         "assert 'lckernels' in transformers.AttentionInterface._global_mapping\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = fresh_python.run(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["hf", "hf.attention", "hf.patch", "hf.dry_run"])
 def test_missing_extra_is_named(module):
     code = f"import sys\nsys.modules['transformers'] = None\nimport lckernels.{module}"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = fresh_python.run(code)
     said = "ImportError: this needs transformers, which is not installed: pip install 'lckernels[hf]'"
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == said

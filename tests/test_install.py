@@ -1,12 +1,12 @@
 """What the compiled libraries need, how a backend is chosen, and life without a compiler."""
 
-import os
 import subprocess
 import sys
 import sysconfig
 import tarfile
 from pathlib import Path
 
+import fresh_python
 import pytest
 import torch
 
@@ -51,10 +51,7 @@ def test_ops_library_has_no_path_into_the_build():
 
 
 def python(code: str, folder: Path = PACKAGE.parent, **environment: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment
-    )
+    return fresh_python.run(code, folder, **environment)
 
 
 def test_import_is_light():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from compare import assert_as_good_as
+from opcheck import opcheck
 
 import lckernels
 from lckernels import Layout, Score, dispatch, ops, reference
@@ -226,14 +227,14 @@ def test_gradcheck(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("requires_grad", (False, True))
-def test_opcheck(requires_grad, backend):
+def test_opcheck(requires_grad, backend, every_trace):
     outs, lses = random_states(torch.float32, shape=(2, 5, 3, 4), requires_grad=requires_grad)
-    torch.library.opcheck(ops.merge_attention_states, (outs, lses, backend))
+    opcheck(ops.merge_attention_states, (outs, lses, backend), every_trace)
     out, lse = (x.detach() for x in ops.merge_attention_states(outs, lses, None))
     outs, lses = [x.detach() for x in outs], [x.detach() for x in lses]
     grads = out, torch.ones_like(lse)
-    torch.library.opcheck(ops.merge_attention_states_backward, (*grads, outs, lses, out, lse, backend))
-    torch.library.opcheck(ops.merge_attention_states_backward, (None, None, outs, lses, out, lse, backend))
+    opcheck(ops.merge_attention_states_backward, (*grads, outs, lses, out, lse, backend), every_trace)
+    opcheck(ops.merge_attention_states_backward, (None, None, outs, lses, out, lse, backend), every_trace)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,11 +1,13 @@
 """overlap_merge and overlap_split: the reference by hand, each backend against the reference."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from chunked_cases import hand_made_plan
 from compare import assert_as_good_as
+from opcheck import opcheck
 
 import lckernels
 from lckernels import Plan, dispatch, ops, plan_chunks, reference
@@ -71,17 +73,18 @@ def test_reference_by_hand():
 
 @by_plan
 @by_dtype
-@by_backend
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("dim", (1, 5, 16, 97))
-def test_merge(plan, dtype, backend, weights, dim):
+def test_merge(plan, dtype, weights, dim):
     plan = plan()
     weights = weights_of(weights, plan, dtype)
     chunks = random((plan.num_chunks, plan.chunk_len, dim), dtype)
-    merged = lckernels.overlap_merge(chunks, plan, weights, backend=backend)
-    assert merged.dtype == dtype and merged.is_contiguous()
     truth = reference.overlap_merge(chunks.double(), plan, weights)
-    assert_as_good_as(merged, truth, honest_merge(chunks, plan, weights))
+    honest = honest_merge(chunks, plan, weights)
+    for backend in BACKENDS:
+        merged = lckernels.overlap_merge(chunks, plan, weights, backend=backend)
+        assert merged.dtype == dtype and merged.is_contiguous(), backend
+        assert_as_good_as(merged, truth, honest, backend)
 
 
 @by_plan
@@ -103,9 +106,8 @@ def test_split_and_its_backward(plan, dtype, backend):
 
 @by_plan
 @by_dtype
-@by_backend
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_merge_backward(plan, dtype, backend, weights):
+def test_merge_backward(plan, dtype, weights):
     plan = plan()
     weights = weights_of(weights, plan, dtype)
     explicit = isinstance(weights, torch.Tensor)
@@ -119,15 +121,14 @@ def test_merge_backward(plan, dtype, backend, weights):
     def own(w):
         return w.detach().clone() if explicit else w
 
-    def op(x, plan, w):
-        return lckernels.overlap_merge(x, plan, w, backend=backend)
-
-    got = gradients(op, chunks.clone(), own(weights), dout)
     wide = weights.detach().double() if explicit else weights
     truth = gradients(reference.overlap_merge, chunks.double(), wide, dout.double())
     honest = gradients(honest_merge, chunks.clone(), own(weights), dout)
-    for name, g, t, h in zip(("dchunks", "dweights"), got, truth, honest, strict=False):
-        assert_as_good_as(g, t, h, name)
+    for backend in BACKENDS:
+        op = partial(lckernels.overlap_merge, backend=backend)
+        got = gradients(op, chunks.clone(), own(weights), dout)
+        for name, g, t, h in zip(("dchunks", "dweights"), got, truth, honest, strict=False):
+            assert_as_good_as(g, t, h, f"{backend}: {name}")
 
 
 @by_backend
@@ -149,23 +150,23 @@ def test_gradcheck(backend, weights):
 
 @by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
-def test_opcheck(backend, requires_grad):
+def test_opcheck(backend, requires_grad, every_trace):
     plan = hand_made_plan()
     where = (plan.segments, plan.tile_segments)
     chunks = torch.randn(5, 10, 3, requires_grad=requires_grad)
     table = torch.rand(5, 10, requires_grad=requires_grad)
     dout = torch.randn(15, 3)
     for weights, mode in ((None, "hann"), (table, "explicit"), (table.t().contiguous().t(), "explicit")):
-        torch.library.opcheck(ops.overlap_merge, (chunks, weights, *where, 15, mode, backend))
+        opcheck(ops.overlap_merge, (chunks, weights, *where, 15, mode, backend), every_trace)
         args = (
             dout,
             None if weights is None else chunks.detach(),
             None if weights is None else table.detach(),
         )
-        torch.library.opcheck(ops.overlap_merge_backward, (*args, *where, 5, 10, mode, backend))
+        opcheck(ops.overlap_merge_backward, (*args, *where, 5, 10, mode, backend), every_trace)
     sequence = torch.randn(15, 3, requires_grad=requires_grad)
-    torch.library.opcheck(ops.overlap_split, (sequence, *where, 5, 10, backend))
-    torch.library.opcheck(ops.overlap_split_backward, (torch.randn(5, 10, 3), *where, 15, backend))
+    opcheck(ops.overlap_split, (sequence, *where, 5, 10, backend), every_trace)
+    opcheck(ops.overlap_split_backward, (torch.randn(5, 10, 3), *where, 15, backend), every_trace)
 
 
 @by_backend

@@ -9,6 +9,7 @@ from brute_force import philox
 from cases import CASES, AttentionCase
 from compare import assert_as_good_as
 from judge_attention import rounding_errors
+from opcheck import opcheck
 
 import lckernels
 from lckernels import Layout, Score, ops, reference
@@ -146,20 +147,20 @@ def test_gradcheck(case, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("requires_grad", (False, True))
 @by_name
-def test_opcheck(case, requires_grad, backend):
+def test_opcheck(case, requires_grad, backend, every_trace):
     q, k, v = case.tensors(torch.float32, requires_grad)
     options = options_of(case, torch.float32, backend, requires_grad)
-    torch.library.opcheck(ops.windowed_attention, (q, k, v, *options))
+    opcheck(ops.windowed_attention, (q, k, v, *options), every_trace)
 
 
 @by_name
-def test_opcheck_backward(case):
+def test_opcheck_backward(case, every_trace):
     q, k, v = case.tensors(torch.float32)
     options = options_of(case, torch.float32)
     out, lse = ops.windowed_attention(q, k, v, *options)
     for dlse in (torch.randn_like(lse), None):
         args = (torch.randn_like(out), dlse, q, k, v, out, lse, *options)
-        torch.library.opcheck(ops.windowed_attention_backward, args)
+        opcheck(ops.windowed_attention_backward, args, every_trace)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
