@@ -11,7 +11,7 @@ BUILT := $(VENV)/.built
 SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 # What runs on each instruction set below the machine's best, where `make test` runs; and a part of it for CI.
-ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py attention_faults.py \
+ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py decode.py attention_faults.py \
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
 ISA_PART := random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 

@@ -55,7 +55,9 @@ def problems():
                 scale = head_dim**-0.5
                 options = AttentionOptions((30, 20), scale, layout, score, 0.0, None)
                 yield Problem(q, k, v, options, dout, dlse)
-                yield Problem(q, k, v, options._replace(layout=Layout(), score=Score()), dout, None)
+                plain = options._replace(layout=Layout(), score=Score())
+                yield Problem(q, k, v, plain, dout, None)
+                yield Problem(q[:, :2].contiguous(), k, v, plain, dout[:, :2].contiguous(), None)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 // Forward of windowed attention on the CPU. Compiled once per instruction set (LCK_ISA).
-#include "cpu/attention/forward.h"
+#include "cpu/attention/forward_task.h"
 
 namespace lck::LCK_ISA {
 
@@ -17,11 +17,7 @@ const AttentionForward kForward = {
     forward_task<U, T>,
     merge_splits_task<U, T>,
     KeyTile<U>::bytes,
-    [](const AttentionParams& p) {
-      Arena arena{nullptr};
-      ForwardScratch<U>::of(&arena, p);
-      return arena.used;
-    },
+    forward_scratch_bytes<U>,
 };
 
 }  // namespace

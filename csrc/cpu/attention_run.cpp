@@ -54,7 +54,8 @@ int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows,
   if (tiles <= kSplitTiles && p.num_texts < kEnoughTasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
-  return std::clamp<int64_t>(std::min(by_rows, by_bytes), 1, p.num_kv_heads);
+  const int64_t most = reads_in_place(p, rows) ? by_rows : std::min(by_rows, by_bytes);
+  return std::clamp<int64_t>(most, 1, p.num_kv_heads);
 }
 
 // Products of a query task, or a little more.

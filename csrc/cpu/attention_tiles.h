@@ -60,6 +60,13 @@ static inline Span query_tiles(const AttentionParams& p, const Text& text, Span 
   return empty(queries) ? Span{0, 0} : tiles_of({queries.begin - text.offset, queries.end - text.offset});
 }
 
+// Most rows of a kv head that read its keys where they lie: packing pays with more.
+inline constexpr int64_t kInPlaceRows = 8;
+
+static inline bool reads_in_place(const AttentionParams& p, int64_t rows) {
+  return rows <= kInPlaceRows && !p.kv_mask && !p.scattered;
+}
+
 // Where packed key tiles of one kv head lie: those below `fixed` (sink tokens') in slots of their own, the
 // others in a ring. data is null if nothing is packed.
 struct PackedTiles {

@@ -199,35 +199,45 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
   return num_blocks;
 }
 
+// The products of a block's rows and the tile's keys (s, of columns [first, stop)) to probabilities on the
+// rows' bases, with the rows' states carried along. f: the state of the block's first row.
+template <typename U>
+void probabilities(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
+                   const RowBlock& block, int64_t f, Span columns, AccOf<U>* s, const ForwardScratch<U>& x) {
+  using A = AccOf<U>;
+  const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
+  const auto rule = ScoreRule<A>::of(p);
+  const bool special = *tile.special || p.scattered, masked = special || !block.sees_all(n0, columns);
+  const bool plain = !special && rule.plain();
+  for (int r = 0; r < block.rows && (masked || !plain); ++r) {
+    A* row = s + r * kTile;
+    if (!plain) rule.apply(row, first, stop, block.row[r].head, n0 - block.position[r], nullptr);
+    if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, row, x.penalty, x.poisoned + f + r);
+  }
+  const int64_t out_columns = padded_columns<U>(p.head_dim_v);
+  softmax_rows<A>(s, block.rows, first, stop, plain ? rule.scale : A{1}, x.row_base + f,
+                  x.row_sum + f * kLanes<A>, x.out + f * out_columns, out_columns);
+  for (int r = 0; r < block.rows && p.dropout; ++r) {
+    A* row = s + r * kTile;
+    dropout_row(p, text, block.row[r].head, block.position[r], n0, x.keep);
+    for (int c = first; c < stop; ++c) row[c] = x.keep[c] != 0 ? row[c] * x.keep[c] : A{0};
+  }
+}
+
 // Blocks [first_block, stop_block) against the key tile from key n0.
 template <typename U>
 void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
                  int first_block, int stop_block, const ForwardScratch<U>& x) {
   using A = AccOf<U>;
-  constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
-  const auto rule = ScoreRule<A>::of(p);
   for (int b = first_block; b < stop_block; ++b) {
     const RowBlock& block = x.blocks[b];
     const Span columns = block.columns<A>(n0);
     if (empty(columns)) continue;
     const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
-    const bool special = *tile.special || p.scattered, masked = special || !block.sees_all(n0, columns);
-    const bool plain = !special && rule.plain();
-    const int64_t f = int64_t{b} * kRows;
+    const int64_t f = state_row(b, 0);
     multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
-    for (int r = 0; r < block.rows && (masked || !plain); ++r) {
-      A* s = x.s + r * kTile;
-      if (!plain) rule.apply(s, first, stop, block.row[r].head, n0 - block.position[r], nullptr);
-      if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, s, x.penalty, x.poisoned + f + r);
-    }
-    softmax_rows<A>(x.s, block.rows, first, stop, plain ? rule.scale : A{1}, x.row_base + f,
-                    x.row_sum + f * L, x.out + f * out_columns, out_columns);
-    for (int r = 0; r < block.rows && p.dropout; ++r) {
-      A* s = x.s + r * kTile;
-      dropout_row(p, text, block.row[r].head, block.position[r], n0, x.keep);
-      for (int c = first; c < stop; ++c) s[c] = x.keep[c] != 0 ? s[c] * x.keep[c] : A{0};
-    }
+    probabilities<U>(p, text, n0, tile, block, f, columns, x.s, x);
     for (int r = 0; r < block.rows; ++r) {
       store_units<U>(x.s + r * kTile, first, stop, x.probs + r * (kTile / U::kDepth));
     }
@@ -246,83 +256,6 @@ inline RowResult<AccOf<U>> row_result(const ForwardScratch<U>& x, int64_t f) {
   const A total = sum<A>(load_bytes<Vec<A>>(x.row_sum + f * kLanes<A>));
   if (total == 0) return {x.poisoned[f] ? kNan<A> : A{0}, -kInf<A>};
   return {x.poisoned[f] ? kNan<A> : 1 / total, x.row_base[f] + log(total)};
-}
-
-template <typename U, typename T>
-void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch) {
-  using A = AccOf<U>;
-  Arena arena{static_cast<char*>(scratch)};
-  const auto x = ForwardScratch<U>::of(&arena, p);
-  const Text& text = p.texts[task.text];
-  const auto row_at = [&](int64_t h, int64_t f) {
-    return query_row(p, text, task.kv_head + h, task.first_row + f);
-  };
-  int blocks = 0;  // of one head
-  for (int64_t h = 0; h < task.heads; ++h) {
-    blocks = begin_rows<U, T>(
-        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads, x,
-        [&](int64_t f) { return row_at(h, f); },
-        [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); });
-  }
-
-  const Span positions = row_positions(text, task.first_row, task.rows);
-  const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
-  const int64_t first_tile = task.split * kSplitTiles;
-  const int64_t stop_tile =
-      task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
-  for (int64_t u = first_tile; u < stop_tile; ++u) {
-    const int64_t index = tile_at(tiles, u);
-    const ReadAhead next{task.kv_head, task.heads, u + 1 < stop_tile ? tile_at(tiles, u + 1) * kTile : -1};
-    for (int64_t h = 0; h < task.heads; ++h) {
-      const auto tile =
-          key_tile<U, T>(p, text, task.kv_head + h, index, task.packed, false, next, x.staged, x.tile);
-      const int first_block = static_cast<int>(h) * blocks;
-      attend_tile<U>(p, text, index * kTile, tile, first_block, first_block + blocks, x);
-    }
-  }
-
-  for (int64_t i = 0; i < task.heads * task.rows; ++i) {
-    const int64_t h = i / task.rows, f = i % task.rows, state = state_row(static_cast<int>(h) * blocks, f);
-    const QueryRow row = row_at(h, f);
-    const auto [share, lse] = row_result<U>(x, state);
-    const A* from = x.out + state * padded_columns<U>(p.head_dim_v);
-    if (task.num_splits > 1) {
-      const int64_t place = task.split * task.heads * task.rows + i;
-      store_row(from, share, p.head_dim_v, static_cast<A*>(task.partial_out) + place * p.head_dim_v);
-      static_cast<A*>(task.partial_lse)[place] = lse;
-    } else {
-      store_row(from, share, p.head_dim_v, row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head));
-      static_cast<A*>(p.lse)[lse_index(p, text, row)] = lse;
-    }
-  }
-}
-
-// Joins partial results, kept as natural logs: out = sum_i e^(lse_i - lse) out_i.
-template <typename U, typename T>
-void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
-  using A = AccOf<U>;
-  const Text& text = p.texts[task.text];
-  A* outs = static_cast<A*>(task.partial_out);
-  const A* lses = static_cast<const A*>(task.partial_lse);
-  const int64_t rows = task.heads * task.rows;
-  for (int64_t f = 0; f < rows; ++f) {
-    const auto lse_of = [&](int64_t split) { return lses[split * rows + f]; };
-    A most = -kInf<A>, total = 0;
-    for (int64_t i = 0; i < task.num_splits; ++i) most = lse_of(i) > most ? lse_of(i) : most;
-    const A base = most == -kInf<A> ? A{0} : most;
-    for (int64_t i = 0; i < task.num_splits; ++i) total += exp(lse_of(i) - base);
-    const QueryRow row = query_row(p, text, task.kv_head + f / task.rows, task.first_row + f % task.rows);
-    T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
-    A* merged = outs + f * p.head_dim_v;  // split 0's rows become the result
-    for (int64_t i = 0; i < task.num_splits; ++i) {
-      const A weight = exp(lse_of(i) - base);
-      const A* part = outs + (i * rows + f) * p.head_dim_v;
-      for (int64_t d = 0; d < p.head_dim_v; ++d)
-        merged[d] = i ? merged[d] + weight * part[d] : weight * part[d];
-    }
-    store_row(merged, total == 0 ? A{0} : 1 / total, p.head_dim_v, to);
-    static_cast<A*>(p.lse)[lse_index(p, text, row)] = total == 0 ? -kInf<A> : base + log(total);
-  }
 }
 
 }  // namespace lck::LCK_ISA

@@ -55,8 +55,15 @@ inline Vec<double> widen(const double* p) {
   return load_bytes<Vec<double>>(p);
 }
 inline Vec<float> widen(const BFloat16* p) {
+#if defined(__AVX512F__)
+  const __m512i bits = _mm512_cvtepu16_epi32(load_bytes<__m256i>(p));
+#elif defined(__AVX2__)
+  const __m256i bits = _mm256_cvtepu16_epi32(load_bytes<__m128i>(p));
+#else
   typedef uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  return bit_cast<Vec<float>>(__builtin_convertvector(load_bytes<Half>(p), VecU32) << 16);
+  const VecU32 bits = __builtin_convertvector(load_bytes<Half>(p), VecU32);
+#endif
+  return bit_cast<Vec<float>>(bit_cast<VecU32>(bits) << 16);
 }
 inline Vec<float> widen(const Float16* p) {
 #if defined(__AVX512F__)
@@ -253,12 +260,21 @@ inline auto from_rows(const T* rows, int64_t stride, const T* ahead = nullptr) {
   };
 }
 
+// Units that one accumulator sums up: longer chains would round more than torch's products do.
+inline constexpr int64_t kMostDepth = 128;
+
 // S (rows, kTile), columns [first, stop) = A * B: A interleaved, B panels across of `dim` elements.
 template <typename U>
 [[gnu::noinline]] void multiply_across(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int64_t dim,
                                        AccOf<U>* s, int first, int stop) {
   with_height(rows, [&]<int R>() {
-    multiply<U, R, 1, R>(a, b, across_panel_units<U>(dim), units<U>(dim), s, kTile, first, stop, false);
+    const int64_t depth = units<U>(dim);
+    int64_t k = 0;
+    do {  // of no depth: zeros
+      multiply<U, R, 1, R>(a + k * R, b + k * kPanel<U>, across_panel_units<U>(dim),
+                           smaller(kMostDepth, depth - k), s, kTile, first, stop, k > 0);
+      k += kMostDepth;
+    } while (k < depth);
   });
 }
 

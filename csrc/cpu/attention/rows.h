@@ -56,11 +56,16 @@ struct RowBlock {
     hull[1] = {0, 0};
   }
 
-  // Columns of the tile from key n0 that some row sees, widened to whole vectors.
+  // Keys of the tile from key n0 that some row sees, and what lies between them.
+  Span keys(int64_t n0) const {
+    const Span tile{n0, n0 + kTile};
+    return lck::hull(intersect(hull[0], tile), intersect(hull[1], tile));
+  }
+
+  // Their columns, widened to whole vectors.
   template <typename A>
   Span columns(int64_t n0) const {
-    const Span tile{n0, n0 + kTile};
-    const Span keys = lck::hull(intersect(hull[0], tile), intersect(hull[1], tile));
+    const Span keys = this->keys(n0);
     if (empty(keys)) return {0, 0};
     return {(keys.begin - n0) / kLanes<A> * kLanes<A>, round_up(keys.end - n0, kLanes<A>)};
   }

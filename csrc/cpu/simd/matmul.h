@@ -75,20 +75,7 @@ template <typename U, int R, int C, int kRowStep, int kStep>
   using A = AccOf<U>;
   using V = Vec<A>;
   constexpr int L = kLanes<A>;
-  V acc[R][C];
-  if (accumulate) {
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int j = 0; j < C; ++j) acc[r][j] = load_bytes<V>(c + r * c_stride + j * L);
-    }
-  } else {
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int j = 0; j < C; ++j) acc[r][j] = V{};
-    }
-  }
+  V acc[R][C] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vec<UnitOf<U>> row[C];
 #pragma GCC unroll 2
@@ -102,7 +89,10 @@ template <typename U, int R, int C, int kRowStep, int kStep>
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-    for (int j = 0; j < C; ++j) store(acc[r][j], c + r * c_stride + j * L);
+    for (int j = 0; j < C; ++j) {
+      A* to = c + r * c_stride + j * L;
+      store(accumulate ? load_bytes<V>(to) + acc[r][j] : acc[r][j], to);
+    }
   }
 }
 

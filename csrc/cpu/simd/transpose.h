@@ -1,4 +1,5 @@
-// Interleaving and transposing vectors. Included only by files that are compiled once per instruction set.
+// Interleaving, transposing and summing across vectors. Included only by files that are compiled once per
+// instruction set.
 #pragma once
 
 #include "cpu/simd/vec.h"
@@ -24,6 +25,15 @@ inline void interleave(Vec<E> a, Vec<E> b, Vec<E>* low, Vec<E>* high) {
   }
 }
 
+// A group's accumulators in the order of the elements.
+template <typename T>
+inline void in_element_order(Group<T>*) {}
+template <>
+inline void in_element_order(Group<BFloat16>* x) {
+  const Group<BFloat16> halves = *x;
+  interleave<float>(halves.v[0], halves.v[1], &x->v[0], &x->v[1]);
+}
+
 // x (L, L) becomes its transpose: log2(L) perfect shuffles of its rows.
 template <typename E>
 inline void transpose(Vec<E> (&x)[kLanes<E>]) {
@@ -36,6 +46,21 @@ inline void transpose(Vec<E> (&x)[kLanes<E>]) {
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) x[i] = y[i];
   }
+}
+
+// Lane i of the result is the sum of x[i]'s lanes; x is used up.
+template <typename E>
+inline Vec<E> lane_sums(Vec<E> (&x)[kLanes<E>]) {
+#pragma GCC unroll 4
+  for (int half = kLanes<E> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) {
+      Vec<E> low, high;
+      interleave<E>(x[i], x[i + half], &low, &high);
+      x[i] = low + high;
+    }
+  }
+  return x[0];
 }
 
 }  // namespace lck::LCK_ISA
