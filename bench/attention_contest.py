@@ -48,20 +48,20 @@ def timed_rows(
 ) -> list[Row]:
     """Times the entrants in turns with the machine's ceilings and makes a row of each."""
     calls = {name: entrant.call for name, entrant in entrants.items()}
-    probes = ceilings.read_probe(int(subject.work)) if subject.unit == "GB/s" else {}
-    timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
-    if probes:
-        every = vector = ceilings.rates(list(probes), subject.work, timings)
+    if subject.unit == "GB/s":
+        alike, probes = ceilings.read_probe(int(subject.work)), {}
     else:
-        vector = ceilings.flop_probes(dtype)
-        every = vector | (ceilings.amx_probe() if dtype == torch.bfloat16 else {})
+        alike, probes = ceilings.flop_probes(dtype, subject.work), ceilings.amx_probe(dtype, subject.work)
+    probes = alike | probes
+    timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
+    every = ceilings.rates(list(probes), subject.work, timings)
     return make_rows(
         subject,
         timings,
         {name: entrant.check for name, entrant in entrants.items()},
         every,
         tuple(every),
-        alike=tuple(vector),
+        alike=tuple(alike),
         extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
         notes={name: entrant.note for name, entrant in entrants.items()},
         left_out=left_out,

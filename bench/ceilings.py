@@ -13,8 +13,7 @@ try:
 except ImportError:  # installed without a compiler: torch's own copies remain
     _host = None
 
-PROBE_SECONDS = 0.2
-_READ_SECONDS = 0.02
+_PROBE_SECONDS = 0.02
 READ = "read"
 # torch's idle threads spin for about a millisecond and would share the cores with a probe.
 _SETTLE_SECONDS = 0.003
@@ -82,26 +81,31 @@ def read_probe(size: int) -> dict[str, Callable[[], float]]:
 
     def seconds() -> float:
         time.sleep(_SETTLE_SECONDS)
-        return size / _host.read_bandwidth(size, torch.get_num_threads(), _READ_SECONDS).median
+        return size / _host.read_bandwidth(size, torch.get_num_threads(), _PROBE_SECONDS).median
 
     return {READ: seconds}
 
 
-def flop_probes(dtype: torch.dtype) -> dict[str, float]:
-    """FLOP/s of the instructions that serve a dtype, by name; AMX is apart."""
+def flop_probes(dtype: torch.dtype, flops: float) -> dict[str, Callable[[], float]]:
+    """Seconds for so many FLOPs by each instruction that serves a dtype, by name; AMX is apart."""
+    return _flop_probes(_FLOP_NAMES.get(dtype, ("fp32",)), flops)
+
+
+def amx_probe(dtype: torch.dtype, flops: float) -> dict[str, Callable[[], float]]:
+    """The same by AMX, if it is there and serves the dtype."""
+    return _flop_probes(("bf16_amx",) if dtype == torch.bfloat16 else (), flops)
+
+
+def _flop_probes(names: tuple[str, ...], flops: float) -> dict[str, Callable[[], float]]:
     if _host is None:
         return {}
-    found = {}
-    for name in _FLOP_NAMES.get(dtype, ("fp32",)):
-        if name in _host.peak_dtypes():
-            rate = _host.peak_flops(name, torch.get_num_threads(), PROBE_SECONDS)
-            found[rate.method] = rate.best
-    return found
 
+    def probe(name: str) -> Callable[[], float]:
+        def seconds() -> float:
+            time.sleep(_SETTLE_SECONDS)
+            return flops / _host.peak_flops(name, torch.get_num_threads(), _PROBE_SECONDS).best
 
-def amx_probe() -> dict[str, float]:
-    """FLOP/s of AMX in bf16; empty without it."""
-    if _host is None or "bf16_amx" not in _host.peak_dtypes():
-        return {}
-    rate = _host.peak_flops("bf16_amx", torch.get_num_threads(), PROBE_SECONDS)
-    return {rate.method: rate.best}
+        return seconds
+
+    there = [name for name in names if name in _host.peak_dtypes()]
+    return {_host.peak_flops(name, 1, 1e-4).method: probe(name) for name in there}

@@ -110,16 +110,18 @@ def contest(
         for name, reason in left_out.items():
             tell(f"  {name} is left out: {reason}")
         calls = {name: entrant.call for name, entrant in entrants.items()}
-        timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, primed=True)
-    vector = ceilings.flop_probes(case.dtype)
-    every = vector | (ceilings.amx_probe() if case.dtype == torch.bfloat16 else {})
+        subject = subject_of(case, model)
+        alike = ceilings.flop_probes(case.dtype, subject.work)
+        probes = alike | ceilings.amx_probe(case.dtype, subject.work)
+        timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
+    every = ceilings.rates(list(probes), subject.work, timings)
     rows = make_rows(
-        subject_of(case, model),
+        subject,
         timings,
         {name: entrant.check for name, entrant in entrants.items()},
         every,
         tuple(every),
-        alike=tuple(vector),
+        alike=tuple(alike),
         extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
         notes={name: entrant.note for name, entrant in entrants.items()},
         left_out=left_out,
