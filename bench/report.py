@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from bench import attention_plots, goals
+from bench import attention_plots, goals, model_goals
 from bench.goals import OWN, Stored
 from bench.rows import RESULTS
 
@@ -146,6 +146,10 @@ def markdown(rows: list[Stored]) -> str:
     for (machine,), of_machine in attention.items():
         text += ["", "## Goals of windowed_attention", "", f"{machine}.", "", *goals.table(of_machine)]
         text += ["", _ATTENTION]
+    models = _groups((row for row in rows if row["suite"] == model_goals.SUITE), 1)
+    for (machine,), of_machine in models.items():
+        text += ["", "## Goals of whole models", "", f"{machine}.", ""]
+        text += goals.table(of_machine, model_goals.GOALS)
     for (machine, suite, op, direction), of_pass in _groups(rows, 4).items():
         versions = {_versions(row) for row in of_pass}
         text += ["", f"## {op}, {direction} ({suite})", "", f"{machine}; {'; '.join(sorted(versions))}.", ""]

@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 import lckernels
 from bench import (
     demo_perplexity,
+    goals,
     model_cases,
     model_contest,
     model_goals,
@@ -199,22 +200,23 @@ def test_cases_cover_what_the_goals_ask_for():
 def test_goals_take_the_worst_row():
     def row(family, seqlen, ratios, default="sdpa", layers=2):
         shape = {"seqlen": seqlen, "layers": layers, "weights": "random", "default": default}
-        fixed = {"suite": "models", "provider": OWN, "dtype": "float32"}
+        fixed = {"suite": "models", "provider": OWN, "dtype": "float32", "direction": "forward"}
         return fixed | {"op": family, "shape": shape, "ratios": ratios}
 
-    said = model_goals.lines(
+    said = goals.table(
         [
             row("mistral", 16384, {"floor": 0.9, "sdpa": 6.0}),
             row("mistral", 16384, {"floor": 0.8, "sdpa": 4.0}, layers=30),
             row("mistral", 4096, {"floor": 0.1, "sdpa": 0.1}),
             row("gpt_oss", 8192, {"eager": 7.0, "floor": 0.5}, default="eager"),
-        ]
-    )
-    assert said[0].endswith("float32: asked <= 1.15, found 1.25 (30 layers, weights random), not met")
-    assert said[1].endswith("bfloat16: asked <= 1.15, not measured")
-    assert said[2].endswith("asked >= 5, found 4.00 (30 layers, weights random), not met")
-    assert said[4].endswith("not measured")
-    assert said[6].endswith("asked >= 5, found 7.00 (2 layers, weights random), met")
+        ],
+        model_goals.GOALS,
+    )[2:]
+    assert "| float32 | <= 1.15 | 1.25 | 1.11 | 2 | no | forward, seqlen 16384, layers 30," in said[0]
+    assert "| bfloat16 | <= 1.15 | not measured |  | 0 |" in said[1]
+    assert "| >= 5 | 4.00 | 6.00 | 2 | no | forward, seqlen 16384, layers 30," in said[2]
+    assert "not measured" in said[4]
+    assert "| >= 5 | 7.00 | 7.00 | 1 | yes | forward, seqlen 8192, layers 2," in said[6]
 
 
 def comparison(difference):

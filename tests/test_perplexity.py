@@ -242,7 +242,6 @@ def test_perplexity_by_position(model):
     assert len(middles) == 57
 
 
-@pytest.mark.skipif("patched" not in lckernels._LAZY, reason="lckernels.patched is not there yet")
 def test_on_lckernels_attention(model, monkeypatch):
     monkeypatch.undo()
     ids = some_ids(150)
