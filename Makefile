@@ -13,7 +13,7 @@ SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 # What runs on each instruction set below the machine's best, where `make test` runs; and a part of it for CI.
 ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py decode.py attention_faults.py \
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
-ISA_PART := random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
+ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
 .PHONY: demo test test-isas test-all bench build lint format sanitize aarch64 clean
 
