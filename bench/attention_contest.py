@@ -49,12 +49,13 @@ def timed_rows(
     """Times the entrants in turns with the machine's ceilings and makes a row of each."""
     calls = {name: entrant.call for name, entrant in entrants.items()}
     if subject.unit == "GB/s":
-        alike, probes = ceilings.read_probe(int(subject.work)), {}
+        alike, probes, rates = ceilings.read_probe(int(subject.work)), {}, ceilings.rates
     else:
         alike, probes = ceilings.flop_probes(dtype, subject.work), ceilings.amx_probe(dtype, subject.work)
+        rates = ceilings.peaks
     probes = alike | probes
     timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
-    every = ceilings.rates(list(probes), subject.work, timings)
+    every = rates(list(probes), subject.work, timings)
     return make_rows(
         subject,
         timings,

@@ -114,7 +114,7 @@ def contest(
         alike = ceilings.flop_probes(case.dtype, subject.work)
         probes = alike | ceilings.amx_probe(case.dtype, subject.work)
         timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
-    every = ceilings.rates(list(probes), subject.work, timings)
+    every = ceilings.peaks(list(probes), subject.work, timings)
     rows = make_rows(
         subject,
         timings,
