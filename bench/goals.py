@@ -107,12 +107,7 @@ GOALS = (
     Goal("backward, the shapes of the forward: rate / FMA peak", (0.45, 0.30), _share_of_peak("backward")),
     Goal("full causal, N=8192, against SDPA is_causal", (1.8, 2.5), _against_sdpa_causal),
     Goal("decode, K and V above 4 last-level caches: rate / read bandwidth", (0.8, 0.8), _share_of_reads),
-    Goal(
-        "linear in N: t(64k) / t(8k), forward",
-        (8.5, 8.5),
-        _growth,
-        at_most=True,
-    ),
+    Goal("linear in N: t(64k) / t(8k), forward", (8.5, 8.5), _growth, at_most=True),
     Goal(
         "peak memory above inputs and results / (K, V, lse, delta and 1 MiB), N >= 4096",
         (1.0, 1.0),

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import ceilings, models
+from bench import models
+from bench.attention_contest import timed_rows
 from bench.attention_peers import Unsupported
 from bench.cases import dtype_name
 from bench.check import Checked, Tensors, check, truth_dtype
-from bench.contest import OWN, Effort, Subject, chosen_backend, make_rows, time_with_peers
+from bench.contest import OWN, Effort, Subject, chosen_backend
 from bench.entrants import Entrant, TooSlow
 from bench.memory import with_extra_bytes
 from bench.model_cases import ModelCase, flops, head_sizes
@@ -104,26 +105,10 @@ def contest(
     Raises AssertionError if our own result was wrong, ModuleNotFoundError where SmolLM2 is missing.
     """
     model = models.build(case)
-    ids = models.make_ids(model, case.seqlen)
+    ids, subject = models.make_ids(model, case.seqlen), subject_of(case, model)
     with ExitStack() as stack:
         entrants, left_out, wrong = admit(model, case, ids, effort.call_seconds, stack)
         for name, reason in left_out.items():
             tell(f"  {name} is left out: {reason}")
-        calls = {name: entrant.call for name, entrant in entrants.items()}
-        subject = subject_of(case, model)
-        alike = ceilings.flop_probes(case.dtype, subject.work)
-        probes = alike | ceilings.amx_probe(case.dtype, subject.work)
-        timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
-    every = ceilings.peaks(list(probes), subject.work, timings)
-    rows = make_rows(
-        subject,
-        timings,
-        {name: entrant.check for name, entrant in entrants.items()},
-        every,
-        tuple(every),
-        alike=tuple(alike),
-        extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
-        notes={name: entrant.note for name, entrant in entrants.items()},
-        left_out=left_out,
-    )
+        rows = timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype)
     return rows, wrong
