@@ -9,6 +9,7 @@ import torch
 from bench.cases import MIB, dtype_name
 from lckernels import Plan, plan_chunks
 from lckernels.plan import Column
+from lckernels.visible import visible_pairs
 
 BACKWARD_FLOPS = 2.5  # of the forward: five matrix products against two
 DIRECTIONS = ("forward", "backward", "decode")
@@ -82,25 +83,6 @@ class AttentionCase:
         """Of the keys and values that some query sees."""
         first = max(0, self.offset - self.window_size[0]) if self.window_size[0] >= 0 else 0
         return self.key_bytes // self.seqlen * (self.seqlen - first)
-
-
-def visible_pairs(
-    seqlen_q: int, seqlen_k: int, window_size: tuple[int, int], *, sink_tokens: int = 0, chunk: int = 0
-) -> int:
-    """Number of (query, key) pairs by the rule of `windowed_attention`, queries at the end of the keys."""
-    left, right = window_size
-    p = torch.arange(seqlen_q) + (seqlen_k - seqlen_q)
-    first_key, last_key = torch.zeros_like(p), torch.full_like(p, seqlen_k - 1)
-    if chunk:
-        block = torch.div(p, chunk, rounding_mode="floor") * chunk
-        first_key, last_key = block.clamp(min=0), (block + chunk - 1).clamp(max=seqlen_k - 1)
-    if right >= 0:
-        last_key = torch.minimum(last_key, p + right)
-    first = torch.maximum(first_key, p - left) if left >= 0 else first_key
-    in_window = (last_key - first + 1).clamp(min=0)
-    last_sink = torch.minimum(last_key, first - 1).clamp(max=sink_tokens - 1)
-    in_sink = (last_sink - first_key + 1).clamp(min=0)
-    return int((in_window + in_sink).sum())
 
 
 @dataclass(frozen=True)

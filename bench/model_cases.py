@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from bench.attention_cases import visible_pairs
 from bench.cases import dtype_name
+from lckernels.visible import visible_pairs
 
 K = 1024
 _VOCABULARY = 1024  # of random models: what an embedding costs does not depend on it

@@ -12,13 +12,14 @@ import torch
 pytest.importorskip("matplotlib")
 
 from bench import gpu_check, gpu_time, overlap, report, rows
-from bench.attention_cases import AttentionCase, visible_pairs
+from bench.attention_cases import AttentionCase
 from bench.cases import OverlapCase
 from bench.check import Checked, check
 from bench.contest import OWN, Subject, make_rows
 from bench.peers import overlap_peers
 from bench.timing import Timing, Turns, measure
 from lckernels import Layout, overlap_split, reference
+from lckernels.visible import visible_pairs
 
 try:
     from lckernels import _host as host

@@ -14,7 +14,7 @@ from hf_models import MODELS, REFUSED, make_config
 from test_cli import refused, run
 
 from lckernels.hf.settings import Kind
-from lckernels.layers.costs import visible_pairs
+from lckernels.layers.costs import pairs_of
 from lckernels.layers.picture import visible_share
 from lckernels.options import Layout
 from lckernels.reference import visible_keys
@@ -38,7 +38,7 @@ def test_pairs_and_cells_are_those_of_the_op(kind, sinks, seqlen):
     sinks = 0 if kind.chunk else sinks
     layout = Layout(chunk=kind.chunk, sink_tokens=sinks)
     seen = visible_keys(torch.arange(seqlen)[None], seqlen, kind.window, layout)[0]
-    assert visible_pairs(kind, seqlen, sinks) == int(seen.sum())
+    assert pairs_of(kind, seqlen, sinks) == int(seen.sum())
     assert torch.equal(visible_share(kind, seqlen, sinks) > 0, seen)
 
 

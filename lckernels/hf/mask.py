@@ -19,7 +19,7 @@ _ASKED = {
     *(Tensor._is_view, Tensor.storage_offset, Tensor.element_size, Tensor.is_conj, Tensor.is_neg),
     Tensor.requires_grad.__set__,  # a reentrant checkpoint sets what is there
 }
-_WAY = "transformers' attention interface"
+WAY = "transformers' attention interface"
 _UNCHANGED = {Tensor.contiguous, Tensor.clone, Tensor.detach}
 # What builds a mask from masks; there a mask is the dense one.
 _BUILDS = {torch.cat, torch.concat, F.pad, Tensor.expand, Tensor.repeat, Tensor.repeat_interleave}
@@ -46,7 +46,7 @@ class Mask(Tensor):
     def dense(self) -> Tensor:
         """(batch, 1, seqlen_q, seqlen_k) bool, True where a query sees a key."""
         raise NotServed(
-            f"model: its attention does not go through {_WAY}, so a {type(self).__name__} is nothing to it"
+            f"model: its attention does not go through {WAY}, so a {type(self).__name__} is nothing to it"
         )
 
     def part(self, index: Any) -> Tensor:
@@ -76,7 +76,7 @@ class Mask(Tensor):
         asked = func in _ASKED or (func.__name__ == "__get__" and func not in _COMPUTED)
         if not asked:
             name = getattr(func, "__name__", func)
-            raise NotServed(f"model: it computes with its attention mask itself ({name}), outside {_WAY}")
+            raise NotServed(f"model: it computes with its attention mask itself ({name}), outside {WAY}")
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 

@@ -11,12 +11,11 @@ from lckernels.checks import bad
 from lckernels.dispatch import BACKENDS, Problem, choose
 from lckernels.hf.changes import Settings, is_patched, patch_modules, unpatch_modules
 from lckernels.hf.dry_run import Call, DryRun, padded_run
-from lckernels.hf.mask import Window
+from lckernels.hf.mask import WAY, Window
 from lckernels.hf.report import EXACT, Report, Row
 from lckernels.hf.settings import LayerSettings
 
-_WAY = "transformers' attention interface"
-_UNSEEN = f"its code does not go through {_WAY}"
+_UNSEEN = f"its code does not go through {WAY}"
 
 
 def patch(
@@ -174,7 +173,7 @@ def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -
     """Why no layer would run on lckernels; empty if some do, or nobody knows."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     if not any(m._can_set_attn_implementation() for m in models):
-        return f"the attention of {type(models[0]).__name__} does not go through {_WAY}"
+        return f"the attention of {type(models[0]).__name__} does not go through {WAY}"
     if run.refused:
         return run.error
     if report.taken:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lckernels.hf.dry_run import DryRun
 from lckernels.hf.report import Report
 from lckernels.hf.settings import Kind, LayerSettings
+from lckernels.visible import visible_pairs
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,9 @@ class Costs:
     reach: tuple[int | None, int | None]
 
 
-def visible_range(kind: Kind, p: int, seqlen: int) -> tuple[int, int]:
-    """The first key that the query at p sees by its window and chunk, and the one behind its last."""
-    left, right = kind.window
-    first = 0 if left < 0 else max(p - left, 0)
-    last = seqlen if right < 0 else min(p + right + 1, seqlen)
-    if kind.chunk:
-        start = p // kind.chunk * kind.chunk
-        first, last = max(first, start), min(last, start + kind.chunk)
-    return first, last
-
-
-def visible_pairs(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
-    """How many (query, key) pairs are visible."""
-    total = 0
-    for p in range(seqlen):
-        first, last = visible_range(kind, p, seqlen)
-        total += last - first + min(first, sink_tokens)
-    return total
+def pairs_of(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
+    """How many (query, key) pairs of a text of its own are visible."""
+    return visible_pairs(seqlen, seqlen, kind.window, sink_tokens=sink_tokens, chunk=kind.chunk)
 
 
 def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Costs:
@@ -76,7 +62,7 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
     pairs = {layer.kind: 0 for layer in layers}
     for kind in pairs:
         sinks = wanted.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
-        pairs[kind] = seqlen * seqlen if kind.cross else visible_pairs(kind, seqlen, sinks)
+        pairs[kind] = seqlen * seqlen if kind.cross else pairs_of(kind, seqlen, sinks)
     return Costs(
         seqlen=seqlen,
         report=report,

@@ -1,5 +1,6 @@
 """The picture of `lckernels explain`: which keys each kind of layer sees."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -7,9 +8,10 @@ from torch import Tensor
 
 from lckernels.extras import import_extra
 from lckernels.hf.settings import Kind
-from lckernels.layers.costs import Costs, visible_range
+from lckernels.layers.costs import Costs
 from lckernels.search.plot import fonts, save_figure
 from lckernels.search.text import printable
+from lckernels.visible import visible_range
 
 CELLS = 128
 _FAINTEST = 0.25  # a cell with one visible key must not look empty
@@ -50,12 +52,13 @@ def visible_share(kind: Kind, seqlen: int, sink_tokens: int = 0, cells: int = CE
     cells = min(cells, seqlen)
     bounds = [i * seqlen // cells for i in range(cells + 1)]
     share = torch.zeros(cells, cells, dtype=torch.float64)
-    for row in range(cells):
-        p = (bounds[row] + bounds[row + 1] - 1) // 2
-        first, last = (0, seqlen) if kind.cross else visible_range(kind, p, seqlen)
+    middles = torch.tensor([(begin + end - 1) // 2 for begin, end in pairwise(bounds)])
+    window, chunk = ((-1, -1), 0) if kind.cross else (kind.window, kind.chunk)
+    _, firsts, lasts = visible_range(middles, seqlen, window, chunk)
+    for row, (first, stop) in enumerate(zip(firsts.tolist(), (lasts + 1).tolist(), strict=True)):
         for column in range(cells):
             begin, end = bounds[column], bounds[column + 1]
-            seen = max(min(last, end) - max(first, begin), 0)
+            seen = max(min(stop, end) - max(first, begin), 0)
             seen += max(min(first, sink_tokens, end) - begin, 0)
             if seen:
                 share[row, column] = max(min(seen / (end - begin), 1.0), _FAINTEST)
