@@ -64,6 +64,16 @@ class AttentionCase:
         """Of all scores in fp32, were they materialised."""
         return 4 * self.batch * self.num_heads * self.seqlen_q * self.seqlen
 
+    @property
+    def scores(self) -> int:
+        """Products of two numbers in all scores, seen or not."""
+        return self.score_bytes // 4 * self.head_dim
+
+    def no_larger_than(self, other: "AttentionCase") -> bool:
+        """Whether the other has the same dtype and no fewer pairs to compute, seen ones and all."""
+        seen = self.flops("forward") <= other.flops("forward")
+        return self.dtype == other.dtype and self.scores <= other.scores and seen
+
     @cached_property
     def pairs(self) -> int:
         """(query, key) pairs that the window lets through, for one head of one sequence."""

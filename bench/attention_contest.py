@@ -20,8 +20,8 @@ def contest(
     direction: str,
     effort: Effort,
     tell: Callable[[str], None] = print,
-) -> tuple[list[Row], list[str]]:
-    """The rows of one case, and the peers whose result was wrong; who takes no part is told with the reason.
+) -> list[Row]:
+    """The rows of one case; who takes no part is told with the reason, a wrong peer too.
 
     Raises AssertionError if our own result was wrong, BackendError if no backend serves the case.
     """
@@ -30,12 +30,12 @@ def contest(
     exam = Exam(case, direction, inputs)
     own = Peer(attention.own_attend(case), by_head=False)
     entrants = {OWN: enter(OWN, own, case, direction, inputs, exam, float("inf"))}
-    peers, left_out, wrong = admit(case, direction, inputs, exam, effort.call_seconds)
+    peers, left_out = admit(case, direction, inputs, exam, effort.call_seconds)
     for name, reason in left_out.items():
         tell(f"  {name} is left out: {reason}")
     entrants |= peers
     subject = attention.subject_of("attention", direction, case, backend)
-    return timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype), wrong
+    return timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype)
 
 
 def timed_rows(

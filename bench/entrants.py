@@ -1,7 +1,9 @@
-"""Who takes part in an attention contest: providers are checked, and their memory measured, before timing."""
+"""Who takes part in a contest: providers are checked, and their memory measured, before timing."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from bench import attention
 from bench.attention_cases import BACKWARD_FLOPS, AttentionCase
@@ -46,12 +48,17 @@ DENSE: dict[Build, float] = {
 _DENSE_RATE = 1.5e11  # FLOP/s that they are trusted with before they are tried
 
 
-def refuse_if_dense(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
-    """Raises TooSlow for a peer whose pass over all pairs would surely take more than `limit` seconds."""
-    pairs = DENSE.get(build, 0.0) * case.batch * case.num_heads * case.seqlen_q * case.seqlen
+_tried_in_vain: dict[tuple[Build, str, float], list[AttentionCase]] = {}  # by peer, direction and limit
+
+
+def refuse_if_slow(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
+    """Raises TooSlow for a peer that surely takes more than `limit` seconds, or did on a smaller case."""
     passes = 1 + BACKWARD_FLOPS if direction == "backward" else 1
-    if 4 * case.head_dim * pairs * passes / _DENSE_RATE > limit:
+    if 4 * case.scores * DENSE.get(build, 0.0) * passes / _DENSE_RATE > limit:
         raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")
+    for smaller in _tried_in_vain.get((build, direction, limit), []):
+        if smaller.no_larger_than(case):
+            raise TooSlow(f"more than {limit:g} s a pass on {smaller.label}")
 
 
 def builders(case: AttentionCase, direction: str) -> list[Build]:
@@ -113,26 +120,42 @@ def enter(
     return Entrant.of(peer.attend, direction, inputs, checked, extra_bytes, peer.note)
 
 
-def admit(
-    case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
-) -> tuple[dict[str, Entrant], dict[str, str], list[str]]:
-    """The peers that can, why the others cannot, and those whose result was wrong."""
+def _enter(
+    build: Build, case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
+) -> Entrant:
+    """Raises AssertionError for a wrong result, Unsupported where the peer takes no part."""
+    refuse_if_slow(build, case, direction, limit)
+    peer = build(case, direction, "cpu")
+    given = attention.by_head(inputs) if peer.by_head else inputs
+    other = Exam(peer.computes, direction, inputs, every_head=False) if peer.computes else exam
+    try:
+        return enter(build.__name__, peer, case, direction, given, other, limit)
+    except TooSlow:
+        _tried_in_vain.setdefault((build, direction, limit), []).append(case)
+        raise
+
+
+def admitted(ways: Mapping[str, Callable[[], Entrant]]) -> tuple[dict[str, Entrant], dict[str, str]]:
+    """The peers that enter, and why the others do not: a wrong result is a reason too."""
     entrants: dict[str, Entrant] = {}
     left_out: dict[str, str] = {}
-    wrong: list[str] = []
-    theirs = attention.by_head(inputs)
-    for build in builders(case, direction):
-        name = build.__name__
+    for name, way in ways.items():
         try:
-            refuse_if_dense(build, case, direction, limit)
-            peer = build(case, direction, "cpu")
-            given = theirs if peer.by_head else inputs
-            other = Exam(peer.computes, direction, inputs, every_head=False) if peer.computes else exam
-            entrants[name] = enter(name, peer, case, direction, given, other, limit)
-        except AssertionError as error:
-            wrong.append(str(error))
-        except Unsupported as reason:
+            entrants[name] = way()
+        except (AssertionError, Unsupported) as reason:
             left_out[name] = str(reason)
         except Exception as error:  # a peer that breaks must not cost the others their rows
             left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return entrants, left_out, wrong
+    return entrants, left_out
+
+
+def admit(
+    case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
+) -> tuple[dict[str, Entrant], dict[str, str]]:
+    """The peers that can, and why the others do not take part."""
+    return admitted(
+        {
+            build.__name__: partial(_enter, build, case, direction, inputs, exam, limit)
+            for build in builders(case, direction)
+        }
+    )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +11,13 @@ from torch import nn
 
 from bench import models
 from bench.attention_contest import timed_rows
-from bench.attention_peers import Unsupported
 from bench.cases import dtype_name
 from bench.check import Checked, Tensors, check, truth_dtype
 from bench.contest import OWN, Effort, Subject, chosen_backend
-from bench.entrants import Entrant, TooSlow
+from bench.entrants import Entrant, TooSlow, admitted
 from bench.memory import with_extra_bytes
 from bench.model_cases import ModelCase, flops, head_sizes
-from bench.model_peers import BUILDERS, ModelPeer, refuse_if_dense
+from bench.model_peers import PEERS, Build, ModelPeer, own, refuse_if_dense
 from bench.rows import Row
 
 
@@ -54,25 +54,17 @@ def enter(name: str, peer: ModelPeer, ids: torch.Tensor, exam: ModelExam, limit:
 
 def admit(
     model: nn.Module, case: ModelCase, ids: torch.Tensor, limit: float, stack: ExitStack
-) -> tuple[dict[str, Entrant], dict[str, str], list[str]]:
-    """Who takes part, why the others do not, and the peers whose result was wrong; ours must be right."""
-    exam, entrants = ModelExam(model, ids, case.dtype), {}
-    left_out: dict[str, str] = {}
-    wrong: list[str] = []
-    for name, build in BUILDERS.items():
-        if name == OWN:
-            entrants[name] = enter(name, build(model, case, stack), ids, exam, float("inf"))
-            continue
-        try:
-            refuse_if_dense(name, model, case, limit)
-            entrants[name] = enter(name, build(model, case, stack), ids, exam, limit)
-        except AssertionError as error:
-            wrong.append(str(error))
-        except Unsupported as reason:
-            left_out[name] = str(reason)
-        except Exception as error:  # a peer that breaks must not cost the others their rows
-            left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return entrants, left_out, wrong
+) -> tuple[dict[str, Entrant], dict[str, str]]:
+    """Who takes part, and why the others do not; ours must be right."""
+    exam = ModelExam(model, ids, case.dtype)
+
+    def way(name: str, build: Build) -> Entrant:
+        refuse_if_dense(name, model, case, limit)
+        return enter(name, build(model, case, stack), ids, exam, limit)
+
+    ours = enter(OWN, own(model, case, stack), ids, exam, float("inf"))
+    peers, left_out = admitted({name: partial(way, name, build) for name, build in PEERS.items()})
+    return {OWN: ours, **peers}, left_out
 
 
 def subject_of(case: ModelCase, model: nn.Module) -> Subject:
@@ -99,16 +91,15 @@ def subject_of(case: ModelCase, model: nn.Module) -> Subject:
 
 def contest(
     benchmark: Any, case: ModelCase, effort: Effort, tell: Callable[[str], None] = print
-) -> tuple[list[Row], list[str]]:
-    """The rows of one model, and the peers whose result was wrong; who takes no part is told with the reason.
+) -> list[Row]:
+    """The rows of one model; who takes no part is told with the reason, a wrong peer too.
 
     Raises AssertionError if our own result was wrong, ModuleNotFoundError where SmolLM2 is missing.
     """
     model = models.build(case)
     ids, subject = models.make_ids(model, case.seqlen), subject_of(case, model)
     with ExitStack() as stack:
-        entrants, left_out, wrong = admit(model, case, ids, effort.call_seconds, stack)
+        entrants, left_out = admit(model, case, ids, effort.call_seconds, stack)
         for name, reason in left_out.items():
             tell(f"  {name} is left out: {reason}")
-        rows = timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype)
-    return rows, wrong
+        return timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype)

@@ -8,7 +8,6 @@ from torch import nn
 
 from bench import models
 from bench.attention_peers import Unsupported
-from bench.contest import OWN
 from bench.entrants import TooSlow
 from bench.model_cases import ModelCase, head_sizes
 
@@ -57,7 +56,6 @@ def floor(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
 
 
 PEERS: dict[str, Build] = {"eager": eager, "sdpa": sdpa, "flex": flex, FLOOR: floor}
-BUILDERS: dict[str, Build] = {OWN: own, **PEERS}
 
 
 def refuse_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) -> None:

