@@ -111,11 +111,12 @@ struct ChunkedParams {
   const int64_t* chunk_bounds;    // (num_chunks + 1), where a chunk's segments begin in chunk_segments
   const int32_t* chunk_segments;  // (num_segments), numbers of segments, chunk by chunk
   const void* shares;             // (num_chunks, chunk_len), fp32 (fp64): of a position's output
-  void* lse;   // (num_heads, num_chunks, chunk_len + num_extra), log(e^lse / share); backward
-  void* dots;  // the same shape: <dout, out of the chunk>; backward
   int64_t num_segments, longest_segment, num_chunks, chunk_len, num_extra;
-  bool extra_queries;  // the backward has a gradient of the extra rows' outputs
-  bool all_rows;       // dots also where the share is 0
+  int64_t most_tiles;  // key tiles of a chunk, each of its segments in tiles of its own
+  // Backward.
+  void* dots;          // (num_heads, num_chunks, chunk_len + num_extra): <dout, out of the chunk>; or null
+  int64_t num_splits;  // tasks of a chunk and kv head
+  bool extra_queries;  // there is a gradient of the extra rows' outputs
 };
 
 }  // namespace lck

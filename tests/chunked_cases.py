@@ -33,6 +33,12 @@ def one_chunk_of_two_texts() -> Plan:
     )
 
 
+def many_segments() -> Plan:
+    """Chunk 0 has 70 segments, every second pair of positions; chunk 1 has all."""
+    pairs = [[0, 2 * i, 4 * i, 2] for i in range(70)]
+    return Plan.from_segments([*pairs, [1, 0, 0, 280]], num_chunks=2, chunk_len=280, total_len=280)
+
+
 @dataclass(frozen=True)
 class ChunkedCase:
     name: str
@@ -167,4 +173,10 @@ CASES = (
     ChunkedCase(
         "nothing_to_see", lambda: Plan.from_segments([], num_chunks=3, chunk_len=4, total_len=0), num_extra=0
     ),
+)
+LONG_CASES = (
+    ChunkedCase(
+        "long", lambda: plan_chunks([800], 580, 300), num_kv_heads=1, num_extra=2, weights="explicit"
+    ),
+    ChunkedCase("many_segments", many_segments, num_heads=1, num_kv_heads=1),
 )

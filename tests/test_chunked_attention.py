@@ -3,7 +3,7 @@
 import pytest
 import torch
 from brute_force import chunked_attention as brute_force_chunked_attention
-from chunked_cases import CASES, ChunkedInputs
+from chunked_cases import CASES, LONG_CASES, ChunkedInputs
 from compare import assert_as_good_as
 from opcheck import opcheck
 
@@ -61,7 +61,7 @@ def test_reference_is_the_definition(case):
         torch.testing.assert_close(x, torch.tensor(expected_extra, dtype=torch.float64).view(x.shape))
 
 
-@by_case
+@pytest.mark.parametrize("case", (*CASES, *LONG_CASES), ids=lambda case: case.name)
 @by_dtype
 @by_backend
 def test_forward_and_backward(case, dtype, backend, monkeypatch):

@@ -9,7 +9,7 @@
 
 namespace lck {
 
-// Rows (queries times heads that share a kv head) of one forward or dq task, where there is more than one
+// Rows (queries times heads that share a kv head) of one forward task, where there is more than one
 // task.
 inline constexpr int64_t kQueryTileRows = 48;
 // A text with no more rows than this for a kv head is one task, whose key tiles are packed as they come.
@@ -18,8 +18,6 @@ inline constexpr int64_t kMostTileRows = 192;
 static inline bool across_heads(const Text& text) {
   return text.q_len < kMostTileRows;
 }
-// Keys of one dk, dv task of chunked attention.
-inline constexpr int64_t kKeyTileRows = 192;
 // Key tiles that one task of a short text reads at most; with more, its keys are split and merged by lse.
 inline constexpr int64_t kSplitTiles = 16;
 
@@ -43,15 +41,15 @@ struct StripTask {
 };
 
 struct AttentionForward {
-  // One key tile (64 keys) of a kv head: K and V (backward: as the dq pass wants them) into packed.
-  // near_heads: kv heads from this one on whose keys are fetched.
+  // One key tile (64 keys) of a kv head: K and V into packed. near_heads: kv heads from this one on whose
+  // keys are fetched.
   void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t near_heads, int64_t tile,
-                    bool backward, void* packed, void* scratch);
+                    void* packed, void* scratch);
   void (*forward)(const AttentionParams&, const QueryTask&, void* scratch);
   // Joins the splits of a task into out and lse.
   void (*merge_splits)(const AttentionParams&, const QueryTask&);
-  int64_t (*tile_bytes)(const AttentionParams&, bool backward);  // of one packed key tile
-  int64_t (*scratch_bytes)(const AttentionParams&);              // of any forward pass, 64-byte aligned
+  int64_t (*tile_bytes)(const AttentionParams&);     // of one packed key tile
+  int64_t (*scratch_bytes)(const AttentionParams&);  // of any forward pass, 64-byte aligned
 };
 
 struct AttentionBackward {

@@ -8,15 +8,15 @@ namespace {
 template <typename U, typename T>
 const AttentionForward kForward = {
     [](const AttentionParams& p, int64_t text, int64_t kv_head, int64_t near_heads, int64_t tile,
-       bool backward, void* packed, void* scratch) {
+       void* packed, void* scratch) {
       prefetch_keys<T>(p, p.texts[text], kv_head, near_heads, tile * kTile);
-      pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, backward, kNoReadAhead,
+      pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, false, kNoReadAhead,
                           static_cast<UnitOf<U>*>(scratch),
-                          KeyTile<U>::at(p, backward, static_cast<std::byte*>(packed)));
+                          KeyTile<U>::at(p, false, static_cast<std::byte*>(packed)));
     },
     forward_task<U, T>,
     merge_splits_task<U, T>,
-    KeyTile<U>::bytes,
+    [](const AttentionParams& p) { return KeyTile<U>::bytes(p, false); },
     forward_scratch_bytes<U>,
 };
 

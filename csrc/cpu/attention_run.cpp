@@ -123,7 +123,7 @@ void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   const AttentionForward& passes = attention_forward(isa, dtype);
   run_short_texts(passes, dtype, p);
   const auto wanted = [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; };
-  run_waves(passes, p, wanted, false, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
+  run_waves(passes, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
     const std::vector<QueryTask> tasks = query_tasks(p, parts);
     run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
                      [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });

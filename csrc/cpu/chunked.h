@@ -7,21 +7,27 @@
 
 namespace lck {
 
-// Rows [first, first + count) of one head (of one kv head in key_grads): positions of the sequence, or a
-// chunk's extra rows where chunk >= 0. At most kQueryTileRows rows, kKeyTileRows in key_grads.
+// Rows [first, first + count) of one head (kv head in merge_gradients): positions of the sequence, or a
+// chunk's extra rows where chunk >= 0. At most kQueryTileRows rows.
 struct ChunkedTask {
   int64_t chunk, head, first, count;
 };
 
+// The gradients of one chunk and kv head, or one of num_splits shares of its queries, into the chunk's parts.
+struct ChunkGradTask {
+  int64_t chunk, kv_head, split;
+  std::byte* parts;
+};
+
 struct ChunkedPasses {
-  // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them. states: instead of
-  // outputs, the lse and dots that the backward needs.
-  void (*outputs)(const ChunkedParams&, const ChunkedTask&, bool states, const PackedTiles& packed,
-                  void* scratch);
-  // dq; packed for the backward.
-  void (*query_grads)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
-  void (*key_grads)(const ChunkedParams&, const ChunkedTask&, void* scratch);  // dk and dv
-  int64_t (*scratch_bytes)(const ChunkedParams&);
+  // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them.
+  void (*outputs)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
+  void (*gradients)(const ChunkedParams&, const ChunkGradTask&, void* scratch);
+  // dq, dk and dv of rows; parts: of the kv head, chunk after chunk.
+  void (*merge_gradients)(const ChunkedParams&, const ChunkedTask&, std::byte* parts, void* scratch);
+  int64_t (*parts_bytes)(const ChunkedParams&);  // of one chunk and kv head
+  int64_t (*output_scratch_bytes)(const ChunkedParams&);
+  int64_t (*gradient_scratch_bytes)(const ChunkedParams&);
 };
 
 const ChunkedPasses& chunked_passes(Isa isa, DType dtype);

@@ -1,5 +1,5 @@
 // Chunked attention on the CPU. Compiled once per instruction set (LCK_ISA).
-#include "cpu/attention/chunked.h"
+#include "cpu/attention/chunk_gradients.h"
 
 namespace lck::LCK_ISA {
 
@@ -7,25 +7,24 @@ namespace {
 
 template <typename U, typename T>
 const ChunkedPasses kChunked = {
-    [](const ChunkedParams& p, const ChunkedTask& task, bool states, const PackedTiles& packed,
-       void* scratch) {
-      if (task.chunk >= 0) {
-        chunked_extra<U, T>(p, task, states, packed, scratch);
-      } else {
-        chunked_positions<U, T>(p, task, states, packed, scratch);
-      }
+    [](const ChunkedParams& p, const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
+      (task.chunk >= 0 ? chunked_extra<U, T> : chunked_positions<U, T>)(p, task, packed, scratch);
     },
-    chunked_query_grads<U, T>,
-    chunked_key_grads<U, T>,
+    chunk_gradients<U, T>,
+    merge_chunk_gradients<U, T>,
+    ChunkParts<U>::bytes,
     [](const ChunkedParams& p) {
-      Arena outputs{nullptr}, queries{nullptr}, keys{nullptr};
-      ForwardScratch<U>::of(&outputs, p.sequence);
-      outputs.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim_v));
-      QueryGradScratch<U>::of(&queries, p.sequence);
-      KeyTile<U>::of(&queries, p.sequence, true);
-      queries.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim));
-      KeyGradScratch<U>::of(&keys, p.sequence, kKeyTileRows / kTile);
-      return larger_of(outputs.used, larger_of(queries.used, keys.used));
+      Arena arena{nullptr};
+      ForwardScratch<U>::of(&arena, p.sequence);
+      arena.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim_v));
+      return arena.used;
+    },
+    [](const ChunkedParams& p) {
+      Arena chunk{nullptr}, merge{nullptr};
+      ChunkScratch<U>::of(&chunk, p);
+      const int64_t longest = larger_of(p.sequence.head_dim, p.sequence.head_dim_v);
+      merge.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(longest));
+      return larger_of(chunk.used, merge.used);
     },
 };
 

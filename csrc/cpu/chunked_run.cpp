@@ -25,6 +25,9 @@ void build_chunked_tables(const Segment* segments, int64_t num_segments, Chunked
   tables->chunk_bounds.assign(p.num_chunks + 1, 0);
   for (const Segment& s : tables->segments) ++tables->chunk_bounds[s.row + 1];
   for (int64_t c = 0; c < p.num_chunks; ++c) tables->chunk_bounds[c + 1] += tables->chunk_bounds[c];
+  std::vector<int64_t> tiles(p.num_chunks, (p.num_extra + kTile - 1) / kTile);
+  for (const Segment& s : tables->segments) tiles[s.row] += (s.length + kTile - 1) / kTile;
+  p.most_tiles = tiles.empty() ? 0 : *std::max_element(tiles.begin(), tiles.end());
   std::vector<int64_t> place(tables->chunk_bounds.begin(), tables->chunk_bounds.end() - 1);
   tables->chunk_segments.resize(tables->segments.size());
   for (size_t i = 0; i < tables->segments.size(); ++i) {
@@ -44,10 +47,16 @@ namespace {
 
 using Tasks = std::vector<ChunkedTask>;
 
-// Rows of the sequence (chunk -1) or of every chunk's extra rows for heads [first_head, stop_head), `step` at
-// a time.
-void add_tasks(const ChunkedParams& p, bool of_extra, int64_t first_head, int64_t stop_head, int64_t step,
-               Tasks* tasks) {
+// Products of the backward, where the forward has two.
+constexpr int64_t kGradProducts = 5;
+
+// Chunks with fewer tasks are split, as far as a task has so many rows. None of this depends on the number of
+// threads.
+constexpr int64_t kFewestTasks = 32, kLeastSplitRows = 4 * kTile;
+
+// Rows of the sequence (chunk -1) or of every chunk's extra rows for heads [first_head, stop_head).
+void add_tasks(const ChunkedParams& p, bool of_extra, int64_t first_head, int64_t stop_head, Tasks* tasks) {
+  constexpr int64_t step = kQueryTileRows;
   const int64_t rows = of_extra ? p.num_extra : p.sequence.seqlen_q;
   for (int64_t head = first_head; head < stop_head; ++head) {
     for (int64_t chunk = of_extra ? 0 : -1; chunk < (of_extra ? p.num_chunks : 0); ++chunk) {
@@ -63,36 +72,23 @@ int64_t rows_work(const ChunkedParams& p, int64_t rows) {
   return rows * (p.chunk_len + p.num_extra) * (p.sequence.head_dim + p.sequence.head_dim_v);
 }
 
-// Runs body(task, the kv head's key tiles, scratch) for all rows of the sequence and, if wanted, the extra
-// rows.
-template <typename Body>
-void run_rows(Isa isa, DType dtype, const ChunkedParams& p, bool backward, bool extra_rows,
-              const Body& body) {
-  const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
-  run_waves(
-      attention_forward(isa, dtype), p.sequence, [](const Text&) { return true; }, backward,
-      p.sequence.seqlen_q,
-      [&](const std::vector<WavePart>& parts) {
-        const int64_t kv_head = parts[0].kv_head, count = parts.size();
-        Tasks tasks;
-        add_tasks(p, false, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
-        if (extra_rows)
-          add_tasks(p, true, kv_head * group, (kv_head + count) * group, kQueryTileRows, &tasks);
-        run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows),
-                         chunked_passes(isa, dtype).scratch_bytes(p), [&](int64_t i, void* scratch) {
-                           body(tasks[i], parts[tasks[i].head / group - kv_head].tiles, scratch);
-                         });
-      });
-}
-
 }  // namespace
 
 void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
   const ChunkedPasses& passes = chunked_passes(isa, dtype);
-  run_rows(isa, dtype, p, false, true,
-           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
-             passes.outputs(p, task, false, packed, scratch);
-           });
+  const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
+  run_waves(
+      attention_forward(isa, dtype), p.sequence, [](const Text&) { return true; }, p.sequence.seqlen_q,
+      [&](const std::vector<WavePart>& parts) {
+        const int64_t kv_head = parts[0].kv_head, count = parts.size();
+        Tasks tasks;
+        for (const bool of_extra : {false, true})
+          add_tasks(p, of_extra, kv_head * group, (kv_head + count) * group, &tasks);
+        run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows), passes.output_scratch_bytes(p),
+                         [&](int64_t i, void* scratch) {
+                           passes.outputs(p, tasks[i], parts[tasks[i].head / group - kv_head].tiles, scratch);
+                         });
+      });
 }
 
 namespace {
@@ -117,28 +113,41 @@ void sum_heads(const ChunkedParams& p, int64_t chunk, A* row_dots) {
 
 void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots) {
   const ChunkedPasses& passes = chunked_passes(isa, dtype);
-  const bool fp64 = dtype == DType::kFloat64;
-  const int64_t heads = p.sequence.num_heads, kv_heads = p.sequence.num_kv_heads;
-  const int64_t state_bytes = heads * p.num_chunks * (p.chunk_len + p.num_extra) * acc_bytes(dtype);
-  const Workspace lse = make_workspace(state_bytes), dots = make_workspace(state_bytes);
-  p.lse = lse.get(), p.dots = dots.get(), p.all_rows = row_dots != nullptr;
-  run_rows(isa, dtype, p, false, p.extra_queries,
-           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
-             passes.outputs(p, task, true, packed, scratch);
-           });
-  run_rows(isa, dtype, p, true, p.extra_queries,
-           [&](const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
-             passes.query_grads(p, task, packed, scratch);
-           });
-  Tasks keys;
-  add_tasks(p, false, 0, kv_heads, kKeyTileRows, &keys);
-  add_tasks(p, true, 0, kv_heads, kKeyTileRows, &keys);
-  run_with_scratch(keys.size(), rows_work(p, kKeyTileRows), passes.scratch_bytes(p),
-                   [&](int64_t i, void* scratch) { passes.key_grads(p, keys[i], scratch); });
-  if (!row_dots || p.num_chunks == 0) return;
-  std::fill_n(static_cast<char*>(row_dots), p.num_chunks * p.chunk_len * acc_bytes(dtype), char{0});
-  run_with_scratch(p.num_chunks, p.chunk_len * p.sequence.num_heads, 0, [&](int64_t chunk, void*) {
-    if (fp64) {
+  const int64_t heads = p.sequence.num_heads, kv_heads = p.sequence.num_kv_heads, chunks = p.num_chunks;
+  const int64_t width = p.chunk_len + p.num_extra;
+  const Workspace dots = make_workspace(row_dots ? heads * chunks * width * acc_bytes(dtype) : 0);
+  p.dots = dots.get();
+  p.num_splits = std::clamp<int64_t>(kFewestTasks / std::max<int64_t>(kv_heads * chunks, 1), 1,
+                                     std::max<int64_t>(p.chunk_len / kLeastSplitRows, 1));
+
+  // As many kv heads at a time as the parts take the memory of all keys and values.
+  const int64_t head_bytes = chunks * passes.parts_bytes(p), scratch_bytes = passes.gradient_scratch_bytes(p);
+  const int64_t key_bytes =
+      p.sequence.seqlen_k * kv_heads * (p.sequence.head_dim + p.sequence.head_dim_v) * acc_bytes(dtype);
+  const int64_t step = std::clamp<int64_t>(key_bytes / std::max<int64_t>(head_bytes, 1), 1, kv_heads);
+  const Workspace parts = make_workspace(step * head_bytes);
+  for (int64_t first = 0; first < kv_heads; first += step) {
+    const int64_t stop = std::min(first + step, kv_heads);
+    const auto parts_of = [&](int64_t kv_head) { return parts.get() + (kv_head - first) * head_bytes; };
+    std::vector<ChunkGradTask> tasks;
+    for (int64_t i = 0; i < (stop - first) * chunks * p.num_splits; ++i) {
+      const int64_t chunk = i / p.num_splits % chunks, kv_head = first + i / p.num_splits / chunks;
+      tasks.push_back({chunk, kv_head, i % p.num_splits, parts_of(kv_head) + chunk * passes.parts_bytes(p)});
+    }
+    const int64_t chunk_work = kGradProducts * heads / kv_heads * rows_work(p, width) / (2 * p.num_splits);
+    run_with_scratch(tasks.size(), chunk_work, scratch_bytes,
+                     [&](int64_t i, void* scratch) { passes.gradients(p, tasks[i], scratch); });
+    Tasks merges;
+    for (const bool of_extra : {false, true}) add_tasks(p, of_extra, first, stop, &merges);
+    run_with_scratch(merges.size(), kQueryTileRows * 4 * p.sequence.head_dim, scratch_bytes,
+                     [&](int64_t i, void* scratch) {
+                       passes.merge_gradients(p, merges[i], parts_of(merges[i].head), scratch);
+                     });
+  }
+  if (!row_dots || chunks == 0) return;
+  std::fill_n(static_cast<char*>(row_dots), chunks * p.chunk_len * acc_bytes(dtype), char{0});
+  run_with_scratch(chunks, p.chunk_len * heads, 0, [&](int64_t chunk, void*) {
+    if (dtype == DType::kFloat64) {
       sum_heads(p, chunk, static_cast<double*>(row_dots));
     } else {
       sum_heads(p, chunk, static_cast<float*>(row_dots));

@@ -110,9 +110,9 @@ void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_byte
 }
 
 void run_waves(const AttentionForward& passes, const AttentionParams& p,
-               const std::function<bool(const Text&)>& wanted, bool backward, int64_t step,
+               const std::function<bool(const Text&)>& wanted, int64_t step,
                const std::function<void(const std::vector<WavePart>& parts)>& run) {
-  const int64_t tile_bytes = passes.tile_bytes(p, backward);
+  const int64_t tile_bytes = passes.tile_bytes(p);
   const std::vector<Wave> waves = plan_waves(p, wanted, step, kWaveBytes * num_threads() / tile_bytes);
   int64_t slots = 0;
   for (const Wave& wave : waves) {
@@ -157,7 +157,7 @@ void run_waves(const AttentionForward& passes, const AttentionParams& p,
     run_with_scratch(tiles.size(), tile_work, passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
       const WavePart& part = parts[tiles[i].part];
       passes.pack_keys(p, part.text, part.kv_head, tiles[i].first ? part.near_heads : 1, tiles[i].tile,
-                       backward, part.tiles.at(tiles[i].tile), scratch);
+                       part.tiles.at(tiles[i].tile), scratch);
     });
     run(parts);
   }

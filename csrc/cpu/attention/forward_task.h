@@ -46,8 +46,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
     if (may_stay && attend_in_place(in_place, index * kTile)) continue;
     const ReadAhead next{task.kv_head, task.heads, u + 1 < stop_tile ? tile_at(tiles, u + 1) * kTile : -1};
     for (int64_t h = 0; h < task.heads; ++h) {
-      const auto tile =
-          key_tile<U, T>(p, text, task.kv_head + h, index, task.packed, false, next, x.staged, x.tile);
+      const auto tile = key_tile<U, T>(p, text, task.kv_head + h, index, task.packed, next, x.staged, x.tile);
       const int first_block = static_cast<int>(h) * blocks;
       attend_tile<U>(p, text, index * kTile, tile, first_block, first_block + blocks, x);
     }

@@ -1,6 +1,6 @@
-// What both passes of the backward share: query rows with their lse and delta, and P and dS of a block of
-// them against a key tile: S = Q K^T, dP = dO V^T, dS = P (dP - delta). Included only by files that are
-// compiled once per instruction set.
+// Query rows of the backward with their lse and delta, and P and dS of a block of them against a key tile:
+// S = Q K^T, dP = dO V^T, dS = P (dP - delta). Included only by files that are compiled once per instruction
+// set.
 #pragma once
 
 #include "cpu/attention/forward.h"
@@ -92,9 +92,9 @@ inline void uncap_row(const A* tanh_row, int first, int stop, A* ds) {
   }
 }
 
-// One row: products q.k in s and dP in dp; dS in dp and, if kProbs, P after dropout in s. Hidden columns of
-// [first, stop) become 0. f: the row's place in x.
-template <typename U, bool kProbs>
+// One row: products q.k in s and dP in dp become P after dropout and dS. Hidden columns of [first, stop)
+// become 0. f: the row's place in x.
+template <typename U>
 void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, const RowBlock& block, int r,
               int64_t f, int64_t n0, const KeyTile<U>& tile, Span columns, bool masked,
               const ScoreRule<AccOf<U>>& rule, const GradRowScratch<AccOf<U>>& scratch, AccOf<U>* dbias,
@@ -125,7 +125,7 @@ void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, 
       kept *= keep;
     }
     grad = probs * (grad - delta);
-    if (kProbs && bad_dout) kept = splat(kNan<A>);
+    if (bad_dout) kept = splat(kNan<A>);
     if (masked) {
       VecInt<A> seen = mask.lanes(c);
       if (special) seen &= ~(load_bytes<Vec<A>>(penalty + c) < A{0});
@@ -133,7 +133,7 @@ void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, 
       kept = seen ? kept : Vec<A>{};
     }
     store(grad, dp + c);
-    if constexpr (kProbs) store(kept, s + c);
+    store(kept, s + c);
   }
   if (dbias) {
     A* row = dbias + head * p.bias_len;
@@ -142,23 +142,29 @@ void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, 
   if (p.softcap) uncap_row(scratch.tanh, first, stop, dp);
 }
 
-// Block b of x against the columns of the key tile from key n0, whose K and V are across: grad_row of each of
-// its rows, kTile elements apart in s and dp.
-template <typename U, bool kProbs>
+// S and dP of block b of x against columns of the key tile, whose K and V are across; rows are kTile elements
+// apart.
+template <typename U>
+inline void grad_products(const AttentionParams& p, const GradRows<U>& x, int b, const KeyTile<U>& tile,
+                          Span columns, AccOf<U>* s, AccOf<U>* dp) {
+  const int64_t f = int64_t{b} * kRows;
+  const int rows = x.blocks[b].rows, first = static_cast<int>(columns.begin),
+            stop = static_cast<int>(columns.end);
+  multiply_across<U>(rows, x.q + f * units<U>(p.head_dim), tile.k, p.head_dim, s, first, stop);
+  multiply_across<U>(rows, x.dout + f * units<U>(p.head_dim_v), tile.v, p.head_dim_v, dp, first, stop);
+}
+
+// grad_row of each row of block b against columns of the key tile from key n0 on.
+template <typename U>
 void grad_block(const AttentionParams& p, const Text& text, const GradRows<U>& x, int b, int64_t n0,
                 const KeyTile<U>& tile, Span columns, const GradRowScratch<AccOf<U>>& scratch,
                 AccOf<U>* dbias, AccOf<U>* s, AccOf<U>* dp) {
-  using A = AccOf<U>;
   const RowBlock& block = x.blocks[b];
-  const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
-  const int64_t f = int64_t{b} * kRows;
   const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
-  const auto rule = ScoreRule<A>::of(p);
-  multiply_across<U>(block.rows, x.q + f * units<U>(p.head_dim), tile.k, p.head_dim, s, first, stop);
-  multiply_across<U>(block.rows, x.dout + f * units<U>(p.head_dim_v), tile.v, p.head_dim_v, dp, first, stop);
+  const auto rule = ScoreRule<AccOf<U>>::of(p);
   for (int r = 0; r < block.rows; ++r) {
-    grad_row<U, kProbs>(p, text, x, block, r, f + r, n0, tile, columns, masked, rule, scratch, dbias,
-                        s + r * kTile, dp + r * kTile);
+    grad_row<U>(p, text, x, block, r, int64_t{b} * kRows + r, n0, tile, columns, masked, rule, scratch, dbias,
+                s + r * kTile, dp + r * kTile);
   }
 }
 

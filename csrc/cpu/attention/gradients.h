@@ -70,8 +70,8 @@ void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) 
     const bool shared = task.shared[t];
     for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
       pack_query_tile<U, T>(p, text, head, t * kTile, &x, state, sees);
-      for (int64_t i = 0; i < dq_tile_elements<U>(p); i += kLanes<A>) store(Vec<A>{}, x.dq + i);
-      grad_pairs<U>(p, text, task.keys.begin, rows, true, dbias, x);
+      x.clear_dq(p);
+      grad_pairs<U>(p, text, task.keys.begin, rows, dbias, x);
       if (shared) {
         std::memcpy(part, x.dq, dq_tile_elements<U>(p) * sizeof(A));
         part += dq_tile_elements<U>(p);

@@ -1,13 +1,13 @@
-// dk and dv of windowed attention: key rows > heads of the group > query tiles > key tiles: P and dS of the
-// whole pair of tiles as in grad_rows.h, then dV += P^T dO, dK += dS^T Q. Included only by files that are
-// compiled once per instruction set.
+// A query tile against packed key tiles: P and dS of the whole pair of tiles as in grad_rows.h, then dQ += dS
+// K, dV += P^T dO, dK += dS^T Q. Included only by files that are compiled once per instruction set.
 #pragma once
 
-#include "cpu/attention/query_grad.h"
+#include "cpu/attention/grad_rows.h"
 
 namespace lck::LCK_ISA {
 
 inline constexpr int kTileBlocks = (kTile + kRows - 1) / kRows;
+inline constexpr int64_t kPairElements = kTileBlocks * kRows * kTile;  // of S or dP of two tiles
 
 // Keys of a task, and one query tile at a time.
 template <typename U>
@@ -32,8 +32,8 @@ struct KeyGradScratch {
     x.rows = GradRows<U>::of(arena, p, kTile);
     x.q_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim));
     x.dout_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim_v));
-    x.s = arena->take<A>(kTileBlocks * kRows * kTile);
-    x.dp = arena->take<A>(kTileBlocks * kRows * kTile);
+    x.s = arena->take<A>(kPairElements);
+    x.dp = arena->take<A>(kPairElements);
     if constexpr (U::kDepth == 1) {
       x.probs = x.s, x.ds = x.dp;
     } else {
@@ -52,6 +52,27 @@ struct KeyGradScratch {
 
   KeyTile<U> key_tile(const AttentionParams& p, int64_t index) const {
     return KeyTile<U>::at(p, true, keys + index * tile_bytes);
+  }
+
+  // The same from key tile `index` on.
+  KeyGradScratch from_tile(const AttentionParams& p, int64_t index) const {
+    KeyGradScratch x = *this;
+    x.keys += index * tile_bytes;
+    x.dk += index * kTile * padded_columns<U>(p.head_dim);
+    x.dv += index * kTile * padded_columns<U>(p.head_dim_v);
+    return x;
+  }
+
+  // The same with S and dP elsewhere, kPairElements each.
+  KeyGradScratch with_products(A* s_place, A* dp_place) const {
+    KeyGradScratch x = *this;
+    x.s = s_place, x.dp = dp_place;
+    if constexpr (U::kDepth == 1) x.probs = x.s, x.ds = x.dp;
+    return x;
+  }
+
+  void clear_dq(const AttentionParams& p) const {
+    for (int64_t i = 0; i < kTile * padded_columns<U>(p.head_dim); i += kLanes<A>) store(Vec<A>{}, dq + i);
   }
 };
 
@@ -120,10 +141,10 @@ inline void add_dq(const AttentionParams& p, const KeyGradScratch<U>& x, int b, 
   multiply_along<U>(rows, ds, tile.k_along, first, stop, x.dq + int64_t{b} * kRows * columns_q, columns_q);
 }
 
-// The packed query tile against key tile `index` of the task, from key n0 on; adds to dk, dv and, if with_dq,
-// to dq.
+// The packed query tile against key tile `index` of the task, from key n0 on; adds to dq, dk and dv. made: S
+// and dP are there.
 template <typename U>
-void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t index, bool with_dq,
+void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t index, bool made,
                AccOf<U>* dbias, const KeyGradScratch<U>& x) {
   using A = AccOf<U>;
   const int64_t columns_k = padded_columns<U>(p.head_dim), columns_v = padded_columns<U>(p.head_dim_v);
@@ -138,8 +159,9 @@ void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t i
   for (int b = 0; b < x.rows.num_blocks; ++b) {
     A *s = x.s + b * kRows * kTile, *dp = x.dp + b * kRows * kTile;
     if (!empty(columns[b])) {
-      grad_block<U, true>(p, text, x.rows, b, n0, tile, columns[b], x.row, dbias, s, dp);
-      if (with_dq) add_dq(p, x, b, columns[b], tile, dp);
+      if (!made) grad_products<U>(p, x.rows, b, tile, columns[b], s, dp);
+      grad_block<U>(p, text, x.rows, b, n0, tile, columns[b], x.row, dbias, s, dp);
+      add_dq(p, x, b, columns[b], tile, dp);
     }
     clear_outside(s, x.rows.blocks[b].rows, columns[b]);
     clear_outside(dp, x.rows.blocks[b].rows, columns[b]);
@@ -179,8 +201,8 @@ void begin_key_rows(const AttentionParams& p, const Text& text, int64_t kv_head,
 
 // The packed query tile against those of these keys that it sees.
 template <typename U>
-void grad_pairs(const AttentionParams& p, const Text& text, int64_t first_key, int64_t rows, bool with_dq,
-                AccOf<U>* dbias, const KeyGradScratch<U>& x) {
+void grad_pairs(const AttentionParams& p, const Text& text, int64_t first_key, int64_t rows, AccOf<U>* dbias,
+                const KeyGradScratch<U>& x) {
   Span seen{0, 0};
   for (int b = 0; b < x.rows.num_blocks; ++b) {
     seen = hull(seen, hull(x.rows.blocks[b].hull[0], x.rows.blocks[b].hull[1]));
@@ -188,7 +210,7 @@ void grad_pairs(const AttentionParams& p, const Text& text, int64_t first_key, i
   seen = intersect(seen, {first_key, first_key + rows});
   const Span tiles = empty(seen) ? Span{0, 0} : tiles_of({seen.begin - first_key, seen.end - first_key});
   for (int64_t t = tiles.begin; t < tiles.end; ++t) {
-    grad_pair<U>(p, text, first_key + t * kTile, t, with_dq, dbias, x);
+    grad_pair<U>(p, text, first_key + t * kTile, t, false, dbias, x);
   }
 }
 

@@ -165,14 +165,13 @@ void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, 
   *tile.special = special;
 }
 
-// Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`
-// (backward: for query_grad.h).
+// Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`.
 template <typename U, typename T>
 inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
-                           const PackedTiles& packed, bool backward, ReadAhead next, UnitOf<U>* staged,
+                           const PackedTiles& packed, ReadAhead next, UnitOf<U>* staged,
                            const KeyTile<U>& own) {
-  if (packed.data) return KeyTile<U>::at(p, backward, packed.at(index));
-  pack_key_tile<U, T>(p, text, kv_head, index * kTile, backward, next, staged, own);
+  if (packed.data) return KeyTile<U>::at(p, false, packed.at(index));
+  pack_key_tile<U, T>(p, text, kv_head, index * kTile, false, next, staged, own);
   return own;
 }
 
