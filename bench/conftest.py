@@ -14,14 +14,13 @@ from bench.rows import RESULTS
 QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
 FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)
 ATTENTION = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
-ATTENTION_TABLE = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=8.0)
 MODELS = Effort(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
 MODELS_TABLE = Effort(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lckernels")
-    group.addoption("--full", action="store_true", help="all shapes and more rounds, about an hour")
+    group.addoption("--full", action="store_true", help="all shapes and more rounds, hours")
     group.addoption("--rows", type=Path, default=RESULTS, help="folder for the rows (default: bench/results)")
 
 
@@ -52,8 +51,8 @@ def effort(pytestconfig: pytest.Config) -> Effort:
 
 
 @pytest.fixture
-def attention_effort(pytestconfig: pytest.Config) -> Effort:
-    return ATTENTION_TABLE if pytestconfig.getoption("full") else ATTENTION
+def attention_effort() -> Effort:
+    return ATTENTION
 
 
 @pytest.fixture
