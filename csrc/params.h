@@ -110,11 +110,13 @@ struct ChunkedParams {
   const Segment* segments;        // (num_segments), sorted by start, of length > 0
   const int64_t* chunk_bounds;    // (num_chunks + 1), where a chunk's segments begin in chunk_segments
   const int32_t* chunk_segments;  // (num_segments), numbers of segments, chunk by chunk
-  const void* shares;             // (num_chunks, chunk_len), fp32 (fp64): of a position's output
+  const int64_t* chunk_rows;  // (num_chunks + 1), where a chunk's rows begin among all: segments, then extra
+  const int64_t* segment_rows;  // (num_segments), where a segment's do
+  const void* shares;           // (num_chunks, chunk_len), fp32 (fp64): of a position's output
   int64_t num_segments, longest_segment, num_chunks, chunk_len, num_extra;
-  int64_t most_tiles;  // key tiles of a chunk, each of its segments in tiles of its own
+  int64_t most_rows, most_tiles;  // of a chunk; each of its segments has key tiles of its own
   // Backward.
-  void* dots;          // (num_heads, num_chunks, chunk_len + num_extra): <dout, out of the chunk>; or null
+  void* dots;          // (num_heads, all chunks' rows): <dout, out of the chunk>; or null
   int64_t num_splits;  // tasks of a chunk and kv head
   bool extra_queries;  // there is a gradient of the extra rows' outputs
 };

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from chunked_cases import ChunkedCase, ChunkedInputs, hand_made_plan
+from chunked_cases import LONG_CASES, ChunkedCase, ChunkedInputs, hand_made_plan
 
 import lckernels
 from lckernels import ExtraTokens, Plan, plan_chunks, reference
@@ -16,7 +16,8 @@ CASE = ChunkedCase("", lambda: plan_chunks([50], 16, 6), num_extra=1, weights="e
 OVERLAP = slice(10, 16)  # the positions that chunks 0 and 1 of the case's plan share
 
 
-def attend(inputs: ChunkedInputs, backend: str) -> tuple:
+def attend(inputs: ChunkedInputs, backend: str) -> torch.Tensor | tuple:
+    """out, or with extra tokens (out, extra_out)."""
     return lckernels.chunked_attention(
         inputs.q, inputs.k, inputs.v, inputs.plan, inputs.weights, extra=inputs.extra, backend=backend
     )
@@ -25,7 +26,8 @@ def attend(inputs: ChunkedInputs, backend: str) -> tuple:
 def gradients(inputs: ChunkedInputs, backend: str) -> list:
     """Of the sum of out alone; extra_out gets none."""
     inputs = inputs.mapped(lambda x: x.detach().clone().requires_grad_())
-    return list(torch.autograd.grad(attend(inputs, backend)[0].sum(), inputs.tensors()))
+    out = attend(inputs, backend)
+    return list(torch.autograd.grad((out if inputs.extra is None else out[0]).sum(), inputs.tensors()))
 
 
 @by_backend
@@ -50,6 +52,21 @@ def test_a_bad_key_reaches_the_chunks_that_see_it(name, value, backend):
     for x, y in zip(got, expected, strict=True):
         torch.testing.assert_close(x[9:], y[9:])  # the other document
     assert all(x[position].isnan().all() for x in got[:2])
+
+
+@by_value
+@pytest.mark.parametrize("name", ("q", "k", "v"))
+@pytest.mark.parametrize("case", LONG_CASES, ids=lambda case: case.name)
+def test_a_bad_row_in_or_behind_a_long_chunk(case, name, value):
+    """Position 150 of `long` is seen by chunk 0, that of `many_segments` lies behind a segment of chunk 0."""
+    inputs = case.tensors(torch.float32)
+    getattr(inputs, name)[150] = value
+    outs = [[attend(inputs, x)] if inputs.extra is None else attend(inputs, x) for x in ("cpu", "eager")]
+    grads = [gradients(inputs, x) for x in ("cpu", "eager")]
+    for got, want in zip((*outs[0], *grads[0]), (*outs[1], *grads[1]), strict=True):
+        bad = ~want.isfinite()
+        assert torch.equal(~got.isfinite(), bad)
+        torch.testing.assert_close(got[~bad], want[~bad], atol=1e-4, rtol=1e-4)
 
 
 @by_backend

@@ -13,7 +13,8 @@ struct ChunkedTask {
   int64_t chunk, head, first, count;
 };
 
-// The gradients of one chunk and kv head, or one of num_splits shares of its queries, into the chunk's parts.
+// The gradients of one chunk and kv head, or of one of num_splits shares of its queries; parts: of the kv
+// head.
 struct ChunkGradTask {
   int64_t chunk, kv_head, split;
   std::byte* parts;
@@ -23,11 +24,12 @@ struct ChunkedPasses {
   // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them.
   void (*outputs)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
   void (*gradients)(const ChunkedParams&, const ChunkGradTask&, void* scratch);
-  // dq, dk and dv of rows; parts: of the kv head, chunk after chunk.
+  // dq, dk and dv of rows from the kv head's parts.
   void (*merge_gradients)(const ChunkedParams&, const ChunkedTask&, std::byte* parts, void* scratch);
-  int64_t (*parts_bytes)(const ChunkedParams&);  // of one chunk and kv head
+  int64_t (*parts_bytes)(const ChunkedParams&);  // of one kv head
   int64_t (*output_scratch_bytes)(const ChunkedParams&);
   int64_t (*gradient_scratch_bytes)(const ChunkedParams&);
+  int64_t (*merge_scratch_bytes)(const ChunkedParams&);
 };
 
 const ChunkedPasses& chunked_passes(Isa isa, DType dtype);

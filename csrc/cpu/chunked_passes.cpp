@@ -20,11 +20,13 @@ const ChunkedPasses kChunked = {
       return arena.used;
     },
     [](const ChunkedParams& p) {
-      Arena chunk{nullptr}, merge{nullptr};
-      ChunkScratch<U>::of(&chunk, p);
+      Arena arena{nullptr};
+      ChunkScratch<U>::of(&arena, p);
+      return arena.used;
+    },
+    [](const ChunkedParams& p) {
       const int64_t longest = larger_of(p.sequence.head_dim, p.sequence.head_dim_v);
-      merge.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(longest));
-      return larger_of(chunk.used, merge.used);
+      return kQueryTileRows * padded_columns<U>(longest) * static_cast<int64_t>(sizeof(AccOf<U>));
     },
 };
 

@@ -14,6 +14,7 @@ struct ChunkedTables {
   std::vector<Segment> segments;
   std::vector<int64_t> chunk_bounds;
   std::vector<int32_t> chunk_segments;
+  std::vector<int64_t> chunk_rows, segment_rows;
 };
 
 // Fills the tables of params, whose sizes are set, from a plan's segments; what lies outside is cut off.

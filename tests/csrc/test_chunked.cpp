@@ -49,6 +49,13 @@ std::vector<Segment> chunks(int32_t total, int32_t length, int32_t step) {
   return all;
 }
 
+// Every second position in segments of one, and all positions in one chunk.
+std::vector<Segment> every_second(int32_t total) {
+  std::vector<Segment> all{segment(1, 0, 0, total)};
+  for (int32_t i = 0; 2 * i < total; ++i) all.push_back(segment(0, i, 2 * i, 1));
+  return all;
+}
+
 std::vector<Case> cases() {
   constexpr int32_t kMost = INT32_MAX, kLeast = INT32_MIN;
   return {
@@ -90,6 +97,21 @@ std::vector<Case> cases() {
        .num_extra = 1,
        .dim = 8,
        .dim_v = 8},
+      {.name = "long chunks without row dots",
+       .total_len = 620,
+       .chunk_len = 521,
+       .segments = chunks(620, 520, 200),
+       .num_chunks = 4,
+       .heads = 4,
+       .dim = 8,
+       .dim_v = 8,
+       .row_dots = false},
+      {.name = "more key tiles than keep their products",
+       .total_len = 140,
+       .chunk_len = 140,
+       .segments = every_second(140),
+       .num_chunks = 2,
+       .num_extra = 1},
       {.name = "extra rows without a gradient",
        .total_len = 97,
        .chunk_len = 70,

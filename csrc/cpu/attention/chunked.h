@@ -1,6 +1,7 @@
-// Forward of chunked attention: output positions > the chunks that cover them > runs of keys of the chunk >
-// key tiles, with the products of windowed attention. No chunk is materialised; every output is written by
-// one task. Included only by files that are compiled once per instruction set.
+// The runs of rows that a chunk is made of, and the forward of chunked attention: output positions > the
+// chunks that cover them > runs of keys of the chunk > key tiles, with the products of windowed attention. No
+// chunk is materialised; every output is written by one task. Included only by files that are compiled once
+// per instruction set.
 #pragma once
 
 #include "cpu/attention/forward.h"
@@ -38,25 +39,30 @@ inline void for_segments(const ChunkedParams& p, Span span, Each each) {
   }
 }
 
-// Rows of a chunk that follow one another: a segment of the sequence, or the chunk's extra rows. Row r of
-// them is column `column + r - rows.begin` of the chunk, whose extra rows come behind its chunk_len columns.
+// Rows of a chunk that follow one another: a segment of the sequence from its column on, or the chunk's extra
+// rows as from column chunk_len on. place: of the first among all chunks' rows.
 struct ChunkRun {
   const AttentionParams* params;
   Text text;
   Span rows;
-  int64_t column;
+  int64_t column, place;
 
   int64_t column_of(int64_t row) const { return column + row - rows.begin; }
+  int64_t place_of(int64_t row) const { return place + row - rows.begin; }
+  int64_t length() const { return rows.end - rows.begin; }
 };
 
 // each(run) for the runs of a chunk in order.
 template <typename Each>
 inline void for_runs(const ChunkedParams& p, int64_t chunk, Each each) {
   for (int64_t i = p.chunk_bounds[chunk]; i < p.chunk_bounds[chunk + 1]; ++i) {
-    const Segment& s = p.segments[p.chunk_segments[i]];
-    each(ChunkRun{&p.sequence, p.sequence.texts[0], span_of(s), s.col});
+    const int32_t number = p.chunk_segments[i];
+    const Segment& s = p.segments[number];
+    each(ChunkRun{&p.sequence, p.sequence.texts[0], span_of(s), s.col, p.segment_rows[number]});
   }
-  if (p.num_extra) each(ChunkRun{&p.extra, extra_text(p, chunk), {0, p.num_extra}, p.chunk_len});
+  if (!p.num_extra) return;
+  const int64_t place = p.chunk_rows[chunk + 1] - p.num_extra;
+  each(ChunkRun{&p.extra, extra_text(p, chunk), {0, p.num_extra}, p.chunk_len, place});
 }
 
 // What a chunk's column makes of its position's output; an extra row is its own.
