@@ -131,10 +131,25 @@ inline bool stage_row(const T* row, int64_t dim, UnitOf<U>* out) {
 // Interleaves `rows` staged rows into an A operand of block_height(rows) rows; those beyond are zero.
 template <typename U>
 inline void pack_block(const UnitOf<U>* staged, int64_t stride, int rows, int64_t depth, UnitOf<U>* block) {
+  using E = UnitOf<U>;
+  constexpr int L = kLanes<E>;
+  if (kRows <= L && rows == kRows) {
+    // What a vector holds beyond a unit's rows is overwritten by the next unit.
+    for (int64_t k = 0; k < depth; k += L) {
+      Vec<E> x[L]{};
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows && r < L; ++r) x[r] = load_bytes<Vec<E>>(staged + r * stride + k);
+      transpose<E>(x);
+      const int64_t whole = smaller(L, depth - 1 - k);
+      for (int64_t i = 0; i < whole; ++i) store(x[i], block + (k + i) * kRows);
+      if (whole < L) std::memcpy(block + (depth - 1) * kRows, &x[whole], kRows * sizeof(E));
+    }
+    return;
+  }
   const int height = block_height(rows);
   for (int r = 0; r < height; ++r) {
-    const UnitOf<U>* row = staged + r * stride;
-    for (int64_t k = 0; k < depth; ++k) block[k * height + r] = r < rows ? row[k] : UnitOf<U>{0};
+    const E* row = staged + r * stride;
+    for (int64_t k = 0; k < depth; ++k) block[k * height + r] = r < rows ? row[k] : E{0};
   }
 }
 
