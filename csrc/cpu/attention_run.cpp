@@ -50,11 +50,14 @@ std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<W
 // kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys
 // are then read in the order of memory; but one where few tasks would be left.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
-  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10, kEnoughTasks = 64;
-  if (tiles <= kSplitTiles && p.num_texts < kEnoughTasks) return 1;
+  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
+  const bool in_place = reads_in_place(p, rows);
+  const int64_t enough_tasks =
+      in_place ? 8 : 64;  // in place the memory is the limit, which few threads reach
+  if (tiles <= kSplitTiles && p.num_texts < enough_tasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
-  const int64_t most = reads_in_place(p, rows) ? by_rows : std::min(by_rows, by_bytes);
+  const int64_t most = in_place ? by_rows : std::min(by_rows, by_bytes);
   return std::clamp<int64_t>(most, 1, p.num_kv_heads);
 }
 
