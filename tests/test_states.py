@@ -65,12 +65,13 @@ def test_other_files_are_not_states(tmp_path):
 
 
 WRITER = """
-import os, sys, time
+import os, signal, sys, time
 import safetensors.torch
 from pathlib import Path
 from test_states import some_states
 from lckernels.search.states import save_states
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 real = safetensors.torch.save_file
 
 def slow_save(tensors, path, metadata):
