@@ -65,14 +65,14 @@ class AttentionCase:
         return 4 * self.batch * self.num_heads * self.seqlen_q * self.seqlen
 
     @property
-    def scores(self) -> int:
+    def score_products(self) -> int:
         """Products of two numbers in all scores, seen or not."""
         return self.score_bytes // 4 * self.head_dim
 
     def no_larger_than(self, other: "AttentionCase") -> bool:
         """Whether the other has the same dtype and no fewer pairs to compute, seen ones and all."""
         seen = self.flops("forward") <= other.flops("forward")
-        return self.dtype == other.dtype and self.scores <= other.scores and seen
+        return self.dtype == other.dtype and self.score_products <= other.score_products and seen
 
     @cached_property
     def pairs(self) -> int:

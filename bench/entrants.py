@@ -51,11 +51,16 @@ _DENSE_RATE = 1.5e11  # FLOP/s that they are trusted with before they are tried
 _tried_in_vain: dict[tuple[Build, str, float], list[AttentionCase]] = {}  # by peer, direction and limit
 
 
+def refuse_dense_pass(flops: float, limit: float) -> None:
+    """Raises TooSlow if so many FLOPs over all pairs surely take more than `limit` seconds."""
+    if flops / _DENSE_RATE > limit:
+        raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")
+
+
 def refuse_if_slow(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
     """Raises TooSlow for a peer that surely takes more than `limit` seconds, or did on a smaller case."""
     passes = 1 + BACKWARD_FLOPS if direction == "backward" else 1
-    if 4 * case.scores * DENSE.get(build, 0.0) * passes / _DENSE_RATE > limit:
-        raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")
+    refuse_dense_pass(4 * case.score_products * DENSE.get(build, 0.0) * passes, limit)
     for smaller in _tried_in_vain.get((build, direction, limit), []):
         if smaller.no_larger_than(case):
             raise TooSlow(f"more than {limit:g} s a pass on {smaller.label}")

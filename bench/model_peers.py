@@ -8,12 +8,11 @@ from torch import nn
 
 from bench import models
 from bench.attention_peers import Unsupported
-from bench.entrants import TooSlow
+from bench.entrants import refuse_dense_pass
 from bench.model_cases import ModelCase, head_sizes
 
 FLOOR = "floor"
 MEMORY_LIMIT = 8 * 2**30  # bytes of masks or scores above which a peer does not run
-_DENSE_RATE = 1.5e11  # FLOP/s that a peer which computes every pair is trusted with before it is tried
 
 
 @dataclass(frozen=True)
@@ -69,5 +68,4 @@ def refuse_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) 
     if needed > MEMORY_LIMIT:
         what = "scores" if name == "eager" else "masks"
         raise Unsupported(f"{what} of more than {MEMORY_LIMIT / 2**30:.0f} GiB")
-    if 4 * heads * head_dim * pairs * case.layers / _DENSE_RATE > limit:
-        raise TooSlow(f"more than {limit:g} s a pass over all pairs at {_DENSE_RATE / 1e9:g} GFLOP/s")
+    refuse_dense_pass(4 * heads * head_dim * pairs * case.layers, limit)
