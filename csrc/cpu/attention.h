@@ -1,9 +1,11 @@
 // The passes of windowed attention: each works on one task, no torch, no threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cpu/attention_tiles.h"
+#include "cpu/turns.h"
 #include "host/cpu_features.h"
 #include "params.h"
 
@@ -31,12 +33,26 @@ struct QueryTask {
   void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
   void* partial_lse;          // (num_splits, heads, rows), natural log
 };
-// Keys of a text and kv head, and the query tiles that see them: dk and dv, and these keys' part of dq.
+// Keys of a text, and the query tiles of which some query may see one of them.
+struct Strip {
+  Span keys, tiles;
+  bool rising;  // first tile first: some later strip does not reach as far
+};
+// A query tile of a text: how many strips see it, and which of the sums of a kv head its dq has.
+struct QueryTile {
+  int64_t strips, sum;
+};
+// dk and dv of a strip's keys for a kv head, and these keys' share of dq.
 struct StripTask {
   int64_t text, kv_head;
-  Span keys, tiles;
-  const uint8_t* shared;  // (query tiles of the text) 1: other strips see the tile too
-  void* parts;            // dq of the shared tiles, head after head of the group, dq_part_bytes each
+  const Strip* strips;  // of the text
+  int64_t strip;        // the task's own
+  const QueryTile* query_tiles;
+  // dq of tiles that several strips see, before it has the result's dtype: (sums, heads of the group),
+  // dq_sum_bytes each. Strips add to it in their order.
+  std::byte* sums;
+  Turns* turns;
+  int64_t first_turn;  // of places (query tiles, heads of the group)
   int64_t bias_slot;
 };
 
@@ -56,10 +72,9 @@ struct AttentionBackward {
   // delta of queries [first, stop) of a row of the batch; before all else.
   void (*delta)(const AttentionParams&, int64_t batch, int64_t first, int64_t stop);
   void (*strip)(const AttentionParams&, const StripTask&, void* scratch);
-  // dq of a query tile and head as the sum of `count` parts.
-  void (*merge_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile, const void* const* parts,
-                   int64_t count, void* scratch);
-  int64_t (*dq_part_bytes)(const AttentionParams&);
+  // dq = 0 for a query tile that no strip sees.
+  void (*clear_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile);
+  int64_t (*dq_sum_bytes)(const AttentionParams&);  // 0: sums lie in dq itself
   int64_t (*scratch_bytes)(const AttentionParams&, int64_t strip_tiles);
 };
 

@@ -9,8 +9,11 @@ template <typename U, typename T>
 const AttentionBackward kBackward = {
     delta_task<T>,
     strip_task<U, T>,
-    merge_dq_task<U, T>,
-    [](const AttentionParams& p) { return dq_tile_elements<U>(p) * static_cast<int64_t>(sizeof(AccOf<U>)); },
+    clear_dq_task<T>,
+    [](const AttentionParams& p) {
+      const int64_t size = sizeof(AccOf<U>);
+      return std::is_same_v<T, AccOf<U>> ? 0 : kTile * padded_columns<U>(p.head_dim) * size;
+    },
     [](const AttentionParams& p, int64_t strip_tiles) {
       Arena arena{nullptr};
       KeyGradScratch<U>::of(&arena, p, strip_tiles);

@@ -54,26 +54,16 @@ void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) 
 // Strips over all texts and kv heads that there are at least, if the keys allow it, so that threads have
 // work. None of this depends on the number of threads.
 constexpr int64_t kFewestStrips = 32;
-constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 8192;
-
-// Strips that one query sees at most, or a few more: what bounds the memory of the parts of dq.
-constexpr int64_t kMostParts = 8;
+constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 2048;
 
 // Partial gradients of rel_bias that are kept apart, so that strips run in parallel.
 constexpr int64_t kBiasSlots = 32;
 
-struct Strip {
-  Span keys, tiles;
-  int64_t first_part;  // of its shared tiles among those of the text
-};
-
 // How the keys of one text are parted, the same for every head.
 struct TextStrips {
   std::vector<Strip> strips;
-  std::vector<uint8_t> shared;  // (query tiles): by several strips
-  std::vector<uint8_t> whole;   // (query tiles): seen by exactly one
-  std::vector<int64_t> shared_before;
-  int64_t num_parts = 0;
+  std::vector<QueryTile> query_tiles;
+  int64_t num_sums = 0;
 };
 
 int64_t reach_of(const AttentionParams& p, int64_t num_keys) {
@@ -88,40 +78,39 @@ int64_t strip_keys(const AttentionParams& p, int64_t num_keys) {
   const int64_t wanted = (kFewestStrips + units - 1) / units;
   int64_t keys = (num_keys + wanted - 1) / wanted;
   if (2 * reach < num_keys) keys = std::clamp(keys, reach, 4 * reach);
-  keys = std::max(std::clamp(keys, kLeastStripKeys, kMostStripKeys), reach / kMostParts);
+  keys = std::clamp(keys, kLeastStripKeys, kMostStripKeys);
   return (keys + kTile - 1) / kTile * kTile;
 }
 
 TextStrips make_strips(const AttentionParams& p, const Text& text) {
   TextStrips made;
   const int64_t num_keys = text.bounds.num_keys, step = strip_keys(p, num_keys);
-  const int64_t num_tiles = (text.q_len + kTile - 1) / kTile;
-  std::vector<int64_t> seen_by(num_tiles);
-  for (int64_t first = 0; first < num_keys; first += step) {
-    const Span keys{first, std::min(first + step, num_keys)};
-    const Span tiles = query_tiles(p, text, keys);
-    for (int64_t t = tiles.begin; t < tiles.end; ++t) ++seen_by[t];
-    made.strips.push_back({keys, tiles, 0});
+  made.query_tiles.resize((text.q_len + kTile - 1) / kTile);
+  const int64_t sinks = p.window.sink_tokens ? text.bounds.kv_start + p.window.sink_tokens : 0;
+  for (int64_t first = 0, stop = 0; first < num_keys; first = stop) {
+    stop = std::min(first + step, num_keys);
+    if (first < sinks) stop = std::min(stop, (sinks + kTile - 1) / kTile * kTile);
+    const Span keys{first, stop};
+    made.strips.push_back({keys, query_tiles(p, text, keys), false});
+    const Span tiles = made.strips.back().tiles;
+    for (int64_t t = tiles.begin; t < tiles.end; ++t) ++made.query_tiles[t].strips;
   }
-  made.shared_before.push_back(0);
-  for (const int64_t number : seen_by) {
-    made.shared.push_back(number > 1);
-    made.whole.push_back(number == 1);
-    made.shared_before.push_back(made.shared_before.back() + made.shared.back());
+  int64_t later_end = made.query_tiles.size();
+  for (auto strip = made.strips.rbegin(); strip != made.strips.rend(); ++strip) {
+    strip->rising = strip->tiles.end > later_end;
+    if (!empty(strip->tiles)) later_end = std::min(later_end, strip->tiles.end);
   }
-  for (Strip& strip : made.strips) {
-    strip.first_part = made.num_parts;
-    if (!empty(strip.tiles)) {
-      made.num_parts += made.shared_before[strip.tiles.end] - made.shared_before[strip.tiles.begin];
-    }
+  for (QueryTile& tile : made.query_tiles) {
+    tile.sum = made.num_sums;
+    made.num_sums += tile.strips > 1;
   }
   return made;
 }
 
-// A kv head of a text, with where its parts of dq lie.
+// A kv head of a text, with where its sums of dq and its turns lie.
 struct Unit {
-  int64_t text, kv_head;
-  std::byte* parts;
+  int64_t text, kv_head, first_turn;
+  std::byte* sums;
 };
 
 class Backward {
@@ -130,52 +119,54 @@ class Backward {
       : passes_(attention_backward(isa, dtype)),
         p_(p),
         group_(p.num_heads / p.num_kv_heads),
-        acc_bytes_(acc_bytes(dtype)),
-        part_bytes_(passes_.dq_part_bytes(p)) {
+        element_bytes_(element_bytes(dtype)),
+        sum_bytes_(passes_.dq_sum_bytes(p)),
+        begun_(p.num_kv_heads),
+        bias_turns_(p.num_kv_heads * p.bias_slots) {
     int64_t most_keys = 0;
     for (int64_t t = 0; t < p.num_texts; ++t) {
-      first_strip_.push_back(num_strips_);
       texts_.push_back(make_strips(p, p.texts[t]));
-      num_strips_ += texts_.back().strips.size();
+      most_strips_ = std::max<int64_t>(most_strips_, texts_.back().strips.size());
       for (const Strip& strip : texts_.back().strips) {
         most_keys = std::max(most_keys, strip.keys.end - strip.keys.begin);
       }
     }
-    scratch_bytes_ = std::max(passes_.scratch_bytes(p, (most_keys + kTile - 1) / kTile), part_bytes_);
+    scratch_bytes_ = passes_.scratch_bytes(p, (most_keys + kTile - 1) / kTile);
     strip_work_ = 5 * group_ * std::min(most_keys, p.seqlen_k) *
                   std::min(reach_of(p, p.seqlen_k), p.seqlen_q) / 2 * (p.head_dim + p.head_dim_v);
   }
 
-  void run() const {
+  void run() {
     run_delta();
-    // Units share the memory of as many parts of dq as the keys and values would take.
+    // Units share the memory of as many sums of dq as the keys and values take.
     const int64_t key_bytes =
-        p_.batch * p_.seqlen_k * p_.num_kv_heads * (p_.head_dim + p_.head_dim_v) * acc_bytes_;
+        p_.batch * p_.seqlen_k * p_.num_kv_heads * (p_.head_dim + p_.head_dim_v) * element_bytes_;
     std::vector<Unit> units;
-    int64_t used = 0;
+    int64_t used = 0, turns = 0;
     const auto flush = [&] {
-      const Workspace parts = make_workspace(used);
-      std::byte* place = parts.get();
+      const Workspace sums = make_workspace(used);
+      std::byte* place = sums.get();
       for (Unit& unit : units) {
-        unit.parts = place;
+        unit.sums = place;
         place += unit_bytes(unit.text);
       }
-      run_strips(units);
-      run_merges(units);
-      units.clear(), used = 0;
+      run_unseen(units);
+      run_strips(units, turns);
+      units.clear(), used = turns = 0;
     };
     for (int64_t t = 0; t < p_.num_texts; ++t) {
       for (int64_t kv_head = 0; kv_head < p_.num_kv_heads; ++kv_head) {
         if (used > 0 && used + unit_bytes(t) > key_bytes) flush();
-        units.push_back({t, kv_head, nullptr});
+        units.push_back({t, kv_head, turns, nullptr});
         used += unit_bytes(t);
+        turns += group_ * static_cast<int64_t>(texts_[t].query_tiles.size());
       }
     }
     flush();
   }
 
  private:
-  int64_t unit_bytes(int64_t text) const { return texts_[text].num_parts * group_ * part_bytes_; }
+  int64_t unit_bytes(int64_t text) const { return texts_[text].num_sums * group_ * sum_bytes_; }
 
   void run_delta() const {
     const int64_t per_row = (p_.seqlen_q + kTile - 1) / kTile;
@@ -185,65 +176,57 @@ class Backward {
     });
   }
 
-  // Strips; with a bias those of one slot one after the other, which ones not depending on how units are run.
-  void run_strips(const std::vector<Unit>& units) const {
-    std::vector<std::vector<StripTask>> chains;
-    if (p_.dbias) chains.resize(p_.num_kv_heads * p_.bias_slots);
-    for (const Unit& unit : units) {
-      const TextStrips& of = texts_[unit.text];
-      for (size_t s = 0; s < of.strips.size(); ++s) {
-        const Strip& strip = of.strips[s];
-        const int64_t number = first_strip_[unit.text] + static_cast<int64_t>(s);
-        const int64_t slot = p_.dbias ? number * p_.bias_slots / num_strips_ : 0;
-        void* parts = unit.parts + strip.first_part * group_ * part_bytes_;
-        if (!p_.dbias) chains.emplace_back();
-        auto& chain = p_.dbias ? chains[unit.kv_head * p_.bias_slots + slot] : chains.back();
-        chain.push_back({unit.text, unit.kv_head, strip.keys, strip.tiles, of.shared.data(), parts, slot});
+  // First strips of all units, then second ones: heads whose rows lie side by side at a time, and few threads
+  // at one unit, where they may wait for one another.
+  void run_strips(const std::vector<Unit>& units, int64_t num_turns) {
+    Turns turns(num_turns);
+    std::vector<StripTask> tasks;
+    std::vector<int64_t> bias_turn;  // of each task at its slot
+    for (int64_t s = 0; s < most_strips_; ++s) {
+      for (const Unit& unit : units) {
+        const TextStrips& of = texts_[unit.text];
+        if (s >= static_cast<int64_t>(of.strips.size())) continue;
+        const int64_t number = p_.dbias ? begun_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
+        bias_turn.push_back(number / slots);
+        tasks.push_back({unit.text, unit.kv_head, of.strips.data(), s, of.query_tiles.data(), unit.sums,
+                         &turns, unit.first_turn, number % slots});
       }
     }
-    std::erase_if(chains, [](const auto& chain) { return chain.empty(); });
-    run_with_scratch(chains.size(), strip_work_, scratch_bytes_, [&](int64_t i, void* scratch) {
-      for (const StripTask& task : chains[i]) passes_.strip(p_, task, scratch);
+    run_with_scratch(tasks.size(), strip_work_, scratch_bytes_, [&](int64_t i, void* scratch) {
+      const StripTask& task = tasks[i];
+      const int64_t slot = task.kv_head * p_.bias_slots + task.bias_slot;
+      if (p_.dbias) bias_turns_.wait(slot, bias_turn[i]);
+      passes_.strip(p_, task, scratch);
+      if (p_.dbias) bias_turns_.end(slot);
     });
   }
 
-  // dq of the query tiles that several strips see, or none.
-  void run_merges(const std::vector<Unit>& units) const {
-    struct Merge {
-      const Unit* unit;
-      int64_t tile;
+  // dq = 0 where no strip sees a query tile.
+  void run_unseen(const std::vector<Unit>& units) const {
+    struct Unseen {
+      int64_t text, head, tile;
     };
-    std::vector<Merge> merges;
+    std::vector<Unseen> unseen;
     for (const Unit& unit : units) {
-      const TextStrips& of = texts_[unit.text];
-      for (size_t t = 0; t < of.whole.size(); ++t) {
-        if (!of.whole[t]) merges.push_back({&unit, static_cast<int64_t>(t)});
+      const std::vector<QueryTile>& tiles = texts_[unit.text].query_tiles;
+      for (size_t t = 0; t < tiles.size(); ++t) {
+        if (tiles[t].strips > 0) continue;
+        for (int64_t g = 0; g < group_; ++g) {
+          unseen.push_back({unit.text, unit.kv_head * group_ + g, static_cast<int64_t>(t)});
+        }
       }
     }
-    run_with_scratch(merges.size(), 4 * group_ * part_bytes_, part_bytes_, [&](int64_t i, void* scratch) {
-      const auto [unit, tile] = merges[i];
-      const TextStrips& of = texts_[unit->text];
-      std::vector<const void*> parts;
-      for (int64_t g = 0; g < group_; ++g) {
-        parts.clear();
-        for (const Strip& strip : of.strips) {
-          if (tile < strip.tiles.begin || tile >= strip.tiles.end) continue;
-          const int64_t part =
-              strip.first_part + of.shared_before[tile] - of.shared_before[strip.tiles.begin];
-          parts.push_back(unit->parts + (part * group_ + g) * part_bytes_);
-        }
-        passes_.merge_dq(p_, unit->text, unit->kv_head * group_ + g, tile, parts.data(), parts.size(),
-                         scratch);
-      }
+    run_with_scratch(unseen.size(), kTile * p_.head_dim, 0, [&](int64_t i, void*) {
+      passes_.clear_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
     });
   }
 
   const AttentionBackward& passes_;
   const AttentionParams& p_;
-  int64_t group_, acc_bytes_, part_bytes_, scratch_bytes_, strip_work_;
+  int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_, most_strips_ = 0;
   std::vector<TextStrips> texts_;
-  std::vector<int64_t> first_strip_;  // of each text, counted over all
-  int64_t num_strips_ = 0;
+  std::vector<int64_t> begun_;  // tasks of each kv head
+  Turns bias_turns_;            // (kv heads, slots of dbias)
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ inline A state_lse(A lse) {
   return lse == -kInf<A> ? kInf<A> : lse;
 }
 
-// Query rows in blocks of kRows.
+// Up to kTile queries of a head in blocks of kRows.
 template <typename U>
 struct GradRows {
   using A = AccOf<U>;
@@ -27,9 +27,9 @@ struct GradRows {
   RowBlock* blocks;
   int num_blocks;
 
-  static GradRows of(Arena* arena, const AttentionParams& p, int64_t rows) {
+  static GradRows of(Arena* arena, const AttentionParams& p) {
     GradRows x{};
-    const int64_t padded = round_up(rows, kRows);
+    const int64_t padded = round_up(kTile, kRows);
     x.q = arena->take<UnitOf<U>>(padded * units<U>(p.head_dim));
     x.dout = arena->take<UnitOf<U>>(padded * units<U>(p.head_dim_v));
     x.lse = arena->take<A>(padded);
@@ -41,11 +41,11 @@ struct GradRows {
   }
 };
 
-// Rows [0, count) into x. row_at(f): its query; state(query); sees(query): its keys, of which a row that sees
+// Queries [i0, i0 + count) of a head into x. state(query); sees(query): its keys, of which a row that sees
 // nothing has none. staged: room for kRows rows.
-template <typename U, typename T, typename RowAt, typename State, typename Sees>
-void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t count, UnitOf<U>* staged,
-                     GradRows<U>* x, RowAt row_at, State state, Sees sees) {
+template <typename U, typename T, typename State, typename Sees>
+void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t head, int64_t i0, int64_t count,
+                     UnitOf<U>* staged, GradRows<U>* x, State state, Sees sees) {
   using A = AccOf<U>;
   x->num_blocks = 0;
   for (int64_t f = 0; f < count; ++x->num_blocks) {
@@ -53,7 +53,7 @@ void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t count, 
     block.rows = 0;
     const int64_t first = f;
     for (; f < count && block.rows < kRows; ++f) {
-      const QueryRow row = row_at(f);
+      const QueryRow row{head, i0 + f};
       const RowState<A> at = state(row);
       x->lse[f] = at.lse, x->delta[f] = at.delta;
       block.add(row, row.query + text.offset, at.lse == kInf<A> ? VisibleKeys{} : sees(row));
@@ -61,8 +61,7 @@ void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t count, 
     const auto pack = [&](const HeadsTensor& from, int64_t dim, UnitOf<U>* operand, uint8_t* bad) {
       const int64_t stride = staged_units<U>(dim);
       for (int r = 0; r < block.rows; ++r) {
-        const T* row =
-            row_of<const T>(from, text.batch, text.q_begin + block.row[r].query, block.row[r].head);
+        const T* row = row_of<const T>(from, text.batch, text.q_begin + i0 + first + r, head);
         prefetch_row(row + kPrefetchRows * from.row_stride, dim);
         bad[r] = !stage_row<U>(row, dim, staged + r * stride);
       }

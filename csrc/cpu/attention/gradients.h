@@ -1,8 +1,10 @@
 // Backward of windowed attention: strips of keys > heads of the group > query tiles > key tiles of the strip,
-// five products a pair (key_grad.h). A strip owns its dk and dv; dq of a query tile that several strips see
-// is left in parts, which are added in the strips' order. Included only by files that are compiled once per
-// instruction set.
+// five products a pair (key_grad.h). A strip owns its dk and dv; to the dq of a query tile that several
+// strips see they add in their order, each waiting for the one before. Included only by files that are
+// compiled once per instruction set.
 #pragma once
+
+#include <type_traits>
 
 #include "cpu/attention/key_grad.h"
 
@@ -35,68 +37,104 @@ void delta_task(const AttentionParams& p, int64_t batch, int64_t first, int64_t 
   }
 }
 
-// Rows [0, count) of dq (rows, columns) for queries from i0 on.
+// Where the sums of dq of a query tile and head lie: in dq itself where it has the sums' dtype.
+template <typename A>
+struct DqSums {
+  A* rows;
+  int64_t row_stride;
+};
 template <typename U, typename T>
-inline void store_dq(const AttentionParams& p, const Text& text, int64_t head, int64_t i0, int64_t count,
-                     const AccOf<U>* dq) {
+inline DqSums<AccOf<U>> dq_sums(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile) {
   using A = AccOf<U>;
-  for (int64_t f = 0; f < count; ++f) {
-    store_row(dq + f * padded_columns<U>(p.head_dim), static_cast<A>(p.softmax_scale), p.head_dim,
-              row_of<T>(p.dq, text.batch, text.q_begin + i0 + f, head));
+  if constexpr (std::is_same_v<T, A>) {
+    const Text& text = p.texts[task.text];
+    return {row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile, head), p.dq.row_stride};
+  } else {
+    const int64_t group = p.num_heads / p.num_kv_heads, columns = padded_columns<U>(p.head_dim);
+    const int64_t index = task.query_tiles[tile].sum * group + head % group;
+    return {reinterpret_cast<A*>(task.sums) + index * kTile * columns, columns};
   }
 }
 
-template <typename U>
-inline int64_t dq_tile_elements(const AttentionParams& p) {
-  return kTile * padded_columns<U>(p.head_dim);
+template <typename A>
+inline void add_row(const A* from, int64_t dim, A* to) {
+  constexpr int L = kLanes<A>;
+  int64_t d = 0;
+  for (; d + L <= dim; d += L) store(load_bytes<Vec<A>>(to + d) + load_bytes<Vec<A>>(from + d), to + d);
+  for (; d < dim; ++d) to[d] += from[d];
+}
+
+// The strip's dq of a query tile, in x, to those of `before` strips; the last one finishes it.
+template <typename U, typename T>
+void leave_dq(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile, int64_t before,
+              const KeyGradScratch<U>& x) {
+  using A = AccOf<U>;
+  const Text& text = p.texts[task.text];
+  const bool last = before + 1 == task.query_tiles[tile].strips;
+  const DqSums<A> sums = dq_sums<U, T>(p, task, head, tile);
+  const int64_t count = smaller(kTile, text.q_len - tile * kTile);
+  for (int64_t f = 0; f < count; ++f) {
+    A *dq = x.dq + f * padded_columns<U>(p.head_dim), *sum = sums.rows + f * sums.row_stride;
+    if (before > 0) add_row(sum, p.head_dim, dq);
+    if (last) {
+      store_row(dq, static_cast<A>(p.softmax_scale), p.head_dim,
+                row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile + f, head));
+    } else {
+      store_row(dq, A{1}, p.head_dim, sum);
+    }
+  }
+}
+
+// Strips before the task's own that see the query tile.
+inline int64_t strips_before(const StripTask& task, int64_t tile) {
+  int64_t before = 0;
+  for (int64_t s = 0; s < task.strip; ++s) {
+    before += tile >= task.strips[s].tiles.begin && tile < task.strips[s].tiles.end;
+  }
+  return before;
 }
 
 template <typename U, typename T>
 void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
-  const int64_t rows = task.keys.end - task.keys.begin, group = p.num_heads / p.num_kv_heads;
+  const Strip& strip = task.strips[task.strip];
+  const Span keys = strip.keys, tiles = strip.tiles;
+  const int64_t rows = keys.end - keys.begin, group = p.num_heads / p.num_kv_heads;
   auto x = KeyGradScratch<U>::of(&arena, p, (rows + kTile - 1) / kTile);
   const Text& text = p.texts[task.text];
   A* dbias = p.dbias ? static_cast<A*>(p.dbias) + task.bias_slot * p.num_heads * p.bias_len : nullptr;
-  begin_key_rows<U, T>(p, text, task.kv_head, task.keys.begin, rows, x);
+  begin_key_rows<U, T>(p, text, task.kv_head, keys.begin, rows, x);
   const auto state = [&](QueryRow row) {
     const int64_t i = lse_index(p, text, row);
     return RowState<A>{state_lse(static_cast<const A*>(p.lse)[i]), static_cast<const A*>(p.delta)[i]};
   };
   const auto sees = [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); };
-  A* part = static_cast<A*>(task.parts);
-  for (int64_t t = task.tiles.begin; t < task.tiles.end; ++t) {
-    const bool shared = task.shared[t];
+  // From the end that later strips come to first, so that they seldom wait.
+  for (int64_t n = 0; n < tiles.end - tiles.begin; ++n) {
+    const int64_t t = strip.rising ? tiles.begin + n : tiles.end - 1 - n;
+    const int64_t before = strips_before(task, t);
     for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
       pack_query_tile<U, T>(p, text, head, t * kTile, &x, state, sees);
       x.clear_dq(p);
-      grad_pairs<U>(p, text, task.keys.begin, rows, dbias, x);
-      if (shared) {
-        std::memcpy(part, x.dq, dq_tile_elements<U>(p) * sizeof(A));
-        part += dq_tile_elements<U>(p);
-      } else {
-        store_dq<U, T>(p, text, head, t * kTile, smaller(kTile, text.q_len - t * kTile), x.dq);
-      }
+      grad_pairs<U>(p, text, keys.begin, rows, dbias, x);
+      const int64_t place = task.first_turn + t * group + head % group;
+      task.turns->wait(place, before);
+      leave_dq<U, T>(p, task, head, t, before, x);
+      task.turns->end(place);
     }
   }
-  store_key_rows<U, T>(p, text, task.kv_head, task.keys.begin, rows, x);
+  store_key_rows<U, T>(p, text, task.kv_head, keys.begin, rows, x);
 }
 
-// dq of a query tile and head from `count` parts, none of which gives 0.
-template <typename U, typename T>
-void merge_dq_task(const AttentionParams& p, int64_t text, int64_t head, int64_t tile,
-                   const void* const* parts, int64_t count, void* scratch) {
-  using A = AccOf<U>;
-  const int64_t elements = dq_tile_elements<U>(p);
-  A* total = static_cast<A*>(scratch);
-  for (int64_t i = 0; i < elements; i += kLanes<A>) {
-    Vec<A> sum{};
-    for (int64_t n = 0; n < count; ++n) sum += load_bytes<Vec<A>>(static_cast<const A*>(parts[n]) + i);
-    store(sum, total + i);
-  }
+// dq = 0 for a query tile and head.
+template <typename T>
+void clear_dq_task(const AttentionParams& p, int64_t text, int64_t head, int64_t tile) {
   const Text& of = p.texts[text];
-  store_dq<U, T>(p, of, head, tile * kTile, smaller(kTile, of.q_len - tile * kTile), total);
+  for (int64_t i = tile * kTile; i < smaller((tile + 1) * kTile, of.q_len); ++i) {
+    T* row = row_of<T>(p.dq, of.batch, of.q_begin + i, head);
+    for (int64_t d = 0; d < p.head_dim; ++d) from_acc(Acc<T>{0}, row + d);
+  }
 }
 
 }  // namespace lck::LCK_ISA

@@ -29,7 +29,7 @@ struct KeyGradScratch {
     KeyGradScratch x{};
     const int64_t longer = larger_of(staged_units<U>(p.head_dim), staged_units<U>(p.head_dim_v));
     x.staged = arena->take<UnitOf<U>>(kTile * longer);
-    x.rows = GradRows<U>::of(arena, p, kTile);
+    x.rows = GradRows<U>::of(arena, p);
     x.q_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim));
     x.dout_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim_v));
     x.s = arena->take<A>(kPairElements);
@@ -103,8 +103,7 @@ template <typename U, typename T, typename State, typename Sees>
 void pack_query_tile(const AttentionParams& p, const Text& text, int64_t head, int64_t i0,
                      KeyGradScratch<U>* x, State state, Sees sees) {
   const int64_t count = smaller(kTile, text.q_len - i0);
-  begin_grad_rows<U, T>(
-      p, text, count, x->staged, &x->rows, [&](int64_t f) { return QueryRow{head, i0 + f}; }, state, sees);
+  begin_grad_rows<U, T>(p, text, head, i0, count, x->staged, &x->rows, state, sees);
   pack_rows_along<U, T>(p.q, text, head, i0, count, x->rows.bad_q, p.head_dim, x->staged, x->q_along);
   pack_rows_along<U, T>(p.dout, text, head, i0, count, x->rows.bad_dout, p.head_dim_v, x->staged,
                         x->dout_along);
