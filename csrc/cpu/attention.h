@@ -56,10 +56,16 @@ struct StripTask {
   int64_t bias_slot;
 };
 
+// What to fetch while the key tiles of `heads` kv heads are packed one after the other.
+struct ReadAhead {
+  int64_t first_head, heads;
+  int64_t n0;  // first key of the next tile; -1: nothing
+};
+inline constexpr ReadAhead kNoReadAhead{0, 0, -1};
+
 struct AttentionForward {
-  // One key tile (64 keys) of a kv head: K and V into packed. near_heads: kv heads from this one on whose
-  // keys are fetched.
-  void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t near_heads, int64_t tile,
+  // One key tile (64 keys) of a kv head: K and V into packed.
+  void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t tile, ReadAhead next,
                     void* packed, void* scratch);
   void (*forward)(const AttentionParams&, const QueryTask&, void* scratch);
   // Joins the splits of a task into out and lse.

@@ -16,6 +16,10 @@ constexpr int64_t kWaveBytes = int64_t{4} << 20;
 // Query steps, counted over all heads, that a wave has for each thread at least.
 constexpr int64_t kStepsPerThread = 8;
 
+// Key tiles that a thread packs one after the other, if there are enough, each while the next one's rows are
+// fetched.
+constexpr int64_t kRunTiles = 4;
+
 // Products or elements that pay for waking a thread: some ten microseconds.
 constexpr int64_t kThreadWork = int64_t{1} << 19;
 
@@ -97,6 +101,37 @@ std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(
   return waves;
 }
 
+// A key tile of all heads of a piece, which are parts [first, stop).
+struct NewTile {
+  int64_t first, stop, tile;
+};
+
+// All heads of a tile on one thread, whose rows lie side by side, but for so few tiles that threads had
+// nothing to do.
+void pack_tiles(const AttentionForward& passes, const AttentionParams& p, const std::vector<WavePart>& parts,
+                const std::vector<NewTile>& tiles) {
+  const int64_t number = tiles.size(), wanted = 2 * num_threads(), heads = tiles[0].stop - tiles[0].first;
+  const int64_t length = std::clamp<int64_t>(number / wanted, 1, kRunTiles);
+  const int64_t groups = std::clamp<int64_t>((wanted + number - 1) / number, 1, heads);
+  const auto pack = [&](const NewTile& it, int64_t group, const NewTile* next, void* scratch) {
+    const int64_t step = (it.stop - it.first + groups - 1) / groups, first = it.first + group * step;
+    const ReadAhead ahead{parts[it.first].kv_head, it.stop - it.first, next ? next->tile * kTile : -1};
+    for (int64_t n = first; n < std::min(first + step, it.stop); ++n) {
+      const WavePart& part = parts[n];
+      passes.pack_keys(p, part.text, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
+    }
+  };
+  const int64_t runs = (number + length - 1) / length;
+  const int64_t work = length * (heads + groups - 1) / groups * 4 * kTile * (p.head_dim + p.head_dim_v);
+  run_with_scratch(runs * groups, work, passes.scratch_bytes(p), [&](int64_t task, void* scratch) {
+    const int64_t begin = task / groups * length, end = std::min(begin + length, number);
+    for (int64_t i = begin; i < end; ++i) {
+      const bool goes_on = i + 1 < end && tiles[i + 1].first == tiles[i].first;
+      pack(tiles[i], task % groups, goes_on ? &tiles[i + 1] : nullptr, scratch);
+    }
+  });
+}
+
 }  // namespace
 
 void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_bytes,
@@ -122,18 +157,13 @@ void run_waves(const AttentionForward& passes, const AttentionParams& p,
   }
   const Workspace packed = make_workspace(slots * tile_bytes);
 
-  struct NewTile {
-    size_t part;
-    int64_t tile;
-    bool first;  // part of the piece
-  };
   std::vector<WavePart> parts;
   std::vector<NewTile> tiles;
   std::vector<int64_t> held;  // the tile in each slot of a head of the last piece
   for (const Wave& wave : waves) {
     parts.clear(), tiles.clear();
     for (const Piece& piece : wave) {
-      const size_t first_part = parts.size();
+      const int64_t first_part = parts.size();
       for (int64_t h = piece.first_head; h < piece.stop_head; ++h) {
         PackedTiles of_head = piece.slots;
         of_head.data =
@@ -149,16 +179,10 @@ void run_waves(const AttentionForward& passes, const AttentionParams& p,
         int64_t& in_slot = held[piece.slots.slot(tile)];
         if (in_slot == tile) continue;
         in_slot = tile;
-        for (size_t part = first_part; part < parts.size(); ++part)
-          tiles.push_back({part, tile, part == first_part});
+        tiles.push_back({first_part, static_cast<int64_t>(parts.size()), tile});
       }
     }
-    const int64_t tile_work = 4 * kTile * (p.head_dim + p.head_dim_v);
-    run_with_scratch(tiles.size(), tile_work, passes.scratch_bytes(p), [&](int64_t i, void* scratch) {
-      const WavePart& part = parts[tiles[i].part];
-      passes.pack_keys(p, part.text, part.kv_head, tiles[i].first ? part.near_heads : 1, tiles[i].tile,
-                       part.tiles.at(tiles[i].tile), scratch);
-    });
+    if (!tiles.empty()) pack_tiles(passes, p, parts, tiles);
     run(parts);
   }
 }

@@ -184,6 +184,7 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
       block.add(row, row.query + text.offset, sees(row));
       const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
       prefetch_row(q + kPrefetchRows * p.q.row_stride, near);
+      prefetch_row(row_of<const T>(p.out, text.batch, text.q_begin + row.query, row.head), p.head_dim_v);
       stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
       const A sink = sinks ? sinks[row.head] : -kInf<A>;
       x.row_base[i] = sink;

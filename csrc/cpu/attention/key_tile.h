@@ -1,6 +1,7 @@
 // Packed key tiles. Included only by files that are compiled once per instruction set.
 #pragma once
 
+#include "cpu/attention.h"
 #include "cpu/attention/rows.h"
 
 namespace lck::LCK_ISA {
@@ -82,14 +83,6 @@ inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTe
   }
 }
 
-// What to fetch while key tiles are packed one after the other for `heads` heads of a task.
-struct ReadAhead {
-  int64_t first_head, heads;
-  int64_t n0;  // of the next tile; -1: nothing
-};
-
-inline constexpr ReadAhead kNoReadAhead{0, 0, -1};
-
 // Where the next tile's share of a head begins: in its own rows if they follow one another, and else, where
 // the task's heads make up whole rows, in that order, which is the memory's.
 template <typename T>
@@ -128,20 +121,6 @@ inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTen
   });
   pack(from_staged<U>(staged, dim));
   return special;
-}
-
-// Fetches the rows of a key tile, of `near_heads` heads from kv_head on.
-template <typename T>
-inline void prefetch_keys(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t near_heads,
-                          int64_t n0) {
-  const int64_t end = smaller(n0 + kTile, text.bounds.num_keys);
-  const auto fetch = [&](const HeadsTensor& x, int64_t dim) {
-    for (int64_t j = text.k_begin + n0; j < text.k_begin + end; ++j) {
-      prefetch_row(row_of<const T>(x, text.batch, j, kv_head), near_dim(x, dim, near_heads));
-    }
-  };
-  fetch(p.k, p.head_dim);
-  fetch(p.v, p.head_dim_v);
 }
 
 // staged: kTile rows of the longer head dim.
