@@ -1,4 +1,4 @@
-// The passes of windowed attention: each works on one task, no torch, no threads.
+// The passes of windowed attention: each works on one task, no torch; who runs it is not its business.
 #pragma once
 
 #include <cstddef>
@@ -38,16 +38,17 @@ struct Strip {
   Span keys, tiles;
   bool rising;  // first tile first: some later strip does not reach as far
 };
-// A query tile of a text: how many strips see it, and which of the sums of a kv head its dq has.
+// A query tile of a text: how many strips see it, and, if several do, which of the sums of a kv head its dq
+// has.
 struct QueryTile {
   int64_t strips, sum;
 };
 // dk and dv of a strip's keys for a kv head, and these keys' share of dq.
 struct StripTask {
   int64_t text, kv_head;
-  const Strip* strips;  // of the text
-  int64_t strip;        // the task's own
-  const QueryTile* query_tiles;
+  Strip strip;
+  const int32_t* before;         // (tiles of the strip) earlier strips that see the tile
+  const QueryTile* query_tiles;  // of the text
   // dq of tiles that several strips see, before it has the result's dtype: (sums, heads of the group),
   // dq_sum_bytes each. Strips add to it in their order.
   std::byte* sums;
@@ -79,7 +80,7 @@ struct AttentionBackward {
   void (*delta)(const AttentionParams&, int64_t batch, int64_t first, int64_t stop);
   void (*strip)(const AttentionParams&, const StripTask&, void* scratch);
   // dq = 0 for a query tile that no strip sees.
-  void (*clear_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile);
+  void (*zero_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile);
   int64_t (*dq_sum_bytes)(const AttentionParams&);  // 0: sums lie in dq itself
   int64_t (*scratch_bytes)(const AttentionParams&, int64_t strip_tiles);
 };

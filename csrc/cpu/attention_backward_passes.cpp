@@ -9,10 +9,9 @@ template <typename U, typename T>
 const AttentionBackward kBackward = {
     delta_task<T>,
     strip_task<U, T>,
-    clear_dq_task<T>,
+    zero_dq_task<T>,
     [](const AttentionParams& p) {
-      const int64_t size = sizeof(AccOf<U>);
-      return std::is_same_v<T, AccOf<U>> ? 0 : kTile * padded_columns<U>(p.head_dim) * size;
+      return dq_sum_elements<U, T>(p) * static_cast<int64_t>(sizeof(AccOf<U>));
     },
     [](const AttentionParams& p, int64_t strip_tiles) {
       Arena arena{nullptr};

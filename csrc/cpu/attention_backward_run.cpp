@@ -38,7 +38,7 @@ void sum_slots(const A* partial, int64_t slots, int64_t size, int64_t begin, int
   }
 }
 
-// dbias and dsink, whose parts the query tasks have left.
+// dbias, whose parts the strips have left, and dsink.
 template <typename A>
 void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) {
   run_with_scratch(p.num_heads, p.batch * p.seqlen_q * 16 + p.bias_slots * p.bias_len, 0,
@@ -62,6 +62,8 @@ constexpr int64_t kBiasSlots = 32;
 // How the keys of one text are parted, the same for every head.
 struct TextStrips {
   std::vector<Strip> strips;
+  std::vector<int32_t> before;  // of each strip's tiles, strip after strip: earlier strips that see the tile
+  std::vector<int64_t> first_before;  // of each strip
   std::vector<QueryTile> query_tiles;
   int64_t num_sums = 0;
 };
@@ -86,14 +88,18 @@ TextStrips make_strips(const AttentionParams& p, const Text& text) {
   TextStrips made;
   const int64_t num_keys = text.bounds.num_keys, step = strip_keys(p, num_keys);
   made.query_tiles.resize((text.q_len + kTile - 1) / kTile);
-  const int64_t sinks = p.window.sink_tokens ? text.bounds.kv_start + p.window.sink_tokens : 0;
+  const int64_t sinks =
+      p.window.left >= 0 && p.window.sink_tokens ? text.bounds.kv_start + p.window.sink_tokens : 0;
   for (int64_t first = 0, stop = 0; first < num_keys; first = stop) {
     stop = std::min(first + step, num_keys);
     if (first < sinks) stop = std::min(stop, (sinks + kTile - 1) / kTile * kTile);
     const Span keys{first, stop};
     made.strips.push_back({keys, query_tiles(p, text, keys), false});
     const Span tiles = made.strips.back().tiles;
-    for (int64_t t = tiles.begin; t < tiles.end; ++t) ++made.query_tiles[t].strips;
+    made.first_before.push_back(made.before.size());
+    for (int64_t t = tiles.begin; t < tiles.end; ++t) {
+      made.before.push_back(static_cast<int32_t>(made.query_tiles[t].strips++));
+    }
   }
   int64_t later_end = made.query_tiles.size();
   for (auto strip = made.strips.rbegin(); strip != made.strips.rend(); ++strip) {
@@ -126,7 +132,6 @@ class Backward {
     int64_t most_keys = 0;
     for (int64_t t = 0; t < p.num_texts; ++t) {
       texts_.push_back(make_strips(p, p.texts[t]));
-      most_strips_ = std::max<int64_t>(most_strips_, texts_.back().strips.size());
       for (const Strip& strip : texts_.back().strips) {
         most_keys = std::max(most_keys, strip.keys.end - strip.keys.begin);
       }
@@ -182,14 +187,15 @@ class Backward {
     Turns turns(num_turns);
     std::vector<StripTask> tasks;
     std::vector<int64_t> bias_turn;  // of each task at its slot
-    for (int64_t s = 0; s < most_strips_; ++s) {
-      for (const Unit& unit : units) {
+    std::vector<Unit> left = units;
+    for (size_t s = 0; !left.empty(); ++s) {
+      std::erase_if(left, [&](const Unit& unit) { return s >= texts_[unit.text].strips.size(); });
+      for (const Unit& unit : left) {
         const TextStrips& of = texts_[unit.text];
-        if (s >= static_cast<int64_t>(of.strips.size())) continue;
         const int64_t number = p_.dbias ? begun_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
         bias_turn.push_back(number / slots);
-        tasks.push_back({unit.text, unit.kv_head, of.strips.data(), s, of.query_tiles.data(), unit.sums,
-                         &turns, unit.first_turn, number % slots});
+        tasks.push_back({unit.text, unit.kv_head, of.strips[s], of.before.data() + of.first_before[s],
+                         of.query_tiles.data(), unit.sums, &turns, unit.first_turn, number % slots});
       }
     }
     run_with_scratch(tasks.size(), strip_work_, scratch_bytes_, [&](int64_t i, void* scratch) {
@@ -217,13 +223,13 @@ class Backward {
       }
     }
     run_with_scratch(unseen.size(), kTile * p_.head_dim, 0, [&](int64_t i, void*) {
-      passes_.clear_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
+      passes_.zero_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
     });
   }
 
   const AttentionBackward& passes_;
   const AttentionParams& p_;
-  int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_, most_strips_ = 0;
+  int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_;
   std::vector<TextStrips> texts_;
   std::vector<int64_t> begun_;  // tasks of each kv head
   Turns bias_turns_;            // (kv heads, slots of dbias)

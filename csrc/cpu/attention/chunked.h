@@ -84,8 +84,8 @@ template <typename U, typename T, typename RowAt, typename Finish>
 void attend_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const Text& text, int64_t chunk,
                   int64_t kv_head, int64_t count, const PackedTiles& packed, const ForwardScratch<U>& x,
                   RowAt row_at, Finish finish) {
-  const int num_blocks =
-      begin_rows<U, T>(of_rows, text, 0, count, false, 1, x, row_at, [](QueryRow) { return VisibleKeys{}; });
+  const int num_blocks = begin_rows<U, T>(of_rows, text, 0, count, false, 1, nullptr, x, row_at,
+                                          [](QueryRow) { return VisibleKeys{}; });
   for_runs(p, chunk, [&](const ChunkRun& run) {
     for (int b = 0; b < num_blocks; ++b) x.blocks[b].see(run.rows);
     const PackedTiles& from = run.params == &p.sequence ? packed : PackedTiles{};

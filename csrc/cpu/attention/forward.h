@@ -164,10 +164,12 @@ inline int64_t state_row(int first_block, int64_t f) {
 }
 
 // Rows [0, count) in the blocks from first_block on: Q as A operands, a fresh softmax. row_at(f): its query;
-// sees(query): its keys. Returns the number of blocks.
+// sees(query): its keys. out: where the rows' results will be stored, fetched if not null. Returns the number
+// of blocks.
 template <typename U, typename T, typename RowAt, typename Sees>
 int begin_rows(const AttentionParams& p, const Text& text, int first_block, int64_t count, bool with_sinks,
-               int64_t near_heads, const ForwardScratch<U>& x, RowAt row_at, Sees sees) {
+               int64_t near_heads, const HeadsTensor* out, const ForwardScratch<U>& x, RowAt row_at,
+               Sees sees) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), stride = staged_units<U>(p.head_dim);
@@ -184,7 +186,8 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
       block.add(row, row.query + text.offset, sees(row));
       const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
       prefetch_row(q + kPrefetchRows * p.q.row_stride, near);
-      prefetch_row(row_of<const T>(p.out, text.batch, text.q_begin + row.query, row.head), p.head_dim_v);
+      if (out)
+        prefetch_row(row_of<const T>(*out, text.batch, text.q_begin + row.query, row.head), p.head_dim_v);
       stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
       const A sink = sinks ? sinks[row.head] : -kInf<A>;
       x.row_base[i] = sink;
@@ -195,8 +198,8 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
     pack_block<U>(x.staged, stride, block.rows, depth, x.q + state_row(first_block, first) * depth);
   }
   const int64_t columns = padded_columns<U>(p.head_dim_v);
-  A* out = x.out + state_row(first_block, 0) * columns;
-  for (int64_t i = 0; i < num_blocks * kRows * columns; i += L) store(Vec<A>{}, out + i);
+  A* sums = x.out + state_row(first_block, 0) * columns;
+  for (int64_t i = 0; i < num_blocks * kRows * columns; i += L) store(Vec<A>{}, sums + i);
   return num_blocks;
 }
 

@@ -27,8 +27,8 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   int blocks = 0;  // of one head
   for (int64_t h = 0; h < task.heads; ++h) {
     blocks = begin_rows<U, T>(
-        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads, x,
-        [&](int64_t f) { return row_at(h, f); },
+        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads,
+        task.num_splits == 1 ? &p.out : nullptr, x, [&](int64_t f) { return row_at(h, f); },
         [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); });
   }
 

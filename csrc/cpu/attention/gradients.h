@@ -4,8 +4,6 @@
 // compiled once per instruction set.
 #pragma once
 
-#include <type_traits>
-
 #include "cpu/attention/key_grad.h"
 
 namespace lck::LCK_ISA {
@@ -43,16 +41,26 @@ struct DqSums {
   A* rows;
   int64_t row_stride;
 };
+template <typename A, typename B>
+inline constexpr bool kSame = false;
+template <typename A>
+inline constexpr bool kSame<A, A> = true;
+template <typename U, typename T>
+inline int64_t dq_sum_elements(const AttentionParams& p) {
+  return kSame<T, AccOf<U>> ? 0 : kTile * padded_columns<U>(p.head_dim);
+}
 template <typename U, typename T>
 inline DqSums<AccOf<U>> dq_sums(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile) {
   using A = AccOf<U>;
-  if constexpr (std::is_same_v<T, A>) {
+  if (task.query_tiles[tile].strips == 1) return {nullptr, 0};
+  if constexpr (kSame<T, A>) {
     const Text& text = p.texts[task.text];
     return {row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile, head), p.dq.row_stride};
   } else {
-    const int64_t group = p.num_heads / p.num_kv_heads, columns = padded_columns<U>(p.head_dim);
+    const int64_t group = p.num_heads / p.num_kv_heads;
     const int64_t index = task.query_tiles[tile].sum * group + head % group;
-    return {reinterpret_cast<A*>(task.sums) + index * kTile * columns, columns};
+    return {reinterpret_cast<A*>(task.sums) + index * dq_sum_elements<U, T>(p),
+            padded_columns<U>(p.head_dim)};
   }
 }
 
@@ -74,32 +82,22 @@ void leave_dq(const AttentionParams& p, const StripTask& task, int64_t head, int
   const DqSums<A> sums = dq_sums<U, T>(p, task, head, tile);
   const int64_t count = smaller(kTile, text.q_len - tile * kTile);
   for (int64_t f = 0; f < count; ++f) {
-    A *dq = x.dq + f * padded_columns<U>(p.head_dim), *sum = sums.rows + f * sums.row_stride;
-    if (before > 0) add_row(sum, p.head_dim, dq);
+    A* dq = x.dq + f * padded_columns<U>(p.head_dim);
+    if (before > 0) add_row(sums.rows + f * sums.row_stride, p.head_dim, dq);
     if (last) {
       store_row(dq, static_cast<A>(p.softmax_scale), p.head_dim,
                 row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile + f, head));
     } else {
-      store_row(dq, A{1}, p.head_dim, sum);
+      store_row(dq, A{1}, p.head_dim, sums.rows + f * sums.row_stride);
     }
   }
 }
 
-// Strips before the task's own that see the query tile.
-inline int64_t strips_before(const StripTask& task, int64_t tile) {
-  int64_t before = 0;
-  for (int64_t s = 0; s < task.strip; ++s) {
-    before += tile >= task.strips[s].tiles.begin && tile < task.strips[s].tiles.end;
-  }
-  return before;
-}
-
 template <typename U, typename T>
-void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) {
+void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) noexcept {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
-  const Strip& strip = task.strips[task.strip];
-  const Span keys = strip.keys, tiles = strip.tiles;
+  const Span keys = task.strip.keys, tiles = task.strip.tiles;
   const int64_t rows = keys.end - keys.begin, group = p.num_heads / p.num_kv_heads;
   auto x = KeyGradScratch<U>::of(&arena, p, (rows + kTile - 1) / kTile);
   const Text& text = p.texts[task.text];
@@ -112,8 +110,8 @@ void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) 
   const auto sees = [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); };
   // From the end that later strips come to first, so that they seldom wait.
   for (int64_t n = 0; n < tiles.end - tiles.begin; ++n) {
-    const int64_t t = strip.rising ? tiles.begin + n : tiles.end - 1 - n;
-    const int64_t before = strips_before(task, t);
+    const int64_t t = task.strip.rising ? tiles.begin + n : tiles.end - 1 - n;
+    const int64_t before = task.before[t - tiles.begin];
     for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
       pack_query_tile<U, T>(p, text, head, t * kTile, &x, state, sees);
       x.clear_dq(p);
@@ -129,7 +127,7 @@ void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) 
 
 // dq = 0 for a query tile and head.
 template <typename T>
-void clear_dq_task(const AttentionParams& p, int64_t text, int64_t head, int64_t tile) {
+void zero_dq_task(const AttentionParams& p, int64_t text, int64_t head, int64_t tile) {
   const Text& of = p.texts[text];
   for (int64_t i = tile * kTile; i < smaller((tile + 1) * kTile, of.q_len); ++i) {
     T* row = row_of<T>(p.dq, of.batch, of.q_begin + i, head);
