@@ -32,10 +32,10 @@ class Exam:
             for got, plain, nearer, want in zip(results, self.honest, honest, self.want, strict=True)
         ]
         verdicts = [found]
-        for head in range(self.case.num_kv_heads):
+        for head in set(range(self.case.num_kv_heads)).difference(self.heads):
             got, plain = (attention.of_heads(self.case, x, [head]) for x in (results, self.honest))
             off = map(distance, got, plain)
-            if head not in self.heads and not all(a <= b for a, b in zip(off, allowed, strict=True)):
+            if not all(a <= b for a, b in zip(off, allowed, strict=True)):
                 verdicts.append(check(f"{name}, key head {head}", got, self._truth_of(head), plain))
         return worst(verdicts)
 

@@ -113,9 +113,8 @@ def test_of_huge_cases_some_heads_are_checked(monkeypatch):
         exam.check("own", (out,))
     assert Exam(case, "forward", inputs, every_head=False).check("own", (out,)).passed
     out[:, :, 3] -= 1
-    exam.honest[0][:, :, 3] += (
-        50 * FLOOR[out.dtype]
-    )  # far from the honest route, but as near to the truth as before
+    # Far from the honest route, but as near to the truth as before.
+    exam.honest[0][:, :, 3] += 50 * FLOOR[out.dtype]
     assert exam.check("own", (out,)).passed
 
 

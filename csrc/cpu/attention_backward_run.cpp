@@ -62,8 +62,7 @@ constexpr int64_t kBiasSlots = 32;
 // How the keys of one text are parted, the same for every head.
 struct TextStrips {
   std::vector<Strip> strips;
-  std::vector<int32_t> before;  // of each strip's tiles, strip after strip: earlier strips that see the tile
-  std::vector<int64_t> first_before;  // of each strip
+  std::vector<std::vector<int32_t>> before;  // (strips, tiles of the strip): earlier strips that see the tile
   std::vector<QueryTile> query_tiles;
   int64_t num_sums = 0;
 };
@@ -96,9 +95,9 @@ TextStrips make_strips(const AttentionParams& p, const Text& text) {
     const Span keys{first, stop};
     made.strips.push_back({keys, query_tiles(p, text, keys), false});
     const Span tiles = made.strips.back().tiles;
-    made.first_before.push_back(made.before.size());
+    made.before.emplace_back();
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
-      made.before.push_back(static_cast<int32_t>(made.query_tiles[t].strips++));
+      made.before.back().push_back(static_cast<int32_t>(made.query_tiles[t].strips++));
     }
   }
   int64_t later_end = made.query_tiles.size();
@@ -194,8 +193,8 @@ class Backward {
         const TextStrips& of = texts_[unit.text];
         const int64_t number = p_.dbias ? begun_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
         bias_turn.push_back(number / slots);
-        tasks.push_back({unit.text, unit.kv_head, of.strips[s], of.before.data() + of.first_before[s],
-                         of.query_tiles.data(), unit.sums, &turns, unit.first_turn, number % slots});
+        tasks.push_back({unit.text, unit.kv_head, of.strips[s], of.before[s].data(), of.query_tiles.data(),
+                         unit.sums, &turns, unit.first_turn, number % slots});
       }
     }
     run_with_scratch(tasks.size(), strip_work_, scratch_bytes_, [&](int64_t i, void* scratch) {

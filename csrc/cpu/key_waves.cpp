@@ -106,8 +106,8 @@ struct NewTile {
   int64_t first, stop, tile;
 };
 
-// All heads of a tile on one thread, whose rows lie side by side, but for so few tiles that threads had
-// nothing to do.
+// All heads of a tile, whose rows lie side by side, on one thread, but where tiles are so few that threads
+// would have nothing to do.
 void pack_tiles(const AttentionForward& passes, const AttentionParams& p, const std::vector<WavePart>& parts,
                 const std::vector<NewTile>& tiles) {
   const int64_t number = tiles.size(), wanted = 2 * num_threads(), heads = tiles[0].stop - tiles[0].first;

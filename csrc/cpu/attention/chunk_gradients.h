@@ -254,9 +254,7 @@ void merge_chunk_gradients(const ChunkedParams& p, const ChunkedTask& task, std:
         if (queries && share_of<A>(p, chunk, column) == 0) continue;
         A* sums = merged + (row - rows.begin) * columns;
         for (int64_t slice = 0; slice < slices; ++slice) {
-          const A* more = part + (slice * from.rows + place) * columns;
-          for (int64_t d = 0; d < columns; d += kLanes<A>)
-            store(load_bytes<Vec<A>>(sums + d) + load_bytes<Vec<A>>(more + d), sums + d);
+          add_row(part + (slice * from.rows + place) * columns, columns, sums);
         }
       }
     };

@@ -64,14 +64,6 @@ inline DqSums<AccOf<U>> dq_sums(const AttentionParams& p, const StripTask& task,
   }
 }
 
-template <typename A>
-inline void add_row(const A* from, int64_t dim, A* to) {
-  constexpr int L = kLanes<A>;
-  int64_t d = 0;
-  for (; d + L <= dim; d += L) store(load_bytes<Vec<A>>(to + d) + load_bytes<Vec<A>>(from + d), to + d);
-  for (; d < dim; ++d) to[d] += from[d];
-}
-
 // The strip's dq of a query tile, in x, to those of `before` strips; the last one finishes it.
 template <typename U, typename T>
 void leave_dq(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile, int64_t before,

@@ -387,6 +387,15 @@ inline void narrow(Vec<float> v, Float16* p) {
 #endif
 }
 
+// to (dim) += from.
+template <typename A>
+inline void add_row(const A* from, int64_t dim, A* to) {
+  constexpr int L = kLanes<A>;
+  int64_t d = 0;
+  for (; d + L <= dim; d += L) store(load_bytes<Vec<A>>(to + d) + load_bytes<Vec<A>>(from + d), to + d);
+  for (; d < dim; ++d) to[d] += from[d];
+}
+
 // to (dim) = factor * from.
 template <typename A, typename T>
 inline void store_row(const A* from, A factor, int64_t dim, T* to) {

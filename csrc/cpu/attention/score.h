@@ -42,13 +42,8 @@ struct ScoreRule {
 
  private:
   void add_bias(A* s, int first, int stop, const A* row, int64_t index) const {
-    constexpr int L = kLanes<A>;
-    if (index + first >= 0 && index + stop <= bias_len) {
-      for (int c = first; c < stop; c += L) {
-        store(load_bytes<Vec<A>>(s + c) + load_bytes<Vec<A>>(row + index + c), s + c);
-      }
-      return;
-    }
+    if (index + first >= 0 && index + stop <= bias_len)
+      return add_row(row + index + first, stop - first, s + first);
     for (int c = first; c < stop; ++c) s[c] += row[smaller(larger(index + c, 0), bias_len - 1)];
   }
 };
@@ -57,13 +52,8 @@ struct ScoreRule {
 template <typename A>
 inline void add_bias_gradient(const A* ds, int first, int stop, int64_t index, int64_t bias_len,
                               A* dbias_row) {
-  constexpr int L = kLanes<A>;
   if (index + first >= 0 && index + stop <= bias_len) {
-    for (int c = first; c < stop; c += L) {
-      A* to = dbias_row + index + c;
-      store(load_bytes<Vec<A>>(to) + load_bytes<Vec<A>>(ds + c), to);
-    }
-    return;
+    return add_row(ds + first, stop - first, dbias_row + index + first);
   }
   for (int c = first; c < stop; ++c) dbias_row[smaller(larger(index + c, 0), bias_len - 1)] += ds[c];
 }
