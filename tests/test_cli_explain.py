@@ -49,10 +49,11 @@ def test_a_config_is_enough(tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0] == "GptOssModel: 2 of 2 attention layers on lckernels"
     assert "causal window  (5, 0)" in lines[2]
-    pairs = sum(min(i + 1, 6) for i in range(1000)) + 1000 * 1001 // 2
-    share = 100 * pairs / 2e6
+    full = 1000 * 1001 // 2
+    pairs = sum(min(i + 1, 6) for i in range(1000)) + full
+    share = 100 * pairs / (1e6 + full)  # sdpa has no mask where all before a token is seen
     assert f"{share:.1f} %" in result.stdout
-    assert "masks       1.9 MiB dense" in result.stdout
+    assert "masks       976.6 KiB under sdpa; patched 1 byte" in result.stdout
     assert "reach       all tokens before a token, 0 tokens behind it" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -71,6 +72,23 @@ def test_what_a_patch_refuses(name, tmp_path):
     said = refused("explain", save(name, tmp_path))
     assert "a patch would do nothing: " in said
     assert REFUSED[name][1] in said
+
+
+def test_what_is_left_may_reach_everywhere(tmp_path):
+    result = run("explain", save("minimax", tmp_path), "--seqlen", "1000")
+    assert "1 of 2 attention layers" in result.stdout
+    assert "reach       all tokens before a token, all tokens behind it" in result.stdout
+
+
+def test_a_text_within_the_window_needs_no_mask(tmp_path):
+    result = run("explain", f"{save('mistral', tmp_path)}/config.json", "--seqlen", "6")
+    assert "masks       0 bytes under sdpa" in result.stdout
+    assert "100.0 %" in result.stdout
+
+
+def test_what_is_known_at_the_first_call_only(tmp_path):
+    said = refused("explain", save("mimi", tmp_path), "--plot", tmp_path / "layers.png")
+    assert "what MimiModel asks of its attention is known at its first call only (RuntimeError: " in said
 
 
 def test_bad_input(tmp_path):

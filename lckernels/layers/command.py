@@ -21,7 +21,8 @@ def explain(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A folder with a config.json, or a name on the Hugging Face hub.",
+            metavar="MODEL",
+            help="A folder with a config.json, a config file, or a name on the Hugging Face hub.",
             show_default=False,
         ),
     ],
@@ -73,9 +74,8 @@ def lines(costs: "Costs") -> list[str]:
         *str(costs.report).splitlines(),
         "",
         f"for a text of {costs.seqlen:,} tokens:",
-        f"masks       {_bytes(costs.mask_bytes)} dense, bool (four times that under eager in fp32); "
-        f"patched {_bytes(costs.mask_bytes_patched)}",
-        f"attention   {_flops(costs.flops)} with dense masks; patched {_flops(costs.flops_patched)}, "
+        f"masks       {_bytes(costs.mask_bytes)} under sdpa; patched {_bytes(costs.mask_bytes_patched)}",
+        f"attention   {_flops(costs.flops)} under sdpa; patched {_flops(costs.flops_patched)}, "
         f"{100 * share:.1f} %",
         f"reach       {reach[0]} before a token, {reach[1]} behind it, through all layers{beside}",
     ]
@@ -85,6 +85,7 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
     """Raises InputError for a model that cannot be read, or that a patch would not change."""
     import torch
 
+    from lckernels.dispatch import BackendError
     from lckernels.hf.dry_run import padded_run
     from lckernels.hf.patch import check_window, plan_patch
     from lckernels.hf.settings import LayerSettings
@@ -96,7 +97,7 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
         raise InputError(f"--{str(error).replace('sink_tokens:', 'sink-tokens:', 1)}") from None
     transformers = import_extra("transformers", "hf")
     transformers.logging.set_verbosity_error()
-    path = folder(name)
+    path = Path(name) if name.endswith(".json") and Path(name).is_file() else folder(name)
     try:
         config = transformers.AutoConfig.from_pretrained(str(path) if path else name)
         with torch.device("meta"):
@@ -108,8 +109,13 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
     run, wanted = padded_run(model), LayerSettings(window, sink_tokens or 0)
     try:
         report, _ = plan_patch(model, run, wanted, device_type="cpu")
-    except TypeError as error:
+    except (TypeError, BackendError) as error:
         raise InputError(str(error)) from None
+    if not report.taken:
+        raise InputError(
+            f"what {report.model} asks of its attention is known at its first call only ({report.unknown}); "
+            "lckernels.patch says the rest"
+        )
     return costs(run, report, wanted, seqlen)
 
 
@@ -117,7 +123,7 @@ def _bytes(size: int) -> str:
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:,.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size} byte{'' if size == 1 else 's'}"
 
 
 def _flops(count: int) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lckernels.hf.dry_run import DryRun
+from lckernels.hf.mask import CAUSAL, FULL
 from lckernels.hf.report import Report
 from lckernels.hf.settings import Kind, LayerSettings
 from lckernels.visible import visible_pairs
@@ -27,11 +28,11 @@ class Layer:
 class Costs:
     """Of one text of `seqlen` tokens, a forward without a cache.
 
-    report: of the patch. layers: those it takes. mask_bytes: the dense masks of transformers, one for each
-    kind of layer, bool as for sdpa; under eager they are floats. mask_bytes_patched: what stands for them.
-    flops: of attention's two products in these layers with a dense mask, which computes every pair;
-    flops_patched: of the pairs that are visible. reach: how many tokens before and behind a token the last
-    layer's state can depend on, None to a side for all of them.
+    report: of the patch. layers: those it takes. mask_bytes: the dense masks of transformers' sdpa for a text
+    without padding, one for each kind of layer that is not full, bool; mask_bytes_patched: what stands for
+    them. flops: of attention's two products in these layers under sdpa, which computes every pair where there
+    is a mask; flops_patched: of the pairs that are visible. reach: how many tokens before and behind a token
+    the last layer's state can depend on, None to a side for all of them, or where a layer was left.
     """
 
     seqlen: int
@@ -58,7 +59,8 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
         seen.add(call.layer)
         q, _, v = call.shapes
         layers.append(Layer(wanted.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
-    kinds = {layer.before for layer in layers}
+    before = {layer.before: _sdpa_pairs(layer.before, seqlen) for layer in layers}
+    masked = sum(needs_mask(kind, seqlen) for kind in before)
     pairs = {layer.kind: 0 for layer in layers}
     for kind in pairs:
         sinks = wanted.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
@@ -67,12 +69,23 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
         seqlen=seqlen,
         report=report,
         layers=tuple(layers),
-        mask_bytes=len(kinds) * seqlen * seqlen,
-        mask_bytes_patched=len(kinds),
-        flops=sum(layer.flops(seqlen * seqlen) for layer in layers),
+        mask_bytes=masked * seqlen * seqlen,
+        mask_bytes_patched=masked,
+        flops=sum(layer.flops(before[layer.before]) for layer in layers),
         flops_patched=sum(layer.flops(pairs[layer.kind]) for layer in layers),
-        reach=_reach(layers, seqlen),
+        reach=_reach(layers, seqlen) if len(report.taken) == len(report.rows) else (None, None),
     )
+
+
+def needs_mask(kind: Kind, seqlen: int) -> bool:
+    """Whether transformers' sdpa makes a mask for a text without padding: where a key in reach is hidden."""
+    full = Kind(CAUSAL if kind.window[1] == 0 else FULL)
+    return not kind.cross and pairs_of(kind, seqlen) < pairs_of(full, seqlen)
+
+
+def _sdpa_pairs(kind: Kind, seqlen: int) -> int:
+    every = seqlen * seqlen
+    return every if kind.cross or needs_mask(kind, seqlen) else pairs_of(kind, seqlen)
 
 
 def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
