@@ -186,9 +186,9 @@ def test_a_nan_is_not_lost(model, monkeypatch):
         ({"context": 8, "stride": 9}, "stride: got 9; expected 1 <= stride <= context = 8"),
         ({"stride": POSITIONS + 1}, "stride: got 65; expected 1 <= stride <= context = 64"),
         ({"stride": 0}, "stride: got 0; expected 1 <= stride"),
-        ({"window": 0}, "window: got 0; expected at least 1"),
-        ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected at least 0"),
-        ({"sink_tokens": 4}, "sink_tokens: got 4 and no window; expected both or neither"),
+        ({"window": 0}, "window: got 0; expected an int >= 1"),
+        ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
+        ({"sink_tokens": 4}, "sink_tokens: got 4; they stay visible beside a window; window is None"),
     ],
 )
 def test_sizes_that_do_not_fit(model, options, message):

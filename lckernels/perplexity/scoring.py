@@ -76,12 +76,10 @@ def check_sizes(context: int | None, stride: int | None, window: int | None, sin
         raise ValueError(f"context: got {context}; expected at least 2, a token and one before it")
     if stride is not None and (stride < 1 or stride > (context or stride)):
         raise ValueError(f"stride: got {stride}; expected 1 <= stride <= context = {context}")
-    if window is not None and window < 1:
-        raise ValueError(f"window: got {window}; expected at least 1, the token itself")
-    if sink_tokens is not None and sink_tokens < 0:
-        raise ValueError(f"sink_tokens: got {sink_tokens}; expected at least 0")
-    if sink_tokens and window is None:
-        raise ValueError(f"sink_tokens: got {sink_tokens} and no window; expected both or neither")
+    if window is not None or sink_tokens is not None:
+        from lckernels.hf.patch import check_window
+
+        check_window(window, sink_tokens)
 
 
 def fit(model: nn.Module, num_tokens: int, context: int | None, stride: int | None) -> tuple[int, int]:
