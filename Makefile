@@ -15,7 +15,7 @@ ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py 
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
-.PHONY: demo test test-isas test-all bench build lint format sanitize aarch64 clean
+.PHONY: demo test test-isas test-hf test-all bench build lint format sanitize aarch64 clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -27,7 +27,16 @@ test: $(BUILT)
 test-isas: $(BUILT)
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
 
-test-all: test sanitize aarch64
+# The tests of transformers models, every architecture, on another version of it: a venv over .venv.
+TRANSFORMERS ?= 5.17.0
+OTHER := build/transformers-$(TRANSFORMERS)
+test-hf: $(BUILT)
+	test -x $(OTHER)/bin/python || $(BIN)/python -m venv $(OTHER)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(OTHER)/lib/python*/site-packages)/over.pth
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q transformers==$(TRANSFORMERS)
+	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q tests/test_hf_*.py --hf-all
+
+test-all: test sanitize aarch64 test-hf
 	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)

@@ -1,11 +1,19 @@
 """The table of docs/huggingface_support.md, which the parity sweep leaves."""
 
+import re
+import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hf_checks import CHECKS
 from hf_models import NOT_SWEPT
 
 import lckernels
+from lckernels.hf.report import LATER
+
+NAMES = "The sweep's architectures: "  # how the README's list begins
+FAILED, REFUSED = "**no**", "refused"
+BAD = {FAILED, REFUSED}
 
 
 @dataclass
@@ -16,16 +24,29 @@ class Table:
     layers: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
+    def write(self, docs: Path, versions: str) -> None:
+        """The table to `docs`, and the names of what passed to a README of the folder above."""
+        docs.write_text(self.markdown(versions))
+        readme = docs.parents[1] / "README.md"
+        if readme.exists():
+            names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
+            text = re.sub(f"{NAMES}.*?(?=\n\n)", names, readme.read_text(), count=1, flags=re.DOTALL)
+            readme.write_text(text)
+
+    def passed(self) -> list[str]:
+        """The architectures in which every check passed that eager attention passes."""
+        return [name for name, results in self.results.items() if not {*map(_mark, results.values())} & BAD]
+
     def markdown(self, versions: str) -> str:
         head = ["model", "layers on lckernels", *CHECKS]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for name, results in self.results.items():
             marks = [_mark(results.get(check, "")) for check in CHECKS]
             lines.append(f"| {' | '.join([name, self.layers.get(name, ''), *marks])} |")
-        served = sum("no" not in results.values() for results in self.results.values())
-        text = f"{served} of {len(self.results)} architectures pass every check that eager attention passes"
-        text += (
-            f" ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing there."
+        text = (
+            f"{len(self.passed())} of {len(self.results)} architectures pass every check that eager attention"
+            f" passes ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing"
+            " there. Refused: an error says why."
         )
         refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
         if refused:
@@ -40,8 +61,8 @@ class Table:
 
 def _mark(result: str) -> str:
     if result.startswith("lckernels refuses"):
-        return "refused"
-    return {"yes": "yes", "no": "**no**", "": ""}.get(result, "-")
+        return REFUSED
+    return {"yes": "yes", "no": FAILED, "": ""}.get(result, "-")
 
 
 def describe(report: lckernels.hf.Report) -> str:
@@ -50,6 +71,7 @@ def describe(report: lckernels.hf.Report) -> str:
     for row in report.taken:
         window = f" {row.window[0]},{row.window[1]}" if "window" in row.kind else ""
         taken[f"{row.kind}{window}"] = taken.get(f"{row.kind}{window}", 0) + 1
-    left = len(report.rows) - len(report.taken)
-    parts = [f"{count} {kind}" for kind, count in taken.items()]
-    return "; ".join([*parts, *([f"{left} left"] if left else [])])
+    later = sum(row.verdict == LATER for row in report.rows)
+    left = len(report.rows) - len(report.taken) - later
+    rest = {LATER: later, "left": left}
+    return "; ".join(f"{count} {kind}" for kind, count in (*taken.items(), *rest.items()) if count)

@@ -11,6 +11,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+import hf_table
 from hf_checks import CHECKS, checks_of
 from hf_models import MODELS, REFUSED, has
 from hf_parity import NotPossible, counted, tiny
@@ -41,8 +42,8 @@ def table(request):
     yield table
     path = request.config.getoption("--hf-table")
     if path:
-        Path(path).write_text(
-            table.markdown(f"transformers {transformers.__version__}, torch {torch.__version__}")
+        table.write(
+            Path(path).resolve(), f"transformers {transformers.__version__}, torch {torch.__version__}"
         )
 
 
@@ -86,7 +87,11 @@ def test_what_is_refused_is_said(refused, table):
 
 def test_the_documentation_has_every_model():
     """The table of `docs/` was written by a whole sweep in which nothing failed."""
-    path = Path(__file__).resolve().parents[1] / "docs" / "huggingface_support.md"
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in path.read_text().splitlines()]
-    assert [name for name in (*MODELS, *REFUSED) if rows.count(name) != 1] == []
-    assert "**no**" not in path.read_text()
+    top = Path(__file__).resolve().parents[1]
+    table = (top / "docs" / "huggingface_support.md").read_text().splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in table if line.startswith("| ")}
+    assert [name for name in (*MODELS, *REFUSED) if name not in rows] == []
+    assert not any(hf_table.FAILED in line for line in table)
+    passed = [name for name in MODELS if f"| {hf_table.REFUSED} |" not in rows[name]]
+    listed = " ".join((top / "README.md").read_text().split()).partition(hf_table.NAMES)[2]
+    assert listed.startswith(f"{', '.join(passed)}.")
