@@ -75,6 +75,13 @@ def choose(problem: Problem, backend: str | None = None) -> ModuleType:
     raise BackendError("\n".join([f"no backend can run {problem}:", *lines]))
 
 
+def why_no_kernel(chosen: ModuleType, problem: Problem) -> str:
+    """What is missing where the chosen backend is the reference, which computes every score; else empty."""
+    if not chosen.__name__.endswith(".eager"):
+        return ""
+    return f"lckernels has no kernel for it on {problem.device_type} in {problem.dtype}"
+
+
 _modules: dict[str, ModuleType] = {}
 
 

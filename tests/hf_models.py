@@ -92,6 +92,13 @@ def model(prefix: str, part: str = "", **sizes: Any) -> Model:
     return Model(f"{prefix}{part}Model", f"{prefix}{part}Config", sizes, causal=False)
 
 
+def deepseek_v4(layer_type: str) -> Model:
+    return decoder(
+        "DeepseekV4", layer_types=[layer_type] * 2, num_key_value_heads=1, q_lora_rank=16, o_lora_rank=16,
+        o_groups=2, hc_mult=2, **INDEX,
+    )  # fmt: skip
+
+
 SWA = {"use_sliding_window": True, "max_window_layers": 0}
 MLA = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
@@ -181,10 +188,7 @@ LOCAL: dict[str, Model] = {
     "granite_swa": decoder("GraniteSWA"),
     "granitemoe_swa": decoder("GraniteMoeSWA"),
     "mimo_v2_flash": decoder("MiMoV2Flash", v_head_dim=4),
-    "deepseek_v4": decoder(
-        "DeepseekV4", layer_types=["sliding_attention"] * 2, num_key_value_heads=1, q_lora_rank=16,
-        o_lora_rank=16, o_groups=2, hc_mult=2, **INDEX,
-    ),
+    "deepseek_v4 (windows alone)": deepseek_v4("sliding_attention"),
     "llama4_text": text(
         "Llama4", attention_chunk_size=WINDOW, layer_types=["chunked_attention", "full_attention"],
         intermediate_size_mlp=32,
@@ -253,6 +257,10 @@ FULL: dict[str, Model] = {
 MODELS = {**LOCAL, **FULL}
 # What lckernels.patch refuses, and what it says.
 REFUSED = {
+    "deepseek_v4 (compressed keys)": (
+        deepseek_v4("heavily_compressed_attention"),
+        "it adds compressed keys to its attention mask itself",
+    ),
     "doge": (decoder("Doge"), "it computes with its attention mask itself"),
     "dots3_note": (text("Dots3Note", **MLA, **INDEX, num_key_value_heads=4), "indices: got Tensor"),
     "inkling": (text("Inkling", **HYBRID), "it adds a relative position bias"),

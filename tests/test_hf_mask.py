@@ -16,7 +16,7 @@ from transformers.models.moonshine_streaming import modeling_moonshine_streaming
 from transformers.models.t5gemma2 import modeling_t5gemma2 as t5gemma2
 
 from lckernels.hf.attention import NAME, register
-from lckernels.hf.mask import KeyMask
+from lckernels.hf.mask import KeyMask, NotServed
 from lckernels.hf.mask_function import key_mask, make_mask, read_pattern
 
 LEFT = torch.tensor([0, 3])
@@ -111,6 +111,16 @@ def unknown(batch, head, q, kv):
     return kv <= q + 1
 
 
+def renamed(function):
+    """As a version of transformers with other names for its variables would make it."""
+
+    def inner_mask(batch, head, q, kv):
+        return function(batch, head, q, kv)
+
+    inner_mask.__module__, inner_mask.__qualname__ = function.__module__, function.__qualname__
+    return inner_mask
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -119,6 +129,8 @@ def unknown(batch, head, q, kv):
         mu.and_masks(mu.causal_mask_function, unknown),
         *([REMAP(mu.causal_mask_function, torch.arange(8).expand(2, -1))] if REMAP else []),
         mu.sliding_window_overlay(torch.tensor(3)),
+        mu.sliding_window_causal_mask_function(0),
+        renamed(mu.sliding_window_overlay(4)),
     ],
 )
 def test_what_is_not_known_is_dense_and_said(function):
@@ -175,8 +187,12 @@ def test_it_stays_what_it_is():
     assert isinstance(moved, KeyMask)
     assert {where.kv_start.device, where.kv_mask.device, where.chunk_origin.device} == {torch.device("meta")}
     assert moved.window == mask.window
-    joined = torch.cat([mask, torch.ones(2, 1, 11, 3, dtype=torch.bool)], dim=-1)
-    assert torch.equal(joined[..., :11], mask.dense())
+    joined = torch.cat([mask, mask], dim=-1)
+    assert torch.equal(joined, torch.cat([mask.dense()] * 2, dim=-1))
+    with pytest.raises(NotServed, match=r"computes with its attention mask itself \(cat\)"):
+        torch.cat([mask, torch.ones(2, 1, 11, 3, dtype=torch.bool)], dim=-1)
+    with pytest.raises(NotServed, match=r"computes with its attention mask itself \(pad\)"):
+        torch.nn.functional.pad(mask, (0, 3))
 
 
 class Largest(TorchDispatchMode):

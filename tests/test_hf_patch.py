@@ -1,6 +1,8 @@
 """lckernels.patch on a decoder with a sliding window: exact, on this instance alone, and taken back."""
 
 import copy
+import importlib
+import threading
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ import torch
 import lckernels
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
+
+from lckernels.hf.changes import attention_of  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -108,6 +112,50 @@ def test_a_copy_is_patched_too_and_nothing_is_saved(tokens, tmp_path):
     assert torch.equal(logits(loaded, input_ids=tokens), want)
 
 
+def test_the_config_may_change_between_patches(tokens):
+    model = tiny_mistral()
+    with lckernels.patched(model) as report:
+        assert {row.window for row in report.rows} == {(6, 0)}
+    model.config.sliding_window = 3
+    expected = logits(model, input_ids=tokens)
+    with lckernels.patched(model) as report:
+        assert {row.window for row in report.rows} == {(2, 0)}
+        torch.testing.assert_close(logits(model, input_ids=tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_set_on_a_patched_models_config_stays():
+    model = tiny_mistral()
+    config, other = model.config, copy.deepcopy(model.config)
+    lckernels.patch(model)
+    model.config.use_cache = False
+    model.config.id2label[0] = "new"
+    model.resize_token_embeddings(80)
+    config.pad_token_id = 7  # on the one that it gets back
+    lckernels.unpatch(model)
+    assert model.config is config
+    other.use_cache, other.vocab_size, other.pad_token_id = False, 80, 7
+    other.id2label[0] = "new"
+    assert model.config.to_dict() == other.to_dict()
+    assert model.config._attn_implementation == "eager"
+
+
+def test_nothing_is_half_patched(monkeypatch):
+    model = tiny_mistral()
+    before = [dict(module.__dict__) for module in model.modules()]
+    model.model.layers[1].self_attn.config = copy.copy(model.config)
+    model.model.layers[1].self_attn.config.lock = threading.Lock()  # cannot be copied
+    with pytest.raises(TypeError, match="pickle"):
+        lckernels.patch(model)
+    model.model.layers[1].self_attn.config = model.config
+    assert [dict(module.__dict__) for module in model.modules()] == before
+    with (
+        attention_of(model),
+        pytest.raises(ValueError, match="model: got MistralForCausalLM, in use by a"),
+    ):
+        lckernels.patch(model)
+    assert [dict(module.__dict__) for module in model.modules()] == before
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match="no full attention"):
         lckernels.patch(tiny_mistral(), window=3)
@@ -117,3 +165,14 @@ def test_bad_arguments():
         lckernels.patch(tiny_mistral(), positions="cache")
     with pytest.raises(ValueError, match="backend"):
         lckernels.patch(tiny_mistral(), backend="none")
+    with pytest.raises(ValueError, match="got OptimizedModule, compiled; patch the model, then"):
+        lckernels.patch(torch.compile(tiny_mistral()))
+
+
+def test_without_a_kernel_it_is_refused(monkeypatch):
+    """The reference, with all its scores, runs only where it is asked for."""
+    monkeypatch.setattr(importlib.import_module("lckernels.backends.cpu"), "reasons", lambda problem: ["no"])
+    model = tiny_mistral()
+    with pytest.raises(lckernels.dispatch.BackendError, match="lckernels has no kernel for it on cpu in"):
+        lckernels.patch(model)
+    assert lckernels.patch(model, backend="eager").rows[0].backend == "eager"

@@ -2,6 +2,8 @@
 
 # ruff: noqa: E402
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -67,6 +69,34 @@ def test_compiled_with_a_cache_of_fixed_size():
     torch._dynamo.reset()
     model.forward = torch.compile(model.forward, backend="eager", fullgraph=True)
     assert torch.equal(model.generate(IDS, attention_mask=MASK, **options), expected)
+
+
+@pytest.mark.parametrize("cache", ["static", "dynamic"])
+def test_compiled_step_by_step_without_a_mask(cache):
+    """Slots of a cache that has turned over are not positions, of which chunks are made."""
+    model = model_of("llama4_text")
+
+    def steps():
+        made = transformers.StaticCache(model.config, max_cache_len=21) if cache == "static" else None
+        made = made or transformers.DynamicCache(config=model.config)
+        ends = [0, 9, *range(10, 15)]
+        return [logits(model, input_ids=IDS[:, a:b], past_key_values=made) for a, b in pairwise(ends)]
+
+    expected = steps()
+    lckernels.patch(model)
+    torch._dynamo.reset()
+    model.forward = torch.compile(model.forward, backend="eager")
+    for one, other in zip(steps(), expected, strict=True):
+        close(one, other, slice(None))
+
+
+def test_compiled_a_window_leaves_chunks_as_they_are():
+    model = model_of("llama4_text")
+    lckernels.patch(model, window=3)
+    given = {"input_ids": IDS, "position_ids": PACKED, "use_cache": False}
+    expected = logits(model, **given)
+    torch._dynamo.reset()
+    close(logits(torch.compile(model, backend="eager", fullgraph=True), **given), expected, slice(None))
 
 
 def test_a_mask_that_sees_ahead_is_not_compiled_wrongly():

@@ -9,6 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
 from compare import assert_as_good_as
+from fresh_python import run
 from hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
 
 import lckernels
@@ -115,6 +116,35 @@ def test_on_a_device_map(tmp_path):
     close(logits(loaded), expected)
 
 
+def test_with_its_weights_off_the_device():
+    accelerate = pytest.importorskip("accelerate", reason="offloading needs accelerate")
+    model = model_of("mistral")
+    expected = logits(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert next(model.parameters()).device.type == "meta"
+    report = lckernels.patch(model)
+    assert [row.backend for row in report.rows] == ["cpu"] * 2
+    close(logits(model), expected)
+
+
+def test_pickled_it_is_patched_in_another_process(tmp_path):
+    model = model_of("mistral")
+    expected = logits(model)
+    lckernels.patch(model)
+    torch.save((model, IDS, MASK), tmp_path / "model.pt")
+    code = """
+import torch
+model, ids, mask = torch.load("model.pt", weights_only=False)
+with torch.no_grad():
+    torch.save(model(ids, attention_mask=mask).logits, "logits.pt")
+import lckernels
+lckernels.unpatch(model)
+"""
+    made = run(code, tmp_path)
+    assert made.returncode == 0, made.stderr
+    close(torch.load(tmp_path / "logits.pt"), expected)
+
+
 @pytest.mark.parametrize("first", ["patch", "lora"])
 def test_lora(first):
     peft = pytest.importorskip("peft", reason="LoRA is tested with peft")
@@ -174,5 +204,8 @@ def test_ddp(tmp_path):
         assert all(torch.isfinite(p.grad).all() for p in model.parameters())
         lckernels.unpatch(wrapped)
         assert torch.equal(logits(model), expected)
+        assert [row.layer for row in lckernels.patch(wrapped).taken] == [
+            f"module.model.layers.{i}.self_attn" for i in range(2)
+        ]
     finally:
         torch.distributed.destroy_process_group()

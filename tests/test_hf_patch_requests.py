@@ -16,6 +16,7 @@ import lckernels
 import lckernels.hf.attention
 from lckernels.hf import NAME, register
 from lckernels.hf.mask import NotServed
+from lckernels.hf.settings import SETTINGS, Kind, LayerSettings
 from lckernels.reference import windowed_attention as reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,6 +129,38 @@ def test_a_window_leaves_cross_attention_and_other_windows_as_they_are():
     report = lckernels.patch(model_of("gpt_oss"), window=3)
     assert [row.window for row in report.rows] == [(5, 0), (2, 0)]
     assert [row.verdict for row in report.rows] == ["exact", "approximate: causal attention with a window"]
+
+
+def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(monkeypatch):
+    asked, op = [], lckernels.hf.attention.windowed_attention
+
+    class Reads(transformers.BartForConditionalGeneration):
+        def forward(self, input_ids, **options):
+            return super().forward(input_ids + 0 * int(input_ids.max()), **options)
+
+    def run(q, k, v, **options):
+        asked.append(options["window_size"])
+        return op(q, k, v, **options)
+
+    monkeypatch.setattr(lckernels.hf.attention, "windowed_attention", run)
+    model = model_of("bart")
+    model.__class__ = Reads
+    report = lckernels.patch(model, window=4)
+    assert report.unknown and not report.exact
+    assert {row.verdict for row in report.rows} == {"approximate if full, known at its first call"}
+    for _ in range(2):
+        logits(model, input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS[:, :9])
+    assert asked == [(2, 2), (3, 0), (-1, -1)] * 2
+
+
+def test_a_window_of_a_query_without_a_mask():
+    """A causal layer's last query sees W keys; a single query may come without a mask."""
+    q, k, v = (torch.randn(1, 2, seqlen, 8) for seqlen in (1, 9, 9))
+    layer = torch.nn.Identity()
+    setattr(layer, SETTINGS, LayerSettings(window=4, kind=Kind((-1, 0))))
+    out, _ = lckernels.hf.attention.attention(layer, q, k, v, None)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, -4:], v[:, :, -4:])
+    torch.testing.assert_close(out, expected.transpose(1, 2))
 
 
 def test_a_window_goes_with_generation():

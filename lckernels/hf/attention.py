@@ -10,9 +10,16 @@ from transformers.utils.output_capturing import _active_collector
 
 from lckernels.functional import chunked_attention, overlap_merge, overlap_split, windowed_attention
 from lckernels.hf.dense import dense_attention, is_causal
-from lckernels.hf.mask import CAUSAL, FULL, ChunkMask, KeyMask, Mask, NotServed, Window
+from lckernels.hf.mask import ChunkMask, KeyMask, Mask, NotServed, Window
 from lckernels.hf.mask_function import make_mask, say_once
-from lckernels.hf.settings import PLAIN, Kind, LayerSettings, resolve, settings_of
+from lckernels.hf.settings import (
+    PLAIN,
+    LayerSettings,
+    kind_of_mask,
+    kind_without_mask,
+    resolve,
+    settings_of,
+)
 from lckernels.options import ExtraTokens, Layout, Score
 
 # Without flash, sdpa or a slash in it: transformers reads meaning into such names.
@@ -139,7 +146,7 @@ def _visible(
     if mask is None:
         return _without_mask(module, query, key, settings, options)
     if settings.kind is None and mask.window is not None and settings is not PLAIN:
-        settings.kind = Kind(mask.window, mask.visible.chunk)
+        settings.kind = kind_of_mask(mask)
     found = resolve(mask, settings)
     if found is None or _is_packed(mask) or not _has_texts(options):
         return found
@@ -151,11 +158,10 @@ def _without_mask(
 ) -> tuple[Window, Layout]:
     """As transformers reads it: causal layers are aligned at the first key, a single query sees every key."""
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
-    causal = seqlen_q > 1 and is_causal(module, options)
+    kind = kind_without_mask(is_causal(module, options), seqlen_q, seqlen_k)
     layout = Layout(offset=0 if seqlen_q > 1 else seqlen_k - 1)
     if _has_texts(options):
         layout = _packed(layout, seqlen_k, options)
-    kind = Kind(CAUSAL if causal else FULL, cross=seqlen_q > 1 and seqlen_q != seqlen_k)
     narrow = settings.narrowed(kind)
     if narrow is not kind and settings.sink_tokens:
         layout = replace(layout, sink_tokens=settings.sink_tokens)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from lckernels.checks import bad
 from lckernels.hf.attention import NAME, register
 from lckernels.hf.settings import SETTINGS, LayerSettings
 
@@ -19,6 +20,7 @@ Settings = dict[nn.Module, LayerSettings]
 _CHECKPOINT = "_gradient_checkpointing_func"
 _FEED_FORWARD = ("feed_forward_chunk", "ff_chunk")
 _KEPT = "_lckernels_kept"  # attribute of a patched module: what its own attributes were
+_GIVEN = "_lckernels_config_given"  # in it, beside a config: the fields that the patched one was given
 # Changed modules: how many calls need the change, and what their own attributes were.
 _changed: WeakKeyDictionary[nn.Module, tuple[int, dict[str, Any]]] = WeakKeyDictionary()
 lock = threading.RLock()  # held while modules are changed or copied
@@ -75,19 +77,43 @@ def patch_modules(model: nn.Module, settings: Settings) -> None:
     """As attention_of, but until `unpatch_modules`; what it undoes is kept on the modules and copied too."""
     register()
     with lock:
+        if any(module in _changed for module in model.modules()):
+            raise bad("model", f"{type(model).__name__}, in use by a LongEncoder", "patch it before or after")
         copies: dict[int, Any] = {}
-        for module in model.modules():
-            new = _replacements(module, copies, None, settings)
-            if new:
-                kept = {name: module.__dict__.get(name, Absent) for name in new}
-                _set(module, {**new, _KEPT: kept})
+        given: dict[int, Any] = {}
+        new = {module: _replacements(module, copies, None, settings) for module in model.modules()}
+        for module, values in new.items():
+            if values:
+                kept = {name: module.__dict__.get(name, Absent) for name in values}
+                if "config" in values:
+                    kept[_GIVEN] = copy.deepcopy(values["config"], given).__dict__
+                _set(module, {**values, _KEPT: kept})
 
 
 def unpatch_modules(model: nn.Module) -> None:
-    """Every module has the attributes again that it had before `patch_modules`."""
+    """Every module has the attributes again that it had before `patch_modules`; edits of its config stay."""
     with lock:
         for module in model.modules():
-            _set(module, {**module.__dict__.get(_KEPT, {}), _KEPT: Absent})
+            kept = dict(module.__dict__.get(_KEPT, {}))
+            if _GIVEN in kept:
+                _keep_edits(kept.pop(_GIVEN), module.config.__dict__, kept["config"])
+            _set(module, {**kept, _KEPT: Absent})
+
+
+def _keep_edits(given: dict[str, Any], now: dict[str, Any], config: PreTrainedConfig) -> None:
+    """What was set on a patched model's own config is set on the one that it gets back."""
+    for name, value in now.items():
+        ours = name.startswith("_attn_implementation") or isinstance(value, PreTrainedConfig)
+        if not ours and (name not in given or given[name] != value):
+            setattr(config, name, value)
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has wrapped it or a module of it."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
 
 
 def is_patched(model: nn.Module) -> bool:

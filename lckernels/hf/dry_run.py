@@ -16,14 +16,14 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from lckernels.hf.attention import check_call, why_dense
 from lckernels.hf.changes import lock
 from lckernels.hf.dense import is_causal
-from lckernels.hf.mask import CAUSAL, FULL, ChunkMask, KeyMask, NotServed
+from lckernels.hf.mask import FULL, ChunkMask, KeyMask, NotServed
 from lckernels.hf.mask_function import key_mask, mask_kind
-from lckernels.hf.settings import Kind
+from lckernels.hf.settings import Kind, kind_of_mask, kind_without_mask
 
 _NAME = "lckernels_dry_run"
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs", "_hf_hook",  # the last is accelerate's, with weights on no device
 )  # fmt: skip
 _META = torch.device("meta")
 
@@ -87,8 +87,8 @@ class _Record:
 
 
 _record: ContextVar[_Record] = ContextVar("_record")
-# Per model the classes of its modules, and its two runs.
-_known: WeakKeyDictionary[nn.Module, tuple[list[type], dict[int, DryRun]]] = WeakKeyDictionary()
+# Per model what its runs depend on, and its two runs.
+_known: WeakKeyDictionary[nn.Module, tuple[tuple, dict[int, DryRun]]] = WeakKeyDictionary()
 
 
 def padded_run(model: nn.Module) -> DryRun:
@@ -102,14 +102,34 @@ def whole_run(model: nn.Module, seqlen: int) -> DryRun:
 
 
 def _run_once(model: nn.Module, seqlen: int) -> DryRun:
-    classes = [type(module) for module in model.modules()]
+    classes = tuple(type(module) for module in model.modules())
+    configs = {id(config): config for config in map(_config, model.modules()) if config is not None}
+    now = (classes, tuple(map(_fields, configs.values())))
     known, runs = _known.get(model, (None, {}))
-    if known != classes:
+    if known != now:
         runs = {}
     if seqlen not in runs:
         runs[seqlen] = _run(model, seqlen)
-        _known[model] = (classes, runs)
+        _known[model] = (now, runs)
     return runs[seqlen]
+
+
+def _config(module: nn.Module) -> PreTrainedConfig | None:
+    """The config that the module itself holds."""
+    config = module.__dict__.get("config")
+    return config if isinstance(config, PreTrainedConfig) else None
+
+
+def _fields(config: PreTrainedConfig) -> str:
+    """Its own fields; a config in it is the config of a module in the model."""
+    return str({name: x for name, x in config.__dict__.items() if not isinstance(x, PreTrainedConfig)})
+
+
+def _outermost(model: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of the model of transformers in a wrapper that holds just one; else of the whole."""
+    inside = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    alone = inside and all(any(m is child for child in inside[0][1].modules()) for _, m in inside)
+    return inside[0] if alone else ("", model)
 
 
 class _Yes(TorchDispatchMode):
@@ -129,8 +149,9 @@ def _run(model: nn.Module, seqlen: int) -> DryRun:
     # Whatever stops the model is the answer here: it says why the model cannot be run so.
     try:
         with torch.no_grad(), _META:
-            skeleton = _skeleton(model)
-            record.names = {id(module): name for name, module in skeleton.named_modules()}
+            prefix, main = _outermost(model)
+            skeleton = _skeleton(main)
+            record.names = {id(module): name for name, module in skeleton.named_modules(prefix=prefix)}
             with _Yes():
                 skeleton(**_inputs(skeleton, seqlen), output_hidden_states=False, return_dict=True)
     except NotServed as refusal:
@@ -183,16 +204,17 @@ def _skeleton(model: nn.Module) -> nn.Module:
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
         for module in model.modules():
-            memo.update((id(module.__dict__[name]), OrderedDict()) for name in _HOOKS)
+            own = module.__dict__
+            memo.update((id(own[name]), OrderedDict()) for name in _HOOKS if own.get(name) is not None)
             # States that a module keeps from call to call.
-            kept = (x for x in module.__dict__.values() if isinstance(x, Tensor))
+            kept = (x for x in own.values() if isinstance(x, Tensor))
             memo.update((id(x), torch.empty(x.shape, dtype=x.dtype, device=_META)) for x in kept)
         skeleton = copy.deepcopy(model, memo).eval()
     for module in skeleton.modules():
         # A method of the instance is someone's wrapper, which may know the model itself.
         for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
             del module.__dict__[name]
-        if isinstance(module.__dict__.get("config"), PreTrainedConfig):
+        if _config(module) is not None:
             module.config._attn_implementation = _NAME
             # The other ways to run experts read the numbers that route to them.
             module.config._experts_implementation = "batched_mm"
@@ -212,6 +234,9 @@ def _attention(
     """The shape of what attention gives; how it would be run goes on record."""
     record = _record.get()
     check_call(query, key, attention_mask, options)
+    # DeepSeek-V4's adds keys to its mask, but only where there are more tokens than here.
+    if getattr(module, "compressor", None) is not None:
+        raise NotServed("model: it adds compressed keys to its attention mask itself")
     dense = why_dense(query, key, attention_mask, options)
     if attention_mask is not None and id(attention_mask) in record.kinds:
         dense = f"it asks for {record.kinds[id(attention_mask)][0]}"
@@ -226,12 +251,10 @@ def _kind(
     module: nn.Module, mask: Tensor | None, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any]
 ) -> Kind | None:
     if isinstance(mask, KeyMask):
-        window, chunk = mask.window, mask.visible.chunk
-    elif mask is None:
-        window, chunk = CAUSAL if is_causal(module, options) else FULL, 0
-    else:
-        return None
-    return Kind(window, chunk, cross=window == FULL and shapes[0][1] != shapes[1][1])
+        return kind_of_mask(mask)
+    if mask is None:
+        return kind_without_mask(is_causal(module, options), shapes[0][1], shapes[1][1])
+    return None
 
 
 def _make_mask(*args: Any, **options: Any) -> Tensor:

@@ -21,8 +21,9 @@ _ASKED = {
 }
 WAY = "transformers' attention interface"
 _UNCHANGED = {Tensor.contiguous, Tensor.clone, Tensor.detach}
-# What builds a mask from masks; there a mask is the dense one.
-_BUILDS = {torch.cat, torch.concat, F.pad, Tensor.expand, Tensor.repeat, Tensor.repeat_interleave}
+# What builds a mask from masks alone; there a mask is the dense one.
+_JOINS = {torch.cat, torch.concat}
+_REPEATS = {Tensor.expand, Tensor.repeat, Tensor.repeat_interleave}
 _PER_BATCH = ("offset", "kv_start", "kv_end", "kv_mask", "segment_ids", "chunk_origin")
 Window = tuple[int, int]
 FULL: Window = (-1, -1)
@@ -71,7 +72,9 @@ class Mask(Tensor):
             return args[0].on(_device(args[0], *args[1:], *kwargs.values()))
         if func is Tensor.__getitem__ and isinstance(args[0], Mask):
             return args[0].part(args[1])
-        if func is F.scaled_dot_product_attention or func in _BUILDS:
+        # A tensor of the model's own may be numbers to add, where 0 is visible.
+        joins = func in _JOINS and args and all(isinstance(x, Mask) for x in args[0])
+        if func is F.scaled_dot_product_attention or joins or func in _REPEATS:
             return func(*_dense(args), **{name: _dense(x) for name, x in kwargs.items()})
         asked = func in _ASKED or (func.__name__ == "__get__" and func not in _COMPUTED)
         if not asked:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -45,12 +46,21 @@ class Pattern:
         )  # fmt: skip
 
 
-def _two_sided(left: int, right: int) -> Pattern:
-    """Keys at a distance below `left` behind and below `right` ahead."""
-    return Pattern((left - 1, max(right - 1, 0)))
+def _two_sided(left: int, right: int) -> Pattern | None:
+    """Keys at a distance below `left` behind and below `right` ahead; None if no key is."""
+    return Pattern((left - 1, max(right - 1, 0))) if left > 0 else None
 
 
-def _t5gemma2(inside: dict[str, Any]) -> Pattern:
+def _behind(inside: dict[str, Any]) -> Pattern | None:
+    width = inside["sliding_window"]
+    return Pattern((width - 1, -1)) if width > 0 else None
+
+
+def _both_sides(inside: dict[str, Any]) -> Pattern | None:
+    return _two_sided(*(inside["sliding_window"],) * 2)
+
+
+def _t5gemma2(inside: dict[str, Any]) -> Pattern | None:
     width = inside["sliding_window"]
     return _two_sided(width, 0) if inside["is_causal"] else _two_sided((width + 1) // 2, width // 2 + 1)
 
@@ -89,11 +99,9 @@ _READERS: dict[tuple[str, str], Callable[[dict[str, Any]], Pattern | None]] = {
     ("masking_utils", "or_masks.<locals>.or_mask"): _any_of,
     ("masking_utils", "causal_mask_function"): lambda inside: Pattern(CAUSAL),
     ("masking_utils", "bidirectional_mask_function"): lambda inside: Pattern(),
-    ("masking_utils", "sliding_window_overlay.<locals>.inner_mask"): lambda inside: Pattern(
-        (inside["sliding_window"] - 1, -1)
-    ),
-    ("masking_utils", "sliding_window_bidirectional_overlay.<locals>.inner_mask"): lambda inside: Pattern(
-        (inside["sliding_window"],) * 2
+    ("masking_utils", "sliding_window_overlay.<locals>.inner_mask"): _behind,
+    ("masking_utils", "sliding_window_bidirectional_overlay.<locals>.inner_mask"): lambda inside: _two_sided(
+        *(inside["sliding_window"] + 1,) * 2
     ),
     ("masking_utils", "chunked_overlay.<locals>.inner_mask"): lambda inside: Pattern(
         chunk=inside["chunk_size"], chunk_origin=inside["left_padding"]
@@ -102,9 +110,9 @@ _READERS: dict[tuple[str, str], Callable[[dict[str, Any]], Pattern | None]] = {
         segment_ids=inside["packed_sequence_mask"]
     ),
     ("masking_utils", "remap_positions_for_packed_sequence.<locals>.inner_mask"): _remapped,
-    ("modeling_gemma3", _BOTH_SIDES): lambda inside: _two_sided(*(inside["sliding_window"],) * 2),
+    ("modeling_gemma3", _BOTH_SIDES): _both_sides,
     ("modeling_gemma3", "Gemma3TextModel.forward.<locals>.<lambda>"): lambda inside: Pattern(),
-    ("modeling_step3p7", _BOTH_SIDES): lambda inside: _two_sided(*(inside["sliding_window"],) * 2),
+    ("modeling_step3p7", _BOTH_SIDES): _both_sides,
     ("modeling_step3p7", "Step3p7TextModel.forward.<locals>.<lambda>"): lambda inside: Pattern(),
     ("modeling_t5gemma2", "sliding_window_mask_function.<locals>.inner_mask"): _t5gemma2,
     ("modeling_moonshine_streaming", "sliding_window_mask_function.<locals>.inner_mask"): lambda inside: (
@@ -119,7 +127,10 @@ def read_pattern(mask_function: Callable) -> Pattern | None:
     reader = _READERS.get((module[2], getattr(mask_function, "__qualname__", "")))
     if reader is None or not module[0].startswith("transformers"):
         return None
-    pattern = reader(dict(inspect.getclosurevars(mask_function).nonlocals))
+    try:
+        pattern = reader(dict(inspect.getclosurevars(mask_function).nonlocals))
+    except (KeyError, TypeError):  # its variables have other names or kinds than we know
+        return None
     fits = pattern is not None and all(isinstance(x, int) for x in (*pattern.window, pattern.chunk))
     return pattern if fits and min(pattern.window) >= -1 else None
 
@@ -202,15 +213,15 @@ def _traced(
     options: dict[str, Any],
 ) -> KeyMask | None:
     """A KeyMask that its layer completes: under torch.compile closures cannot be read."""
-    if use_vmap or mask_function.__qualname__ != _AND:
+    if use_vmap or not isinstance(mask_function, FunctionType) or mask_function.__qualname__ != _AND:
         return None
     batch, _, seqlen_q, seqlen_k = shape
     causal = "allow_is_bidirectional_skip" not in options
-    if attention_mask is not None:
-        padding = (attention_mask.cumsum(-1) == 0).sum(-1)
-        where = replace(where, chunk_origin=padding - kv_offset)
-    elif causal and not options.get("allow_is_causal_skip", True) and isinstance(where.offset, int):
-        # Only packed texts come without padding, cache and the right to be skipped.
+    whole = seqlen_q == seqlen_k and isinstance(where.offset, int) and where.offset == kv_offset == 0
+    padding = 0 if attention_mask is None else (attention_mask.cumsum(-1) == 0).sum(-1)
+    where = replace(where, chunk_origin=padding - kv_offset)
+    if attention_mask is None and whole and causal and not options.get("allow_is_causal_skip", True):
+        # Packed texts come so; whatever else does is one text.
         where = replace(where, segment_ids=_traced_segments(mask_function, batch, seqlen_k, device))
     mask = KeyMask.of(shape, device, None, where)
     mask.local_size, mask.causal = options.get("local_size"), causal

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.checks import bad
-from lckernels.dispatch import BACKENDS, Problem, choose
-from lckernels.hf.changes import Settings, is_patched, patch_modules, unpatch_modules
+from lckernels.dispatch import BACKENDS, BackendError, Problem, choose, why_no_kernel
+from lckernels.hf.changes import Settings, is_compiled, is_patched, patch_modules, unpatch_modules
 from lckernels.hf.dry_run import Call, DryRun, padded_run
 from lckernels.hf.mask import WAY, Window
-from lckernels.hf.report import EXACT, Report, Row
+from lckernels.hf.report import APPROXIMATE, EXACT, LATER, Report, Row
 from lckernels.hf.settings import LayerSettings
 
 _UNSEEN = f"its code does not go through {WAY}"
@@ -45,9 +46,10 @@ def patch(
         The report: each attention layer, what it runs on, and whether that is exact.
 
     Raises:
-        TypeError: a model on which this would change nothing, naming why. ValueError: a patched model,
-        a bad argument, or a config that asks for output_attentions, which only eager attention gives.
-        BackendError: no backend can.
+        TypeError: a model on which this would change nothing, naming why. ValueError: a patched or compiled
+        model, one that a LongEncoder runs just now, a bad argument, or a config that asks for
+        output_attentions, which only eager attention gives. BackendError: no backend can, or none but the
+        reference, which computes every score.
     """
     _check(model, window, sink_tokens, positions, backend)
     run = padded_run(model)
@@ -96,7 +98,8 @@ def plan_patch(
     if run.error:
         for name in unseen:
             settings[modules[name]] = LayerSettings(wanted.window, wanted.sink_tokens, wanted.backend)
-            rows.append(Row(name, "not known", None, "", "known at its first call"))
+            verdict = LATER if wanted.window is None else f"{APPROXIMATE} if full, {LATER}"
+            rows.append(Row(name, "not known", None, "", verdict))
     else:
         rows += [Row(name, "not known", None, "", f"left: {_UNSEEN}") for name in unseen]
     report = Report(type(model).__name__, tuple(rows), "" if run.refused else run.error)
@@ -117,6 +120,8 @@ def _check(
         raise TypeError(f"model: got {type(model).__name__}; expected a model of transformers")
     if is_patched(model):
         raise bad("model", f"{type(model).__name__}, patched already", "lckernels.unpatch(model) comes first")
+    if is_compiled(model):
+        raise bad("model", f"{type(model).__name__}, compiled", "patch the model, then torch.compile it")
     if positions != "absolute":
         raise bad("positions", repr(positions), "allowed is 'absolute'; 'cache' is not served yet")
     if backend is not None and backend not in BACKENDS:
@@ -134,7 +139,8 @@ def check_window(window: int | Window | None, sink_tokens: int | None) -> None:
         lowest = 1 if isinstance(window, int) else -1
         whole = isinstance(sides, tuple) and all(type(side) is int and side >= lowest for side in sides)
         if not whole or len(sides) != (1 if isinstance(window, int) else 2):
-            raise bad("window", repr(window), "expected an int >= 1, (left, right) with sides >= -1, or None")
+            more = "" if type(window) is int else ", (left, right) with sides >= -1, or None"
+            raise bad("window", repr(window), f"expected an int >= 1{more}")
     if sink_tokens is None:
         return
     if type(sink_tokens) is not int or sink_tokens < 0:
@@ -150,12 +156,24 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     verdict = EXACT
     if kind != call.kind:
         sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
-        verdict = f"approximate: {call.kind} attention with a window{sinks}"
-    parameter = next(model.parameters())
-    device_type = device_type or parameter.device.type
-    problem = Problem("windowed_attention", device_type, parameter.dtype, call.shapes)
+        verdict = f"{APPROXIMATE}: {call.kind} attention with a window{sinks}"
+    own_device, dtype = _lies(model)
+    problem = Problem("windowed_attention", device_type or own_device, dtype, call.shapes)
     chosen = choose(problem, settings.backend)
+    missing = why_no_kernel(chosen, problem)
+    if missing and not problem.explicit:
+        raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
     return Row(call.layer, str(kind), kind.window, chosen.__name__.rpartition(".")[2], verdict)
+
+
+def _lies(model: nn.Module) -> tuple[str, torch.dtype]:
+    """Device and dtype of its numbers; of weights that accelerate keeps elsewhere it says the device."""
+    numbers = [p for p in model.parameters() if p.is_floating_point()]
+    there = next((p for p in numbers if p.device.type != "meta"), numbers[0])
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    runs_on = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
+    device = torch.device(runs_on[0]) if there.device.type == "meta" and runs_on else there.device
+    return device.type, there.dtype
 
 
 def _attention_modules(model: nn.Module) -> list[str]:

@@ -1,8 +1,9 @@
-"""What a patch leaves on a module: of an attention layer which keys it sees, and how to undo it all."""
+"""What a patch leaves on an attention layer: which keys it sees, and what the patch wants of it."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lckernels.hf.mask import CAUSAL, FULL, KeyMask, Window
 from lckernels.options import Layout
@@ -47,7 +48,7 @@ class LayerSettings:
 
     def narrowed(self, kind: Kind) -> Kind:
         """The kind with full attention turned into windowed, if the patch has a window."""
-        if self.window is None or not kind.is_full or (self.kind is not None and self.kind.cross):
+        if self.window is None or not kind.is_full or (self.kind is not None and not self.kind.is_full):
             return kind
         causal = kind.window == CAUSAL
         if isinstance(self.window, int):
@@ -55,6 +56,13 @@ class LayerSettings:
         else:
             left, right = self.window
         return replace(kind, window=(left, 0 if causal else right))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A patched model that another process loads finds its attention function there."""
+        from lckernels.hf.attention import register
+
+        self.__dict__.update(state)
+        register()
 
 
 PLAIN = LayerSettings()
@@ -71,20 +79,28 @@ def resolve(mask: KeyMask, settings: LayerSettings) -> tuple[Window, Layout] | N
     if mask.window is None:
         if kind is None or kind.cross or (kind.window[1] == 0) != mask.causal:
             return None
+        size = kind.chunk or max(kind.window[0], kind.window[1] - 1) + mask.causal
+        if mask.local_size not in (None, size):
+            return None
         if where.segment_ids is not None:  # they end where a chunk ends
             found = Kind(CAUSAL if kind.chunk else kind.window)
-        elif mask.local_size not in (
-            None,
-            kind.chunk or max(kind.window[0], kind.window[1] - 1) + mask.causal,
-        ):
-            return None
         else:
             found, where = kind, replace(where, chunk=kind.chunk)
     else:
-        found = Kind(mask.window, where.chunk)
+        found = kind_of_mask(mask)
     narrow = settings.narrowed(found)
     if narrow is not found and settings.sink_tokens:
         where = replace(where, sink_tokens=settings.sink_tokens)
-    if not where.chunk and isinstance(where.chunk_origin, Tensor):
-        where = replace(where, chunk_origin=0)
-    return narrow.window, where
+    return narrow.window, where if where.chunk else replace(where, chunk_origin=0)
+
+
+def kind_of_mask(mask: KeyMask) -> Kind:
+    """Bidirectional attention to keys of another number than the queries is to another text."""
+    _, _, seqlen_q, seqlen_k = mask.shape
+    return Kind(mask.window, mask.visible.chunk, cross=mask.window == FULL and seqlen_q != seqlen_k)
+
+
+def kind_without_mask(causal: bool, seqlen_q: int, seqlen_k: int) -> Kind:
+    """As transformers reads it: only a single causal query has a cache before it."""
+    cross = seqlen_q != seqlen_k and not (causal and seqlen_q == 1)
+    return Kind(CAUSAL if causal else FULL, cross=cross)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lckernels.checks import bad
-from lckernels.dispatch import BackendError, Problem, choose
+from lckernels.dispatch import BackendError, Problem, choose, why_no_kernel
 
 ATTENTIONS = ("auto", "lckernels", "model")
 
@@ -34,7 +34,9 @@ def reasons_against(model: nn.Module, attention: str, seqlen: int) -> list[str]:
     chosen = getattr(model.config, "_attn_implementation", None)
     if chosen != "sdpa":
         return [f"the model was given {chosen!r}"]
-    if any(_compiled(module) for module in model.modules()):
+    from lckernels.hf.changes import is_compiled
+
+    if is_compiled(model):
         return ["the model is compiled"]
     parameter = next(model.parameters(), None)
     heads, hidden = (getattr(model.config, name, None) for name in ("num_attention_heads", "hidden_size"))
@@ -45,12 +47,11 @@ def reasons_against(model: nn.Module, attention: str, seqlen: int) -> list[str]:
     dtype = torch.get_autocast_dtype(device) if autocast else parameter.dtype
     shape = (1, seqlen, heads, hidden // heads)
     try:
-        backend = choose(Problem("windowed_attention", device, dtype, (shape, shape, shape)))
+        problem = Problem("windowed_attention", device, dtype, (shape, shape, shape))
+        missing = why_no_kernel(choose(problem), problem)
     except BackendError as error:
         return [str(error)]
-    if backend.__name__.endswith(".eager"):
-        return [f"lckernels has no kernel for it on {device} in {dtype}"]
-    return cannot_be_replaced(model)
+    return [missing] if missing else cannot_be_replaced(model)
 
 
 def whose_attention(model: nn.Module, attention: str, seqlen: int) -> str:
@@ -92,7 +93,3 @@ def _no_interface(model: nn.Module) -> list[str]:
     from lckernels.hf.changes import reasons
 
     return reasons(model)
-
-
-def _compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
