@@ -52,18 +52,10 @@ def case(request, monkeypatch):
     return ModelCase(request.param, 37, torch.float32, LAYERS[request.param])
 
 
-def with_sinks(model):
-    """Sinks that matter: those of a new gpt-oss are near 0."""
-    for name, weight in model.named_parameters():
-        if name.endswith("sinks"):
-            torch.nn.init.uniform_(weight, 0.5, 2.0)
-    return model
-
-
 @pytest.mark.parametrize("block_scores", [2**24, 1])
 def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
     monkeypatch.setattr(models, "_BLOCK_SCORES", block_scores)
-    model = with_sinks(models.build(case))
+    model = models.build(case)
     ids = models.make_ids(model, case.seqlen)
     eager, plain = (
         models.run(models.with_attention(model, name), ids)[0] for name in ("eager", models.BLOCKS)
