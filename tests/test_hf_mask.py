@@ -226,9 +226,17 @@ def decoder(kind):
     return transformers.MistralModel(transformers.MistralConfig(**common, sliding_window=window))
 
 
-@pytest.mark.parametrize("kind", ["causal", "sliding", "chunked", "encoder"])
-@pytest.mark.parametrize("side", ["none", "left", "right", "middle", "packed"])
-def test_no_tensor_of_n_by_n(kind, side):
+SIDES = ["none", "left", "right", "middle", "packed"]
+KINDS = ["causal", "sliding", "chunked"]
+CACHES = {"static": {"max_cache_len": 1024}, "dynamic": {}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "cache"),
+    [(kind, side, "") for kind in (*KINDS, "encoder") for side in SIDES]
+    + [(kind, side, cache) for kind in KINDS for side in ("none", "left") for cache in CACHES],
+)
+def test_no_tensor_of_n_by_n(kind, side, cache):
     """1024 tokens; the widest activation has 32 numbers a token, a mask would have 1024."""
     register()
     model = decoder(kind).eval()
@@ -241,10 +249,17 @@ def test_no_tensor_of_n_by_n(kind, side):
     sizes = {}
     for name in ("eager", NAME):
         model.set_attn_implementation(name)
+        kept, pieces = None, [slice(0, seqlen)]
+        if cache:
+            kept = getattr(transformers, f"{cache.title()}Cache")(config=model.config, **CACHES[cache])
+            inputs["use_cache"], pieces = True, [slice(0, 512), slice(512, seqlen)]
         with torch.no_grad(), Largest() as largest:
-            model(ids, **inputs)
+            for piece in pieces:
+                if side in ("left", "right", "middle") and cache:
+                    inputs["attention_mask"] = padding(side, seqlen)[1:, : piece.stop].long()
+                model(ids[:, piece], **inputs, **({"past_key_values": kept} if cache else {}))
         sizes[name] = largest.elements
-    assert sizes["eager"] >= seqlen * seqlen
+    assert sizes["eager"] >= seqlen * seqlen / (2 if cache else 1)
     assert sizes[NAME] <= 100 * seqlen
 
 
