@@ -160,6 +160,10 @@ LOCAL: dict[str, Model] = {
     "gemma4_text": text(
         "Gemma4", vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, global_head_dim=16
     ),
+    "gemma4_text (encoder)": model(
+        "Gemma4", "Text", vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, global_head_dim=16,
+        use_bidirectional_attention="all",
+    ),
     "gemma4_unified_text": text("Gemma4Unified", global_head_dim=16),
     "diffusion_gemma": Model(
         "DiffusionGemmaEncoderTextModel",
@@ -242,6 +246,8 @@ LOCAL |= {
         "DeepseekOcr2", "Text", num_key_value_heads=4, mlp_layer_types=["dense", "sparse"]
     ),
     "paddleocr_vl_text": model("PaddleOCR", "Text", **_MROPE),
+    # Hands a window to its attention that its mask does not have.
+    "olmoe": decoder("Olmoe", sliding_window=WINDOW),
 }  # fmt: skip
 # Full attention in every layer.
 FULL: dict[str, Model] = {
