@@ -249,15 +249,14 @@ def test_no_tensor_of_n_by_n(kind, side, cache):
     sizes = {}
     for name in ("eager", NAME):
         model.set_attn_implementation(name)
-        kept, pieces = None, [slice(0, seqlen)]
+        options, pieces = {}, [slice(0, seqlen)]
         if cache:
             kept = getattr(transformers, f"{cache.title()}Cache")(config=model.config, **CACHES[cache])
-            inputs["use_cache"], pieces = True, [slice(0, 512), slice(512, seqlen)]
+            options, pieces = {"past_key_values": kept, "use_cache": True}, [slice(512), slice(512, seqlen)]
         with torch.no_grad(), Largest() as largest:
             for piece in pieces:
-                if side in ("left", "right", "middle") and cache:
-                    inputs["attention_mask"] = padding(side, seqlen)[1:, : piece.stop].long()
-                model(ids[:, piece], **inputs, **({"past_key_values": kept} if cache else {}))
+                part = {name: x[:, : piece.stop] for name, x in inputs.items()}
+                model(ids[:, piece], **part, **options)
         sizes[name] = largest.elements
     assert sizes["eager"] >= seqlen * seqlen / (2 if cache else 1)
     assert sizes[NAME] <= 100 * seqlen

@@ -139,7 +139,7 @@ def test_what_is_set_on_a_patched_models_config_stays():
     assert model.config._attn_implementation == "eager"
 
 
-def test_nothing_is_half_patched(monkeypatch):
+def test_nothing_is_half_patched():
     model = tiny_mistral()
     before = [dict(module.__dict__) for module in model.modules()]
     model.model.layers[1].self_attn.config = copy.copy(model.config)

@@ -128,8 +128,8 @@ def _fields(config: PreTrainedConfig) -> str:
 def _outermost(model: nn.Module) -> tuple[str, nn.Module]:
     """Name and module of the model of transformers in a wrapper that holds just one; else of the whole."""
     inside = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
-    alone = inside and all(any(m is child for child in inside[0][1].modules()) for _, m in inside)
-    return inside[0] if alone else ("", model)
+    held = sum(isinstance(m, PreTrainedModel) for m in inside[0][1].modules()) if inside else 0
+    return inside[0] if held and held == len(inside) else ("", model)
 
 
 class _Yes(TorchDispatchMode):

@@ -46,7 +46,9 @@ class Costs:
 
 
 def pairs_of(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
-    """How many (query, key) pairs of a text of its own are visible."""
+    """How many (query, key) pairs are visible, of a text of its own or of two as long."""
+    if kind.cross:
+        return seqlen * seqlen
     return visible_pairs(seqlen, seqlen, kind.window, sink_tokens=sink_tokens, chunk=kind.chunk)
 
 
@@ -59,18 +61,19 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
         seen.add(call.layer)
         q, _, v = call.shapes
         layers.append(Layer(wanted.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
-    before = {layer.before: _sdpa_pairs(layer.before, seqlen) for layer in layers}
-    masked = sum(needs_mask(kind, seqlen) for kind in before)
+    kinds = {layer.before for layer in layers}
+    masked = {kind for kind in kinds if needs_mask(kind, seqlen)}
+    before = {kind: seqlen * seqlen if kind in masked else pairs_of(kind, seqlen) for kind in kinds}
     pairs = {layer.kind: 0 for layer in layers}
     for kind in pairs:
         sinks = wanted.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
-        pairs[kind] = seqlen * seqlen if kind.cross else pairs_of(kind, seqlen, sinks)
+        pairs[kind] = pairs_of(kind, seqlen, sinks)
     return Costs(
         seqlen=seqlen,
         report=report,
         layers=tuple(layers),
-        mask_bytes=masked * seqlen * seqlen,
-        mask_bytes_patched=masked,
+        mask_bytes=len(masked) * seqlen * seqlen,
+        mask_bytes_patched=len(masked),
         flops=sum(layer.flops(before[layer.before]) for layer in layers),
         flops_patched=sum(layer.flops(pairs[layer.kind]) for layer in layers),
         reach=_reach(layers, seqlen) if len(report.taken) == len(report.rows) else (None, None),
@@ -80,12 +83,7 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
 def needs_mask(kind: Kind, seqlen: int) -> bool:
     """Whether transformers' sdpa makes a mask for a text without padding: where a key in reach is hidden."""
     full = Kind(CAUSAL if kind.window[1] == 0 else FULL)
-    return not kind.cross and pairs_of(kind, seqlen) < pairs_of(full, seqlen)
-
-
-def _sdpa_pairs(kind: Kind, seqlen: int) -> int:
-    every = seqlen * seqlen
-    return every if kind.cross or needs_mask(kind, seqlen) else pairs_of(kind, seqlen)
+    return pairs_of(kind, seqlen) < pairs_of(full, seqlen)
 
 
 def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
