@@ -6,6 +6,7 @@
 
 #include "cpu/attention/chunked.h"
 #include "cpu/attention/key_grad.h"
+#include "cpu/attention/result_rows.h"
 
 namespace lck::LCK_ISA {
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/attention/forward.h"
+#include "cpu/attention/result_rows.h"
 #include "cpu/chunked.h"
 
 namespace lck::LCK_ISA {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/attention/in_place.h"
+#include "cpu/attention/result_rows.h"
 
 namespace lck::LCK_ISA {
 

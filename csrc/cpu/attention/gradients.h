@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/attention/key_grad.h"
+#include "cpu/attention/result_rows.h"
 
 namespace lck::LCK_ISA {
 

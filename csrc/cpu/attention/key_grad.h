@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/attention/grad_rows.h"
+#include "cpu/attention/result_rows.h"
 
 namespace lck::LCK_ISA {
 

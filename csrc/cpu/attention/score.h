@@ -4,6 +4,7 @@
 // All rows are kTile columns long.
 #pragma once
 
+#include "cpu/attention/result_rows.h"
 #include "cpu/attention/rows.h"
 
 namespace lck::LCK_ISA {
