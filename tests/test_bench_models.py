@@ -55,8 +55,7 @@ def case(request, monkeypatch):
 @pytest.mark.parametrize("block_scores", [2**24, 1])
 def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
     monkeypatch.setattr(models, "_BLOCK_SCORES", block_scores)
-    model = models.build(case)
-    ids = models.make_ids(model, case.seqlen)
+    model, ids = models.build(case)
     eager, plain = (
         models.run(models.with_attention(model, name), ids)[0] for name in ("eager", models.BLOCKS)
     )
@@ -67,7 +66,7 @@ def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
 
 
 def test_twins_share_weights_and_nothing_else(case):
-    model = models.build(case)
+    model, ids = models.build(case)
     twin = models.with_attention(model, models.NONE)
     ours, theirs = dict(model.named_parameters()), dict(twin.named_parameters())
     assert ours.keys() == theirs.keys()
@@ -75,20 +74,21 @@ def test_twins_share_weights_and_nothing_else(case):
     assert model.config._attn_implementation != models.NONE
     assert twin.config is not model.config
     other = models.in_dtype(twin, torch.float64)
-    assert models.run(other, models.make_ids(model, 9))[0].dtype == torch.float64
+    assert models.run(other, ids)[0].dtype == torch.float64
     assert model.dtype == twin.dtype == torch.float32
 
 
 def test_windows_of_layers_are_those_of_the_masks(case):
     """What transformers' eager attention gets, an additive mask or none, against the counted window."""
-    model = models.with_attention(models.build(case), "eager")
+    model, ids = models.build(case)
+    model = models.with_attention(model, "eager")
     masks = []
     for name, module in model.named_modules():
         if name.endswith(("self_attn", ".attn")):
             module.register_forward_pre_hook(
                 lambda _, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
             )
-    models.run(model, models.make_ids(model, case.seqlen))
+    models.run(model, ids)
     key = torch.arange(case.seqlen)
     assert len(masks) == case.layers
     for mask, window in zip(masks, layer_windows(model.config), strict=True):
@@ -100,7 +100,7 @@ def test_flops_of_a_model():
     case = ModelCase("mistral", 10, torch.float32, 2)
     projections = 576 * (576 + 2 * 192) + 576 * 576 + 3 * 576 * 1536
     pairs = 10 * 11 // 2
-    assert flops(models.build(case), 10) == 2 * (2 * projections * 10 + 4 * 9 * 64 * pairs)
+    assert flops(models.build(case)[0], 10) == 2 * (2 * projections * 10 + 4 * 9 * 64 * pairs)
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def test_a_small_contest(case, monkeypatch, tmp_path):
     own = next(row for row in stored if row["provider"] == OWN)
     assert own["ratios"].keys() == expected - {OWN}
     assert own["shape"]["default"] == ("eager" if case.family == "gpt_oss" else "sdpa")
-    assert own["work"] == flops(models.build(case), case.seqlen)
+    assert own["work"] == flops(models.build(case)[0], case.seqlen)
     assert all(row["extra_bytes"] >= 0 for row in stored)
     assert f"## {case.family}, forward (models)" in report.markdown(stored)
 
@@ -167,7 +167,7 @@ def test_a_wrong_result_gives_no_row(case, monkeypatch):
 
 
 def test_dense_peers_are_refused_before_they_run():
-    model, long = models.build(ModelCase("mistral", 64, torch.float32, 2)), 2**15
+    model, long = models.build(ModelCase("mistral", 64, torch.float32, 2))[0], 2**15
     case = ModelCase("mistral", long, torch.float32, 2)
     for name, what in (("eager", "scores"), ("sdpa", "masks")):
         with pytest.raises(Unsupported, match=f"{what} of more than 8 GiB"):
