@@ -7,8 +7,8 @@ from torch import Tensor
 
 # Smallest error that is allowed, per dtype, relative to results of size 1; the tests use it too.
 FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
-# How much the plain route itself may err, so that a broken one does not excuse the others: floors, or a share of
-# the largest result, since thirty layers of real weights in fp32 err by more floors than that.
+# How much the plain route itself may err, so that a broken one does not excuse the others: floors, or a share
+# of the largest result, since thirty layers of real weights in fp32 err by more floors than that.
 _SANE_FLOORS, _SANE_SHARE = 100, 1e-3
 
 Tensors = tuple[Tensor, ...]

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
-# usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,merge,attention] [--tiny]
+# usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward] [--tiny]
 # Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
 set -uo pipefail
 
 device=cuda
-only=build,check,merge,attention
+only=build,check,random,merge,forward,backward
 tiny=()
 while (($#)); do
   case $1 in
@@ -55,8 +55,11 @@ fi
 
 section build 200 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
+section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
+  --random-problems 120
 section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
-section attention 130 "$python" -m bench.gpu_time attention --rows "$rows" "${common[@]}"
+section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
+section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
 
 if ((${#failed[@]})); then
   echo "== failed: ${failed[*]}"

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from bench import rows
 from bench.check import Tensors, check
@@ -12,6 +15,26 @@ from lckernels import BackendError
 ROUNDS, BUDGET = 20, 2.0
 
 Results = Callable[[], Tensors]
+
+
+class Ceiling(NamedTuple):
+    """A call that does nothing but what bounds the subject, and how much of it: bytes or FLOPs."""
+
+    call: Call
+    work: float
+
+
+def copy_ceiling(num_bytes: int, device: str) -> Ceiling:
+    """torch's copy that reads and writes so many bytes together."""
+    source = torch.ones(num_bytes // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Ceiling(lambda: target.copy_(source), num_bytes)
+
+
+def product_ceiling(size: int, dtype: torch.dtype, device: str) -> Ceiling:
+    """A product of two random square matrices; zeros would run faster."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return Ceiling(lambda: a @ b, 2.0 * size**3)
 
 
 def admit(entrants: dict[str, Callable[[], Results]]) -> dict[str, Results]:
@@ -33,11 +56,14 @@ def contest(
     calls: dict[str, Results],
     want: Tensors,
     honest: Tensors,
-    copies: dict[str, Call],
+    ceilings: dict[str, Ceiling],
     clock: Clock,
     folder: Path,
 ) -> int:
-    """Writes and prints a row for every right call; returns how many were wrong. Copies are the ceilings."""
+    """Writes and prints a row for every right call; returns how many were wrong.
+
+    Percentages are of the first ceiling.
+    """
     checks = {}
     for name, call in calls.items():
         try:
@@ -45,12 +71,16 @@ def contest(
         except AssertionError as error:
             print(f"  WRONG {error}")
     timed = {name: calls[name] for name in checks}
-    timings = measure(timed | copies, rounds=ROUNDS, budget=BUDGET, clock=clock)
-    ceilings = {name: subject.work / timings[name].median for name in copies}
-    made = make_rows(subject, timings, checks, ceilings, tuple(copies))
+    bounds = {name: ceiling.call for name, ceiling in ceilings.items()}
+    timings = measure(timed | bounds, rounds=ROUNDS, budget=BUDGET, clock=clock)
+    rates = {name: ceiling.work / timings[name].median for name, ceiling in ceilings.items()}
+    made = make_rows(subject, timings, checks, rates, tuple(ceilings)[:1])
     rows.append(made, folder)
     for row in made:
         percent = row.percent(row.percent_of)
-        of_copy = "" if percent is None else f" {percent:5.1f} % of copy"
-        print(f"  {row.provider:12} {1e3 * row.timing.median:10.3f} ms {row.rate:10.1f} {row.unit}{of_copy}")
+        of = "" if percent is None else f" {percent:5.1f} % of {row.percent_of[0]}"
+        spread = f"({1e3 * row.timing.p20:.3f} to {1e3 * row.timing.p80:.3f})"
+        print(
+            f"  {row.provider:12} {1e3 * row.timing.median:10.3f} ms {spread} {row.rate:10.1f} {row.unit}{of}"
+        )
     return len(calls) - len(checks)

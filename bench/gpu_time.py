@@ -1,4 +1,4 @@
-"""Timings of merge and attention on a GPU, checked first: part of bench/gpu.sh."""
+"""Timings of overlap_merge and windowed_attention on a GPU, checked first: part of bench/gpu.sh."""
 
 import argparse
 import gc
@@ -10,15 +10,16 @@ import torch
 
 from bench import attention, overlap, rows
 from bench.attention_cases import AttentionCase
-from bench.attention_peers import Peer, sdpa_mask, torch_flash
+from bench.attention_peers import Peer, sdpa_causal, sdpa_mask, torch_flash
 from bench.cases import OverlapCase
 from bench.contest import OWN, chosen_backend
-from bench.gpu_contest import Results, admit, contest
+from bench.gpu_contest import Results, admit, contest, copy_ceiling, product_ceiling
 from bench.library_peers import flex
 from bench.peers import Run, merge_by_fold, merge_by_index_add
 from bench.timing import Clock, cuda_clock, wall_clock
 
-COPY = "torch copy_"
+COPY, PRODUCT = "torch copy_", "torch matmul"
+PRODUCT_SIZE = 8192  # of the matrices whose product is the ceiling of attention
 
 MERGE_CASES = [
     OverlapCase(131072, 256, 1024, torch.bfloat16),
@@ -27,11 +28,23 @@ MERGE_CASES = [
 ]
 MERGE_TINY = [OverlapCase(1024, 256, 16, torch.float32)]
 
-# Up to the eager backend's limit of score memory, and beyond it, where only the peers run.
+_WIDE = {"num_heads": 64, "num_kv_heads": 8, "head_dim": 128}
+# The published anchor first; then narrow windows, where memory bounds, other head dims, fp32, full causal.
 ATTENTION_CASES = [
-    AttentionCase(4096, (511, 0), torch.bfloat16),
-    AttentionCase(8192, (1023, 0), torch.bfloat16, head_dim=128),
-    AttentionCase(32768, (1023, 0), torch.bfloat16, num_heads=64, num_kv_heads=8, head_dim=128),
+    AttentionCase(32768, (1023, 0), torch.bfloat16, **_WIDE),
+    AttentionCase(8192, (1023, 0), torch.bfloat16, **_WIDE),
+    AttentionCase(32768, (4095, 0), torch.bfloat16, **_WIDE),
+    AttentionCase(32768, (255, 0), torch.bfloat16, **_WIDE),
+    AttentionCase(131072, (1023, 0), torch.bfloat16, num_heads=16, num_kv_heads=2, head_dim=128),
+    AttentionCase(32768, (63, 63), torch.bfloat16, num_heads=12, num_kv_heads=12),
+    AttentionCase(16384, (511, 0), torch.bfloat16, num_heads=16, num_kv_heads=16),
+    AttentionCase(16384, (4095, 0), torch.bfloat16, num_heads=8, num_kv_heads=4, head_dim=256),
+    AttentionCase(8192, (-1, 0), torch.bfloat16, num_heads=16, num_kv_heads=16, head_dim=128),
+    AttentionCase(8192, (511, 0), torch.float32),
+]
+DECODE_CASES = [
+    AttentionCase(131072, (-1, 0), torch.bfloat16, num_heads=32, num_kv_heads=8, head_dim=128, num_queries=1),
+    AttentionCase(32768, (4095, 0), torch.bfloat16, 16, 32, 8, 128, num_queries=1),
 ]
 ATTENTION_TINY = [AttentionCase(64, (15, 0), torch.float32, num_heads=4, num_kv_heads=2, head_dim=16)]
 
@@ -56,13 +69,10 @@ def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, fol
         }
     )
     want = (overlap.truth(op, direction, case, x if direction == "forward" else grad),)
-    traffic = case.traffic(op, direction)
-    source = torch.ones(traffic.total // 2, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
     backend = chosen_backend(op, x)
     subject = overlap.subject_of("gpu_overlap_merge", op, direction, case, backend, device)
-    copies = {COPY: lambda: target.copy_(source)}
-    return contest(subject, calls, want, calls["index_add"](), copies, clock, folder)
+    ceilings = {COPY: copy_ceiling(case.traffic(op, direction).total, device)}
+    return contest(subject, calls, want, calls["index_add"](), ceilings, clock, folder)
 
 
 def time_attention(case: AttentionCase, direction: str, device: str, clock: Clock, folder: Path) -> int:
@@ -81,6 +91,7 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     entrants = {
         OWN: entrant(lambda: Peer(attention.own_attend(case), by_head=False)),
         "sdpa_mask": entrant(lambda: sdpa_mask(case, direction, device)),
+        "sdpa_causal": entrant(lambda: sdpa_causal(case, direction, device)),
     }
     if device == "cuda":
         entrants["flex"] = entrant(lambda: flex(case, direction, device))
@@ -91,34 +102,45 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     if OWN in calls:
         backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
     subject = attention.subject_of("gpu_attention", direction, case, backend, device)
-    return contest(subject, calls, want, honest, {}, clock, folder)
+    if direction == "decode":
+        ceilings = {COPY: copy_ceiling(int(subject.work), device)}
+    else:
+        size = min(PRODUCT_SIZE, case.seqlen)
+        ceilings = {PRODUCT: product_ceiling(size, case.dtype, device)}
+    return contest(subject, calls, want, honest, ceilings, clock, folder)
+
+
+def jobs_of(section: str, tiny: bool) -> list[tuple[Callable[..., int], AttentionCase | OverlapCase, str]]:
+    """How, what and in which direction a section times."""
+    if section == "merge":
+        cases = MERGE_TINY if tiny else MERGE_CASES
+        return [(time_merge, case, direction) for case in cases for direction in ("forward", "backward")]
+    jobs = [(time_attention, case, section) for case in (ATTENTION_TINY if tiny else ATTENTION_CASES)]
+    if section == "forward" and not tiny:
+        jobs += [(time_attention, case, "decode") for case in DECODE_CASES]
+    return jobs
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Times one section; 1 if a result was wrong or a case failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("section", choices=["merge", "attention"])
+    parser.add_argument("section", choices=["merge", "forward", "backward"])
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
     parser.add_argument("--tiny", action="store_true", help="one small shape")
     options = parser.parse_args(arguments)
     clock = cuda_clock() if options.device == "cuda" else wall_clock
-    if options.section == "merge":
-        cases, time_case = MERGE_TINY if options.tiny else MERGE_CASES, time_merge
-    else:
-        cases, time_case = ATTENTION_TINY if options.tiny else ATTENTION_CASES, time_attention
     failures = 0
-    for case in cases:
-        for direction in ("forward", "backward"):
-            print(f"{options.section} {direction} {case.label}", flush=True)
-            try:
-                failures += time_case(case, direction, options.device, clock, options.rows)
-            except Exception as error:  # the other cases still run
-                failures += 1
-                print(f"  FAILED {type(error).__name__}: {error}")
-            gc.collect()
-            if options.device == "cuda":
-                torch.cuda.empty_cache()
+    for time_case, case, direction in jobs_of(options.section, options.tiny):
+        print(f"{options.section} {direction} {case.label}", flush=True)
+        try:
+            failures += time_case(case, direction, options.device, clock, options.rows)
+        except Exception as error:  # the other cases still run
+            failures += 1
+            print(f"  FAILED {type(error).__name__}: {error}")
+        gc.collect()
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
     return 1 if failures else 0
 
 
