@@ -15,7 +15,7 @@ ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py 
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
-.PHONY: demo test test-isas test-hf test-all bench build lint format sanitize aarch64 clean
+.PHONY: demo test test-isas test-hf test-triton compile-triton test-all bench build lint format sanitize aarch64 clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -36,10 +36,23 @@ test-hf: $(BUILT)
 	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q transformers==$(TRANSFORMERS)
 	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q tests/test_hf_*.py --hf-all
 
-test-all: test sanitize aarch64 test-hf
+# The Triton kernels in Triton's interpreter, by the tests of the ops; no GPU is needed.
+TRITON_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py attention_faults.py decode.py \
+  chunked_attention.py chunked_attention_rules.py merge_attention_states.py overlap_merge.py)
+test-triton: $(BUILT)
+	TRITON_INTERPRET=1 LCKERNELS=backend=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 \
+	  $(TRITON_TESTS) --random-problems 100
+
+# The Triton kernels compiled ahead of time for sm_90: no spills, wgmma, shared memory that is there.
+compile-triton: $(BUILT)
+	$(BIN)/python -m bench.triton_compile
+
+test-all: test sanitize aarch64 test-hf test-triton
 	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
+	for target in sm_90 sm_80 sm_100 gfx942; do \
+	  $(BIN)/python -m bench.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 
 bench: $(BUILT)

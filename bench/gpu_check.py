@@ -1,14 +1,14 @@
 """Every op on a device against the reference on the CPU, forward and backward: part of bench/gpu.sh."""
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from cases import CASES, AttentionCase  # tests/cases.py: gpu.sh puts tests/ on the path
+from attention_problem import moved  # gpu.sh puts tests/ on the path
+from cases import CASES, AttentionCase
 from torch import Tensor
 
 from bench.check import check
@@ -88,8 +88,8 @@ def _options(case: AttentionCase, device: str, dtype: torch.dtype) -> dict[str, 
     return {
         "window_size": case.window_size,
         "softmax_scale": case.head_dim**-0.5,
-        "layout": _moved(case.layout(case), device),
-        "score": _moved(case.score(case, torch.float32), device, score_dtype),
+        "layout": moved(case.layout(case), device),
+        "score": moved(case.score(case, torch.float32), device, score_dtype),
         "dropout_p": case.dropout_p,
         "seed": torch.tensor([-0x123456789ABCDEF], device=device) if case.dropout_p else None,
     }
@@ -105,16 +105,6 @@ def _attend(case: AttentionCase, device: str) -> Function:
 
 def _define(case: AttentionCase) -> Function:
     return lambda q, k, v: reference.windowed_attention(q, k, v, **_options(case, "cpu", q.dtype))
-
-
-def _moved(group: object, device: str, dtype: torch.dtype | None = None) -> object:
-    """A Layout or Score with its tensors on the device; floating-point ones in `dtype`, if given."""
-    tensors = {
-        field.name: value.to(device, dtype if value.is_floating_point() else None)
-        for field in dataclasses.fields(group)
-        if isinstance(value := getattr(group, field.name), Tensor)
-    }
-    return dataclasses.replace(group, **tensors)
 
 
 def states_jobs() -> Iterator[Job]:

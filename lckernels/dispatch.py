@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-BACKENDS = ("cpu", "eager")
+BACKENDS = ("cpu", "triton", "eager")
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")  # in order: a processor that has one has all before it
 _ENVIRONMENT = "LCKERNELS"
 _SETTINGS = {"backend": BACKENDS, "isa": ISAS}

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
-
-BACKEND = "cpu"  # the one that is judged
 
 
 @dataclass(frozen=True)
@@ -56,3 +55,13 @@ def _text(x: object) -> str:
     bad = (~x.isfinite()).nonzero()[:4].tolist() if x.is_floating_point() else []
     values += f" first inf or NaN at {bad}" if bad else ""
     return f"{x.dtype} {tuple(x.shape)} strides {x.stride()} from {x.storage_offset()}{values}"
+
+
+def moved(group: Layout | Score, device: str, dtype: torch.dtype | None = None) -> Layout | Score:
+    """The group with its tensors on the device; floating-point ones in dtype, if given."""
+    tensors = {
+        field.name: value.to(device, dtype if value.is_floating_point() else None)
+        for field in fields(group)
+        if isinstance(value := getattr(group, field.name), Tensor)
+    }
+    return replace(group, **tensors)

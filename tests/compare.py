@@ -1,5 +1,7 @@
 """The tolerance rule: measured by what honest torch arithmetic in the same dtype gives, never guessed."""
 
+import os
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -40,3 +42,14 @@ def assert_as_good_as(
     assert torch.isfinite(honest[finite]).all(), f"{name}: the honest result is not finite"
     allowed += 2 * error(honest)
     assert error(actual) <= allowed, f"{name}: error {error(actual):.3e}, allowed {allowed:.3e}"
+
+
+def interpreter_rounding(backend: str, truth: Tensor, dtype: torch.dtype) -> float:
+    """`rounding` for results that Triton's interpreter made: one unit of the last place in bf16, else 0."""
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if not interpreted or dtype != torch.bfloat16 or truth.numel() == 0:
+        return 0.0
+    warnings.warn(
+        "bf16 by Triton's interpreter, which cuts off where a GPU rounds: twice the error", stacklevel=2
+    )
+    return torch.where(torch.isfinite(truth), truth.abs(), 0).max().item() * 2**-7

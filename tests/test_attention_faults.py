@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_problem import BACKEND, Problem, with_tensors
+from attention_problem import Problem, with_tensors
+from backends import BACKENDS, EXACT_NAN, is_served, quick_machine_code, refusal, served
 from judge_attention import assert_same_bits, by_backend, by_eager, compare_problem, solve
 from random_attention import draw_problem
 
@@ -19,7 +20,7 @@ from lckernels.options import AttentionOptions
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MAX = 2**31 - 1
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = served(torch.float32, torch.bfloat16, torch.float16, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -43,7 +44,8 @@ def problem_of(
 
 
 def random_problems(count: int) -> list[Problem]:
-    return [draw_problem(1, index) for index in range(count)]
+    """Those of the first `count` that the judged backend takes."""
+    return [problem for problem in (draw_problem(1, index) for index in range(count)) if is_served(problem)]
 
 
 @by_dtype
@@ -139,7 +141,7 @@ ZERO_SIZES = {
 
 
 @pytest.mark.parametrize("name", ZERO_SIZES)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", served(torch.float32, torch.bfloat16), ids=str)
 def test_sizes_of_zero(name, dtype):
     sizes = ZERO_SIZES[name]
     compare_problem(problem_of(**sizes, dtype=dtype))
@@ -158,6 +160,8 @@ def test_sizes_of_zero(name, dtype):
 @pytest.mark.parametrize("head_dims", ((3, 300), (257, 5), (512, 512)), ids=str)
 def test_large_head_dims(head_dims):
     head_dim, head_dim_v = head_dims
+    if why := refusal(torch.float32, max(head_dims)):
+        pytest.skip(why)
     compare_problem(problem_of(head_dim=head_dim, head_dim_v=head_dim_v, seqlen_k=70, window_size=(40, 3)))
 
 
@@ -257,16 +261,16 @@ def test_numbers_near_the_ends_of_their_types(name):
 @pytest.mark.parametrize("dim", (0, 1, 2), ids=("batch", "seqlen", "heads"))
 def test_strides_past_2_31(dim):
     """In memory that is reserved and, but for a few pages, never there."""
-    problem = problem_of(batch=2, seqlen_q=3, seqlen_k=3, num_kv_heads=2, dtype=torch.bfloat16)
+    problem = problem_of(batch=2, seqlen_q=3, seqlen_k=3, num_kv_heads=2, dtype=torch.float16)
     stride = 2**31 + 64
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)
     size = 2 * (2 * stride + 2**20)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
-    room = torch.frombuffer(memory, dtype=torch.bfloat16)
+    room = torch.frombuffer(memory, dtype=torch.float16)
     places = iter(range(0, 2**20, 4096))
 
     def far_apart(x):
-        if x.dtype != torch.bfloat16:
+        if x.dtype != torch.float16:
             return x
         strides = [stride if i == dim else s for i, s in enumerate(x.stride())]
         return room.as_strided(x.shape, strides, next(places)).copy_(x)
@@ -275,6 +279,7 @@ def test_strides_past_2_31(dim):
     assert_same_bits(got, solve(by_backend, problem))
 
 
+@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
 def test_keys_past_2_31_elements():
     """Their heads are one head, expanded; the queries see the last few keys."""
     num_heads, seqlen_k, window = 512, 2**16, 20
@@ -290,6 +295,7 @@ def test_keys_past_2_31_elements():
     torch.testing.assert_close(lse, want_lse)
 
 
+@quick_machine_code
 def test_scores_past_2_31():
     """70,000 queries and keys: the middle and both ends as texts of their own."""
     seqlen, left, right = 70_000, 16, 3
@@ -328,7 +334,7 @@ def test_large_scores_that_are_equal_share():
     torch.testing.assert_close(out, want)
 
 
-@pytest.mark.parametrize("backend", (BACKEND, "eager"))
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_row_of_nan_shows_in_every_gradient(backend):
     q, k, v = (torch.randn(1, 6, 2, 4) for _ in range(3))
     q[:, 3] = torch.nan
@@ -337,4 +343,6 @@ def test_a_row_of_nan_shows_in_every_gradient(backend):
     dq, dk, dv = torch.autograd.grad(out, inputs, torch.ones_like(out))
     rows = torch.arange(6)
     for x, bad in ((dq, rows == 3), (dk, (rows == 2) | (rows == 3)), (dv, (rows == 2) | (rows == 3))):
-        assert torch.equal(x.isnan(), bad[None, :, None, None].expand_as(x))
+        bad = bad[None, :, None, None].expand_as(x)
+        exact = EXACT_NAN or backend == "eager"
+        assert torch.equal(x.isnan(), bad) if exact else x[bad].isnan().all()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from backends import BACKENDS, needs_fp64, served
 from brute_force import chunked_attention as brute_force_chunked_attention
 from chunked_cases import CASES, LONG_CASES, ChunkedInputs
 from compare import assert_as_good_as
@@ -10,8 +11,7 @@ from opcheck import opcheck
 import lckernels
 from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
 
-BACKENDS = ("eager", "cpu")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = served(torch.float32, torch.bfloat16, torch.float16)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -78,6 +78,7 @@ def test_forward_and_backward(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name)
 
 
+@needs_fp64
 @by_case
 @by_backend
 def test_in_double_precision_it_is_the_reference(case, backend):
@@ -92,6 +93,7 @@ def test_in_double_precision_it_is_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("ragged_extra", "by_hand", "gqa", "two_extra_tokens")]
 
 
+@needs_fp64
 @by_backend
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backends import BACKENDS, JUDGED, needs_fp64, refusal
 from chunked_cases import LONG_CASES, ChunkedCase, ChunkedInputs, hand_made_plan
 
 import lckernels
 from lckernels import ExtraTokens, Plan, plan_chunks, reference
 
-BACKENDS = ("eager", "cpu")
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_value = pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
 CASE = ChunkedCase("", lambda: plan_chunks([50], 16, 6), num_extra=1, weights="explicit")
@@ -54,6 +54,7 @@ def test_a_bad_key_reaches_the_chunks_that_see_it(name, value, backend):
     assert all(x[position].isnan().all() for x in got[:2])
 
 
+@pytest.mark.skipif(JUDGED != "cpu", reason="compares cpu and eager value by value")
 @by_value
 @pytest.mark.parametrize("name", ("q", "k", "v"))
 @pytest.mark.parametrize("case", LONG_CASES, ids=lambda case: case.name)
@@ -97,6 +98,7 @@ def test_a_row_of_weight_zero_reaches_no_key(backend):
     torch.testing.assert_close((dk[:10], dv[:10]), (clean[1][:10], clean[2][:10]))
 
 
+@needs_fp64
 @by_backend
 def test_gradient_of_a_zero_weight(backend):
     """<dout, out_c - out> / sum of weights there too."""
@@ -119,6 +121,7 @@ def test_extra_tokens_whose_result_is_not_used(backend):
     assert all(torch.isfinite(x).all() for x in grads)
 
 
+@needs_fp64
 @by_backend
 def test_only_the_extra_tokens_are_used(backend):
     inputs = CASE.tensors(torch.float64, requires_grad=True)
@@ -141,6 +144,7 @@ def test_a_scale_of_zero_counts(backend):
     torch.testing.assert_close(got, v.mean(0, keepdim=True).expand_as(got))
 
 
+@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
 def test_autocast():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -151,6 +155,7 @@ def test_autocast():
         assert x.grad.dtype == torch.float32
 
 
+@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
 def test_backward_under_autocast_keeps_its_precision():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     out, _ = attend(inputs, None)
@@ -162,7 +167,7 @@ def test_backward_under_autocast_keeps_its_precision():
 
 
 def test_second_order_raises():
-    inputs = CASE.tensors(torch.float64, requires_grad=True)
+    inputs = CASE.tensors(torch.float32, requires_grad=True)
     (dq,) = torch.autograd.grad(attend(inputs, None)[0].square().sum(), inputs.q, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dq.sum().backward()
@@ -174,6 +179,7 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda q: attend(replace(inputs, q=q), None)[0], (inputs.q,), (inputs.q,))
 
 
+@pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend, so that none is a fallback")
 def test_the_fallback_counts_the_scores_of_one_chunk(monkeypatch):
     """30,000 tokens in chunks of 64 are little; one chunk of 30,000 would be 3.4 GiB."""
     monkeypatch.setattr("lckernels.dispatch.BACKENDS", ("eager",))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from attention_problem import Problem, with_tensors
+from backends import served
 from judge_attention import assert_same_bits, by_backend, compare_poisoned, compare_problem, solve
 
 from lckernels import Layout, Score
@@ -11,7 +12,7 @@ from lckernels.options import AttentionOptions
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 KEYS = 2100  # three tasks' worth for a text, and a last tile that is not whole
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = served(torch.float32, torch.bfloat16, torch.float16, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Queries, heads and key heads: below, at and above what is read in place.
 by_rows = pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attention_problem import Problem
+from backends import BACKENDS, EXACT_NAN, JUDGED, needs_fp64, quick_machine_code, refusal, served
 from brute_force import attention as brute_force_attention
 from brute_force import philox
 from cases import CASES, AttentionCase
@@ -18,7 +19,6 @@ from lckernels.philox import philox4x32
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BACKENDS = ("eager", "cpu")
 SEED = torch.tensor([-0x123456789ABCDEF])
 
 
@@ -59,7 +59,9 @@ def test_reference_is_the_definition(case):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str)
+@pytest.mark.parametrize(
+    "dtype", served(torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str
+)
 @by_name
 def test_forward(case, dtype, backend):
     q, k, v = case.tensors(dtype)
@@ -74,7 +76,7 @@ def test_forward(case, dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("dtype", served(torch.float32, torch.bfloat16, torch.float16), ids=str)
 @by_name
 def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
     """Against the reference in fp64; honest is autograd through it with all arithmetic in dtype."""
@@ -105,6 +107,7 @@ def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name, rounding[name])
 
 
+@needs_fp64
 @pytest.mark.parametrize("backend", BACKENDS)
 @by_name
 def test_backward_is_that_of_the_reference(case, backend):
@@ -130,6 +133,7 @@ def test_backward_is_that_of_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("gqa", "all_scores", "packed", "dropout", "left_padding")]
 
 
+@needs_fp64
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):
@@ -150,6 +154,8 @@ def test_gradcheck(case, backend):
 def test_opcheck(case, requires_grad, backend, every_trace):
     q, k, v = case.tensors(torch.float32, requires_grad)
     options = options_of(case, torch.float32, backend, requires_grad)
+    if backend == "triton" and case not in SMALL and not every_trace:
+        pytest.skip("takes seconds a case in Triton's interpreter; all with --every-trace")
     opcheck(ops.windowed_attention, (q, k, v, *options), every_trace)
 
 
@@ -250,7 +256,8 @@ def test_queries_leak_into_no_key_that_they_do_not_see():
     assert torch.isfinite(dk).all() and torch.isfinite(dv).all()
     seen = torch.autograd.grad(lckernels.windowed_attention(*inputs, window_size=(2, 0)), inputs, dout)
     assert seen[1][:, 0].isnan().all() and seen[2][:, 0].isnan().all(), "a NaN that is seen must show"
-    assert torch.isfinite(seen[1][:, 1:]).all() and torch.isfinite(seen[2][:, 1:]).all()
+    if EXACT_NAN:
+        assert torch.isfinite(seen[1][:, 1:]).all() and torch.isfinite(seen[2][:, 1:]).all()
 
 
 def test_rows_that_see_nothing():
@@ -312,13 +319,14 @@ def test_dropout():
 
 
 def test_second_order_raises():
-    q, k, v = CASES[0].tensors(torch.float64, requires_grad=True)
+    q, k, v = CASES[0].tensors(torch.float32, requires_grad=True)
     out = lckernels.windowed_attention(q, k, v)
     (dq,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dq.sum().backward()
 
 
+@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
 def test_autocast():
     q, k, v = (torch.randn(1, 5, 2, 8, requires_grad=True) for _ in range(3))
     score = Score(sink_logits=torch.zeros(2))
@@ -329,6 +337,7 @@ def test_autocast():
     assert q.grad.dtype == torch.float32
 
 
+@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
 def test_backward_under_autocast_keeps_its_precision():
     q, k, v = (torch.randn(1, 9, 2, 8, requires_grad=True) for _ in range(3))
     out = lckernels.windowed_attention(q, k, v)
@@ -345,6 +354,7 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda x: lckernels.windowed_attention(x, k, v), (q,), (q,))
 
 
+@quick_machine_code
 def test_packed_input_counts_its_own_scores():
     """500 segments of 100 tokens would be 9 GiB of scores were they one text."""
     bounds = torch.arange(0, 50_001, 100, dtype=torch.int32)
@@ -353,6 +363,7 @@ def test_packed_input_counts_its_own_scores():
     assert lckernels.windowed_attention(q, q, q, window_size=(5, 0), layout=layout).shape == q.shape
 
 
+@pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend, so that none is a fallback")
 def test_fallback_over_the_memory_limit_is_refused(monkeypatch):
     monkeypatch.setattr("lckernels.dispatch.BACKENDS", ("eager",))
     q = torch.empty(1, 40_000, 1, 8)

@@ -1,0 +1,270 @@
+"""Triton's kernels compiled ahead of time for a GPU that is not there: registers, spills, shared memory.
+
+`python -m bench.triton_compile` prints the table for sm_90 and fails where a kernel is not what it should be.
+`--target sm_80|sm_100|gfx942` compiles for another chip, `--all` takes every variant, `--write FILE` keeps
+the table.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lckernels import Layout, Score
+from lckernels.options import AttentionOptions
+
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32),
+           "gfx942": ("hip", "gfx942", 64)}  # fmt: skip
+SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+PROCESSES = 2
+_COUNTED = (("LDL", "STL"), None, ("HGMMA",), ("HMMA",), ("LDGSTS", "UTMALDG"))  # None: every instruction
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A call whose kernels are compiled: shapes are what the choice of tiles looks at."""
+
+    direction: str  # forward, backward
+    head_dim: int
+    dtype: torch.dtype
+    window_size: tuple[int, int] = (1023, 0)
+    seqlen_q: int = 8192
+    num_heads: int = 8
+    num_kv_heads: int = 8
+    features: str = ""  # of _FEATURES
+
+    @property
+    def name(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        heads = f"h{self.num_heads}:{self.num_kv_heads}"
+        window = "{}:{}".format(*self.window_size)
+        parts = (self.direction, f"d{self.head_dim}", dtype, f"w{window}", f"q{self.seqlen_q}", heads)
+        return "-".join(parts) + (f"-{self.features}" if self.features else "")
+
+
+class Compiled(NamedTuple):
+    """One kernel of a variant as it came out."""
+
+    variant: str
+    kernel: str
+    num_warps: int
+    shared: int  # bytes
+    registers: int
+    spills: int  # instructions that load or store local memory
+    instructions: int
+    wgmma: int  # of them on the matrix units, by warpgroups (sm_90)
+    mma: int  # and by warps
+    copies: int  # asynchronous, to shared memory
+    seconds: float  # that Triton took for all kernels of the variant
+
+    @property
+    def cells(self) -> list[str]:
+        return [str(x) for x in self[:-1]] + [f"{self.seconds:.1f}"]
+
+
+_FEATURES = ("", "score", "dropout", "layout", "packed", "segments")
+_HEADER = (
+    "variant", "kernel", "warps", "shared", "registers", "spills", "instructions", "wgmma", "mma", "copies",
+    "s",
+)  # fmt: skip
+
+
+def variants(everything: bool) -> Iterator[Variant]:
+    """A part for every commit; everything: all whose tiles differ, and every feature in both directions."""
+    dtypes = (torch.bfloat16, torch.float32, *((torch.float16,) if everything else ()))
+    head_dims = (16, 32, 64, 96, 128, 192, 256) if everything else (64, 128)
+    for dtype in dtypes:
+        for head_dim in head_dims if dtype != torch.float32 or everything else (64,):
+            for window_size in ((1023, 0), (63, 63)) if dtype != torch.float32 else ((1023, 0),):
+                yield Variant("forward", head_dim, dtype, window_size)
+                yield Variant("backward", head_dim, dtype, window_size)
+            yield Variant("forward", head_dim, dtype, (-1, 0), 1, 32, 8)
+            yield Variant("forward", head_dim, dtype, (-1, 0), 48, 8, 8)
+    for features in _FEATURES[1:]:
+        for direction in ("forward", "backward") if everything else ("forward",):
+            for head_dim in (64, 128) if everything else (128,):
+                yield Variant(direction, head_dim, torch.bfloat16, num_kv_heads=2, features=features)
+
+
+def options_of(variant: Variant, seqlen_k: int) -> AttentionOptions:
+    """The variant's options, with tensors that have no memory."""
+
+    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    layout, score, dropout_p = Layout(), Score(), 0.0
+    num_heads, features = variant.num_heads, variant.features
+    if features == "score":
+        score = Score(30.0, meta(num_heads, 2000), 1000, meta(num_heads))
+    elif features == "dropout":
+        dropout_p = 0.1
+    elif features == "layout":
+        ints = meta(1, dtype=torch.int32)
+        mask = meta(1, seqlen_k, dtype=torch.bool)
+        layout = Layout(ints, ints, ints, mask, sink_tokens=4, chunk=4096, chunk_origin=ints)
+    elif features == "packed":
+        bounds = meta(9, dtype=torch.int32)
+        layout = Layout(cu_seqlens_q=bounds, cu_seqlens_k=bounds, sink_tokens=4)
+    elif features == "segments":
+        layout = Layout(segment_ids=meta(1, seqlen_k, dtype=torch.int64), sink_tokens=4)
+    seed = meta(1, dtype=torch.int64) if dropout_p else None
+    scale = variant.head_dim**-0.5
+    return AttentionOptions(variant.window_size, scale, layout, score, dropout_p, seed)
+
+
+class CompileOnly:
+    """A driver of Triton that has a GPU's name and no GPU: what is launched is compiled and kept, not run."""
+
+    def __init__(self, target: str) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target, self.shared_memory = GPUTarget(*TARGETS[target]), SHARED_MEMORY[target]
+        self.utils, self.found, self._num_warps = self, [], 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": self.shared_memory, "multiprocessor_count": 132}
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        self._num_warps = metadata.num_warps
+        return lambda *args: None
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
+        self.found.append((name, self._num_warps, shared, binary))
+        return object(), object(), 0, 0, 1024
+
+    def unload_module(self, module: Any) -> None:
+        pass
+
+
+def compile_variant(variant: Variant, target: str) -> list[Compiled]:
+    """The variant's kernels, compiled for the target."""
+    warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
+    from triton.runtime.driver import driver
+
+    from lckernels.backends import triton as backend
+
+    compiler = CompileOnly(target)
+    driver.set_active(compiler)
+    seqlen_k = 8192
+    shapes = (
+        (1, variant.seqlen_q, variant.num_heads, variant.head_dim),
+        (1, seqlen_k, variant.num_kv_heads, variant.head_dim),
+    )
+    q, k = (torch.empty(shape, dtype=variant.dtype, device="meta") for shape in shapes)
+    options = options_of(variant, seqlen_k)
+    begin = time.perf_counter()
+    if variant.direction == "forward":
+        backend.windowed_attention(q, k, k, options)
+    else:
+        lse = q.new_empty(1, variant.num_heads, variant.seqlen_q, dtype=torch.float32)
+        backend.windowed_attention_backward(q, None, q, k, k, q, lse, options)
+    seconds = time.perf_counter() - begin
+    return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
+
+
+def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, seconds: float) -> Compiled:
+    """What cuobjdump says of a cubin; zeros for a binary of another kind."""
+    if b"amdgcn" in binary:
+        return Compiled(variant, name, num_warps, shared, 0, 0, 0, 0, 0, 0, seconds)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage, sass = (
+            subprocess.run([_tool(), option, file.name], capture_output=True, text=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    registers = re.search(r"REG:(\d+)", usage)
+    codes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?(\w+)", sass, re.M)
+    counted = (sum(kinds is None or code in kinds for code in codes) for kinds in _COUNTED)
+    return Compiled(variant, name, num_warps, shared, int(registers[1]), *counted, seconds)
+
+
+def _tool() -> str:
+    import triton
+
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+
+
+def compile_all(chosen: list[Variant], target: str) -> list[Compiled]:
+    """Every variant's kernels, each once, in PROCESSES processes."""
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        made = pool.map(compile_variant, chosen, [target] * len(chosen))
+        return [kernel for kernels in made for kernel in kernels]
+
+
+def faults(found: list[Compiled], target: str) -> list[str]:
+    """What is wrong with kernels: spills without a feature, more shared memory than there is, no wgmma."""
+    wrong = []
+    for kernel in found:
+        name = f"{kernel.variant} {kernel.kernel}"
+        if kernel.shared > SHARED_MEMORY[target]:
+            wrong.append(
+                f"{name}: {kernel.shared} bytes of shared memory, {target} has {SHARED_MEMORY[target]}"
+            )
+        if target != "sm_90":
+            continue
+        plain = not kernel.variant.endswith(_FEATURES[1:])
+        if plain and kernel.spills:
+            wrong.append(f"{name}: {kernel.spills} spills")
+        if plain and needs_wgmma(kernel) and not kernel.wgmma:
+            wrong.append(f"{name}: no wgmma")
+    return wrong
+
+
+def needs_wgmma(kernel: Compiled) -> bool:
+    """All products of half precision, but for tiles of fewer than 64 rows: decoding, dk of wide heads."""
+    few_rows = "-q1-" in kernel.variant or "-q48-" in kernel.variant
+    wide = kernel.kernel == "attention_backward_kv_kernel" and re.search("-d(192|256)-", kernel.variant)
+    multiplies = kernel.kernel not in ("attention_delta_kernel", "merge_splits_kernel")
+    return multiplies and "float16" in kernel.variant and not few_rows and not wide
+
+
+def table(found: list[Compiled]) -> str:
+    """A Markdown table, a row a kernel."""
+    lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
+    return "\n".join(lines + ["| " + " | ".join(kernel.cells) + " |" for kernel in found])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", default="sm_90", choices=TARGETS)
+    parser.add_argument("--all", action="store_true", help="every dtype, head dim and feature")
+    parser.add_argument("--only", default="", help="variants whose names match this regular expression")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
+    options = parser.parse_args(arguments)
+    chosen = [v for v in variants(options.all) if re.search(options.only, v.name)]
+    begin = time.perf_counter()
+    found = compile_all(chosen, options.target)
+    text, wrong = table(found), faults(found, options.target)
+    print(text)
+    print(f"{len(chosen)} variants for {options.target} in {time.perf_counter() - begin:.0f} s")
+    print("\n".join(f"FAULT {fault}" for fault in wrong))
+    if options.write:
+        options.write.write_text(text + "\n")
+    return 1 if wrong or not found else 0
+
+
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Triton kernels: GPUs that Triton serves, and the CPU in Triton's interpreter."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from lckernels.dispatch import Problem
+
+if find_spec("triton") is not None:
+    from lckernels.backends.triton.attention import windowed_attention, windowed_attention_backward
+    from lckernels.backends.triton.chunked import chunked_attention, chunked_attention_backward
+    from lckernels.backends.triton.overlap import (
+        overlap_merge,
+        overlap_merge_backward,
+        overlap_split,
+        overlap_split_backward,
+    )
+    from lckernels.backends.triton.states import merge_attention_states, merge_attention_states_backward
+
+__all__ = [
+    "chunked_attention",
+    "chunked_attention_backward",
+    "merge_attention_states",
+    "merge_attention_states_backward",
+    "overlap_merge",
+    "overlap_merge_backward",
+    "overlap_split",
+    "overlap_split_backward",
+    "reasons",
+    "unavailable",
+    "windowed_attention",
+    "windowed_attention_backward",
+]
+
+_OPS = ("overlap_merge", "overlap_split", "windowed_attention", "chunked_attention", "merge_attention_states")
+_MEMORY_OPS = ("overlap_merge", "overlap_split", "merge_attention_states")  # no product of matrices
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+MAX_SEQLEN = 2**30  # places in a text are int32
+
+
+@cache
+def unavailable() -> str:
+    """Why this backend cannot run here; empty when it can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if not torch.cuda.is_available() and not _interpreted():
+        return "no GPU that torch can use (TRITON_INTERPRET=1 runs the kernels in Triton's interpreter)"
+    return ""
+
+
+def reasons(problem: Problem) -> list[str]:
+    """Why this backend cannot solve the problem; empty when it can."""
+    if missing := unavailable():
+        return [missing]
+    found = []
+    interpreted = _interpreted()
+    if problem.device_type != ("cpu" if interpreted else "cuda"):
+        found.append(f"it serves tensors on a GPU, not on {problem.device_type}")
+    elif interpreted and not problem.explicit:
+        found.append("Triton's interpreter serves only who asks for backend='triton'")
+    if problem.op not in _OPS:
+        found.append(f"it has no kernel for {problem.op}")
+    return found if problem.op in _MEMORY_OPS else found + _attention_reasons(problem, interpreted)
+
+
+def _attention_reasons(problem: Problem, interpreted: bool) -> list[str]:
+    found = []
+    if problem.dtype not in _DTYPES:
+        found.append(f"it has no kernel for {problem.dtype}")
+    if interpreted and problem.dtype == torch.bfloat16:
+        found.append("Triton's interpreter multiplies bf16 matrices wrongly")
+    head_dim = max(shape[-1] for shape in problem.shapes)
+    if head_dim > MAX_HEAD_DIM:
+        found.append(f"its head dims end at {MAX_HEAD_DIM}, got {head_dim}")
+    seqlen = max(shape[1] if len(shape) == 4 else shape[0] for shape in problem.shapes)
+    if seqlen > MAX_SEQLEN:
+        found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
+    return found
+
+
+@cache
+def _interpreted() -> bool:
+    from lckernels.backends.triton.launch import interpreted
+
+    return interpreted()

@@ -1,0 +1,149 @@
+"""The options of an attention as the Triton kernels take them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lckernels.backends.triton.kernels.score import ScoreArgs
+from lckernels.backends.triton.kernels.window import Tables
+from lckernels.backends.triton.tiles import (
+    Chip,
+    Tiles,
+    block_dim,
+    chip_of,
+    choose_tiles,
+    dot_precision,
+)
+from lckernels.options import AttentionOptions, Layout, Score
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What every attention kernel takes beside its tensors, and what the launches need to know."""
+
+    common: tuple  # tables, score, the rule's numbers, sizes: in the kernels' order
+    num_texts: int
+    group: int  # query heads of a kv head
+    window: int  # keys that a query sees at most
+    packed: bool
+    bias_len: int
+    chip: Chip
+    dtype: torch.dtype
+    sizes: dict[str, Any]  # constants of the problem: GROUP, head dims and their room, PRECISION
+
+    def tiles(self, kernel: str, num_rows: int) -> Tiles:
+        """Tiles of a pass over texts of num_rows rows."""
+        head_dim = max(self.sizes["HEAD_DIM"], self.sizes["HEAD_DIM_V"])
+        return choose_tiles(self.chip, kernel, head_dim, self.dtype, self.window, num_rows)
+
+    def count_tiles(self, num_rows: int, block: int) -> int:
+        """Tiles of the rows of a row of the batch; packed rows have no more than this, whatever the texts."""
+        return num_rows // block + self.num_texts if self.packed else -(-num_rows // block)
+
+    def fresh(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """An output; of packed input zeros, since rows may belong to no text."""
+        make = like.new_zeros if self.packed else like.new_empty
+        return make(shape, dtype=dtype or like.dtype)
+
+    def meta(self, tiles: Tiles) -> dict[str, Any]:
+        """The kernels' constants and the compiler's options."""
+        return self.sizes | {
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "num_warps": tiles.num_warps,
+            "num_stages": tiles.num_stages,
+        }
+
+
+def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tensor) -> Arguments:
+    """The options as the kernels take them: tables contiguous, score tensors in fp32."""
+    batch, seqlen_q, num_heads, head_dim = q.shape
+    seqlen_k, num_kv_heads, head_dim_v = v.shape[1:]
+    layout, score = options.layout, options.score
+    packed = layout.cu_seqlens_q is not None
+    num_texts = layout.cu_seqlens_q.shape[0] - 1 if packed else batch
+    left, right = (None if side < 0 else side for side in options.window_size)
+    chunk = layout.chunk or None
+    offset = None if isinstance(layout.offset, Tensor) else layout.offset
+    origin = 0 if isinstance(layout.chunk_origin, Tensor) else layout.chunk_origin
+    rule = (left, right, layout.sink_tokens or None, chunk, origin, offset)
+    spans = (math.inf if left is None or right is None else left + right + 1, chunk or math.inf, seqlen_k)
+    group, chip = num_heads // num_kv_heads, chip_of(q.device)
+    return Arguments(
+        common=(
+            _tables(layout, num_texts),
+            _score_arguments(score, options),
+            *rule,
+            seqlen_q,
+            seqlen_k,
+            num_texts,
+            num_heads,
+        ),
+        num_texts=num_texts,
+        group=group,
+        window=int(min(spans)),
+        packed=packed,
+        bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],
+        chip=chip,
+        dtype=q.dtype,
+        sizes={
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "HEAD_DIM_V": head_dim_v,
+            "BLOCK_D": block_dim(head_dim),
+            "BLOCK_DV": block_dim(head_dim_v),
+            "PRECISION": dot_precision(chip, max(head_dim, head_dim_v)),
+        },
+    )
+
+
+def _tables(layout: Layout, num_texts: int) -> Tables:
+    def per_text(x: object) -> Tensor | None:
+        return x.expand(num_texts).contiguous() if isinstance(x, Tensor) else None
+
+    def flat(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.contiguous()
+
+    ids = flat(layout.segment_ids)
+    return Tables(
+        offset=per_text(layout.offset),
+        kv_start=per_text(layout.kv_start),
+        kv_end=per_text(layout.kv_end),
+        kv_mask=flat(layout.kv_mask),
+        cu_seqlens_q=flat(layout.cu_seqlens_q),
+        cu_seqlens_k=flat(layout.cu_seqlens_k),
+        segment_ids=ids,
+        segment_start=_first_of_id(ids) if ids is not None and layout.sink_tokens else None,
+        chunk_origin=per_text(layout.chunk_origin),
+    )
+
+
+def _first_of_id(ids: Tensor) -> Tensor:
+    """The first key with the id of each key: (batch, seqlen_k) int64, without waiting for the device."""
+    ordered, order = ids.sort(dim=1, stable=True)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    opens = torch.ones_like(ids, dtype=torch.bool)
+    opens[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    run = torch.where(opens, place, 0).cummax(1).values
+    return torch.empty_like(order).scatter_(1, order, order.gather(1, run))
+
+
+def _score_arguments(score: Score, options: AttentionOptions) -> ScoreArgs:
+    def flat(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(torch.float32).contiguous()
+
+    return ScoreArgs(
+        scale=float(options.softmax_scale),
+        softcap=float(score.softcap) or None,
+        rel_bias=flat(score.rel_bias),
+        bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],
+        bias_center=score.bias_center,
+        sink_logits=flat(score.sink_logits),
+        seed=options.seed,
+        threshold=int(options.dropout_p * 2**32),
+        keep_scale=1 / (1 - options.dropout_p),
+    )

@@ -1,0 +1,79 @@
+"""Tiles of rows of a (batch, seqlen, heads, head_dim) tensor in Triton."""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Walk(NamedTuple):
+    """Two tensors whose rows a loop reads together (k and v, or q and dout): first tiles and row strides."""
+
+    first: Any
+    second: Any
+    first_stride: Any
+    second_stride: Any
+
+
+@triton.jit
+def walk(x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr):
+    """A `Walk` over the rows of x and y from first_row on, ROWS at a time."""
+    row = tl.arange(0, ROWS)
+    return Walk(
+        row_ptrs(x, batch, first_row, row, head, BLOCK_X),
+        row_ptrs(y, batch, first_row, row, head, BLOCK_Y),
+        x.stride_m,
+        y.stride_m,
+    )
+
+
+@triton.jit
+def row_ptrs(x, batch, first_row, row, head, BLOCK_D: tl.constexpr):
+    """Addresses (rows, BLOCK_D) of rows first_row + row of a head; row and head may be vectors or scalars."""
+    base = x.ptr + batch.to(tl.int64) * x.stride_b
+    offsets = (first_row + row).to(tl.int64) * x.stride_m + head.to(tl.int64) * x.stride_h
+    return base + offsets[:, None] + tl.arange(0, BLOCK_D)[None, :]
+
+
+@triton.jit
+def load_rows(ptrs, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
+    """A tile (rows, BLOCK_D): dims from DIM on are 0, and with MASKED the rows that are not kept."""
+    PADDED: tl.constexpr = ptrs.shape[1] != DIM
+    if MASKED and PADDED:
+        tile = tl.load(ptrs, mask=kept[:, None] & (tl.arange(0, ptrs.shape[1]) < DIM)[None, :], other=0.0)
+    elif MASKED:
+        tile = tl.load(ptrs, mask=kept[:, None], other=0.0)
+    elif PADDED:
+        tile = tl.load(ptrs, mask=(tl.arange(0, ptrs.shape[1]) < DIM)[None, :], other=0.0)
+    else:
+        tile = tl.load(ptrs)
+    return tile
+
+
+@triton.jit
+def load_first(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
+    """The rows from `start` on of the first tensor of a `Walk`."""
+    skip = tl.full([], 0, tl.int64) + start
+    return load_rows(pair.first + skip * pair.first_stride, kept, DIM, MASKED)
+
+
+@triton.jit
+def load_second(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
+    """The rows from `start` on of the second tensor of a `Walk`."""
+    skip = tl.full([], 0, tl.int64) + start
+    return load_rows(pair.second + skip * pair.second_stride, kept, DIM, MASKED)
+
+
+@triton.jit
+def store_rows(ptrs, tile, kept, DIM: tl.constexpr):
+    """Writes the kept rows and the dims before DIM."""
+    dims = tl.arange(0, ptrs.shape[1]) < DIM
+    tl.store(ptrs, tile.to(ptrs.dtype.element_ty), mask=kept[:, None] & dims[None, :])
+
+
+@triton.jit
+def finite_rows(x):
+    """x (rows, dims) with rows that hold inf or NaN set to 0, and which rows those are."""
+    finite = tl.abs(x.to(tl.float32)) < float("inf")
+    bad = tl.min(finite.to(tl.int32), 1) == 0
+    return tl.where(bad[:, None], 0.0, x).to(x.dtype), bad

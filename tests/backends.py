@@ -1,0 +1,45 @@
+"""The backend that the tests judge: the one that LCKERNELS="backend=..." names, else cpu.
+
+LCKERNELS=backend=triton TRITON_INTERPRET=1 judges the Triton kernels in Triton's interpreter (make
+test-triton).
+"""
+
+import os
+
+import pytest
+import torch
+from attention_problem import Problem as AttentionProblem
+
+from lckernels import dispatch
+from lckernels.dispatch import Problem
+
+JUDGED = dispatch.settings().get("backend", "cpu")
+# Where the judged backend's tensors are: Triton's on a GPU, if there is one and it is not interpreted.
+_ON_GPU = JUDGED == "triton" and torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ
+DEVICE = "cuda" if _ON_GPU else "cpu"
+# The reference as a backend is judged beside cpu alone.
+BACKENDS = [
+    name for name in (("eager", "cpu") if JUDGED == "cpu" else (JUDGED,)) if not dispatch.availability()[name]
+]
+# Whether a NaN reaches those rows alone that see it, and not others of their tile (DESIGN: either is right).
+EXACT_NAN = JUDGED != "triton"
+
+
+def refusal(dtype: torch.dtype, head_dim: int = 8, op: str = "windowed_attention") -> str:
+    """Why the judged backend takes no tensors of that dtype and head_dim; empty if it does."""
+    problem = Problem(op, DEVICE, dtype, ((1, 1, 1, head_dim),) * 3, explicit=True)
+    return "; ".join(dispatch.backends()[JUDGED].reasons(problem))
+
+
+def served(*dtypes: torch.dtype, op: str = "windowed_attention") -> tuple[torch.dtype, ...]:
+    """Those of the dtypes that the judged backend takes."""
+    return tuple(dtype for dtype in dtypes if not refusal(dtype, op=op))
+
+
+def is_served(problem: AttentionProblem) -> bool:
+    """Whether the judged backend takes the problem."""
+    return not refusal(problem.q.dtype, max(problem.q.shape[3], problem.v.shape[3]))
+
+
+needs_fp64 = pytest.mark.skipif(bool(refusal(torch.float64)), reason=refusal(torch.float64) or "none")
+quick_machine_code = pytest.mark.skipif(JUDGED == "triton", reason="takes minutes in Triton's interpreter")

@@ -1,0 +1,108 @@
+"""The Triton backend beside its kernels: what it refuses, the choice of tiles, compiling ahead of time."""
+
+import pytest
+import torch
+
+from lckernels.dispatch import Problem, backends
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from bench import triton_compile
+from lckernels.backends.triton import tiles
+
+KERNELS = ("forward", "backward_kv", "backward_q", "backward_bias", "chunked")
+CHIPS = {
+    "sm_90": tiles.Chip("sm_90", 227 * 1024, 132),
+    "sm_86": tiles.Chip("sm_86", 99 * 1024, 84),
+    "gfx942": tiles.Chip("gfx942", 64 * 1024, 304),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def problem(**change):
+    given = {
+        "op": "windowed_attention",
+        "device_type": "cuda",
+        "dtype": torch.bfloat16,
+        "shapes": ((1, 9, 4, 64),) * 3,
+    }
+    return Problem(**(given | change))
+
+
+def test_reasons_name_what_is_not_served(monkeypatch):
+    backend = backends()["triton"]
+    monkeypatch.setattr(backend, "unavailable", lambda: "")
+    monkeypatch.setattr(backend, "_interpreted", lambda: False)
+    assert backend.reasons(problem()) == []
+    assert backend.reasons(problem(op="overlap_merge", dtype=torch.float64, shapes=((3, 8, 999),))) == []
+    for change, words in (
+        ({"device_type": "cpu"}, "on a GPU, not on cpu"),
+        ({"dtype": torch.float64}, "no kernel for torch.float64"),
+        ({"shapes": ((1, 9, 4, 64), (1, 9, 4, 64), (1, 9, 4, 257))}, "head dims end at 256, got 257"),
+        ({"shapes": ((1, 2**30 + 1, 4, 64),) * 3}, "sequences end at 1073741824"),
+        ({"op": "overlap_add"}, "no kernel for overlap_add"),
+    ):
+        (reason,) = backend.reasons(problem(**change))
+        assert words in reason
+
+
+def test_the_interpreter_serves_who_asks_for_it(monkeypatch):
+    backend = backends()["triton"]
+    monkeypatch.setattr(backend, "unavailable", lambda: "")
+    monkeypatch.setattr(backend, "_interpreted", lambda: True)
+    asked = {"device_type": "cpu", "explicit": True}
+    assert backend.reasons(problem(**asked, dtype=torch.float16)) == []
+    assert "bf16 matrices wrongly" in backend.reasons(problem(**asked))[0]
+    assert "asks for backend='triton'" in backend.reasons(problem(device_type="cpu", dtype=torch.float16))[0]
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tiles_fit(kernel, chip):
+    """Powers of two of at least 16, whose operands have room in shared memory."""
+    for dtype in DTYPES:
+        for head_dim in (1, 16, 33, 64, 96, 128, 200, 256):
+            for window in (1, 128, 129, 2**30):
+                for num_rows in (1, 17, 64, 65, 10**6):
+                    found = tiles.choose_tiles(chip, kernel, head_dim, dtype, window, num_rows)
+                    for size in (found.block_m, found.block_n):
+                        assert size >= 16 and size & (size - 1) == 0
+                    row_bytes = max(64, tiles.block_dim(head_dim)) * dtype.itemsize
+                    operands = 2 * row_bytes * (found.block_m + found.num_stages * found.block_n)
+                    assert operands <= chip.shared_memory, (head_dim, dtype, window, num_rows)
+                    assert found.num_stages >= 1 and found.num_warps in (4, 8)
+                    if kernel == "backward_bias":
+                        assert found.block_m <= found.block_n
+
+
+def test_splits_fill_the_chip_and_no_more():
+    chip = CHIPS["sm_90"]
+    assert tiles.choose_splits(chip, 8, 2**17) == 33
+    assert tiles.choose_splits(chip, 8, 1000) == 3, "a split has at least 256 keys"
+    assert tiles.choose_splits(chip, 1, 2**20) == tiles.MAX_SPLITS
+    for programs in (264, 5000, 0):
+        assert tiles.choose_splits(chip, programs, 2**17) == (1 if programs else tiles.MAX_SPLITS)
+
+
+def test_plain_tf32_is_never_chosen():
+    for chip in CHIPS.values():
+        for head_dim in (16, 64, 128, 192, 256):
+            assert tiles.dot_precision(chip, head_dim) in ("tf32x3", "ieee")
+    assert tiles.dot_precision(CHIPS["gfx942"], 64) == "ieee"
+
+
+def test_a_kernel_compiles_without_a_gpu():
+    variant = triton_compile.Variant("forward", 64, torch.bfloat16)
+    (kernel,) = triton_compile.compile_all([variant], "sm_90")
+    assert kernel.kernel == "attention_forward_kernel" and kernel.variant == variant.name
+    assert kernel.wgmma > 0 and kernel.mma == 0 and kernel.copies > 0 and kernel.registers > 100
+    assert triton_compile.faults([kernel], "sm_90") == []
+    assert kernel.kernel in triton_compile.table([kernel])
+    spilled = kernel._replace(spills=3, wgmma=0, shared=2**20)
+    words = ("bytes of shared memory", "3 spills", "no wgmma")
+    for word, fault in zip(words, triton_compile.faults([spilled], "sm_90"), strict=True):
+        assert word in fault
+    with_features = spilled._replace(variant=f"{variant.name}-score")
+    (fault,) = triton_compile.faults([with_features], "sm_90")
+    assert "bytes of shared memory" in fault, "what an option costs in registers is no fault"
+    assert triton_compile.faults([kernel._replace(wgmma=0, variant="forward-d64-float32-x")], "sm_90") == []
