@@ -41,7 +41,7 @@ class ModelExam:
 def enter(name: str, peer: ModelPeer, ids: torch.Tensor, exam: ModelExam, limit: float) -> Entrant:
     """Checks the peer, then takes the memory and the seconds of a warm call.
 
-    Raises AssertionError for a wrong result, TooSlow above `limit` seconds, after a first call above twice that.
+    Raises AssertionError for a wrong result, TooSlow above `limit` seconds (a first call: above twice that).
     """
     begin = time.perf_counter()
     results = models.run(peer.model, ids)

@@ -8,6 +8,7 @@ import mmap
 
 import torch
 from attention_problem import Problem, with_tensors
+from backends import served
 from judge_attention import assert_same_bits, by_backend, solve
 
 from lckernels import Layout, Score
@@ -34,7 +35,7 @@ def at_page_end(x: torch.Tensor) -> torch.Tensor:
 
 def problems():
     """Lengths and head dims beside those of any tile, with every tensor that a problem can have."""
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for dtype in served(torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for head_dim, head_dim_v in ((1, 1), (6, 10), (8, 8), (33, 40), (64, 72)):
             for seqlen in (1, 17, 67):
                 q = torch.randn(2, seqlen, 4, head_dim).to(dtype)

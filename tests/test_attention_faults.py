@@ -4,12 +4,13 @@ import mmap
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from attention_problem import Problem, with_tensors
-from backends import BACKENDS, EXACT_NAN, is_served, quick_machine_code, refusal, served
+from backends import BACKENDS, EXACT_NAN, JUDGED, is_served, quick_machine_code, refusal, served
 from judge_attention import assert_same_bits, by_backend, by_eager, compare_problem, solve
 from random_attention import draw_problem
 
@@ -346,3 +347,23 @@ def test_a_row_of_nan_shows_in_every_gradient(backend):
         bad = bad[None, :, None, None].expand_as(x)
         exact = EXACT_NAN or backend == "eager"
         assert torch.equal(x.isnan(), bad) if exact else x[bad].isnan().all()
+
+
+@pytest.mark.skipif(JUDGED == "cpu", reason="the cpu backend reads bounds and refuses them")
+@pytest.mark.parametrize(
+    "bounds",
+    ([0], [0, 7], [3, 9, 15], [0, 40], [9, 4, 21], [-5, 2**31 - 1]),
+    ids=lambda x: "_".join(map(str, x)),
+)
+def test_wrong_bounds_stay_inside_the_tensors(bounds):
+    """Where nothing is read on the host: rows of no text are 0 and see nothing, and no memory is touched."""
+    cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+    layout = Layout(cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
+    problem = problem_of(layout=layout, window_size=(5, 0))
+    results = solve(by_backend, problem)
+    covered = torch.zeros(21, dtype=torch.bool)
+    for begin, end in pairwise(bounds):
+        covered[max(begin, 0) : max(min(end, 21), 0)] = True
+    for name in ("out", "dq", "dk", "dv"):
+        assert (results[name][:, ~covered] == 0).all() and results[name].isfinite().all(), name
+    assert (results["lse"][:, :, ~covered] == -torch.inf).all()

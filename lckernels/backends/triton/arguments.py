@@ -31,6 +31,7 @@ class Arguments:
     window: int  # keys that a query sees at most
     packed: bool
     bias_len: int
+    heavy: bool
     chip: Chip
     dtype: torch.dtype
     sizes: dict[str, Any]  # constants of the problem: GROUP, head dims and their room, PRECISION
@@ -38,16 +39,24 @@ class Arguments:
     def tiles(self, kernel: str, num_rows: int) -> Tiles:
         """Tiles of a pass over texts of num_rows rows."""
         head_dim = max(self.sizes["HEAD_DIM"], self.sizes["HEAD_DIM_V"])
-        return choose_tiles(self.chip, kernel, head_dim, self.dtype, self.window, num_rows)
+        return choose_tiles(self.chip, kernel, head_dim, self.dtype, self.window, num_rows, self.heavy)
 
     def count_tiles(self, num_rows: int, block: int) -> int:
         """Tiles of the rows of a row of the batch; packed rows have no more than this, whatever the texts."""
-        return num_rows // block + self.num_texts if self.packed else -(-num_rows // block)
+        if self.packed:
+            return num_rows // block + self.num_texts if self.num_texts else 0
+        return -(-num_rows // block)
 
     def fresh(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """An output; of packed input zeros, since rows may belong to no text."""
         make = like.new_zeros if self.packed else like.new_empty
         return make(shape, dtype=dtype or like.dtype)
+
+    def fresh_lse(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same for an lse: rows of no text see nothing."""
+        if self.packed:
+            return like.new_full(shape, -math.inf, dtype=torch.float32)
+        return like.new_empty(shape, dtype=torch.float32)
 
     def meta(self, tiles: Tiles) -> dict[str, Any]:
         """The kernels' constants and the compiler's options."""
@@ -88,6 +97,7 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
         window=int(min(spans)),
         packed=packed,
         bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],
+        heavy=_is_heavy(options),
         chip=chip,
         dtype=q.dtype,
         sizes={
@@ -99,6 +109,12 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
             "PRECISION": dot_precision(chip, max(head_dim, head_dim_v)),
         },
     )
+
+
+def _is_heavy(options: AttentionOptions) -> bool:
+    layout, score = options.layout, options.score
+    tensors = (score.rel_bias, options.seed, layout.kv_mask, layout.segment_ids)
+    return bool(score.softcap) or any(x is not None for x in tensors)
 
 
 def _tables(layout: Layout, num_texts: int) -> Tables:

@@ -31,11 +31,11 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOption
     programs = batch * (num_heads // rows_per_token) * num_tiles
     splits = choose_splits(arguments.chip, programs, arguments.window)
     shape, lse_shape = (batch, seqlen_q, num_heads, v.shape[3]), (batch, num_heads, seqlen_q)
-    out, lse = arguments.fresh(q, shape), arguments.fresh(q, lse_shape, torch.float32)
+    out, lse = arguments.fresh(q, shape), arguments.fresh_lse(q, lse_shape)
     parts, part_lses = out, lse
     if splits > 1:
         parts = arguments.fresh(q, (splits * batch, *shape[1:]), torch.float32)
-        part_lses = q.new_full((splits * batch, *lse_shape[1:]), -torch.inf, dtype=torch.float32)
+        part_lses = arguments.fresh_lse(q, (splits * batch, *lse_shape[1:]))
     launch(
         attention_forward_kernel,
         programs * splits,

@@ -74,6 +74,13 @@ _NARROW = {
     ("backward_q", 64): Tiles(64, 64, 4, 2),
     ("backward_q", 128): Tiles(64, 64, 8, 2),
 }
+# The same where options need registers: softcap, bias, dropout, masks by key.
+_HEAVY = {
+    ("forward", 64): Tiles(128, 64, 8, 3),
+    ("backward_kv", 64): Tiles(32, 128, 8, 2),
+    ("backward_kv", 128): Tiles(32, 64, 8, 2),
+    ("backward_q", 128): Tiles(128, 32, 8, 2),
+}
 
 
 @cache
@@ -95,18 +102,28 @@ def block_dim(head_dim: int) -> int:
 
 
 def choose_tiles(
-    chip: Chip, kernel: str, head_dim: int, dtype: torch.dtype, window: int, num_rows: int
+    chip: Chip,
+    kernel: str,
+    head_dim: int,
+    dtype: torch.dtype,
+    window: int,
+    num_rows: int,
+    heavy: bool = False,
 ) -> Tiles:
     """Tiles of one pass.
 
     kernel: a key of _TABLE. head_dim: the larger of the two. window: keys that a query sees at most.
-    num_rows: rows of one text, with a group's heads where they share a tile.
+    num_rows: rows of one text, with a group's heads where they share a tile. heavy: with options that need
+    registers.
     """
     room = max(64, block_dim(head_dim))
     half, single = _TABLE[kernel][room]
     tiles = single if dtype == torch.float32 else half
-    if window <= NARROW_WINDOW and dtype != torch.float32:
-        tiles = _NARROW.get((kernel, room), tiles)
+    if dtype != torch.float32:
+        if window <= NARROW_WINDOW:
+            tiles = _NARROW.get((kernel, room), tiles)
+        if heavy:
+            tiles = _HEAVY.get((kernel, room), tiles)
     if kernel == "forward" and num_rows <= 64:
         rows = max(16, triton.next_power_of_2(num_rows))
         rows = min(rows, tiles.block_m if dtype != torch.float32 else 32)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from lckernels.backends.triton.kernels.key_tiles import (
+    VARYING,
     key_tiles,
     locate,
     masked_tile,
@@ -61,7 +62,7 @@ class Queries(NamedTuple):
     key_row: Any
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def attention_delta_kernel(
     dout, out, dlse, delta, num_rows, total_q, num_heads, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_DV: tl.constexpr,
@@ -155,7 +156,7 @@ def query_gradient_tile(
     return tl.dot(ds.to(k_tile.dtype), k_tile, dq_tile, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def attention_backward_q_kernel(
     q, k, v, dout, dq, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
     total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
@@ -172,7 +173,7 @@ def attention_backward_q_kernel(
     )  # fmt: skip
     if tl.max(rows.kept.to(tl.int32)) == 0:
         return
-    tiles = key_tiles(rows, tables, sink_tokens, 0, 1, BLOCK_N)
+    tiles = key_tiles(rows, text, tables, sink_tokens, 0, 1, BLOCK_N)
 
     queries = load_query_tile(
         q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
@@ -248,7 +249,7 @@ def key_gradient_tile(
     return dk_tile, dv_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def attention_backward_kv_kernel(
     q, k, v, dout, dk, dv, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
     total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,

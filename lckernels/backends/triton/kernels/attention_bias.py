@@ -4,16 +4,21 @@ import triton
 import triton.language as tl
 
 from lckernels.backends.triton.kernels.attention_backward import load_query_tile, score_gradient
-from lckernels.backends.triton.kernels.key_tiles import key_tiles, masked_tile, query_tile, valid_keys
+from lckernels.backends.triton.kernels.key_tiles import (
+    VARYING,
+    key_tiles,
+    masked_tile,
+    query_tile,
+    valid_keys,
+)
 from lckernels.backends.triton.kernels.score import FAR
 from lckernels.backends.triton.kernels.tile_rows import load_first, load_second, walk
 from lckernels.backends.triton.kernels.window import Rule
 
 
 @triton.jit
-def add_diagonals(strip, values, distance, score, low, high):
-    """Adds values, of consecutive distances, to their columns; those clamped to the ends to low and high."""
-    column = distance + score.bias_center
+def add_diagonals(strip, values, column, score, low, high):
+    """Adds values to their columns; those of columns clamped to the ends to low and high."""
     last = score.bias_len - 1
     low += tl.sum(tl.where(column <= 0, values, 0.0))
     high += tl.sum(tl.where((column >= last) & (column > 0), values, 0.0))
@@ -24,7 +29,7 @@ def add_diagonals(strip, values, distance, score, low, high):
     return low, high
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def attention_backward_bias_kernel(
     q, k, v, dout, partial, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
     total_q, total_k, num_texts, num_heads, num_tiles, num_strips, GROUP: tl.constexpr, HEAD_DIM:
@@ -47,7 +52,7 @@ def attention_backward_bias_kernel(
             batch, head, tile, tables, Rule(left, right, sink_tokens, chunk), chunk_origin, offset, total_q,
             total_k, num_texts, GROUP, False, BLOCK_M,
         )  # fmt: skip
-        tiles = key_tiles(rows, tables, sink_tokens, 0, 1, BLOCK_N)
+        tiles = key_tiles(rows, text, tables, sink_tokens, 0, 1, BLOCK_N)
         queries = load_query_tile(
             q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
             BLOCK_DV,
@@ -68,10 +73,11 @@ def attention_backward_bias_kernel(
                 BLOCK_N, PRECISION,
             )  # fmt: skip
             diagonals = tl.gather(ds, turned, 1)
-            distance = tl.minimum(tl.maximum(start - tl.min(rows.p), -FAR), FAR).to(tl.int32) + n
+            column = start - tl.min(rows.p) + score.bias_center
+            column = tl.minimum(tl.maximum(column, -FAR), FAR).to(tl.int32) + n
             near, wrapped = tl.where(wraps, 0.0, diagonals), tl.where(wraps, diagonals, 0.0)
-            low, high = add_diagonals(strip, tl.sum(near, 0), distance, score, low, high)
-            low, high = add_diagonals(strip, tl.sum(wrapped, 0), distance - BLOCK_N, score, low, high)
+            low, high = add_diagonals(strip, tl.sum(near, 0), column, score, low, high)
+            low, high = add_diagonals(strip, tl.sum(wrapped, 0), column - BLOCK_N, score, low, high)
     tl.store(strip, tl.load(strip) + low)
     tl.debug_barrier()
     last = strip + score.bias_len - 1

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from lckernels.backends.triton.kernels.key_tiles import (
+    VARYING,
     key_tiles,
     masked_tile,
     query_tile,
@@ -85,7 +86,7 @@ def add_sink(state, sink):
     return Softmax(state.acc * decay[:, None], row_max, row_sum)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def attention_forward_kernel(
     q, k, v, out, lse, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset, total_q, total_k,
     num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr, PACK: tl.constexpr, HEAD_DIM:
@@ -105,7 +106,7 @@ def attention_forward_kernel(
     )  # fmt: skip
     if tl.max(rows.kept.to(tl.int32)) == 0:
         return
-    tiles = key_tiles(rows, tables, sink_tokens, split, num_splits, BLOCK_N)
+    tiles = key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N)
 
     q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, rows.head, BLOCK_D)
     q_tile = load_rows(q_ptrs, rows.kept, HEAD_DIM, True)

@@ -3,12 +3,13 @@
 import triton
 import triton.language as tl
 
+from lckernels.backends.triton.kernels.key_tiles import VARYING
 from lckernels.backends.triton.kernels.score import LN_2, LOG2_E
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def merge_splits_kernel(
-    partial_out, partial_lse, out, lse, num_rows, seqlen_q, num_heads, num_splits, HEAD_DIM_V: tl.constexpr,
+    partial_out, partial_lse, out, lse, num_rows, total_q, num_heads, num_splits, HEAD_DIM_V: tl.constexpr,
     BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
 ):  # fmt: skip
     # Grid: rows (batch, query, head), the head fastest. partial_out (splits, rows, HEAD_DIM_V) and
@@ -16,8 +17,8 @@ def merge_splits_kernel(
     # read.
     row = tl.program_id(0).to(tl.int64)
     head = row % num_heads
-    i = row // num_heads % seqlen_q
-    place = (row // num_heads // seqlen_q * num_heads + head) * seqlen_q + i
+    i = row // num_heads % total_q
+    place = (row // num_heads // total_q * num_heads + head) * total_q + i
     split = tl.arange(0, BLOCK_SPLITS)
     lses = tl.load(
         partial_lse + split.to(tl.int64) * num_rows + place, mask=split < num_splits, other=float("-inf")

@@ -127,7 +127,8 @@ def all_keys(num_keys, row, head, sees):
     """The `Text` and `QueryRows` of rows that see keys [0, num_keys), or where not `sees` none."""
     zeros = (row * 0).to(tl.int32)
     spans = Spans(zeros, zeros, tl.where(sees, zeros + num_keys.to(tl.int32), 0), zeros)
-    rows = QueryRows(row, sees, head + zeros, zeros.to(tl.int64), spans, zeros, sees)
+    first, last = tl.min(spans.lo), tl.max(spans.hi)
+    rows = QueryRows(row, sees, head + zeros, zeros.to(tl.int64), spans, zeros, sees, first, last)
     return Text(head, head, head, num_keys.to(tl.int32), head, head), rows
 
 

@@ -8,6 +8,11 @@ import triton.language as tl
 from lckernels.backends.triton.kernels.window import own_segment, text_keys, visible_keys
 
 SPAN_ALIGN = tl.constexpr(16)  # loops over keys start at a multiple of it
+# Arguments of the kernels that differ from call to call: one compiled kernel serves all their values.
+VARYING = (
+    "left", "right", "sink_tokens", "chunk", "chunk_origin", "offset", "total_q", "total_k", "num_texts",
+    "num_tiles", "num_splits", "num_strips", "num_rows",
+)  # fmt: skip
 
 
 class Text(NamedTuple):
@@ -31,6 +36,8 @@ class QueryRows(NamedTuple):
     spans: Any
     segment: Any  # own segment id
     has_segment: Any
+    first: Any  # no row sees a key before it
+    last: Any  # nor from it on
 
 
 class KeyTiles(NamedTuple):
@@ -114,18 +121,29 @@ def query_tile(
     key_row = batch.to(tl.int64) * total_k + k_begin
     spans = visible_keys(p, rule, keys, tables, key_row, num_k)
     segment, has_segment = own_segment(tables, key_row, p, num_k)
+    first = first_seen(spans.lo, spans.hi, num_k)
+    last = tl.max(tl.where(spans.lo < spans.hi, spans.hi, 0))
+    if rule.sink_tokens is not None:
+        first = tl.minimum(first, first_seen(spans.floor, spans.sinks, num_k))
+        last = tl.maximum(last, tl.max(tl.where(spans.floor < spans.sinks, spans.sinks, 0)))
     text = Text(index, q_begin, k_begin, num_k, kv_head, key_row)
-    return text, QueryRows(i, kept, q_head, p, spans, segment, has_segment)
+    return text, QueryRows(i, kept, q_head, p, spans, segment, has_segment, first, last)
 
 
 @triton.jit
-def key_tiles(rows, tables, sink_tokens, split, num_splits, BLOCK_N: tl.constexpr):
+def first_seen(begin, end, num_k):
+    """The first key of the spans that are not empty; num_k if all are."""
+    return tl.min(tl.where(begin < end, begin, num_k))
+
+
+@triton.jit
+def key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N: tl.constexpr):
     """The `KeyTiles` of one split of the keys that rows see."""
     spans = rows.spans
-    valid_begin, end = tl.min(spans.floor), tl.max(spans.hi)
-    begin = tl.min(spans.lo)
+    begin = first_seen(spans.lo, spans.hi, text.num_k)
+    end = tl.max(tl.where(spans.lo < spans.hi, spans.hi, 0))
     if tables.segment_start is not None:
-        begin = valid_begin  # the sink tokens of segments may lie anywhere
+        begin, end = rows.first, rows.last  # the sink tokens of segments may lie anywhere
     begin = begin // SPAN_ALIGN * SPAN_ALIGN
     num_tiles = tl.cdiv(tl.maximum(end - begin, 0), BLOCK_N)
     per_split = tl.cdiv(num_tiles, num_splits)
@@ -137,7 +155,7 @@ def key_tiles(rows, tables, sink_tokens, split, num_splits, BLOCK_N: tl.constexp
         clear_first = tl.minimum(tl.maximum(clear_first, first), last)
         clear_last = tl.maximum(tl.min(spans.hi) - begin, 0) // BLOCK_N
         clear_last = tl.minimum(tl.maximum(clear_last, clear_first), last)
-    sink_first = valid_begin // SPAN_ALIGN * SPAN_ALIGN
+    sink_first = rows.first // SPAN_ALIGN * SPAN_ALIGN
     num_masked = last - first - (clear_last - clear_first)
     if sink_tokens is not None:
         sink_stop = tl.where(split == 0, tl.minimum(tl.max(spans.sinks), begin), 0)
@@ -162,7 +180,7 @@ def masked_tile(t, tiles, num_k, sink_tokens, BLOCK_N: tl.constexpr):
 @triton.jit
 def valid_keys(j, rows, tables, key_row):
     """Which of the keys j (BLOCK_N,) may be read: no row of the tile sees another."""
-    valid = (j >= tl.min(rows.spans.floor)) & (j < tl.max(rows.spans.hi))
+    valid = (j >= rows.first) & (j < rows.last)
     if tables.kv_mask is not None:
         valid = tl.load(tables.kv_mask + key_row + j, mask=valid, other=0) != 0
     return valid
