@@ -261,7 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(chosen)} variants for {options.target} in {time.perf_counter() - begin:.0f} s")
     print("\n".join(f"FAULT {fault}" for fault in wrong))
     if options.write:
-        options.write.write_text(text + "\n")
+        import triton
+
+        title = f"Triton's kernels compiled for {options.target} by Triton {triton.__version__}, not run"
+        options.write.write_text(f"# {title}\n\n{text}\n")
     return 1 if wrong or not found else 0
 
 

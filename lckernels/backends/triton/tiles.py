@@ -41,7 +41,7 @@ class Chip(NamedTuple):
 # Pass -> room of the head dim, no more than -> tiles of bf16 and fp16, tiles of fp32.
 _TABLE = {
     "forward": {
-        64: (Tiles(128, 64, 4, 3), Tiles(64, 32, 4, 2)),
+        64: (Tiles(128, 64, 4, 3), Tiles(64, 32, 8, 2)),
         128: (Tiles(128, 64, 8, 3), Tiles(32, 16, 8, 1)),
         256: (Tiles(128, 32, 8, 2), Tiles(16, 16, 4, 1)),
     },
@@ -69,7 +69,7 @@ _TABLE = {
 # The same with a narrow window: the tile that walks is 64 wide.
 _NARROW = {
     ("forward", 64): Tiles(64, 64, 4, 2),
-    ("forward", 128): Tiles(64, 64, 4, 2),
+    ("forward", 128): Tiles(64, 64, 8, 2),
     ("backward_kv", 64): Tiles(32, 64, 4, 2),
     ("backward_q", 64): Tiles(64, 64, 4, 2),
     ("backward_q", 128): Tiles(64, 64, 8, 2),
