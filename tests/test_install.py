@@ -114,7 +114,7 @@ def test_environment_forces_an_instruction_set(isa):
     (
         ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2, avx512, avx512_bf16"),
         ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
-        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, eager"),
+        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, triton, eager"),
     ),
 )
 def test_environment_errors(value, message):
