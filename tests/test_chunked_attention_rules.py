@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from backends import BACKENDS, JUDGED, needs_fp64, refusal
+from backends import BACKENDS, JUDGED, has_fallbacks, needs
 from chunked_cases import LONG_CASES, ChunkedCase, ChunkedInputs, hand_made_plan
 
 import lckernels
@@ -98,7 +98,7 @@ def test_a_row_of_weight_zero_reaches_no_key(backend):
     torch.testing.assert_close((dk[:10], dv[:10]), (clean[1][:10], clean[2][:10]))
 
 
-@needs_fp64
+@needs(torch.float64)
 @by_backend
 def test_gradient_of_a_zero_weight(backend):
     """<dout, out_c - out> / sum of weights there too."""
@@ -121,7 +121,7 @@ def test_extra_tokens_whose_result_is_not_used(backend):
     assert all(torch.isfinite(x).all() for x in grads)
 
 
-@needs_fp64
+@needs(torch.float64)
 @by_backend
 def test_only_the_extra_tokens_are_used(backend):
     inputs = CASE.tensors(torch.float64, requires_grad=True)
@@ -144,7 +144,7 @@ def test_a_scale_of_zero_counts(backend):
     torch.testing.assert_close(got, v.mean(0, keepdim=True).expand_as(got))
 
 
-@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
+@needs(torch.bfloat16)
 def test_autocast():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -155,7 +155,7 @@ def test_autocast():
         assert x.grad.dtype == torch.float32
 
 
-@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
+@needs(torch.bfloat16)
 def test_backward_under_autocast_keeps_its_precision():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     out, _ = attend(inputs, None)
@@ -179,7 +179,7 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda q: attend(replace(inputs, q=q), None)[0], (inputs.q,), (inputs.q,))
 
 
-@pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend, so that none is a fallback")
+@has_fallbacks
 def test_the_fallback_counts_the_scores_of_one_chunk(monkeypatch):
     """30,000 tokens in chunks of 64 are little; one chunk of 30,000 would be 3.4 GiB."""
     monkeypatch.setattr("lckernels.dispatch.BACKENDS", ("eager",))

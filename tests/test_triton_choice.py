@@ -32,7 +32,7 @@ def problem(**change):
 def test_reasons_name_what_is_not_served(monkeypatch):
     backend = backends()["triton"]
     monkeypatch.setattr(backend, "unavailable", lambda: "")
-    monkeypatch.setattr(backend, "_interpreted", lambda: False)
+    monkeypatch.setattr(backend, "interpreted", lambda: False)
     assert backend.reasons(problem()) == []
     assert backend.reasons(problem(op="overlap_merge", dtype=torch.float64, shapes=((3, 8, 999),))) == []
     for change, words in (
@@ -49,7 +49,7 @@ def test_reasons_name_what_is_not_served(monkeypatch):
 def test_the_interpreter_serves_who_asks_for_it(monkeypatch):
     backend = backends()["triton"]
     monkeypatch.setattr(backend, "unavailable", lambda: "")
-    monkeypatch.setattr(backend, "_interpreted", lambda: True)
+    monkeypatch.setattr(backend, "interpreted", lambda: True)
     asked = {"device_type": "cpu", "explicit": True}
     assert backend.reasons(problem(**asked, dtype=torch.float16)) == []
     assert "bf16 matrices wrongly" in backend.reasons(problem(**asked))[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attention_problem import Problem
-from backends import BACKENDS, EXACT_NAN, JUDGED, needs_fp64, quick_machine_code, refusal, served
+from backends import BACKENDS, EXACT_NAN, has_fallbacks, needs, quick_machine_code, served
 from brute_force import attention as brute_force_attention
 from brute_force import philox
 from cases import CASES, AttentionCase
@@ -107,7 +107,7 @@ def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name, rounding[name])
 
 
-@needs_fp64
+@needs(torch.float64)
 @pytest.mark.parametrize("backend", BACKENDS)
 @by_name
 def test_backward_is_that_of_the_reference(case, backend):
@@ -133,7 +133,7 @@ def test_backward_is_that_of_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("gqa", "all_scores", "packed", "dropout", "left_padding")]
 
 
-@needs_fp64
+@needs(torch.float64)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):
@@ -326,7 +326,7 @@ def test_second_order_raises():
         dq.sum().backward()
 
 
-@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
+@needs(torch.bfloat16)
 def test_autocast():
     q, k, v = (torch.randn(1, 5, 2, 8, requires_grad=True) for _ in range(3))
     score = Score(sink_logits=torch.zeros(2))
@@ -337,7 +337,7 @@ def test_autocast():
     assert q.grad.dtype == torch.float32
 
 
-@pytest.mark.skipif(bool(refusal(torch.bfloat16)), reason=refusal(torch.bfloat16) or "none")
+@needs(torch.bfloat16)
 def test_backward_under_autocast_keeps_its_precision():
     q, k, v = (torch.randn(1, 9, 2, 8, requires_grad=True) for _ in range(3))
     out = lckernels.windowed_attention(q, k, v)
@@ -363,7 +363,7 @@ def test_packed_input_counts_its_own_scores():
     assert lckernels.windowed_attention(q, q, q, window_size=(5, 0), layout=layout).shape == q.shape
 
 
-@pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend, so that none is a fallback")
+@has_fallbacks
 def test_fallback_over_the_memory_limit_is_refused(monkeypatch):
     monkeypatch.setattr("lckernels.dispatch.BACKENDS", ("eager",))
     q = torch.empty(1, 40_000, 1, 8)

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from lckernels.dispatch import Problem, choose
 from lckernels.ops.registration import register, register_autocast, register_autograd
-from lckernels.options import AttentionOptions, Layout, Score
+from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
 from lckernels.reference import compute_dtype
 
 _ATTENTION_OPTIONS = (
@@ -25,14 +25,13 @@ _MAX_SEQLEN_K, _REL_BIAS, _SINK_LOGITS = 10, 17, 19  # places in _ATTENTION_OPTI
 def flat_options(options: AttentionOptions, backend: str | None) -> tuple:
     """The options as the op's flat arguments, in the order of the schema."""
     window_size, softmax_scale, layout, score, dropout_p, seed = options
-    offset, origin = layout.offset, layout.chunk_origin
-    offset_tensor = offset if isinstance(offset, Tensor) else None
-    origin_tensor = origin if isinstance(origin, Tensor) else None
+    offset, offset_tensor = number_or_tensor(layout.offset)
+    origin, origin_tensor = number_or_tensor(layout.chunk_origin, 0)
     return (
-        window_size, softmax_scale, None if offset_tensor is not None else offset, offset_tensor,
+        window_size, softmax_scale, offset, offset_tensor,
         layout.kv_start, layout.kv_end, layout.kv_mask, layout.cu_seqlens_q, layout.cu_seqlens_k,
         layout.max_seqlen_q, layout.max_seqlen_k, layout.segment_ids, layout.sink_tokens, layout.chunk,
-        0 if origin_tensor is not None else origin, origin_tensor, score.softcap, score.rel_bias,
+        origin, origin_tensor, score.softcap, score.rel_bias,
         score.bias_center, score.sink_logits, dropout_p, seed, backend,
     )  # fmt: skip
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.cpu.library import rows, table
-from lckernels.options import AttentionOptions
+from lckernels.backends.cpu.library import table
+from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.options import AttentionOptions, number_or_tensor
 from lckernels.reference import compute_dtype, packed_bounds
 
 
@@ -13,7 +14,8 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOption
     out = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
     arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
-    torch.ops.lckernels_cpu.attention_forward(rows(q), rows(k), rows(v), *arguments, out, lse)
+    inputs = (contiguous_rows(x) for x in (q, k, v))
+    torch.ops.lckernels_cpu.attention_forward(*inputs, *arguments, out, lse)
     return out, lse
 
 
@@ -34,10 +36,10 @@ def windowed_attention_backward(
     dbias, dsink = (
         None if x is None else x.new_empty(x.shape, dtype=acc) for x in (score.rel_bias, score.sink_logits)
     )
-    inputs = (rows(q), rows(k), rows(v), rows(out), lse.contiguous())
+    inputs = (*(contiguous_rows(x) for x in (q, k, v, out)), lse.contiguous())
     arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
     torch.ops.lckernels_cpu.attention_backward(
-        rows(dout),
+        contiguous_rows(dout),
         None if dlse is None else dlse.contiguous(),
         *inputs,
         *arguments,
@@ -57,21 +59,20 @@ def _attention_arguments(options: AttentionOptions, acc: torch.dtype, total_q: i
     """The options as the C++ ops take them: tables in int64, score tensors in the accumulator's dtype."""
     (left, right), scale, layout, score, dropout_p, seed = options
     packed_bounds(layout, total_q, total_k)
-    offset, origin = layout.offset, layout.chunk_origin
-    offsets = offset if isinstance(offset, Tensor) else None
-    origins = origin if isinstance(origin, Tensor) else None
+    offset, offsets = number_or_tensor(layout.offset)
+    origin, origins = number_or_tensor(layout.chunk_origin, 0)
     return (
-        left, right, scale, None if offsets is not None else offset, table(offsets), table(layout.kv_start),
+        left, right, scale, offset, table(offsets), table(layout.kv_start),
         table(layout.kv_end), table(layout.kv_mask, torch.bool), table(layout.cu_seqlens_q),
         table(layout.cu_seqlens_k), table(layout.segment_ids), layout.sink_tokens, layout.chunk,
-        0 if origins is not None else origin, table(origins), score.softcap, table(score.rel_bias, acc),
+        origin, table(origins), score.softcap, table(score.rel_bias, acc),
         score.bias_center, table(score.sink_logits, acc), dropout_p, seed,
     )  # fmt: skip
 
 
 def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
     out, lse = outs[0].new_empty(outs[0].shape), lses[0].new_empty(lses[0].shape)
-    torch.ops.lckernels_cpu.merge_states([rows(x) for x in outs], lses, True, out, lse)
+    torch.ops.lckernels_cpu.merge_states([contiguous_rows(x) for x in outs], lses, True, out, lse)
     return out, lse
 
 
@@ -79,9 +80,9 @@ def merge_attention_states_backward(
     dout: Tensor | None, dlse: Tensor | None, outs: list[Tensor], lses: list[Tensor], out: Tensor, lse: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """douts and dlses; a gradient that is not there is zeros that lie in one row."""
-    dout = out.new_zeros(out.shape[-1]).expand(out.shape) if dout is None else rows(dout)
+    dout = out.new_zeros(out.shape[-1]).expand(out.shape) if dout is None else contiguous_rows(dout)
     dlse = lse.new_zeros(()).expand(lse.shape) if dlse is None else dlse
     douts, dlses = ([x.new_empty(x.shape) for x in xs] for xs in (outs, lses))
-    states = ([rows(x) for x in outs], lses, rows(out), lse)
+    states = ([contiguous_rows(x) for x in outs], lses, contiguous_rows(out), lse)
     torch.ops.lckernels_cpu.merge_states_backward(dout, dlse, *states, True, douts, dlses)
     return douts, dlses

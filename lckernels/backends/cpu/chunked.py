@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.cpu.library import rows
 from lckernels.backends.cpu.overlap import overlap_merge, overlap_merge_backward
+from lckernels.backends.tensor_rows import contiguous_rows
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
 from lckernels.reference import compute_dtype
@@ -23,7 +23,7 @@ def chunked_attention(
     shares = _shares(weights, plan, compute_dtype(q.dtype))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     extra_out = None if extra is None else q.new_empty(*extra.q.shape[:3], v.shape[2])
-    inputs = (rows(q), rows(k), rows(v), *_extra_rows(extra))
+    inputs = (contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), *_extra_rows(extra))
     torch.ops.lckernels_cpu.chunked_forward(*inputs, plan.segments, shares, softmax_scale, out, extra_out)
     return out, extra_out
 
@@ -46,10 +46,10 @@ def chunked_attention_backward(
     dextra = [None] * 3 if extra is None else [x.new_zeros(x.shape) for x in extra.tensors()]
     explicit = isinstance(weights, Tensor)
     row_dots = torch.empty_like(shares) if explicit else None
-    inputs = (rows(q), rows(k), rows(v), *_extra_rows(extra))
-    dextra_out = None if dextra_out is None else rows(dextra_out)
+    inputs = (contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), *_extra_rows(extra))
+    douts = (contiguous_rows(dout), None if dextra_out is None else contiguous_rows(dextra_out))
     torch.ops.lckernels_cpu.chunked_backward(
-        rows(dout), dextra_out, *inputs, plan.segments, shares, softmax_scale, *grads, *dextra, row_dots
+        *douts, *inputs, plan.segments, shares, softmax_scale, *grads, *dextra, row_dots
     )
     dweights = None
     if explicit:
@@ -68,4 +68,4 @@ def _shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor
 
 
 def _extra_rows(extra: ExtraTokens | None) -> tuple[Tensor | None, ...]:
-    return (None, None, None) if extra is None else tuple(rows(x) for x in extra.tensors())
+    return (None, None, None) if extra is None else tuple(contiguous_rows(x) for x in extra.tensors())

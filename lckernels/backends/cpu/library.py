@@ -24,11 +24,6 @@ def _load() -> str:
 UNAVAILABLE = _load()
 
 
-def rows(x: Tensor) -> Tensor:
-    """x with a contiguous last dim; copied once if it has none."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
     """An optional table, contiguous and of that dtype."""
     return None if x is None else x.to(dtype).contiguous()

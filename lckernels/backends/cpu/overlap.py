@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.cpu.library import rows
+from lckernels.backends.tensor_rows import contiguous_rows
 from lckernels.checks import weights_error
 from lckernels.plan import PlanArgs
 
@@ -12,7 +12,7 @@ def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tens
     mode, table = _weights(weights)
     out = chunks.new_empty(plan.total_len, chunks.shape[2])
     bad = torch.ops.lckernels_cpu.overlap_gather(
-        rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
+        contiguous_rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
     )
     if bad >= 0 and table is not None:
         raise weights_error(bad)
@@ -24,25 +24,25 @@ def overlap_merge_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
     mode, table = _weights(weights)
-    dout = rows(dout)
+    dout = contiguous_rows(dout)
     dchunks = _scatter(dout, table, plan, mode)
     if chunks is None:
         return dchunks, None
     dweights = torch.zeros_like(table)
     torch.ops.lckernels_cpu.overlap_weight_grad(
-        dout, rows(chunks), table, plan.segments, plan.tile_segments, dweights
+        dout, contiguous_rows(chunks), table, plan.segments, plan.tile_segments, dweights
     )
     return dchunks, dweights
 
 
 def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
-    return _scatter(rows(sequence), None, plan, "add")
+    return _scatter(contiguous_rows(sequence), None, plan, "add")
 
 
 def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
     out = dchunks.new_empty(plan.total_len, dchunks.shape[2])
     torch.ops.lckernels_cpu.overlap_gather(
-        rows(dchunks), None, plan.segments, plan.tile_segments, "add", True, out
+        contiguous_rows(dchunks), None, plan.segments, plan.tile_segments, "add", True, out
     )
     return out
 

@@ -35,10 +35,15 @@ def windowed_attention_backward(
         dbias = dbias if dbias_b is None else dbias + dbias_b
     dsink = None
     if score.sink_logits is not None:
-        share = torch.exp(score.sink_logits.to(dtype)[:, None] - lse)
-        dsink = torch.where(lse == -torch.inf, 0, -share * delta).sum((0, 2)).to(score.sink_logits.dtype)
+        dsink = sink_gradient(score.sink_logits, lse, delta)
     dbias = None if dbias is None else dbias.to(score.rel_bias.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsink
+
+
+def sink_gradient(sink_logits: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
+    """dsink = sum over queries of P_sink (dlse - <dout, out>); 0 where a row has no denominator."""
+    share = torch.exp(sink_logits.to(lse.dtype)[:, None] - lse)
+    return torch.where(lse == -torch.inf, 0, -share * delta).sum((0, 2)).to(sink_logits.dtype)
 
 
 def dense_backward(

@@ -7,9 +7,11 @@ import torch
 
 from lckernels.dispatch import Problem
 
-if find_spec("triton") is not None:
+_INSTALLED = find_spec("triton") is not None
+if _INSTALLED:
     from lckernels.backends.triton.attention import windowed_attention, windowed_attention_backward
     from lckernels.backends.triton.chunked import chunked_attention, chunked_attention_backward
+    from lckernels.backends.triton.launch import interpreted
     from lckernels.backends.triton.overlap import (
         overlap_merge,
         overlap_merge_backward,
@@ -43,9 +45,9 @@ MAX_SEQLEN = 2**30  # places in a text are int32
 @cache
 def unavailable() -> str:
     """Why this backend cannot run here; empty when it can."""
-    if find_spec("triton") is None:
+    if not _INSTALLED:
         return "Triton is not installed (pip install triton)"
-    if not torch.cuda.is_available() and not _interpreted():
+    if not torch.cuda.is_available() and not interpreted():
         return "no GPU that torch can use (TRITON_INTERPRET=1 runs the kernels in Triton's interpreter)"
     return ""
 
@@ -55,21 +57,20 @@ def reasons(problem: Problem) -> list[str]:
     if missing := unavailable():
         return [missing]
     found = []
-    interpreted = _interpreted()
-    if problem.device_type != ("cpu" if interpreted else "cuda"):
+    if problem.device_type != ("cpu" if interpreted() else "cuda"):
         found.append(f"it serves tensors on a GPU, not on {problem.device_type}")
-    elif interpreted and not problem.explicit:
+    elif interpreted() and not problem.explicit:
         found.append("Triton's interpreter serves only who asks for backend='triton'")
     if problem.op not in _OPS:
         found.append(f"it has no kernel for {problem.op}")
-    return found if problem.op in _MEMORY_OPS else found + _attention_reasons(problem, interpreted)
+    return found if problem.op in _MEMORY_OPS else found + _attention_reasons(problem)
 
 
-def _attention_reasons(problem: Problem, interpreted: bool) -> list[str]:
+def _attention_reasons(problem: Problem) -> list[str]:
     found = []
     if problem.dtype not in _DTYPES:
         found.append(f"it has no kernel for {problem.dtype}")
-    if interpreted and problem.dtype == torch.bfloat16:
+    if interpreted() and problem.dtype == torch.bfloat16:
         found.append("Triton's interpreter multiplies bf16 matrices wrongly")
     head_dim = max(shape[-1] for shape in problem.shapes)
     if head_dim > MAX_HEAD_DIM:
@@ -78,10 +79,3 @@ def _attention_reasons(problem: Problem, interpreted: bool) -> list[str]:
     if seqlen > MAX_SEQLEN:
         found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
     return found
-
-
-@cache
-def _interpreted() -> bool:
-    from lckernels.backends.triton.launch import interpreted
-
-    return interpreted()

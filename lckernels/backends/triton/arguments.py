@@ -18,7 +18,8 @@ from lckernels.backends.triton.tiles import (
     choose_tiles,
     dot_precision,
 )
-from lckernels.options import AttentionOptions, Layout, Score
+from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
+from lckernels.philox import dropout_threshold
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
     num_texts = layout.cu_seqlens_q.shape[0] - 1 if packed else batch
     left, right = (None if side < 0 else side for side in options.window_size)
     chunk = layout.chunk or None
-    offset = None if isinstance(layout.offset, Tensor) else layout.offset
-    origin = 0 if isinstance(layout.chunk_origin, Tensor) else layout.chunk_origin
+    offset, offsets = number_or_tensor(layout.offset)
+    origin, origins = number_or_tensor(layout.chunk_origin, 0)
     rule = (left, right, layout.sink_tokens or None, chunk, origin, offset)
     spans = (math.inf if left is None or right is None else left + right + 1, chunk or math.inf, seqlen_k)
     group, chip = num_heads // num_kv_heads, chip_of(q.device)
     return Arguments(
         common=(
-            _tables(layout, num_texts),
+            _tables(layout, offsets, origins, num_texts),
             _score_arguments(score, options),
             *rule,
             seqlen_q,
@@ -117,24 +118,26 @@ def _is_heavy(options: AttentionOptions) -> bool:
     return bool(score.softcap) or any(x is not None for x in tensors)
 
 
-def _tables(layout: Layout, num_texts: int) -> Tables:
-    def per_text(x: object) -> Tensor | None:
-        return x.expand(num_texts).contiguous() if isinstance(x, Tensor) else None
+def _flat(x: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    """An optional table, contiguous and of that dtype."""
+    return None if x is None else x.to(dtype or x.dtype).contiguous()
 
-    def flat(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.contiguous()
 
-    ids = flat(layout.segment_ids)
+def _tables(layout: Layout, offsets: Tensor | None, origins: Tensor | None, num_texts: int) -> Tables:
+    def per_text(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.expand(num_texts).contiguous()
+
+    ids = _flat(layout.segment_ids)
     return Tables(
-        offset=per_text(layout.offset),
+        offset=per_text(offsets),
         kv_start=per_text(layout.kv_start),
         kv_end=per_text(layout.kv_end),
-        kv_mask=flat(layout.kv_mask),
-        cu_seqlens_q=flat(layout.cu_seqlens_q),
-        cu_seqlens_k=flat(layout.cu_seqlens_k),
+        kv_mask=_flat(layout.kv_mask),
+        cu_seqlens_q=_flat(layout.cu_seqlens_q),
+        cu_seqlens_k=_flat(layout.cu_seqlens_k),
         segment_ids=ids,
         segment_start=_first_of_id(ids) if ids is not None and layout.sink_tokens else None,
-        chunk_origin=per_text(layout.chunk_origin),
+        chunk_origin=per_text(origins),
     )
 
 
@@ -149,17 +152,14 @@ def _first_of_id(ids: Tensor) -> Tensor:
 
 
 def _score_arguments(score: Score, options: AttentionOptions) -> ScoreArgs:
-    def flat(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(torch.float32).contiguous()
-
     return ScoreArgs(
         scale=float(options.softmax_scale),
         softcap=float(score.softcap) or None,
-        rel_bias=flat(score.rel_bias),
+        rel_bias=_flat(score.rel_bias, torch.float32),
         bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],
         bias_center=score.bias_center,
-        sink_logits=flat(score.sink_logits),
+        sink_logits=_flat(score.sink_logits, torch.float32),
         seed=options.seed,
-        threshold=int(options.dropout_p * 2**32),
+        threshold=dropout_threshold(options.dropout_p),
         keep_scale=1 / (1 - options.dropout_p),
     )

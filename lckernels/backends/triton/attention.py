@@ -4,6 +4,8 @@ import torch
 import triton
 from torch import Tensor
 
+from lckernels.backends.eager.attention import sink_gradient
+from lckernels.backends.tensor_rows import contiguous_rows
 from lckernels.backends.triton.arguments import Arguments, attention_arguments
 from lckernels.backends.triton.kernels.attention_backward import (
     attention_backward_kv_kernel,
@@ -13,7 +15,7 @@ from lckernels.backends.triton.kernels.attention_backward import (
 from lckernels.backends.triton.kernels.attention_bias import attention_backward_bias_kernel
 from lckernels.backends.triton.kernels.attention_forward import attention_forward_kernel
 from lckernels.backends.triton.kernels.attention_splits import merge_splits_kernel
-from lckernels.backends.triton.launch import contiguous_rows, launch, rows
+from lckernels.backends.triton.launch import launch, rows
 from lckernels.backends.triton.tiles import block_dim, choose_splits
 from lckernels.options import AttentionOptions
 
@@ -125,7 +127,7 @@ def windowed_attention_backward(
         dbias = _bias_gradient(inputs, lse, delta, arguments).to(options.score.rel_bias.dtype)
     dsink = None
     if options.score.sink_logits is not None:
-        dsink = _sink_gradient(options.score.sink_logits, lse, delta)
+        dsink = sink_gradient(options.score.sink_logits, lse, delta)
     return dq, dk, dv, dbias, dsink
 
 
@@ -174,9 +176,3 @@ def _bias_gradient(inputs: tuple, lse: Tensor, delta: Tensor, arguments: Argumen
         **arguments.meta(tiles),
     )
     return partial.sum((0, 2))
-
-
-def _sink_gradient(sink_logits: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
-    """dsink = sum over queries of P_sink (dlse - <dout, out>); 0 where a row has no denominator."""
-    share = torch.exp(sink_logits.to(torch.float32)[:, None] - lse)
-    return torch.where(lse == -torch.inf, 0, -share * delta).sum((0, 2)).to(sink_logits.dtype)

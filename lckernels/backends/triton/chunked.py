@@ -97,7 +97,7 @@ def chunked_attention_backward(
     dweights = None
     if isinstance(weights, Tensor):
         row_dots = dots[:, :, : plan.chunk_len].sum(1)
-        dweights = weights_gradient(weights.contiguous(), row_dots, plan)
+        dweights = weights_gradient(weights, row_dots, plan)
     return dq, dk, dv, dextra, dweights
 
 

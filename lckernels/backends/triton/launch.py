@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+
+from lckernels.backends.tensor_rows import contiguous_rows
 
 
 class Rows(NamedTuple):
@@ -18,6 +21,7 @@ class Rows(NamedTuple):
     stride_h: int
 
 
+@cache
 def interpreted() -> bool:
     """Whether Triton runs kernels in its interpreter, on tensors of the CPU (TRITON_INTERPRET=1)."""
     return bool(triton.knobs.runtime.interpret)
@@ -30,11 +34,6 @@ def launch(kernel: Callable, grid: int, x: Tensor, *args: Any, **meta: Any) -> N
     elsewhere = x.is_cuda and x.device.index != torch.cuda.current_device()
     with torch.cuda.device(x.device) if elsewhere else nullcontext():
         kernel[(grid,)](*args, enable_fp_fusion=True, **meta)  # Triton 3.10 turns it off by default
-
-
-def contiguous_rows(x: Tensor) -> Tensor:
-    """x with a contiguous last dim; copied once if it has none."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def rows(x: Tensor) -> Rows:

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lckernels.backends.triton.launch import contiguous_rows, launch
+from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.triton.launch import launch
 from lckernels.backends.triton.overlap_shares import (
     SIZES,
     TILE,
@@ -41,13 +42,12 @@ def overlap_merge_backward(
     dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
-    mode, table = mode_and_table(weights, plan)
-    shares = chunk_shares(mode if table is None else table, plan, compute_dtype(dout.dtype))
+    shares = chunk_shares(weights, plan, compute_dtype(dout.dtype))
     if chunks is None:
         return _scatter(dout, plan, shares), None
     dots = torch.empty_like(shares)
     dchunks = _scatter(dout, plan, shares, chunks, dots)
-    return dchunks, weights_gradient(table, dots, plan)
+    return dchunks, weights_gradient(weights, dots, plan)
 
 
 def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:

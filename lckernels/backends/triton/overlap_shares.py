@@ -13,12 +13,8 @@ from lckernels.backends.triton.launch import launch
 from lckernels.plan import TILE_LEN, Column, PlanArgs
 
 TILE = tl.constexpr(TILE_LEN)
-SIZES = (
-    "num_segments",
-    "num_chunks",
-    "chunk_len",
-    "total_len",
-)  # as kernels name `sizes`; differ at each call
+# As kernels name what `sizes` gives; it differs from call to call.
+SIZES = ("num_segments", "num_chunks", "chunk_len", "total_len")
 _NUM_COLUMNS = tl.constexpr(len(Column))
 _ROW, _COL, _START, _LENGTH, _KEEP_START, _KEEP_END, _STARTS, _ENDS, _FILL_START, _FILL_END = (
     tl.constexpr(int(column)) for column in Column
@@ -35,6 +31,7 @@ def chunk_shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> T
 
 def weights_gradient(table: Tensor, dots: Tensor, plan: PlanArgs) -> Tensor:
     """Like the table of explicit weights; dots (num_chunks, chunk_len) are <dout, x> of covered columns."""
+    table = table.contiguous()
     dtable = torch.zeros_like(table)
     _launch("explicit", table, dots, plan, dots.dtype, dtable)
     return dtable

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lckernels.backends.triton.launch import Rows, launch, rows
+from lckernels.reference import state_weights
 
 MAX_STATES = 8  # of one kernel
 _TILE_BYTES = 8192  # of a state's block in the forward; half of it in the backward
@@ -27,7 +28,7 @@ def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tens
         lse = lses[0].new_empty(lses[0].shape)
         _forward(outs, lses, None, out, lse)
         return out, lse
-    weights, lse = _softmax(torch.stack(lses))
+    weights, lse = state_weights(torch.stack(lses))
     sums = torch.zeros_like(out, dtype=lse.dtype)
     for first in range(0, len(outs), MAX_STATES):
         group = slice(first, first + MAX_STATES)
@@ -67,16 +68,6 @@ def _forward(
         None if lse is None else _lse_rows(lse), blocks.number, *out.shape[1:],
         NUM_STATES=len(outs), BLOCK_M=blocks.block_m, BLOCK_D=blocks.block_d,
     )  # fmt: skip
-
-
-def _softmax(lses: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the states and the merged lse, as `_forward_kernel` computes them."""
-    row_max = lses.amax(0)
-    row_max = torch.where(row_max == -torch.inf, 0, row_max)
-    e = torch.exp(lses - row_max)
-    denominator = e.sum(0)
-    safe = torch.where(denominator == 0, 1, denominator)
-    return e / safe, torch.where(denominator == 0, -torch.inf, row_max + torch.log(safe))
 
 
 def _lse_rows(lse: Tensor) -> Rows:

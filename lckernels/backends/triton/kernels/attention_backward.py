@@ -95,8 +95,8 @@ def row_lse(lse, place, kept):
 
 @triton.jit
 def load_query_tile(
-    q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM: tl.constexpr, HEAD_DIM_V:
-    tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """The `QueryTile` of rows of one head."""
     q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, head, BLOCK_D)
@@ -112,8 +112,8 @@ def load_query_tile(
 
 @triton.jit
 def score_gradient(
-    queries, k_tile, v_tile, j, start, stop, valid, rows, text, tables, score, sink_tokens, MASKED:
-    tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    queries, k_tile, v_tile, j, start, stop, valid, rows, text, tables, score, sink_tokens,
+    MASKED: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the scores behind the softcap (rows, BLOCK_N), 0 where unseen; and the softcap's tanh."""
     qk = tl.dot(queries.q, tl.trans(k_tile), input_precision=PRECISION)
@@ -133,9 +133,9 @@ def score_gradient(
 
 @triton.jit
 def query_gradient_tile(
-    dq_tile, start, stop, queries, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr, MIXED:
-    tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION:
-    tl.constexpr,
+    dq_tile, start, stop, queries, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr,
+    MIXED: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq / softmax_scale with the share of the keys [start, start + BLOCK_N) added.
 
@@ -160,8 +160,8 @@ def query_gradient_tile(
 def attention_backward_q_kernel(
     q, k, v, dout, dq, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
     total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV:
-    tl.constexpr, PRECISION: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads x tiles of queries, the last fastest; over the tiles of keys that one of them sees.
     tile = tl.program_id(0) % num_tiles
@@ -177,7 +177,7 @@ def attention_backward_q_kernel(
 
     queries = load_query_tile(
         q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
-        BLOCK_DV
+        BLOCK_DV,
     )  # fmt: skip
     kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
     MIXED: tl.constexpr = tables.segment_ids is not None
@@ -200,9 +200,9 @@ def attention_backward_q_kernel(
 
 @triton.jit
 def key_gradient_tile(
-    dk_tile, dv_tile, start, keys, q_dout, lse, delta, queries, tables, score, MASKED: tl.constexpr, MIXED:
-    tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N:
-    tl.constexpr, PRECISION: tl.constexpr,
+    dk_tile, dv_tile, start, keys, q_dout, lse, delta, queries, tables, score, MASKED: tl.constexpr,
+    MIXED: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk / softmax_scale and dv with the share of the queries [start, start + BLOCK_M) added; rows are keys.
 
@@ -253,8 +253,8 @@ def key_gradient_tile(
 def attention_backward_kv_kernel(
     q, k, v, dout, dk, dv, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
     total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV:
-    tl.constexpr, PRECISION: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x kv heads x tiles of keys, the last fastest; over the group's heads, and for each over the
     # tiles of queries that see one of the keys.

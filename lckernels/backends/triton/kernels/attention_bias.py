@@ -32,9 +32,9 @@ def add_diagonals(strip, values, column, score, low, high):
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_bias_kernel(
     q, k, v, dout, partial, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
-    total_q, total_k, num_texts, num_heads, num_tiles, num_strips, GROUP: tl.constexpr, HEAD_DIM:
-    tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D:
-    tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    total_q, total_k, num_texts, num_heads, num_tiles, num_strips, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads x strips, the last fastest; over every num_strips'th tile of queries, and for each
     # over the tiles of keys that it sees. partial: (batch, heads, strips, bias_len), zeros.

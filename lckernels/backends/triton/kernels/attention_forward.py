@@ -46,8 +46,8 @@ def no_keys(ROWS: tl.constexpr, BLOCK_DV: tl.constexpr):
 
 @triton.jit
 def attend_tile(
-    state, start, stop, q_tile, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr, HEAD_DIM:
-    tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    state, start, stop, q_tile, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The softmax after the keys [start, start + BLOCK_N); those from `stop` on do not count."""
     j = start + tl.arange(0, BLOCK_N)
@@ -89,9 +89,9 @@ def add_sink(state, sink):
 @triton.jit(do_not_specialize=VARYING)
 def attention_forward_kernel(
     q, k, v, out, lse, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset, total_q, total_k,
-    num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr, PACK: tl.constexpr, HEAD_DIM:
-    tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D:
-    tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr, PACK: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads (kv heads with PACK) x tiles of rows x splits of the keys, the last fastest. A row
     # is a query, or with PACK one head of a query's group. Each split writes an out and an lse of its own.

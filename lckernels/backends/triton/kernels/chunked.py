@@ -156,8 +156,8 @@ def attend_keys(
 @triton.jit
 def attend_chunk(
     q_tile, chunk, row, head, kv_head, tokens, extra, chunks, sizes, tables, score, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION:
-    tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Each row's softmax over the keys of a chunk."""
     state = no_keys(TILE, BLOCK_DV)
@@ -179,9 +179,9 @@ def attend_chunk(
 
 @triton.jit
 def chunked_forward_kernel(
-    tokens, extra, out, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr, GROUP:
-    tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N:
-    tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    tokens, extra, out, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: heads x tiles of rows, the last fastest; over the chunks that have a row of the tile, and for each
     # over its keys. Writes out, or where dots is given the backward's tables lse and dots.
@@ -216,8 +216,8 @@ def chunked_forward_kernel(
 
 @triton.jit
 def keys_gradient(
-    dq_tile, queries, kv, num_keys, row, head, tables, score, HEAD_DIM: tl.constexpr, HEAD_DIM_V:
-    tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    dq_tile, queries, kv, num_keys, row, head, tables, score, HEAD_DIM: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq / softmax_scale with the share of num_keys keys added."""
     text, rows = all_keys(num_keys, row, head, queries.lse < float("inf"))
@@ -231,9 +231,9 @@ def keys_gradient(
 
 @triton.jit
 def chunked_backward_q_kernel(
-    tokens, extra, dq, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr, GROUP:
-    tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N:
-    tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    tokens, extra, dq, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: heads x tiles of rows, the last fastest; over the chunks that have a row of the tile, and for each
     # over its keys.
@@ -256,7 +256,7 @@ def chunked_backward_q_kernel(
             kv = walk(tokens.k, tokens.v, visit.chunk * 0, start, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
             dq_tile = keys_gradient(
                 dq_tile, queries, kv, length, row, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_N,
-                PRECISION
+                PRECISION,
             )  # fmt: skip
         if extra is not None:
             kv = walk(extra.k, extra.v, visit.chunk, 0, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
@@ -269,8 +269,8 @@ def chunked_backward_q_kernel(
 
 @triton.jit
 def queries_gradient(
-    dk_tile, dv_tile, k_tile, v_tile, covered, q_dout, lse, dots, num_queries, head, tables, score, HEAD_DIM:
-    tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, PRECISION: tl.constexpr,
+    dk_tile, dv_tile, k_tile, v_tile, covered, q_dout, lse, dots, num_queries, head, tables, score,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk / softmax_scale and dv with the share of num_queries queries added, where a key is covered."""
     j = tl.arange(0, TILE)
@@ -287,9 +287,9 @@ def queries_gradient(
 
 @triton.jit
 def chunked_backward_kv_kernel(
-    tokens, extra, dk, dv, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr, GROUP:
-    tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N:
-    tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    tokens, extra, dk, dv, lse, dots, chunks, sizes, tables, score, num_tiles, EXTRA: tl.constexpr,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: kv heads x tiles of rows as keys, the last fastest; over the chunks that have a row of the tile,
     # the group's heads, and the queries of the chunk.
@@ -311,8 +311,8 @@ def chunked_backward_kv_kernel(
                 col, start, length = chunk_segment(s, chunks, sizes)
                 q_dout = walk(tokens.q, tokens.dout, visit.chunk * 0, start, head, BLOCK_M, BLOCK_D, BLOCK_DV)
                 dk_tile, dv_tile = queries_gradient(
-                    dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + table + col, dots + table +
-                    col, length, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M, PRECISION,
+                    dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + table + col,
+                    dots + table + col, length, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M, PRECISION,
                 )  # fmt: skip
             if USE_EXTRA:
                 place = table + sizes.chunk_len

@@ -121,27 +121,25 @@ def query_tile(
     key_row = batch.to(tl.int64) * total_k + k_begin
     spans = visible_keys(p, rule, keys, tables, key_row, num_k)
     segment, has_segment = own_segment(tables, key_row, p, num_k)
-    first = first_seen(spans.lo, spans.hi, num_k)
-    last = tl.max(tl.where(spans.lo < spans.hi, spans.hi, 0))
+    first, last = hull(spans.lo, spans.hi, num_k)
     if rule.sink_tokens is not None:
-        first = tl.minimum(first, first_seen(spans.floor, spans.sinks, num_k))
-        last = tl.maximum(last, tl.max(tl.where(spans.floor < spans.sinks, spans.sinks, 0)))
+        first_sink, last_sink = hull(spans.floor, spans.sinks, num_k)
+        first, last = tl.minimum(first, first_sink), tl.maximum(last, last_sink)
     text = Text(index, q_begin, k_begin, num_k, kv_head, key_row)
     return text, QueryRows(i, kept, q_head, p, spans, segment, has_segment, first, last)
 
 
 @triton.jit
-def first_seen(begin, end, num_k):
-    """The first key of the spans that are not empty; num_k if all are."""
-    return tl.min(tl.where(begin < end, begin, num_k))
+def hull(begin, end, num_k):
+    """The smallest span that holds those of the spans that are not empty; (num_k, 0) if all are."""
+    return tl.min(tl.where(begin < end, begin, num_k)), tl.max(tl.where(begin < end, end, 0))
 
 
 @triton.jit
 def key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N: tl.constexpr):
     """The `KeyTiles` of one split of the keys that rows see."""
     spans = rows.spans
-    begin = first_seen(spans.lo, spans.hi, text.num_k)
-    end = tl.max(tl.where(spans.lo < spans.hi, spans.hi, 0))
+    begin, end = hull(spans.lo, spans.hi, text.num_k)
     if tables.segment_start is not None:
         begin, end = rows.first, rows.last  # the sink tokens of segments may lie anywhere
     begin = begin // SPAN_ALIGN * SPAN_ALIGN
