@@ -22,10 +22,10 @@ demo: $(BUILT)
 	$(BIN)/python -m bench.demo_perplexity
 
 test: $(BUILT)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-isas: $(BUILT)
-	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
+	$(BIN)/python tests/each_isa.py -q -n 2 $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
 
 # The tests of transformers models, every architecture, on another version of it: a venv over .venv.
 TRANSFORMERS ?= 5.17.0
@@ -80,8 +80,9 @@ format: $(BUILT)
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp')
 
 # Half of the builds take bf16 in pairs, which few processors do by themselves.
+SANITIZERS ?= address,undefined thread
 sanitize: $(INSTALLED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" && for kind in address,undefined thread; do \
+	PATH="$(CURDIR)/$(BIN):$$PATH" && for kind in $(SANITIZERS); do \
 	  if [ $$kind = thread ]; then pairs=ON; else pairs=OFF; fi; \
 	  build=build/sanitize-$$kind && \
 	  cmake -S . -B $$build -G Ninja -DLCK_TESTS=ON -DLCK_SANITIZE=$$kind -DLCK_BF16_PAIRS=$$pairs -DCMAKE_BUILD_TYPE=Release && \

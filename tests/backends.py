@@ -47,5 +47,10 @@ def needs(dtype: torch.dtype) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(why), reason=why or "it takes the dtype")
 
 
+def some(count: int) -> int:
+    """So many problems of one test; a tenth where a problem takes seconds, in Triton's interpreter."""
+    return -(-count // 10) if JUDGED == "triton" and DEVICE == "cpu" else count
+
+
 quick_machine_code = pytest.mark.skipif(JUDGED == "triton", reason="takes minutes in Triton's interpreter")
 has_fallbacks = pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend: none is a fallback")
