@@ -153,7 +153,8 @@ def windowed_attention(
 ) -> tuple[Tensor, Tensor]:
     """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq). A row that sees no key: out 0, lse -inf (or its sink).
 
-    An inf or NaN in a visible key or value makes the rows that see it NaN; it reaches no other row.
+    An inf or NaN in a visible key or value makes the rows that see it NaN; it reaches no other row. (A
+    kernel may give a score of -inf the weight 0, and let a NaN reach the rows that share its tile.)
     """
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
     options = AttentionOptions(window_size, scale, layout or Layout(), score or Score(), dropout_p, seed)

@@ -8,7 +8,7 @@ import mmap
 
 import torch
 from attention_problem import Problem, with_tensors
-from backends import served
+from backends import served, some
 from judge_attention import assert_same_bits, by_backend, solve
 
 from lckernels import Layout, Score
@@ -63,7 +63,8 @@ def problems():
 
 def main() -> None:
     torch.set_num_threads(1)
-    for problem in problems():
+    every = list(problems())
+    for problem in every[:: len(every) // some(len(every))]:
         print(problem, flush=True)
         guarded = with_tensors(problem, at_page_end)
         assert_same_bits(solve(by_backend, guarded), solve(by_backend, problem))

@@ -1,4 +1,4 @@
-"""The commands search, encode and info; the app that has them, perplexity and explain."""
+"""The commands search, encode and info; the app that has them, perplexity, explain and tune."""
 
 import sys
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lckernels import dispatch
+from lckernels.backends.triton.command import tune
 from lckernels.layers.command import explain
 from lckernels.perplexity.command import perplexity
 from lckernels.search import plot as picture
@@ -170,6 +171,7 @@ def encode(
 
 app.command()(_reports_bad_input(perplexity))
 app.command()(_reports_bad_input(explain))
+app.command()(_reports_bad_input(tune))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lckernels.backends.triton import tuned
 from lckernels.backends.triton.kernels.score import ScoreArgs
 from lckernels.backends.triton.kernels.window import Tables
 from lckernels.backends.triton.tiles import (
@@ -40,7 +41,8 @@ class Arguments:
     def tiles(self, kernel: str, num_rows: int) -> Tiles:
         """Tiles of a pass over texts of num_rows rows."""
         head_dim = max(self.sizes["HEAD_DIM"], self.sizes["HEAD_DIM_V"])
-        return choose_tiles(self.chip, kernel, head_dim, self.dtype, self.window, num_rows, self.heavy)
+        problem = (kernel, head_dim, self.dtype, self.window, num_rows, self.heavy)
+        return choose_tiles(self.chip, *problem, tuned=tuned.tiles(self.chip))
 
     def count_tiles(self, num_rows: int, block: int) -> int:
         """Tiles of the rows of a row of the batch; packed rows have no more than this, whatever the texts."""

@@ -5,10 +5,13 @@ its window does not begin at a tile's edge), of which 2 * BLOCK_M / BLOCK_N are 
 of a narrow window, large ones reuse more of what is loaded. Registers bound both: an accumulator of BLOCK_M x
 head_dim fp32 and the scores of BLOCK_M x BLOCK_N lie in them, twice the operands besides for fp32 on tensor
 cores. The sizes are the largest that `python -m bench.triton_compile` shows without spills on sm_90; no GPU
-has timed them yet.
+has timed them yet. `lckernels tune` times others where there is one (tune.py) and keeps what is faster
+(tuned.py).
 """
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -38,49 +41,57 @@ class Chip(NamedTuple):
     num_sms: int
 
 
-# Pass -> room of the head dim, no more than -> tiles of bf16 and fp16, tiles of fp32.
-_TABLE = {
-    "forward": {
-        64: (Tiles(128, 64, 4, 3), Tiles(64, 32, 8, 2)),
-        128: (Tiles(128, 64, 8, 3), Tiles(32, 16, 8, 1)),
-        256: (Tiles(128, 32, 8, 2), Tiles(16, 16, 4, 1)),
-    },
-    "backward_kv": {
-        64: (Tiles(64, 128, 8, 2), Tiles(32, 32, 8, 1)),
-        128: (Tiles(32, 128, 8, 2), Tiles(16, 16, 4, 1)),
-        256: (Tiles(64, 32, 8, 1), Tiles(16, 16, 4, 1)),
-    },
-    "backward_q": {
-        64: (Tiles(128, 64, 8, 2), Tiles(64, 32, 4, 1)),
-        128: (Tiles(128, 64, 8, 2), Tiles(16, 16, 4, 1)),
-        256: (Tiles(64, 32, 8, 2), Tiles(32, 32, 8, 1)),
-    },
-    "backward_bias": {
-        64: (Tiles(64, 64, 4, 1), Tiles(32, 32, 4, 1)),
-        128: (Tiles(32, 64, 4, 1), Tiles(16, 16, 4, 1)),
-        256: (Tiles(32, 32, 8, 1), Tiles(16, 16, 4, 1)),
-    },
-    "chunked": {
-        64: (Tiles(64, 64, 4, 1), Tiles(32, 32, 4, 1)),
-        128: (Tiles(32, 64, 8, 1), Tiles(16, 16, 4, 1)),
-        256: (Tiles(32, 32, 8, 1), Tiles(16, 16, 4, 1)),
-    },
+class Key(NamedTuple):
+    """What tiles are looked up by; the kinds of a problem go from "heavy" or "narrow" to "half" or "fp32"."""
+
+    kernel: str  # forward, backward_kv, backward_q, backward_bias, chunked
+    room: int  # of the head dim: 64 (and less), 128, 256
+    kind: str  # fp32; half: bf16 and fp16; narrow: half with a narrow window; heavy: with costly options
+
+
+TABLE = {
+    Key("forward", 64, "half"): Tiles(128, 64, 4, 3),
+    Key("forward", 64, "narrow"): Tiles(64, 64, 4, 2),
+    Key("forward", 64, "heavy"): Tiles(128, 64, 8, 3),
+    Key("forward", 64, "fp32"): Tiles(64, 32, 8, 2),
+    Key("forward", 128, "half"): Tiles(128, 64, 8, 3),
+    Key("forward", 128, "narrow"): Tiles(64, 64, 8, 2),
+    Key("forward", 128, "fp32"): Tiles(32, 16, 8, 1),
+    Key("forward", 256, "half"): Tiles(128, 32, 8, 2),
+    Key("forward", 256, "fp32"): Tiles(16, 16, 4, 1),
+    Key("backward_kv", 64, "half"): Tiles(64, 128, 8, 2),
+    Key("backward_kv", 64, "narrow"): Tiles(32, 64, 4, 2),
+    Key("backward_kv", 64, "heavy"): Tiles(32, 128, 8, 2),
+    Key("backward_kv", 64, "fp32"): Tiles(32, 32, 8, 1),
+    Key("backward_kv", 128, "half"): Tiles(32, 128, 8, 2),
+    Key("backward_kv", 128, "heavy"): Tiles(32, 64, 8, 2),
+    Key("backward_kv", 128, "fp32"): Tiles(16, 16, 4, 1),
+    Key("backward_kv", 256, "half"): Tiles(64, 32, 8, 1),
+    Key("backward_kv", 256, "fp32"): Tiles(16, 16, 4, 1),
+    Key("backward_q", 64, "half"): Tiles(128, 64, 8, 2),
+    Key("backward_q", 64, "narrow"): Tiles(64, 64, 4, 2),
+    Key("backward_q", 64, "fp32"): Tiles(64, 32, 4, 1),
+    Key("backward_q", 128, "half"): Tiles(128, 64, 8, 2),
+    Key("backward_q", 128, "narrow"): Tiles(64, 64, 8, 2),
+    Key("backward_q", 128, "heavy"): Tiles(128, 32, 8, 2),
+    Key("backward_q", 128, "fp32"): Tiles(16, 16, 4, 1),
+    Key("backward_q", 256, "half"): Tiles(64, 32, 8, 2),
+    Key("backward_q", 256, "fp32"): Tiles(32, 32, 8, 1),
+    Key("backward_bias", 64, "half"): Tiles(64, 64, 4, 1),
+    Key("backward_bias", 64, "fp32"): Tiles(32, 32, 4, 1),
+    Key("backward_bias", 128, "half"): Tiles(32, 64, 4, 1),
+    Key("backward_bias", 128, "fp32"): Tiles(16, 16, 4, 1),
+    Key("backward_bias", 256, "half"): Tiles(32, 32, 8, 1),
+    Key("backward_bias", 256, "fp32"): Tiles(16, 16, 4, 1),
+    Key("chunked", 64, "half"): Tiles(64, 64, 4, 1),
+    Key("chunked", 64, "fp32"): Tiles(32, 32, 4, 1),
+    Key("chunked", 128, "half"): Tiles(32, 64, 8, 1),
+    Key("chunked", 128, "fp32"): Tiles(16, 16, 4, 1),
+    Key("chunked", 256, "half"): Tiles(32, 32, 8, 1),
+    Key("chunked", 256, "fp32"): Tiles(16, 16, 4, 1),
 }
-# The same with a narrow window: the tile that walks is 64 wide.
-_NARROW = {
-    ("forward", 64): Tiles(64, 64, 4, 2),
-    ("forward", 128): Tiles(64, 64, 8, 2),
-    ("backward_kv", 64): Tiles(32, 64, 4, 2),
-    ("backward_q", 64): Tiles(64, 64, 4, 2),
-    ("backward_q", 128): Tiles(64, 64, 8, 2),
-}
-# The same where options need registers: softcap, bias, dropout, masks by key.
-_HEAVY = {
-    ("forward", 64): Tiles(128, 64, 8, 3),
-    ("backward_kv", 64): Tiles(32, 128, 8, 2),
-    ("backward_kv", 128): Tiles(32, 64, 8, 2),
-    ("backward_q", 128): Tiles(128, 32, 8, 2),
-}
+
+NOT_TUNED: Mapping[Key, Tiles] = MappingProxyType({})
 
 
 @cache
@@ -109,30 +120,37 @@ def choose_tiles(
     window: int,
     num_rows: int,
     heavy: bool = False,
+    tuned: Mapping[Key, Tiles] = NOT_TUNED,
 ) -> Tiles:
     """Tiles of one pass.
 
-    kernel: a key of _TABLE. head_dim: the larger of the two. window: keys that a query sees at most.
-    num_rows: rows of one text, with a group's heads where they share a tile. heavy: with options that need
-    registers.
+    kernel: of a Key. head_dim: the larger of the two. window: keys that a query sees at most. num_rows: rows
+    of one text, with a group's heads where they share a tile. heavy: with options that need registers. tuned:
+    what `lckernels tune` found for the chip; it goes before TABLE.
     """
     room = max(64, block_dim(head_dim))
-    half, single = _TABLE[kernel][room]
-    tiles = single if dtype == torch.float32 else half
-    if dtype != torch.float32:
-        if window <= NARROW_WINDOW:
-            tiles = _NARROW.get((kernel, room), tiles)
-        if heavy:
-            tiles = _HEAVY.get((kernel, room), tiles)
+    keys = [Key(kernel, room, kind) for kind in _kinds(dtype, window, heavy)]
+    tiles = next(table[key] for key in keys for table in (tuned, TABLE) if key in table)
     if kernel == "forward" and num_rows <= 64:
         rows = max(16, triton.next_power_of_2(num_rows))
         rows = min(rows, tiles.block_m if dtype != torch.float32 else 32)
         tiles = tiles._replace(block_m=rows, num_warps=8 if room == 256 and rows > 16 else 4)
-    return _fitted(tiles, room * dtype.itemsize, chip.shared_memory)
+    return fitted(tiles, room * dtype.itemsize, chip.shared_memory)
 
 
-def _fitted(tiles: Tiles, row_bytes: int, shared_memory: int) -> Tiles:
-    """Fewer stages, then smaller tiles, until two operands of each side have room in shared memory."""
+def _kinds(dtype: torch.dtype, window: int, heavy: bool) -> list[str]:
+    """The kinds of a problem, the most special first."""
+    if dtype == torch.float32:
+        return ["fp32"]
+    special = {"heavy": heavy, "narrow": window <= NARROW_WINDOW}
+    return [kind for kind, is_so in special.items() if is_so] + ["half"]
+
+
+def fitted(tiles: Tiles, row_bytes: int, shared_memory: int) -> Tiles:
+    """Fewer stages, then smaller tiles, until two operands of each side have room in shared memory.
+
+    row_bytes: of a row of an operand.
+    """
 
     def needed(t: Tiles) -> int:
         return 2 * row_bytes * (t.block_m + t.num_stages * t.block_n)

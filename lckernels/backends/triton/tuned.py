@@ -1,0 +1,81 @@
+"""Tiles that `lckernels tune` measured on this machine, in a file of the user's cache."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import triton
+
+from lckernels.backends.triton.tiles import NOT_TUNED, TABLE, Chip, Key, Tiles
+
+_trying: dict[Key, Tiles] = {}
+
+
+def path(chip: Chip) -> Path:
+    """The file of a chip's tiles: in $XDG_CACHE_HOME/lckernels, else ~/.cache/lckernels."""
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "lckernels" / f"tiles-{chip.arch}-{chip.num_sms}.json"
+
+
+def tiles(chip: Chip) -> Mapping[Key, Tiles]:
+    """The chip's tuned tiles, read once a process; those that are being tried go before them."""
+    return {**read(chip), **_trying} if _trying else read(chip)
+
+
+@contextmanager
+def trying(key: Key, candidate: Tiles) -> Iterator[None]:
+    """Within, `key` has those tiles."""
+    _trying[key] = candidate
+    try:
+        yield
+    finally:
+        del _trying[key]
+
+
+@cache
+def read(chip: Chip) -> Mapping[Key, Tiles]:
+    """What the chip's file holds: nothing if it is not there, no such file, or made by another Triton."""
+    file = path(chip)
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        found = dict(_entry(name, sizes) for name, sizes in stored["tiles"].items())
+        version = stored["triton"]
+    except FileNotFoundError:
+        return NOT_TUNED
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{file} is not used: {error!r}; `lckernels tune` writes it anew", stacklevel=2)
+        return NOT_TUNED
+    if version != triton.__version__:
+        warnings.warn(
+            f"{file} is not used: it was made for Triton {version}, this is {triton.__version__}; "
+            "`lckernels tune` writes it anew",
+            stacklevel=2,
+        )
+        return NOT_TUNED
+    return found
+
+
+def text(found: Mapping[Key, Tiles]) -> str:
+    """The contents of the file."""
+    named = {_name(key): list(sizes) for key, sizes in sorted(found.items())}
+    return json.dumps({"triton": triton.__version__, "tiles": named}, indent=1) + "\n"
+
+
+def _name(key: Key) -> str:
+    return " ".join(map(str, key))
+
+
+_KEYS = {_name(key): key for key in TABLE}
+
+
+def _entry(name: str, sizes: list[int]) -> tuple[Key, Tiles]:
+    """A key and its tiles. Raises ValueError or KeyError for what tune would not write."""
+    tiles = Tiles(*sizes)
+    powers = all(type(x) is int and 16 <= x <= 512 and x & (x - 1) == 0 for x in tiles[:2])
+    if not (powers and tiles.num_warps in (1, 2, 4, 8, 16) and tiles.num_stages in range(1, 9)):
+        raise ValueError(f"{name}: got the tiles {sizes}")
+    return _KEYS[name], tiles

@@ -1,0 +1,151 @@
+"""lckernels tune: what it tries, the file that it keeps, what the backend makes of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
+
+from lckernels.backends.triton import tiles, tune, tuned
+from lckernels.backends.triton.command import KERNELS, KINDS, ROOMS, line
+from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
+from lckernels.search.commands import app
+
+CHIP = Chip("sm_90", 227 * 1024, 132)
+KEY = Key("forward", 128, "half")
+OTHER = Tiles(64, 128, 4, 2)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Where the tiles of CHIP are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuned.read.cache_clear()
+    path = tuned.path(CHIP)
+    assert path == tmp_path / "lckernels" / "tiles-sm_90-132.json"
+    path.parent.mkdir()
+    yield path
+    tuned.read.cache_clear()
+
+
+def chosen(dtype=torch.bfloat16, window=1024, heavy=False):
+    return tiles.choose_tiles(CHIP, "forward", 128, dtype, window, 8192, heavy, tuned.tiles(CHIP))
+
+
+def test_the_table_has_what_the_command_offers():
+    for names, column in ((KERNELS, 0), (ROOMS, 1), (KINDS, 2)):
+        assert {key[column] for key in TABLE} == set(names)
+
+
+def test_what_was_tuned_goes_before_the_table(file):
+    assert chosen() == TABLE[KEY]
+    file.write_text(tuned.text({KEY: OTHER}))
+    tuned.read.cache_clear()
+    assert chosen() == chosen(heavy=True) == OTHER, "the table has no heavy tiles of its own there"
+    assert chosen(window=64) == TABLE[Key("forward", 128, "narrow")]
+    assert chosen(torch.float32) == TABLE[Key("forward", 128, "fp32")]
+    with tuned.trying(KEY, TABLE[KEY]):
+        assert chosen() == TABLE[KEY]
+    assert chosen() == OTHER
+
+
+def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__version__):
+    return json.dumps({"triton": version, "tiles": {name: list(sizes)}})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ("{}", "KeyError"),
+        (entry("forward 128 fp8"), "forward 128 fp8"),
+        (entry(sizes=(64, 128, 4)), "num_stages"),
+        (entry(sizes=(64, 96, 4, 2)), r"got the tiles \[64, 96, 4, 2\]"),
+        (entry(sizes=(64, 128, 3, 2)), "got the tiles"),
+        (entry(sizes=(64, 128, 4, 0)), "got the tiles"),
+        (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
+        (entry(version="2.0.0"), "made for Triton 2.0.0"),
+    ],
+)
+def test_a_file_that_is_none_warns_once_and_is_not_used(file, content, words):
+    file.write_text(content)
+    with pytest.warns(UserWarning, match=words):
+        assert chosen() == TABLE[KEY]
+    assert chosen() == TABLE[KEY]
+
+
+def test_neighbours_differ_in_one_size_and_fit():
+    for key, begin in TABLE.items():
+        found = tune.neighbours(key, begin, CHIP)
+        assert len(found) == len(set(found)) and begin not in found
+        row_bytes = key.room * (4 if key.kind == "fp32" else 2)
+        for other in found:
+            assert sum(x != y for x, y in zip(begin, other, strict=True)) == 1
+            assert tiles.fitted(other, row_bytes, CHIP.shared_memory) == other
+            assert key.kernel != "backward_bias" or other.block_m <= other.block_n
+    assert tune.neighbours(KEY, Tiles(16, 16, 8, 1), CHIP) == [
+        Tiles(32, 16, 8, 1), Tiles(16, 32, 8, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 2)
+    ]  # fmt: skip
+
+
+def test_keys_are_those_asked_for():
+    assert tune.keys_of([], [], []) == list(TABLE)
+    assert tune.keys_of(["forward"], [64, 128], ["narrow", "fp32"]) == [
+        Key("forward", room, kind) for room in (64, 128) for kind in ("narrow", "fp32")
+    ]
+    assert tune.keys_of(["chunked"], [], ["narrow"]) == []
+
+
+@pytest.mark.parametrize("failure", ["other results", "no room"])
+def test_tiles_that_do_not_serve_are_left_out(monkeypatch, failure):
+    def call():
+        tried = tuned.tiles(CHIP).get(KEY)
+        if tried in (None, TABLE[KEY]):
+            return (torch.ones(3),)
+        if failure == "no room":
+            raise tune.OutOfResources(300_000, CHIP.shared_memory, "shared memory")
+        return (torch.tensor([1.0, 1.0, 1.1]),)
+
+    monkeypatch.setattr(tune, "call_of", lambda *_: call)
+    monkeypatch.setattr(tune, "chip_of", lambda _: CHIP)
+    (row,) = tune.tune([KEY], torch.device("cpu"), lambda _: 1.0)
+    assert row.after == row.before == TABLE[KEY]
+
+
+def test_it_finds_the_fastest_in_the_interpreter():
+    program = Path(__file__).parent / "tune_in_interpreter.py"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(program.parent.parent)}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert [row.split()[0] for row in done.stdout.splitlines()] == list(KERNELS)
+
+
+def test_a_printed_line():
+    row = tune.Tuned(KEY, TABLE[KEY], OTHER, 2e-3, 1e-3)
+    words = ["forward", "128", "half", "128x64x8x3", "2.000", "ms", "64x128x4x2", "1.000", "ms", "2.00x"]
+    assert line(row).split() == words
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which would be tuned for minutes")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "there is no GPU that torch can use"),
+        (("--kernel", "sideways"), "--kernel: got sideways; allowed are forward, backward_kv"),
+        (("--head-dim", "96"), "--head-dim: got 96; allowed are 64, 128, 256"),
+        (("--kind", "bf16"), "--kind: got bf16; allowed are half, narrow, heavy, fp32"),
+    ],
+)
+def test_the_command_refuses(arguments, words):
+    result = CliRunner().invoke(app, ["tune", *arguments])
+    assert result.exit_code == 2 and words in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,36 @@
+"""lckernels.backends.triton.tune in Triton's interpreter, with a clock that is told what tiles cost.
+
+Run as a program under TRITON_INTERPRET=1: prints each key's tiles before and after.
+"""
+
+import torch
+
+from lckernels.backends.triton import tune, tuned
+from lckernels.backends.triton.tiles import Key, Tiles
+
+PROBLEM = tune.Problem(seqlen=80, num_heads=2, num_kv_heads=1, window=20, chunk_len=32, overlap=8)
+WANTED = {
+    Key("forward", 64, "fp32"): Tiles(32, 16, 4, 2),
+    Key("backward_kv", 64, "fp32"): Tiles(32, 64, 8, 1),
+    Key("backward_q", 64, "fp32"): Tiles(64, 32, 4, 1),
+    Key("backward_bias", 64, "fp32"): Tiles(16, 32, 4, 1),
+    Key("chunked", 64, "fp32"): Tiles(32, 16, 4, 1),
+}
+
+
+def main() -> None:
+    for key, wanted in WANTED.items():
+        # 1 s, and 1 more for each size that is not the wanted one.
+        def clock(call: tune.Call, key: Key = key, wanted: Tiles = wanted) -> float:
+            call()
+            tried = tuned.tiles(tune.chip_of(torch.device("cpu")))[key]
+            return 1.0 + sum(x != y for x, y in zip(tried, wanted, strict=True))
+
+        (row,) = tune.tune([key], torch.device("cpu"), clock, PROBLEM)
+        assert row.key == key and row.after == wanted, row
+        assert row.seconds_after == 1.0, row
+        print(*key, row.before, row.after)
+
+
+if __name__ == "__main__":
+    main()
