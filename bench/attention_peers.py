@@ -101,6 +101,20 @@ def sdpa_causal(case: AttentionCase, direction: str, device: torch.device | str 
     return Peer(_causal_attend(case))
 
 
+def sdpa_cudnn(case: AttentionCase, direction: str, device: torch.device | str = "cuda") -> Peer:
+    """scaled_dot_product_attention by cuDNN alone: is_causal where that is the window, else a dense mask."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    make = sdpa_causal if case.window_size == (-1, 0) else sdpa_mask
+    peer = make(case, direction, device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return peer.attend(q, k, v)
+
+    return replace(peer, attend=attend)
+
+
 def sdpa_causal_no_window(case: AttentionCase, direction: str, device: torch.device | str = "cpu") -> Peer:
     """The same where a window is asked for: what leaving the window out costs."""
     if case.window_size[0] < 0 or case.window_size[1] != 0:

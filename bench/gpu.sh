@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
-# usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward] [--tiny]
+# usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward,models,compile]
+#        [--tiny]
 # Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
 set -uo pipefail
 
 device=cuda
-only=build,check,random,merge,forward,backward
+only=build,check,random,merge,forward,backward,models,compile
 tiny=()
 while (($#)); do
   case $1 in
@@ -60,6 +61,10 @@ section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tes
 section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
 section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
 section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
+section models 160 "$python" -m bench.gpu_models --rows "$rows" "${common[@]}"
+start=()
+[[ $device == cuda ]] || start=(--target sm_90 --only forward-d64)
+section compile 150 "$python" -m bench.triton_start ${start[@]+"${start[@]}"}
 
 if ((${#failed[@]})); then
   echo "== failed: ${failed[*]}"

@@ -10,12 +10,12 @@ import torch
 
 from bench import attention, overlap, rows
 from bench.attention_cases import AttentionCase
-from bench.attention_peers import Peer, sdpa_causal, sdpa_mask, torch_flash
+from bench.attention_peers import Peer, sdpa_causal, sdpa_cudnn, sdpa_mask, torch_flash
 from bench.cases import OverlapCase
 from bench.contest import OWN, chosen_backend
 from bench.gpu_contest import Results, admit, contest, copy_ceiling, product_ceiling
 from bench.library_peers import flex
-from bench.peers import Run, merge_by_fold, merge_by_index_add
+from bench.peers import Run, merge_by_fold, merge_by_gather, merge_by_index_add
 from bench.timing import Clock, cuda_clock, wall_clock
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
@@ -66,6 +66,7 @@ def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, fol
             OWN: entrant(lambda: overlap.own_run(op, case, device)),
             "index_add": entrant(lambda: merge_by_index_add(case, device)),
             "fold": entrant(lambda: merge_by_fold(case, device)),
+            "compiled gather": entrant(lambda: merge_by_gather(case, device)),
         }
     )
     want = (overlap.truth(op, direction, case, x if direction == "forward" else grad),)
@@ -95,6 +96,7 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     }
     if device == "cuda":
         entrants["flex"] = entrant(lambda: flex(case, direction, device))
+        entrants["sdpa_cudnn"] = entrant(lambda: sdpa_cudnn(case, direction, device))
         entrants["torch_flash"] = entrant(lambda: torch_flash(case, direction, device))
     calls = admit(entrants)
     want, honest = (route(case, direction, inputs) for route in (attention.truth, attention.honest))

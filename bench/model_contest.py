@@ -72,12 +72,13 @@ def admit(
     return {OWN: ours, **peers}, left_out
 
 
-def subject_of(case: ModelCase, model: nn.Module) -> Subject:
+def subject_of(case: ModelCase, model: nn.Module, suite: str = "models") -> Subject:
     """What the rows of one model have in common; `default` is what transformers chooses for it."""
     heads, kv_heads, head_dim = head_sizes(model.config)
-    q, k = (torch.empty(1, case.seqlen, n, head_dim, dtype=case.dtype) for n in (heads, kv_heads))
+    sizes = ((1, case.seqlen, n, head_dim) for n in (heads, kv_heads))
+    q, k = (torch.empty(size, dtype=case.dtype, device=model.device) for size in sizes)
     return Subject(
-        suite="models",
+        suite=suite,
         op=case.family,
         direction="forward",
         shape={
@@ -91,6 +92,7 @@ def subject_of(case: ModelCase, model: nn.Module) -> Subject:
         work=flops(model, case.seqlen),
         unit="GFLOP/s",
         backend=chosen_backend("windowed_attention", q, k, k, score_bytes=4 * heads * case.seqlen**2),
+        device=model.device.type,
     )
 
 

@@ -87,7 +87,8 @@ def by_blocks(
         end = min(begin + rows, seqlen)
         first = max(0, begin - reach) if reach >= 0 else 0
         last = min(seqlen, end + window_size[1]) if window_size[1] >= 0 else seqlen
-        seen = sees(window_size, torch.arange(begin, end)[:, None], torch.arange(first, last))
+        places = torch.arange(seqlen, device=query.device)
+        seen = sees(window_size, places[begin:end, None], places[first:last])
         scores = query[:, :, begin:end] @ key[:, :, first:last].transpose(2, 3) * scale
         scores = scores.masked_fill(~seen, -torch.inf)
         if s_aux is not None:

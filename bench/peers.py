@@ -59,6 +59,31 @@ def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     return run
 
 
+def merge_by_gather(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """The rows that land on each position, gathered and summed: compiled by torch to one kernel."""
+    index, share = (x.to(device) for x in gather_table(case))
+    share = share[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        return (chunks.flatten(0, 1)[index] * share).sum(1)
+
+    torch.compiler.reset()  # else the ninth case would meet torch's limit of recompilations
+    return torch.compile(run, dynamic=False, fullgraph=True)
+
+
+def gather_table(case: OverlapCase) -> tuple[Tensor, Tensor]:
+    """(total_len, most) int64, the chunk rows that land on each position; their parts, 0 where fewer do."""
+    position = positions(case.plan).flatten()
+    part = shares(case.plan, case.weights, case.dtype).flatten()
+    order = position.argsort(stable=True)
+    place = position[order]
+    rank = torch.arange(len(place)) - torch.searchsorted(place, place)
+    index = torch.zeros(case.total_len, int(rank.max()) + 1, dtype=torch.int64)
+    parts = torch.zeros(index.shape, dtype=case.dtype)
+    index[place, rank], parts[place, rank] = order, part[order]
+    return index, parts
+
+
 def merge_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     """A Python loop over the chunks."""
     share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]

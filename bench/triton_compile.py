@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,28 +99,28 @@ def variants(everything: bool) -> Iterator[Variant]:
                 yield Variant(direction, head_dim, torch.bfloat16, num_kv_heads=2, features=features)
 
 
-def options_of(variant: Variant, seqlen_k: int) -> AttentionOptions:
-    """The variant's options, with tensors that have no memory."""
+def options_of(variant: Variant, seqlen_k: int, device: str) -> AttentionOptions:
+    """The variant's options; zeros on the meta device have no memory."""
 
-    def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
+    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
 
     layout, score, dropout_p = Layout(), Score(), 0.0
     num_heads, features = variant.num_heads, variant.features
     if features == "score":
-        score = Score(30.0, meta(num_heads, 2000), 1000, meta(num_heads))
+        score = Score(30.0, zeros(num_heads, 2000), 1000, zeros(num_heads))
     elif features == "dropout":
         dropout_p = 0.1
     elif features == "layout":
-        ints = meta(1, dtype=torch.int32)
-        mask = meta(1, seqlen_k, dtype=torch.bool)
+        ints = zeros(1, dtype=torch.int32)
+        mask = zeros(1, seqlen_k, dtype=torch.bool)
         layout = Layout(ints, ints, ints, mask, sink_tokens=4, chunk=4096, chunk_origin=ints)
     elif features == "packed":
-        bounds = meta(9, dtype=torch.int32)
+        bounds = zeros(9, dtype=torch.int32)
         layout = Layout(cu_seqlens_q=bounds, cu_seqlens_k=bounds, sink_tokens=4)
     elif features == "segments":
-        layout = Layout(segment_ids=meta(1, seqlen_k, dtype=torch.int64), sink_tokens=4)
-    seed = meta(1, dtype=torch.int64) if dropout_p else None
+        layout = Layout(segment_ids=zeros(1, seqlen_k, dtype=torch.int64), sink_tokens=4)
+    seed = zeros(1, dtype=torch.int64) if dropout_p else None
     scale = variant.head_dim**-0.5
     return AttentionOptions(variant.window_size, scale, layout, score, dropout_p, seed)
 
@@ -132,6 +133,13 @@ class CompileOnly:
 
         self.target, self.shared_memory = GPUTarget(*TARGETS[target]), SHARED_MEMORY[target]
         self.utils, self.found, self._num_warps = self, [], 0
+
+    def activate(self) -> None:
+        """From now on Triton compiles for it in this process."""
+        warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
+        from triton.runtime.driver import driver
+
+        driver.set_active(self)
 
     def get_current_target(self) -> Any:
         return self.target
@@ -157,28 +165,30 @@ class CompileOnly:
         pass
 
 
-def compile_variant(variant: Variant, target: str) -> list[Compiled]:
-    """The variant's kernels, compiled for the target."""
-    warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
-    from triton.runtime.driver import driver
-
+def call_of(variant: Variant, device: str) -> Callable[[], Any]:
+    """The variant's call of the Triton backend."""
     from lckernels.backends import triton as backend
 
-    compiler = CompileOnly(target)
-    driver.set_active(compiler)
     seqlen_k = 8192
     shapes = (
         (1, variant.seqlen_q, variant.num_heads, variant.head_dim),
         (1, seqlen_k, variant.num_kv_heads, variant.head_dim),
     )
-    q, k = (torch.empty(shape, dtype=variant.dtype, device="meta") for shape in shapes)
-    options = options_of(variant, seqlen_k)
-    begin = time.perf_counter()
+    q, k = (torch.zeros(shape, dtype=variant.dtype, device=device) for shape in shapes)
+    options = options_of(variant, seqlen_k, device)
     if variant.direction == "forward":
-        backend.windowed_attention(q, k, k, options)
-    else:
-        lse = q.new_empty(1, variant.num_heads, variant.seqlen_q, dtype=torch.float32)
-        backend.windowed_attention_backward(q, None, q, k, k, q, lse, options)
+        return partial(backend.windowed_attention, q, k, k, options)
+    lse = q.new_zeros(1, variant.num_heads, variant.seqlen_q, dtype=torch.float32)
+    return partial(backend.windowed_attention_backward, q, None, q, k, k, q, lse, options)
+
+
+def compile_variant(variant: Variant, target: str) -> list[Compiled]:
+    """The variant's kernels, compiled for the target."""
+    compiler = CompileOnly(target)
+    compiler.activate()
+    call = call_of(variant, "meta")
+    begin = time.perf_counter()
+    call()
     seconds = time.perf_counter() - begin
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 

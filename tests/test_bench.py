@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from bench import gpu_check, gpu_time, overlap, report, rows
+from bench import gpu_check, gpu_models, gpu_time, overlap, report, rows, triton_start
 from bench.attention_cases import AttentionCase
 from bench.cases import OverlapCase
 from bench.check import Checked, check
@@ -242,9 +242,27 @@ def test_the_gpu_scripts_run_on_the_cpu(tmp_path, capsys):
     assert {(row["op"], row["provider"]) for row in stored} >= {
         ("overlap_merge", OWN),
         ("overlap_merge", "index_add"),
+        ("overlap_merge", "compiled gather"),
         ("windowed_attention", OWN),
         ("windowed_attention", "sdpa_mask"),
     }
+
+
+def test_models_on_a_gpu_run_on_the_cpu(tmp_path, capsys):
+    assert gpu_models.main(["--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
+    assert "FAILED" not in capsys.readouterr().out
+    stored = [json.loads(line) for line in (tmp_path / "gpu_models.jsonl").read_text().splitlines()]
+    assert {row["provider"] for row in stored} >= {OWN, "eager", "sdpa"}
+    for row in stored:
+        assert row["op"] == "mistral" and row["percent_of"] == ["floor"]
+
+
+def test_first_calls_of_a_gpu_that_is_not_there(capsys):
+    assert triton_start.main(["--target", "sm_90", "--only", "forward-d64"]) == 0
+    title, line, row = capsys.readouterr().out.splitlines()
+    name, cold, warm, host = (cell.strip() for cell in row.strip("|").split("|"))
+    assert name.startswith("forward-d64-bfloat16") and len(line.split("|")) == len(title.split("|"))
+    assert min(float(cold), float(warm), float(host)) > 0
 
 
 @needs_host

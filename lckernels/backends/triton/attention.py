@@ -1,7 +1,6 @@
 """windowed_attention in Triton: the launches of its kernels."""
 
 import torch
-import triton
 from torch import Tensor
 
 from lckernels.backends.eager.attention import sink_gradient
@@ -16,7 +15,7 @@ from lckernels.backends.triton.kernels.attention_bias import attention_backward_
 from lckernels.backends.triton.kernels.attention_forward import attention_forward_kernel
 from lckernels.backends.triton.kernels.attention_splits import merge_splits_kernel
 from lckernels.backends.triton.launch import launch, rows
-from lckernels.backends.triton.tiles import block_dim, choose_splits
+from lckernels.backends.triton.tiles import block_dim, choose_splits, power_of_two
 from lckernels.options import AttentionOptions
 
 MAX_PACKED_ROWS = 64  # a group's heads share a tile where a text has so few rows
@@ -71,7 +70,7 @@ def _merge_splits(parts: Tensor, part_lses: Tensor, out: Tensor, lse: Tensor, sp
         splits,
         HEAD_DIM_V=out.shape[3],
         BLOCK_DV=block_dim(out.shape[3]),
-        BLOCK_SPLITS=triton.next_power_of_2(splits),
+        BLOCK_SPLITS=power_of_two(splits),
         num_warps=2,
     )
 

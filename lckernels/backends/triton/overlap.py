@@ -27,6 +27,7 @@ from lckernels.backends.triton.overlap_shares import (
     sizes,
     weights_gradient,
 )
+from lckernels.backends.triton.tiles import power_of_two
 from lckernels.plan import TILE_LEN, PlanArgs
 from lckernels.reference import compute_dtype
 
@@ -66,9 +67,9 @@ def _gather(chunks: Tensor, mode: str, table: Tensor | None, plan: PlanArgs) -> 
     chunks = contiguous_rows(chunks)
     out = chunks.new_empty(plan.total_len, chunks.shape[2])
     block_m, block_n = _blocks(out)
-    dim_programs = triton.cdiv(out.shape[1], block_n)
+    dim_programs = -(-out.shape[1] // block_n)
     launch(
-        _gather_kernel, triton.cdiv(plan.total_len, block_m) * dim_programs, out,
+        _gather_kernel, -(-plan.total_len // block_m) * dim_programs, out,
         chunks, table, *plan_tensors(plan), out, *sizes(plan), dim_programs,
         out.shape[1], *chunks.stride()[:2],
         MODE=mode, ACC=accumulator(out.dtype), BLOCK_M=block_m, BLOCK_N=block_n,
@@ -93,8 +94,8 @@ def _scatter(
         chunks = contiguous_rows(chunks)
     block_m, block_n = _blocks(out)
     segments, _ = plan_tensors(plan)
-    column_programs = triton.cdiv(plan.chunk_len, block_m)
-    dim_programs = triton.cdiv(out.shape[2], block_n) if dots is None else 1
+    column_programs = -(-plan.chunk_len // block_m)
+    dim_programs = -(-out.shape[2] // block_n) if dots is None else 1
     launch(
         _scatter_kernel, segments.shape[0] * column_programs * dim_programs, out,
         sequence, shares, chunks, dots, segments, out, *sizes(plan), column_programs, dim_programs,
@@ -107,7 +108,7 @@ def _scatter(
 def _blocks(x: Tensor) -> tuple[int, int]:
     """BLOCK_M rows of BLOCK_N elements; BLOCK_M divides TILE_LEN."""
     size = x.element_size()
-    block_n = min(triton.next_power_of_2(max(x.shape[-1], 1)), _ROW_BYTES // size)
+    block_n = min(power_of_two(max(x.shape[-1], 1)), _ROW_BYTES // size)
     return min(_BLOCK_BYTES // (block_n * size), TILE_LEN), block_n
 
 

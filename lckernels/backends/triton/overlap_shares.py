@@ -50,7 +50,7 @@ def mode_and_table(weights: str | Tensor, plan: PlanArgs) -> tuple[str, Tensor |
 def plan_tensors(plan: PlanArgs) -> tuple[Tensor, Tensor]:
     """segments and tile_segments as the kernels take them."""
     segments, tiles = plan.segments, plan.tile_segments
-    num_tiles = triton.cdiv(plan.total_len, TILE_LEN)
+    num_tiles = -(-plan.total_len // TILE_LEN)
     if segments.shape[1:] != (len(Column),) or tiles.shape != (num_tiles, 2):
         shapes = f"segments {tuple(segments.shape)} and tile_segments {tuple(tiles.shape)}"
         expected = f"(num_segments, {len(Column)}) and ({num_tiles}, 2)"
@@ -71,7 +71,7 @@ def _launch(
     mode: str, table: Tensor | None, dots: Tensor | None, plan: PlanArgs, dtype: torch.dtype, out: Tensor
 ) -> None:
     launch(
-        _shares_kernel, triton.cdiv(plan.total_len, TILE_LEN), out,
+        _shares_kernel, -(-plan.total_len // TILE_LEN), out,
         table, dots, *plan_tensors(plan), out, *sizes(plan), MODE=mode, ACC=accumulator(dtype), num_warps=2,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lckernels.backends.triton.launch import Rows, launch, rows
+from lckernels.backends.triton.tiles import power_of_two
 from lckernels.reference import state_weights
 
 MAX_STATES = 8  # of one kernel
@@ -85,9 +86,9 @@ class _Blocks(NamedTuple):
 
 
 def _blocks(x: Tensor, tile_bytes: int) -> _Blocks:
-    block_d = triton.next_power_of_2(max(x.shape[3], 1))
+    block_d = power_of_two(max(x.shape[3], 1))
     block_m = min(max(tile_bytes // (block_d * x.element_size()), 1), 128)
-    return _Blocks(block_m, block_d, triton.cdiv(x.shape[1] * x.shape[2], block_m))
+    return _Blocks(block_m, block_d, -(-(x.shape[1] * x.shape[2]) // block_m))
 
 
 @triton.jit

@@ -107,9 +107,14 @@ def chip_of(device: torch.device) -> Chip:
     return Chip(arch, found["max_shared_mem"], found["multiprocessor_count"])
 
 
+def power_of_two(n: int) -> int:
+    """The least power of two from n >= 1 on; triton's own takes microseconds of each launch."""
+    return 1 << (n - 1).bit_length()
+
+
 def block_dim(head_dim: int) -> int:
     """The head dim's room in a tile: a power of two that the matrix units take."""
-    return max(16, triton.next_power_of_2(head_dim))
+    return max(16, power_of_two(head_dim))
 
 
 def choose_tiles(
@@ -132,7 +137,7 @@ def choose_tiles(
     keys = [Key(kernel, room, kind) for kind in _kinds(dtype, window, heavy)]
     tiles = next(table[key] for key in keys for table in (tuned, TABLE) if key in table)
     if kernel == "forward" and num_rows <= 64:
-        rows = max(16, triton.next_power_of_2(num_rows))
+        rows = max(16, power_of_two(num_rows))
         rows = min(rows, tiles.block_m if dtype != torch.float32 else 32)
         tiles = tiles._replace(block_m=rows, num_warps=8 if room == 256 and rows > 16 else 4)
     return fitted(tiles, room * dtype.itemsize, chip.shared_memory)
