@@ -57,7 +57,7 @@ fi
 section build 200 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
 section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
-  --random-problems 120
+  tests/test_triton_models.py tests/test_triton_gpu.py --random-problems 120
 section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
 section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
 section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
