@@ -190,13 +190,14 @@ def compile_variant(variant: Variant, target: str) -> list[Compiled]:
     begin = time.perf_counter()
     call()
     seconds = time.perf_counter() - begin
+    if TARGETS[target][0] != "cuda":  # cuobjdump reads cubins alone
+        zeros = (0,) * (1 + len(_COUNTED))
+        return [Compiled(variant.name, *kernel[:3], *zeros, seconds) for kernel in compiler.found]
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 
 
 def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, seconds: float) -> Compiled:
-    """What cuobjdump says of a cubin; zeros for a binary of another kind."""
-    if b"amdgcn" in binary:
-        return Compiled(variant, name, num_warps, shared, 0, 0, 0, 0, 0, 0, seconds)
+    """What cuobjdump says of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()

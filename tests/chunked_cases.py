@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from backends import some
 from torch import Tensor
 
 from lckernels import ExtraTokens, Plan, plan_chunks
@@ -34,9 +35,13 @@ def one_chunk_of_two_texts() -> Plan:
 
 
 def many_segments() -> Plan:
-    """Chunk 0 has 70 segments, every second pair of positions; chunk 1 has all."""
-    pairs = [[0, 2 * i, 4 * i, 2] for i in range(70)]
-    return Plan.from_segments([*pairs, [1, 0, 0, 280]], num_chunks=2, chunk_len=280, total_len=280)
+    """Chunk 0 has 70 segments (or some), every second pair of positions; chunk 1 has all."""
+    number = max(some(70), 16)
+    pairs = [[0, 2 * i, 4 * i, 2] for i in range(number)]
+    total_len = 4 * number
+    return Plan.from_segments(
+        [*pairs, [1, 0, 0, total_len]], num_chunks=2, chunk_len=total_len, total_len=total_len
+    )
 
 
 @dataclass(frozen=True)

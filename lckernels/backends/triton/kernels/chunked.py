@@ -220,7 +220,7 @@ def keys_gradient(
     HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq / softmax_scale with the share of num_keys keys added."""
-    text, rows = all_keys(num_keys, row, head, queries.lse < float("inf"))
+    text, rows = all_keys(num_keys, row, head, queries.lse != float("inf"))
     for t in tl.range(0, tl.cdiv(text.num_k, BLOCK_N)):
         dq_tile = query_gradient_tile(
             dq_tile, t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score, None, True, True,
