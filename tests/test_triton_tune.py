@@ -15,8 +15,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 
 from lckernels.backends.triton import tiles, tune, tuned
-from lckernels.backends.triton.command import KERNELS, KINDS, ROOMS, line
 from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
+from lckernels.backends.tune_command import KERNELS, KINDS, ROOMS, line
 from lckernels.search.commands import app
 
 CHIP = Chip("sm_90", 227 * 1024, 132)

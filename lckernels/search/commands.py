@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lckernels import dispatch
-from lckernels.backends.triton.command import tune
+from lckernels.backends.tune_command import tune
 from lckernels.layers.command import explain
 from lckernels.perplexity.command import perplexity
 from lckernels.search import plot as picture
