@@ -25,7 +25,7 @@ CASES = [
     ModelCase("modernbert", 8 * K, torch.bfloat16, 22),
     ModelCase("gpt_oss", 8 * K, torch.bfloat16, 4),
 ]
-TINY = [ModelCase("mistral", 64, torch.float32, 2)]
+TINY = [ModelCase(family, 64, torch.float32, 2) for family in ("mistral", "gpt_oss")]
 
 
 def time_model(case: ModelCase, device: str, clock: Clock, folder: Path) -> int:
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
-    parser.add_argument("--tiny", action="store_true", help="one small model")
+    parser.add_argument("--tiny", action="store_true", help="small models")
     options = parser.parse_args(arguments)
     clock = cuda_clock() if options.device == "cuda" else wall_clock
     failures = 0

@@ -12,6 +12,7 @@ from bench import attention, overlap, rows
 from bench.attention_cases import AttentionCase
 from bench.attention_peers import Peer, sdpa_causal, sdpa_cudnn, sdpa_mask, torch_flash
 from bench.cases import OverlapCase
+from bench.check import Tensors
 from bench.contest import OWN, chosen_backend
 from bench.gpu_contest import Results, admit, contest, copy_ceiling, product_ceiling
 from bench.library_peers import flex
@@ -73,7 +74,12 @@ def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, fol
     backend = chosen_backend(op, x)
     subject = overlap.subject_of("gpu_overlap_merge", op, direction, case, backend, device)
     ceilings = {COPY: copy_ceiling(case.traffic(op, direction).total, device)}
-    return contest(subject, calls, want, calls["index_add"](), ceilings, clock, folder)
+    honest = _checked(calls["index_add"]())
+    return contest(subject, calls, want, honest, ceilings, clock, folder, _checked)
+
+
+def _checked(results: Tensors) -> Tensors:
+    return tuple(overlap.checked_columns(x) for x in results)
 
 
 def time_attention(case: AttentionCase, direction: str, device: str, clock: Clock, folder: Path) -> int:

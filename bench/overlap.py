@@ -47,9 +47,9 @@ def truth(op: str, direction: str, case: OverlapCase, given: Tensor) -> Tensor:
         return reference.overlap_merge(given, case.plan, case.weights)
     if op == "overlap_merge":
         return reference.overlap_split(given, case.plan).mul_(
-            shares(case.plan, case.weights, dtype)[..., None]
+            shares(case.plan, case.weights, dtype)[..., None].to(given.device)
         )
-    copies = torch.bincount(positions(case.plan).flatten())[:, None]
+    copies = torch.bincount(positions(case.plan).flatten())[:, None].to(given.device)
     return reference.overlap_merge(given, case.plan, "uniform").mul_(copies)
 
 

@@ -250,14 +250,31 @@ def test_the_gpu_scripts_run_on_the_cpu(tmp_path, capsys):
 
 def test_models_on_a_gpu_run_on_the_cpu(tmp_path, capsys):
     assert gpu_models.main(["--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
-    assert "FAILED" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAILED" not in said and "sdpa is left out: ValueError" in said, "gpt-oss has no sdpa"
     stored = [json.loads(line) for line in (tmp_path / "gpu_models.jsonl").read_text().splitlines()]
     assert {row["provider"] for row in stored} >= {OWN, "eager", "sdpa"}
     for row in stored:
-        assert row["op"] == "mistral" and row["percent_of"] == ["floor"]
+        assert row["op"] in ("mistral", "gpt_oss") and row["percent_of"] == ["floor"]
+
+
+def test_our_own_absence_is_a_failure(monkeypatch, tmp_path, capsys):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gpu_time.overlap, "own_run", broken)
+    assert gpu_time.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 1
+    assert f"{OWN} is left out: RuntimeError: no such kernel" in capsys.readouterr().out
+    assert (tmp_path / "gpu_overlap_merge.jsonl").exists(), "the peers' rows stay"
+
+
+def test_large_results_are_compared_in_a_part_of_their_columns(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_time.overlap, "checked_columns", lambda x: x[..., ::4])
+    assert gpu_time.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
 
 
 def test_first_calls_of_a_gpu_that_is_not_there(capsys):
+    pytest.importorskip("triton", reason="Triton is not installed")
     assert triton_start.main(["--target", "sm_90", "--only", "forward-d64"]) == 0
     title, line, row = capsys.readouterr().out.splitlines()
     name, cold, warm, host = (cell.strip() for cell in row.strip("|").split("|"))

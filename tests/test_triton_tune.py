@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton
+from triton.runtime.errors import OutOfResources
 
 from lckernels.backends.triton import tiles, tune, tuned
 from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
@@ -71,6 +72,7 @@ def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__versi
         (entry(sizes=(64, 128, 4)), "num_stages"),
         (entry(sizes=(64, 96, 4, 2)), r"got the tiles \[64, 96, 4, 2\]"),
         (entry(sizes=(64, 128, 3, 2)), "got the tiles"),
+        (entry("backward_bias 64 half", (128, 64, 4, 1)), "got the tiles"),
         (entry(sizes=(64, 128, 4, 0)), "got the tiles"),
         (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
         (entry(version="2.0.0"), "made for Triton 2.0.0"),
@@ -81,6 +83,14 @@ def test_a_file_that_is_none_warns_once_and_is_not_used(file, content, words):
     with pytest.warns(UserWarning, match=words):
         assert chosen() == TABLE[KEY]
     assert chosen() == TABLE[KEY]
+
+
+def test_without_a_home_there_are_no_tuned_tiles(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    tuned.read.cache_clear()
+    assert chosen() == TABLE[KEY]
+    tuned.read.cache_clear()
 
 
 def test_neighbours_differ_in_one_size_and_fit():
@@ -105,20 +115,61 @@ def test_keys_are_those_asked_for():
     assert tune.keys_of(["chunked"], [], ["narrow"]) == []
 
 
-@pytest.mark.parametrize("failure", ["other results", "no room"])
-def test_tiles_that_do_not_serve_are_left_out(monkeypatch, failure):
-    def call():
-        tried = tuned.tiles(CHIP).get(KEY)
-        if tried in (None, TABLE[KEY]):
+FAILURES = {
+    "other results": None,
+    "no room": OutOfResources(300_000, CHIP.shared_memory, "shared memory"),
+    "not compiled": RuntimeError("PassManager::run failed"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("with_options", [False, True])
+def test_tiles_that_do_not_serve_are_left_out(monkeypatch, failure, with_options):
+    def fails():
+        if tuned.tiles(CHIP).get(KEY) in (None, TABLE[KEY]):
             return (torch.ones(3),)
-        if failure == "no room":
-            raise tune.OutOfResources(300_000, CHIP.shared_memory, "shared memory")
+        if FAILURES[failure]:
+            raise FAILURES[failure]
         return (torch.tensor([1.0, 1.0, 1.1]),)
 
-    monkeypatch.setattr(tune, "call_of", lambda *_: call)
+    def serves():
+        return (torch.ones(3),)
+
+    calls = (serves, [fails]) if with_options else (fails, [])
+    monkeypatch.setattr(tune, "calls_of", lambda *_: calls)
     monkeypatch.setattr(tune, "chip_of", lambda _: CHIP)
-    (row,) = tune.tune([KEY], torch.device("cpu"), lambda _: 1.0)
-    assert row.after == row.before == TABLE[KEY]
+    seconds = {TABLE[KEY]: 2.0}
+
+    def clock(_):
+        return seconds.get(tuned.tiles(CHIP).get(KEY, TABLE[KEY]), 1.0)
+
+    (row,) = tune.tune([KEY], torch.device("cpu"), clock)
+    served = with_options and failure == "other results"  # those calls are not compared
+    assert (row.after == row.before == TABLE[KEY]) is not served
+
+
+def test_a_pass_that_does_not_run_is_told_and_the_others_go_on(monkeypatch):
+    def calls_of(key, *_):
+        if key == KEY:
+            raise OutOfResources(300_000, 1000, "shared memory")
+        return (lambda: (torch.ones(3),)), []
+
+    monkeypatch.setattr(tune, "calls_of", calls_of)
+    monkeypatch.setattr(tune, "chip_of", lambda _: CHIP)
+    other = Key("forward", 64, "half")
+    rows = list(tune.tune([KEY, other], torch.device("cpu"), lambda _: 1.0))
+    assert rows[0].failure and "is left out: OutOfResources: " in line(rows[0])
+    assert not rows[1].failure and rows[1].after == TABLE[other]
+
+
+def test_tiles_that_serve_options_are_tried_with_them():
+    """Where the table has heavy ones, the others need not."""
+    small = tune.Problem(seqlen=16, num_heads=2, num_kv_heads=1, window=8)
+    for key in TABLE:
+        if key.kernel == "forward":  # whose calls run nothing before they are called
+            _, others = tune.calls_of(key, small, torch.device("cpu"))
+            has_heavy = key._replace(kind="heavy") in TABLE
+            assert len(others) == (0 if has_heavy and key.kind in ("half", "narrow") else 1)
 
 
 def test_it_finds_the_fastest_in_the_interpreter():
@@ -126,7 +177,7 @@ def test_it_finds_the_fastest_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(program.parent.parent)}
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert [row.split()[0] for row in done.stdout.splitlines()] == list(KERNELS)
+    assert [row.split()[0] for row in done.stdout.splitlines()] == ["forward", "backward_bias", "chunked"]
 
 
 def test_a_printed_line():

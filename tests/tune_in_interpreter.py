@@ -6,15 +6,13 @@ Run as a program under TRITON_INTERPRET=1: prints each key's tiles before and af
 import torch
 
 from lckernels.backends.triton import tune, tuned
-from lckernels.backends.triton.tiles import Key, Tiles
+from lckernels.backends.triton.tiles import TABLE, Key, Tiles
 
-PROBLEM = tune.Problem(seqlen=80, num_heads=2, num_kv_heads=1, window=20, chunk_len=32, overlap=8)
+PROBLEM = tune.Problem(seqlen=24, num_heads=2, num_kv_heads=1, window=12, chunk_len=16, overlap=4)
 WANTED = {
     Key("forward", 64, "fp32"): Tiles(32, 16, 4, 2),
-    Key("backward_kv", 64, "fp32"): Tiles(32, 64, 8, 1),
-    Key("backward_q", 64, "fp32"): Tiles(64, 32, 4, 1),
     Key("backward_bias", 64, "fp32"): Tiles(16, 32, 4, 1),
-    Key("chunked", 64, "fp32"): Tiles(32, 16, 4, 1),
+    Key("chunked", 64, "fp32"): Tiles(32, 32, 4, 1),
 }
 
 
@@ -22,8 +20,7 @@ def main() -> None:
     for key, wanted in WANTED.items():
         # 1 s, and 1 more for each size that is not the wanted one.
         def clock(call: tune.Call, key: Key = key, wanted: Tiles = wanted) -> float:
-            call()
-            tried = tuned.tiles(tune.chip_of(torch.device("cpu")))[key]
+            tried = tuned.tiles(tune.chip_of(torch.device("cpu"))).get(key, TABLE[key])
             return 1.0 + sum(x != y for x, y in zip(tried, wanted, strict=True))
 
         (row,) = tune.tune([key], torch.device("cpu"), clock, PROBLEM)

@@ -75,6 +75,8 @@ def tune(
     found = dict(tuned.read(chip))
     for row in _shown(tune.tune(keys, device, seconds), len(keys), talk(quiet)[0]):
         out.print(printable(line(row)))
+        if row.failure:
+            continue
         found[row.key] = row.after
         if not dry_run:
             with whole_file(target) as partial:
@@ -84,8 +86,10 @@ def tune(
 
 
 def line(row: "Tuned") -> str:
-    """A pass, its tiles and times before and after, and the ratio."""
+    """A pass, its tiles and times before and after, and the ratio; or why it is left out."""
     name = " ".join(map(str, row.key))
+    if row.failure:
+        return f"{name:26} is left out: {row.failure.splitlines()[0]}"
     sizes = ["x".join(map(str, tiles)) for tiles in (row.before, row.after)]
     times = [f"{1e3 * seconds:.3f} ms" for seconds in (row.seconds_before, row.seconds_after)]
     ratio = row.seconds_before / row.seconds_after

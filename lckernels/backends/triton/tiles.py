@@ -92,6 +92,20 @@ TABLE = {
 }
 
 NOT_TUNED: Mapping[Key, Tiles] = MappingProxyType({})
+# The sizes that a tile may have, by the names of `Tiles`.
+SIZES = {
+    "block_m": (16, 32, 64, 128),
+    "block_n": (16, 32, 64, 128),
+    "num_warps": (4, 8),
+    "num_stages": (1, 2, 3, 4),
+}
+
+
+def allowed(key: Key, tiles: Tiles) -> bool:
+    """Whether a kernel may have such tiles; whether they fit a chip is not asked."""
+    known = all(getattr(tiles, name) in sizes for name, sizes in SIZES.items())
+    # The bias' kernel turns a tile within its keys.
+    return known and (key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n)
 
 
 @cache
@@ -134,8 +148,9 @@ def choose_tiles(
     what `lckernels tune` found for the chip; it goes before TABLE.
     """
     room = max(64, block_dim(head_dim))
-    keys = [Key(kernel, room, kind) for kind in _kinds(dtype, window, heavy)]
-    tiles = next(table[key] for key in keys for table in (tuned, TABLE) if key in table)
+    keys = (Key(kernel, room, kind) for kind in _kinds(dtype, window, heavy))
+    key = next(key for key in keys if key in TABLE)
+    tiles = tuned.get(key, TABLE[key])
     if kernel == "forward" and num_rows <= 64:
         rows = max(16, power_of_two(num_rows))
         rows = min(rows, tiles.block_m if dtype != torch.float32 else 32)

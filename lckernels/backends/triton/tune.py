@@ -1,37 +1,41 @@
 """Which tiles are fastest on this GPU: each pass alone is timed with its own and with neighbouring tiles."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from triton.runtime.errors import OutOfResources, PTXASError
+from triton.errors import TritonError
 
 from lckernels.backends import triton as backend
 from lckernels.backends.triton import tuned
 from lckernels.backends.triton.tiles import (
     NARROW_WINDOW,
+    SIZES,
     TABLE,
     Chip,
     Key,
     Tiles,
+    allowed,
     chip_of,
     choose_tiles,
     fitted,
 )
 from lckernels.functional import chunked_attention
 from lckernels.options import AttentionOptions, Layout, Score
-from lckernels.plan import plan_chunks
+from lckernels.plan import Plan, plan_chunks
 
 GAIN = 0.02  # what a change of tiles must save, as a share of the time
 STEPS = 4  # from a pass' tiles to neighbours, to theirs, ...
-_WARPS, _STAGES, _BLOCKS = (4, 8), (1, 2, 3, 4), (16, 32, 64, 128)
 _AGREE = 2e-2  # of the largest result: other tiles sum in another order, wrong ones are far off
 
 Results = tuple[Tensor, ...]
 Call = Callable[[], Results]
 TimeCall = Callable[[Call], float]
+# Of compiling, of loading, of memory; torch's and LLVM's are RuntimeErrors.
+_FAILURES = (TritonError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Of one pass: the tiles it had and those it is best with, and the time of each."""
+    """Of one pass: the tiles it had and those it is best with, and the time of each.
+
+    failure: why the pass cannot be timed here; then nothing was found.
+    """
 
     key: Key
     before: Tiles
     after: Tiles
-    seconds_before: float
-    seconds_after: float
+    seconds_before: float = math.inf
+    seconds_after: float = math.inf
+    failure: str = ""
 
 
 def tune(
@@ -63,21 +71,41 @@ def tune(
     """For each key the best tiles found, starting from those in use.
 
     time_call: the seconds that a call takes. A step goes to the best neighbour (one size doubled or halved)
-    if it saves GAIN; tiles that do not compile, or whose results differ, are left out.
+    if it saves GAIN; tiles that do not run, with options where the key serves some, or whose results differ
+    are left out.
     """
     for key in keys:
         yield _tune_one(key, problem or Problem(), device, time_call)
 
 
 def _tune_one(key: Key, problem: Problem, device: torch.device, time_call: TimeCall) -> Tuned:
-    call, chip = call_of(key, problem, device), chip_of(device)
+    chip = chip_of(device)
     begin = best = choose_tiles(chip, *_choice(key, problem), tuned=tuned.tiles(chip))
-    seconds = {begin: _seconds(key, begin, call, time_call, None)}
-    want = call()
+    try:
+        call, other_calls = calls_of(key, problem, device)
+        want = call()
+        seconds = {begin: time_call(call)}
+    except _FAILURES as error:
+        _raise_if_dead(device)
+        return Tuned(key, begin, begin, failure=f"{type(error).__name__}: {error}")
+
+    def measured(tiles: Tiles) -> float:
+        """Seconds of the call with those tiles; inf if they do not serve."""
+        with tuned.trying(key, tiles):
+            try:
+                if not _agree(call(), want):
+                    return math.inf
+                for other in other_calls:
+                    other()
+                return time_call(call)
+            except _FAILURES:
+                _raise_if_dead(device)
+                return math.inf
+
     for _ in range(STEPS):
         for tiles in neighbours(key, best, chip):
             if tiles not in seconds:
-                seconds[tiles] = _seconds(key, tiles, call, time_call, want)
+                seconds[tiles] = measured(tiles)
         fastest = min(seconds, key=seconds.__getitem__)
         if seconds[fastest] > (1 - GAIN) * seconds[best]:
             break
@@ -85,17 +113,10 @@ def _tune_one(key: Key, problem: Problem, device: torch.device, time_call: TimeC
     return Tuned(key, begin, best, seconds[begin], seconds[best])
 
 
-def _seconds(
-    key: Key, tiles: Tiles, call: Call, time_call: TimeCall, want: tuple[Tensor, ...] | None
-) -> float:
-    """Seconds of the call with those tiles; inf if they do not serve. want: results to agree with."""
-    with tuned.trying(key, tiles):
-        try:
-            if want is not None and not _agree(call(), want):
-                return float("inf")
-            return time_call(call)
-        except (OutOfResources, PTXASError):
-            return float("inf")
+def _raise_if_dead(device: torch.device) -> None:
+    """After some failures nothing runs on a GPU any more: raises torch's error then."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _agree(got: Results, want: Results) -> bool:
@@ -106,9 +127,7 @@ def _agree(got: Results, want: Results) -> bool:
 def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
     """Tiles that differ in one size by one step, and have room."""
     found = []
-    for name, sizes in (
-        ("block_m", _BLOCKS), ("block_n", _BLOCKS), ("num_warps", _WARPS), ("num_stages", _STAGES),
-    ):  # fmt: skip
+    for name, sizes in SIZES.items():
         place = sizes.index(getattr(tiles, name))
         for size in sizes[max(place - 1, 0) : place + 2]:
             found.append(tiles._replace(**{name: size}))
@@ -116,9 +135,7 @@ def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
     return [
         other
         for other in found
-        if other != tiles
-        and fitted(other, row_bytes, chip.shared_memory) == other
-        and (key.kernel != "backward_bias" or other.block_m <= other.block_n)
+        if other != tiles and allowed(key, other) and fitted(other, row_bytes, chip.shared_memory) == other
     ]
 
 
@@ -140,32 +157,60 @@ def _choice(key: Key, problem: Problem) -> tuple:
     )  # fmt: skip
 
 
-def call_of(key: Key, problem: Problem, device: torch.device) -> Call:
-    """A call that runs the key's pass: the forward or the backward of its op, on random inputs."""
+def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, list[Call]]:
+    """The call that is timed, which runs the key's pass, and those that must run too.
+
+    These have every option that needs registers, where the key serves them.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(_dtype(key))
 
+    batch = () if key.kernel == "chunked" else (1,)
+    heads = (problem.num_heads, problem.num_kv_heads, problem.num_kv_heads)
+    q, k, v = (draw(*batch, problem.seqlen, n, key.room) for n in heads)
+    dout = draw(*q.shape)
     if key.kernel == "chunked":
-        q, k, v = (draw(problem.seqlen, n, key.room) for n in _heads(problem))
         plan = plan_chunks(problem.seqlen, problem.chunk_len, problem.overlap).to(device)
-        return lambda: (chunked_attention(q, k, v, plan, backend="triton"),)
-    q, k, v = (draw(1, problem.seqlen, n, key.room) for n in _heads(problem))
+        return partial(_chunked_and_gradients, (q, k, v), dout, plan), []
+    options = _options(key, problem, draw)
+    timed = _pass(key, (q, k, v), dout, options)
+    if key.kind not in ("heavy", "fp32") and key._replace(kind="heavy") in TABLE:
+        return timed, []
+    seed = torch.ones(1, dtype=torch.int64, device=device)
+    mask = torch.ones(1, problem.seqlen, dtype=torch.bool, device=device)
+    bias = options.score.rel_bias if key.kernel == "backward_bias" else draw(problem.num_heads, 64)
+    loaded = options._replace(
+        layout=Layout(kv_mask=mask, segment_ids=mask.long(), sink_tokens=4),
+        score=Score(30.0, bias, bias.shape[1] - 1),
+        dropout_p=0.1,
+        seed=seed,
+    )
+    return timed, [_pass(key, (q, k, v), dout, loaded)]
+
+
+def _chunked_and_gradients(inputs: Results, dout: Tensor, plan: Plan) -> Results:
+    """The forward and the backward have the same tiles."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = chunked_attention(*leaves, plan, backend="triton")
+    return (out.detach(), *torch.autograd.grad(out, leaves, dout))
+
+
+def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> AttentionOptions:
     window = NARROW_WINDOW if key.kind == "narrow" else problem.window
     score = Score()
     if key.kind == "heavy":
         score = Score(softcap=30.0)
     if key.kernel == "backward_bias":
         score = Score(rel_bias=draw(problem.num_heads, window), bias_center=window - 1)
-    options = AttentionOptions((window - 1, 0), key.room**-0.5, Layout(), score, 0.0, None)
-    forward = partial(backend.windowed_attention, q, k, v, options)
+    return AttentionOptions((window - 1, 0), key.room**-0.5, Layout(), score, 0.0, None)
+
+
+def _pass(key: Key, inputs: Results, dout: Tensor, options: AttentionOptions) -> Call:
+    """The op's forward, or for a pass of the backward the backward alone."""
+    forward = partial(backend.windowed_attention, *inputs, options)
     if key.kernel == "forward":
         return forward
     out, lse = forward()
-    dout = draw(*out.shape)
-    return partial(backend.windowed_attention_backward, dout, None, q, k, v, out, lse, options)
-
-
-def _heads(problem: Problem) -> tuple[int, int, int]:
-    return problem.num_heads, problem.num_kv_heads, problem.num_kv_heads
+    return partial(backend.windowed_attention_backward, dout, None, *inputs, out, lse, options)

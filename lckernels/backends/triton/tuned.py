@@ -10,14 +10,14 @@ from pathlib import Path
 
 import triton
 
-from lckernels.backends.triton.tiles import NOT_TUNED, TABLE, Chip, Key, Tiles
+from lckernels.backends.triton.tiles import NOT_TUNED, TABLE, Chip, Key, Tiles, allowed
 
 _trying: dict[Key, Tiles] = {}
 
 
 def path(chip: Chip) -> Path:
     """The file of a chip's tiles: in $XDG_CACHE_HOME/lckernels, else ~/.cache/lckernels."""
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(folder) / "lckernels" / f"tiles-{chip.arch}-{chip.num_sms}.json"
 
 
@@ -74,8 +74,7 @@ _KEYS = {_name(key): key for key in TABLE}
 
 def _entry(name: str, sizes: list[int]) -> tuple[Key, Tiles]:
     """A key and its tiles. Raises ValueError or KeyError for what tune would not write."""
-    tiles = Tiles(*sizes)
-    powers = all(type(x) is int and 16 <= x <= 512 and x & (x - 1) == 0 for x in tiles[:2])
-    if not (powers and tiles.num_warps in (1, 2, 4, 8, 16) and tiles.num_stages in range(1, 9)):
+    key, tiles = _KEYS[name], Tiles(*sizes)
+    if not allowed(key, tiles):
         raise ValueError(f"{name}: got the tiles {sizes}")
-    return _KEYS[name], tiles
+    return key, tiles
