@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from bench import attention
 from bench.attention_cases import BACKWARD_FLOPS, AttentionCase
@@ -24,6 +25,8 @@ from bench.library_peers import flex, local_attention
 from bench.memory import with_extra_bytes
 from bench.onnx_peer import onnxruntime
 from bench.timing import Call
+
+T = TypeVar("T")
 
 _LONG = (sdpa_mask, sdpa_causal, sdpa_causal_no_window, flex, onnxruntime, local_attention, eager)
 PEERS: dict[str, tuple[Build, ...]] = {
@@ -140,9 +143,9 @@ def _enter(
         raise
 
 
-def admitted(ways: Mapping[str, Callable[[], Entrant]]) -> tuple[dict[str, Entrant], dict[str, str]]:
-    """The peers that enter, and why the others do not: a wrong result is a reason too."""
-    entrants: dict[str, Entrant] = {}
+def admitted(ways: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """Those that enter, and why the others do not: a wrong result is a reason too."""
+    entrants: dict[str, T] = {}
     left_out: dict[str, str] = {}
     for name, way in ways.items():
         try:
@@ -150,7 +153,8 @@ def admitted(ways: Mapping[str, Callable[[], Entrant]]) -> tuple[dict[str, Entra
         except (AssertionError, Unsupported) as reason:
             left_out[name] = str(reason)
         except Exception as error:  # a peer that breaks must not cost the others their rows
-            left_out[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            first_line = str(error).strip().partition("\n")[0]
+            left_out[name] = f"{type(error).__name__}: {first_line}"
     return entrants, left_out
 
 

@@ -1,6 +1,9 @@
 """One case on a GPU: whoever can run is checked, then timed in turns."""
 
-from collections.abc import Callable
+import argparse
+import gc
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +12,13 @@ import torch
 from bench import rows
 from bench.check import Tensors, check
 from bench.contest import OWN, Subject, make_rows
-from bench.timing import Call, Clock, measure
+from bench.entrants import admitted
+from bench.timing import Call, Clock, cuda_clock, measure, wall_clock
 
 ROUNDS, BUDGET = 20, 2.0
 
 Results = Callable[[], Tensors]
+TimeCase = Callable[[str, Clock, Path], int]  # device, clock, folder for the rows: how many were wrong
 
 
 class Ceiling(NamedTuple):
@@ -36,17 +41,43 @@ def product_ceiling(size: int, dtype: torch.dtype, device: str) -> Ceiling:
     return Ceiling(lambda: a @ b, 2.0 * size**3)
 
 
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """What every script that times on a GPU takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
+    parser.add_argument("--tiny", action="store_true", help="small sizes")
+    return parser
+
+
+def time_each(jobs: Iterable[tuple[str, TimeCase]], device: str, folder: Path) -> int:
+    """Runs the jobs, each with its title; how many results were wrong, a job that raises counts as one."""
+    clock = cuda_clock() if device == "cuda" else wall_clock
+    failures = 0
+    for title, time_case in jobs:
+        print(title, flush=True)
+        try:
+            failures += time_case(device, clock, folder)
+        except Exception as error:  # the other jobs still run
+            failures += 1
+            print(f"  FAILED {type(error).__name__}: {error}")
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return failures
+
+
 def admit(entrants: dict[str, Callable[[], Results]]) -> dict[str, Results]:
     """The calls that can be built and run here; of the others the reason is printed."""
-    calls = {}
-    for name, build in entrants.items():
-        try:
-            call = build()
-            call()
-        except Exception as error:  # whoever it is, the others still run
-            print(f"  {name} is left out: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
-            continue
-        calls[name] = call
+
+    def started(build: Callable[[], Results]) -> Results:
+        call = build()
+        call()
+        return call
+
+    calls, left_out = admitted({name: partial(started, build) for name, build in entrants.items()})
+    for name, reason in left_out.items():
+        print(f"  {name} is left out: {reason}")
     return calls
 
 

@@ -1,23 +1,30 @@
 """Timings of overlap_merge and windowed_attention on a GPU, checked first: part of bench/gpu.sh."""
 
-import argparse
-import gc
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench import attention, overlap, rows
+from bench import attention, overlap
 from bench.attention_cases import AttentionCase
 from bench.attention_peers import Peer, sdpa_causal, sdpa_cudnn, sdpa_mask, torch_flash
 from bench.cases import OverlapCase
 from bench.check import Tensors
 from bench.contest import OWN, chosen_backend
-from bench.gpu_contest import Results, admit, contest, copy_ceiling, product_ceiling
+from bench.gpu_contest import (
+    Results,
+    admit,
+    contest,
+    copy_ceiling,
+    parser_of,
+    product_ceiling,
+    time_each,
+)
 from bench.library_peers import flex
 from bench.peers import Run, merge_by_fold, merge_by_gather, merge_by_index_add
-from bench.timing import Clock, cuda_clock, wall_clock
+from bench.timing import Clock
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
 PRODUCT_SIZE = 8192  # of the matrices whose product is the ceiling of attention
@@ -131,25 +138,14 @@ def jobs_of(section: str, tiny: bool) -> list[tuple[Callable[..., int], Attentio
 
 def main(arguments: list[str] | None = None) -> int:
     """Times one section; 1 if a result was wrong or a case failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("section", choices=["merge", "forward", "backward"])
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
-    parser.add_argument("--tiny", action="store_true", help="one small shape")
     options = parser.parse_args(arguments)
-    clock = cuda_clock() if options.device == "cuda" else wall_clock
-    failures = 0
-    for time_case, case, direction in jobs_of(options.section, options.tiny):
-        print(f"{options.section} {direction} {case.label}", flush=True)
-        try:
-            failures += time_case(case, direction, options.device, clock, options.rows)
-        except Exception as error:  # the other cases still run
-            failures += 1
-            print(f"  FAILED {type(error).__name__}: {error}")
-        gc.collect()
-        if options.device == "cuda":
-            torch.cuda.empty_cache()
-    return 1 if failures else 0
+    jobs = [
+        (f"{options.section} {direction} {case.label}", partial(time_case, case, direction))
+        for time_case, case, direction in jobs_of(options.section, options.tiny)
+    ]
+    return 1 if time_each(jobs, options.device, options.rows) else 0
 
 
 if __name__ == "__main__":

@@ -82,12 +82,11 @@ def by_blocks(
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     key, value = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (key, value))
     rows = max(16, min(512, _BLOCK_SCORES // (heads * (seqlen if reach < 0 else min(seqlen, reach + 512)))))
-    outs = []
+    outs, places = [], torch.arange(seqlen, device=query.device)
     for begin in range(0, seqlen, rows):
         end = min(begin + rows, seqlen)
         first = max(0, begin - reach) if reach >= 0 else 0
         last = min(seqlen, end + window_size[1]) if window_size[1] >= 0 else seqlen
-        places = torch.arange(seqlen, device=query.device)
         seen = sees(window_size, places[begin:end, None], places[first:last])
         scores = query[:, :, begin:end] @ key[:, :, first:last].transpose(2, 3) * scale
         scores = scores.masked_fill(~seen, -torch.inf)

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from backends import DEVICE, JUDGED, refusal
+from backends import DEVICE, JUDGED, needs
 
 pytest.importorskip("transformers", reason="patching needs transformers")
 
@@ -17,7 +17,7 @@ from lckernels import dispatch
 
 pytestmark = [
     pytest.mark.skipif(JUDGED != "triton", reason="make test-triton judges the Triton kernels"),
-    pytest.mark.skipif(bool(refusal(torch.float32)), reason=refusal(torch.float32) or "it runs"),
+    needs(torch.float32),
     pytest.mark.usefixtures("one_thread"),
 ]
 

@@ -9,7 +9,7 @@ import typer
 
 from lckernels.extras import import_extra
 from lckernels.search.errors import InputError
-from lckernels.search.files import check_writable, whole_file
+from lckernels.search.files import check_writable, reason, whole_file
 from lckernels.search.report import out
 from lckernels.search.start import talk
 from lckernels.search.text import printable
@@ -107,7 +107,7 @@ def _make_folder(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{target.parent} cannot be made: {error.strerror}") from None
+        raise InputError(f"{target.parent} cannot be made: {reason(error)}") from None
 
 
 def _shown(rows: "Iterable[Tuned]", number: int, shown: bool) -> "Iterable[Tuned]":

@@ -151,10 +151,12 @@ def _dtype(key: Key) -> torch.dtype:
 
 def _choice(key: Key, problem: Problem) -> tuple:
     """What choose_tiles is asked for the key."""
-    narrow, heavy = key.kind == "narrow", key.kind == "heavy"
-    return (
-        key.kernel, key.room, _dtype(key), NARROW_WINDOW if narrow else problem.window, problem.seqlen, heavy
-    )  # fmt: skip
+    window, heavy = _window(key, problem), key.kind == "heavy"
+    return (key.kernel, key.room, _dtype(key), window, problem.seqlen, heavy)
+
+
+def _window(key: Key, problem: Problem) -> int:
+    return NARROW_WINDOW if key.kind == "narrow" else problem.window
 
 
 def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, list[Call]]:
@@ -180,10 +182,9 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
         return timed, []
     seed = torch.ones(1, dtype=torch.int64, device=device)
     mask = torch.ones(1, problem.seqlen, dtype=torch.bool, device=device)
-    bias = options.score.rel_bias if key.kernel == "backward_bias" else draw(problem.num_heads, 64)
     loaded = options._replace(
         layout=Layout(kv_mask=mask, segment_ids=mask.long(), sink_tokens=4),
-        score=Score(30.0, bias, bias.shape[1] - 1),
+        score=Score(30.0, draw(problem.num_heads, 64), 63),
         dropout_p=0.1,
         seed=seed,
     )
@@ -198,8 +199,7 @@ def _chunked_and_gradients(inputs: Results, dout: Tensor, plan: Plan) -> Results
 
 
 def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> AttentionOptions:
-    window = NARROW_WINDOW if key.kind == "narrow" else problem.window
-    score = Score()
+    window, score = _window(key, problem), Score()
     if key.kind == "heavy":
         score = Score(softcap=30.0)
     if key.kernel == "backward_bias":
