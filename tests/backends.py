@@ -1,7 +1,7 @@
 """The backend that the tests judge: the one that LCKERNELS="backend=..." names, else cpu.
 
 LCKERNELS=backend=triton TRITON_INTERPRET=1 judges the Triton kernels in Triton's interpreter (make
-test-triton).
+test-triton); LCKERNELS=backend=cuda the CUDA kernels, where a GPU is.
 """
 
 import os
@@ -14,15 +14,16 @@ from lckernels import dispatch
 from lckernels.dispatch import Problem
 
 JUDGED = dispatch.settings().get("backend", "cpu")
-# Where the judged backend's tensors are: Triton's on a GPU, if there is one and it is not interpreted.
-_ON_GPU = JUDGED == "triton" and torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ
+_OF_GPUS = JUDGED in ("triton", "cuda")
+# Where the judged backend's tensors are: on a GPU, if it serves one that is there and is not interpreted.
+_ON_GPU = _OF_GPUS and torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ
 DEVICE = "cuda" if _ON_GPU else "cpu"
 # The reference as a backend is judged beside cpu alone.
 BACKENDS = [
     name for name in (("eager", "cpu") if JUDGED == "cpu" else (JUDGED,)) if not dispatch.availability()[name]
 ]
 # Whether a NaN reaches those rows alone that see it, and not others of their tile (DESIGN: either is right).
-EXACT_NAN = JUDGED != "triton"
+EXACT_NAN = not _OF_GPUS
 
 
 def refusal(dtype: torch.dtype, head_dim: int = 8, op: str = "windowed_attention") -> str:

@@ -218,7 +218,7 @@ MERGE = {
     ),
     "backend": (
         lambda x, p: lckernels.overlap_merge(x, p, backend="tpu"),
-        r"backend: got 'tpu'; allowed are cpu, triton, eager",
+        r"backend: got 'tpu'; allowed are cpu, triton, cuda, eager",
     ),
 }
 

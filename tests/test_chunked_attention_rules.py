@@ -264,7 +264,7 @@ ERRORS = {
     "extra_device": ({"extra": _extra(v=lambda x: x.to("meta"))}, r"extra.v: got device meta; q is on cpu"),
     "scale": ({"softmax_scale": float("nan")}, r"softmax_scale: got nan; expected a finite number"),
     "scale_type": ({"softmax_scale": "1"}, r"softmax_scale: got '1'; expected a number"),
-    "backend": ({"backend": "tpu"}, r"backend: got 'tpu'; allowed are cpu, triton, eager"),
+    "backend": ({"backend": "tpu"}, r"backend: got 'tpu'; allowed are cpu, triton, cuda, eager"),
 }
 
 

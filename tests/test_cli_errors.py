@@ -94,7 +94,7 @@ def test_a_wrong_setting_in_the_environment(book, monkeypatch, command):
     monkeypatch.setenv("LCKERNELS", "backend=foo")
     dispatch.settings.cache_clear()
     try:
-        said = "lckernels: LCKERNELS: got backend='foo'; allowed are cpu, triton, eager\n"
+        said = "lckernels: LCKERNELS: got backend='foo'; allowed are cpu, triton, cuda, eager\n"
         assert refused(*command) == said
     finally:
         dispatch.settings.cache_clear()

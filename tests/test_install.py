@@ -14,22 +14,30 @@ import lckernels
 from lckernels import dispatch
 
 PACKAGE = Path(lckernels.__file__).parent
-LIBRARY = PACKAGE / "_C.so"
 
 
-def symbols(*flags: str) -> list[str]:
-    """Names of the dynamic symbols of _C.so."""
-    listing = subprocess.run(["nm", "-D", *flags, str(LIBRARY)], capture_output=True, text=True, check=True)
+@pytest.fixture(params=["_C.so", "_C_cuda.so"])
+def library(request) -> Path:
+    """A compiled library of torch ops."""
+    path = PACKAGE / request.param
+    if not path.exists():
+        pytest.skip(f"{request.param} was not built")
+    return path
+
+
+def symbols(library: Path, *flags: str) -> list[str]:
+    """Names of the dynamic symbols of a library."""
+    listing = subprocess.run(["nm", "-D", *flags, str(library)], capture_output=True, text=True, check=True)
     return [line.split()[-1].partition("@")[0] for line in listing.stdout.splitlines()]
 
 
-def test_ops_library_is_free_of_python():
-    assert [name for name in symbols("--undefined-only") if name.lstrip("_").startswith("Py")] == []
+def test_ops_library_is_free_of_python(library):
+    assert [name for name in symbols(library, "--undefined-only") if name.lstrip("_").startswith("Py")] == []
 
 
-def test_ops_library_needs_only_the_stable_shim():
+def test_ops_library_needs_only_the_stable_shim(library):
     """No C++ symbol of torch, c10 or at: it asks libtorch for the C shim only, of 2.11 at most."""
-    undefined = symbols("--undefined-only")
+    undefined = symbols(library, "--undefined-only")
     mangled = [name for name in undefined if name.startswith("_Z")]
     assert [name for name in mangled if any(space in name for space in ("3c10", "2at", "5torch"))] == []
     shim = {name for name in undefined if name.startswith(("aoti_torch", "torch_"))}
@@ -42,9 +50,9 @@ def test_ops_library_needs_only_the_stable_shim():
     assert not shim & newer
 
 
-def test_ops_library_has_no_path_into_the_build():
+def test_ops_library_has_no_path_into_the_build(library):
     header = subprocess.run(
-        ["readelf", "-d", str(LIBRARY)], capture_output=True, text=True, check=True
+        ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
     ).stdout
     assert "libtorch" in header
     assert "RPATH" not in header and "RUNPATH" not in header
@@ -114,7 +122,7 @@ def test_environment_forces_an_instruction_set(isa):
     (
         ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2, avx512, avx512_bf16"),
         ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
-        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, triton, eager"),
+        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, triton, cuda, eager"),
     ),
 )
 def test_environment_errors(value, message):

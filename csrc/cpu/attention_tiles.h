@@ -38,10 +38,9 @@ static inline TileList tile_list(const AttentionParams& p, const Text& text, int
   return list;
 }
 
-// The segment of a key position; without segments one that holds all keys, and begins before none that is
-// valid.
+// The segment of a key position.
 static inline Span segment_of(const AttentionParams& p, const Text& text, int64_t position) {
-  if (!p.segment_spans) return {smaller(0, text.bounds.kv_start), text.bounds.num_keys};
+  if (!p.segment_spans) return whole_text(text.bounds);
   if (position < 0 || position >= text.bounds.num_keys) return {0, 0};
   return p.segment_spans[text.batch * p.seqlen_k + position];
 }

@@ -1,20 +1,11 @@
-// The share of each chunk at each position: the only place in C++ where merge weights are made.
+// The share of each chunk at each position of a tile.
 #pragma once
 
 #include "cpu/simd/vec.h"
+#include "overlap_weights.h"
 #include "params.h"
 
 namespace lck::LCK_ISA {
-
-// A segment cut down to what lies inside the tensors, whatever the plan says.
-inline Segment inside(Segment s, const OverlapParams& p) {
-  const bool in_row = s.row >= 0 && s.row < p.num_chunks && s.col >= 0 && s.start >= 0 && s.length >= 0;
-  if (!in_row) return Segment{};
-  const int64_t columns = p.chunk_len - s.col, positions = p.total_len - s.start;
-  const int64_t room = columns < positions ? columns : positions;
-  if (s.length > room) s.length = static_cast<int32_t>(room > 0 ? room : 0);
-  return s;
-}
 
 // One output tile: positions [start, start + length), and the segments that touch it.
 struct Tile {
@@ -40,37 +31,6 @@ inline Tile tile_at(const OverlapParams& p, int64_t index, Segment* segments) {
     if (s.length > 0 && s.start < start + length && last > start) segments[count++] = s;
   }
   return {start, length, count, segments};
-}
-
-// sin(x) for x in [0, pi / 2] by its series, to the last bits of a double.
-template <typename A>
-inline A sin_series(A x) {
-  const A z = x * x;
-  A sum = 0;
-  for (int k = 10; k >= 1; --k) sum = (1 + sum) * (-z / static_cast<A>(2 * k * (2 * k + 1)));
-  return x + x * sum;
-}
-
-// Weight of place u of a segment of length n.
-template <typename A>
-inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row, int64_t u) {
-  switch (mode) {
-    case WeightMode::kExplicit:
-      return explicit_row[s.col + u];
-    case WeightMode::kCrop:
-      return u >= s.keep_start && u < s.keep_end ? A(1) : A(0);
-    case WeightMode::kTriangular:
-    case WeightMode::kHann: {
-      const int64_t left = s.starts_document ? s.length : u + 1;
-      const int64_t right = s.ends_document ? s.length : s.length - u;
-      const A m = static_cast<A>(left < right ? left : right);
-      if (mode == WeightMode::kTriangular) return m;
-      const A sine = sin_series(m * static_cast<A>(1.57079632679489661923) / (static_cast<A>(s.length) + 1));
-      return sine * sine;
-    }
-    default:
-      return A(1);
-  }
 }
 
 // Fills shares (tile.count, kTileLen): the weight of each segment at each position over the sum of all, 0

@@ -1,16 +1,10 @@
 // The private torch ops of chunked attention. All tensors are on the CPU with a contiguous last dim; `shares`
 // (num_chunks, chunk_len) has the accumulator's dtype.
-#include <optional>
-
 #include "cpu/chunked_run.h"
 #include "cpu/tensor_args.h"
 
 namespace lck {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 // (total_len, heads, dim) as a batch of one.
 HeadsTensor of_sequence(const Tensor& x) {

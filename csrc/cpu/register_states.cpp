@@ -10,26 +10,14 @@
 namespace lck {
 namespace {
 
-using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// x (batch, seqlen, num_heads, head_dim), of any strides but the last.
-HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name) {
-  bool fits = x.is_cpu() && x.dim() == 4 && x.scalar_type() == like.scalar_type();
-  for (int64_t i = 0; fits && i < 4; ++i) fits = x.size(i) == like.size(i);
-  STD_TORCH_CHECK(
-      fits && (x.size(3) <= 1 || x.stride(3) == 1), "lckernels_cpu: ", name,
-      " must be (batch, seqlen, num_heads, head_dim) on the CPU, alike, with a contiguous last dim");
-  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-// x (batch, num_heads, seqlen) of any strides.
-HeadsTensor lse_tensor(const Tensor& x, const Tensor& out, const char* name) {
-  STD_TORCH_CHECK(x.is_cpu() && x.dim() == 3 && x.scalar_type() == accumulator_of(out) &&
-                      x.size(0) == out.size(0) && x.size(1) == out.size(2) && x.size(2) == out.size(1),
-                  "lckernels_cpu: ", name,
-                  " must be (batch, num_heads, seqlen) on the CPU, float32 (float64 for float64 outs)");
-  return {x.const_data_ptr(), x.stride(0), x.stride(2), x.stride(1)};
+// Like out in every size.
+HeadsTensor state_tensor(const Tensor& x, const Tensor& out, const char* name) {
+  for (int64_t i = 0; i < 4; ++i) {
+    STD_TORCH_CHECK(x.dim() == 4 && x.size(i) == out.size(i), "lckernels_cpu: ", name, " must be alike");
+  }
+  return heads_tensor(x, out, name);
 }
 
 // The parameters of a call and the arrays that they point to.
@@ -38,9 +26,10 @@ struct Call {
   StatesParams params{};
 
   Call(const Tensors& states, const Tensors& state_lses, const Tensor& out, const Tensor& lse) {
-    STD_TORCH_CHECK(out.dim() == 4 && !states.empty() && states.size() == state_lses.size(),
-                    "lckernels_cpu: outs and lses must be as many, at least one, and out have 4 dims");
-    for (const Tensor& x : states) outs.push_back(heads_tensor(x, out, "outs"));
+    STD_TORCH_CHECK(
+        out.is_cpu() && out.dim() == 4 && !states.empty() && states.size() == state_lses.size(),
+        "lckernels_cpu: outs and lses must be as many, at least one, and out have 4 dims, on the CPU");
+    for (const Tensor& x : states) outs.push_back(state_tensor(x, out, "outs"));
     for (const Tensor& x : state_lses) lses.push_back(lse_tensor(x, out, "lses"));
     params.outs = outs.data();
     params.lses = lses.data();
@@ -79,11 +68,11 @@ void merge_states_backward(Tensor dout, Tensor dlse, Tensors outs, Tensors lses,
   Call call(outs, lses, out, lse);
   STD_TORCH_CHECK(douts.size() == outs.size() && dlses.size() == outs.size(),
                   "lckernels_cpu: douts and dlses must be as many as outs");
-  call.params.dout = heads_tensor(dout, out, "dout");
+  call.params.dout = state_tensor(dout, out, "dout");
   call.params.dlse = lse_tensor(dlse, out, "dlse");
   call.params.stream_out = call.whole_lines(out);
   for (const Tensor& x : douts) {
-    call.douts.push_back(heads_tensor(x, out, "douts"));
+    call.douts.push_back(state_tensor(x, out, "douts"));
     call.params.stream_out &= prepare_output(x, fresh);
   }
   for (const Tensor& x : dlses) call.dlses.push_back(lse_tensor(x, out, "dlses"));

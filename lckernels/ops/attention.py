@@ -19,7 +19,7 @@ _ATTENTION_OPTIONS = (
     "Tensor? chunk_origin_tensor, float softcap, Tensor? rel_bias, SymInt bias_center, Tensor? sink_logits, "
     "float dropout_p, Tensor? seed, str? backend"
 )
-_MAX_SEQLEN_K, _REL_BIAS, _SINK_LOGITS = 10, 17, 19  # places in _ATTENTION_OPTIONS
+_MAX_SEQLEN_K, _SEGMENT_IDS, _REL_BIAS, _SINK_LOGITS = 10, 11, 17, 19  # places in _ATTENTION_OPTIONS
 
 
 def flat_options(options: AttentionOptions, backend: str | None) -> tuple:
@@ -54,7 +54,8 @@ def _attention_problem(q: Tensor, k: Tensor, v: Tensor, options: tuple) -> Probl
     seqlen_k = k.shape[1] if max_seqlen_k is None else min(max_seqlen_k, k.shape[1])
     scores = prod((q.shape[0], q.shape[2], q.shape[1], seqlen_k))
     score_bytes = scores * (8 if q.dtype == torch.float64 else 4)
-    return Problem("windowed_attention", q.device.type, q.dtype, (q.shape, k.shape, v.shape), score_bytes)
+    shapes, segmented = (q.shape, k.shape, v.shape), options[_SEGMENT_IDS] is not None
+    return Problem("windowed_attention", q.device.type, q.dtype, shapes, score_bytes, segmented)
 
 
 def _windowed_attention(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,15 @@ from lckernels.ops.registration import register, register_autocast, register_aut
 from lckernels.reference import compute_dtype
 
 
-def _states_problem(out: Tensor) -> Problem:
-    return Problem("merge_attention_states", out.device.type, out.dtype, (out.shape,))
+def _states_problem(outs: list[Tensor]) -> Problem:
+    shapes = tuple(x.shape for x in outs)
+    return Problem("merge_attention_states", outs[0].device.type, outs[0].dtype, shapes)
 
 
 def _merge_attention_states(
     outs: list[Tensor], lses: list[Tensor], backend: str | None
 ) -> tuple[Tensor, Tensor]:
-    return choose(_states_problem(outs[0]), backend).merge_attention_states(outs, lses)
+    return choose(_states_problem(outs), backend).merge_attention_states(outs, lses)
 
 
 def _merge_attention_states_fake(
@@ -37,7 +38,7 @@ def _merge_attention_states_backward(
     lse: Tensor,
     backend: str | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    module = choose(_states_problem(out), backend)
+    module = choose(_states_problem(outs), backend)
     return module.merge_attention_states_backward(dout, dlse, outs, lses, out, lse)
 
 

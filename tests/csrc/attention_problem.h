@@ -52,6 +52,7 @@ struct Problem {
   const Case& c;
   DType dtype;
   Tensor q, k, v, dout, dlse, bias, sinks;
+  LayoutTables layout{};
   AttentionTables tables;
   AttentionParams params{};
 
@@ -83,7 +84,6 @@ struct Problem {
     p.keep_scale = 1 / (1 - c.dropout_p);
     p.seed = kSeed;
     const auto table = [](const std::vector<int64_t>& x) { return x.empty() ? nullptr : x.data(); };
-    LayoutTables layout{};
     layout.batch = c.batch, layout.num_texts = num_texts();
     layout.cu_seqlens_q = table(c.cu_seqlens_q), layout.cu_seqlens_k = table(c.cu_seqlens_k);
     layout.offsets = table(c.offsets), layout.offset_step = 1;
@@ -94,16 +94,22 @@ struct Problem {
     if (c.bias_len) p.rel_bias = bias.view.data;
   }
 
-  Results<Tensor> run(Isa isa) const {
+  // Results of the problem's shapes, and params that lead there.
+  Results<Tensor> results(Storage storage, AttentionParams* p) const {
     const DType acc = accumulator_of(dtype);
-    const auto rows = [&] { return Tensor(acc, c.batch, c.heads, c.seqlen_q, 1, Storage::kPlain); };
+    const auto rows = [&] { return Tensor(acc, c.batch, c.heads, c.seqlen_q, 1, storage); };
     const auto like = [&](const Tensor& x) {
-      return Tensor(x.dtype, x.batch, x.rows, x.heads, x.dim, Storage::kPlain);
+      return Tensor(x.dtype, x.batch, x.rows, x.heads, x.dim, storage);
     };
     Results<Tensor> r{like(dout), rows(), like(q), like(k), like(v), rows(), like(bias), like(sinks)};
+    p->out = r.out.view, p->dq = r.dq.view, p->dk = r.dk.view, p->dv = r.dv.view;
+    p->lse = const_cast<void*>(r.lse.view.data), p->delta = const_cast<void*>(r.delta.view.data);
+    return r;
+  }
+
+  Results<Tensor> run(Isa isa) const {
     AttentionParams p = params;
-    p.out = r.out.view, p.dq = r.dq.view, p.dk = r.dk.view, p.dv = r.dv.view;
-    p.lse = const_cast<void*>(r.lse.view.data), p.delta = const_cast<void*>(r.delta.view.data);
+    Results<Tensor> r = results(Storage::kPlain, &p);
     run_attention_forward(isa, dtype, p);
     run_attention_backward(isa, dtype, p, c.bias_len ? const_cast<void*>(r.dbias.view.data) : nullptr,
                            c.sink_logits ? const_cast<void*>(r.dsink.view.data) : nullptr);
@@ -121,9 +127,9 @@ struct Problem {
     return r;
   }
 
- private:
   static constexpr uint64_t kSeed = 0x123456789abcdef;
 
+ private:
   bool packed() const { return !c.cu_seqlens_q.empty(); }
   int64_t num_texts() const { return packed() ? static_cast<int64_t>(c.cu_seqlens_q.size()) - 1 : c.batch; }
   double softmax_scale() const { return 1.5 / std::sqrt(static_cast<double>(c.dim)); }

@@ -68,8 +68,9 @@ inline void store(DType dtype, double value, std::byte* p) {
 }
 
 // How a tensor lies: rows side by side, from the second element of its memory on; with NaN between the rows;
-// with heads before rows.
-enum class Storage { kPlain, kPadded, kHeadsFirst };
+// with heads before rows; as kPlain and kPadded, but with every row aligned to 16 bytes if dim is a multiple
+// of 8.
+enum class Storage { kPlain, kPadded, kHeadsFirst, kAligned, kAlignedPadded };
 
 // (batch, rows, heads, dim). Filled with NaN.
 struct Tensor {
@@ -81,7 +82,9 @@ struct Tensor {
   Tensor() = default;
   Tensor(DType dtype, int64_t batch, int64_t rows, int64_t heads, int64_t dim, Storage storage)
       : dtype(dtype), batch(batch), rows(rows), heads(heads), dim(dim) {
-    const int64_t lead = storage == Storage::kPlain ? 1 : 0, pad = storage == Storage::kPadded ? 3 : 0;
+    const int64_t lead = storage == Storage::kPlain ? 1 : 0, pad = storage == Storage::kPadded          ? 3
+                                                                   : storage == Storage::kAlignedPadded ? 8
+                                                                                                        : 0;
     if (storage == Storage::kHeadsFirst) {
       view = {nullptr, heads * rows * dim, dim, rows * dim};
     } else {

@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "cpu/overlap.h"
+#include "overlap_problem.h"
 #include "params.h"
 
 namespace {
@@ -19,55 +20,7 @@ using lck::Isa;
 using lck::OverlapParams;
 using lck::Segment;
 using lck::WeightMode;
-
-// Chunks of chunk_len every `stride` positions, the last one shifted left.
-struct Problem {
-  std::vector<Segment> segments;
-  std::vector<int32_t> tiles;
-  std::vector<float> chunks, sequence, weights;
-  OverlapParams params{};
-
-  Problem(int32_t total, int32_t chunk_len, int32_t stride, int64_t dim, WeightMode mode) {
-    for (int32_t start = 0, row = 0;; start += stride, ++row) {
-      const bool last = start + chunk_len >= total;
-      const int32_t length = std::min(chunk_len - 1, total), begin = last ? total - length : start;
-      segments.push_back({row, 1, begin, length, 0, length, begin == 0, last, 0, chunk_len});
-      if (last) break;
-    }
-    const int64_t num_tiles = (total + lck::kTileLen - 1) / lck::kTileLen;
-    for (int64_t i = 0; i < num_tiles; ++i) {
-      tiles.push_back(0);
-      tiles.push_back(static_cast<int32_t>(segments.size()));
-    }
-    std::mt19937 random(7);
-    std::uniform_real_distribution<float> uniform(0.1f, 1.0f);
-    const auto fill = [&](std::vector<float>& x, int64_t size) {
-      x.resize(size);
-      for (float& value : x) value = uniform(random);
-    };
-    const int64_t rows = static_cast<int64_t>(segments.size());
-    fill(chunks, rows * chunk_len * dim);
-    fill(sequence, total * dim);
-    fill(weights, rows * chunk_len);
-    params.chunks = chunks.data();
-    params.sequence = sequence.data();
-    params.weights = mode == WeightMode::kExplicit ? weights.data() : nullptr;
-    params.segments = segments.data();
-    params.tile_segments = tiles.data();
-    params.num_segments = params.num_chunks = rows;
-    params.num_tiles = num_tiles;
-    params.chunk_len = chunk_len;
-    params.total_len = total;
-    params.dim = params.column_stride = params.position_stride = dim;
-    params.chunk_stride = chunk_len * dim;
-    params.mode = mode;
-    params.most_segments = lck::most_segments(params);
-  }
-
-  std::vector<double> scratch() const {
-    return std::vector<double>((lck::overlap_scratch_bytes(params) + 7) / sizeof(double));
-  }
-};
+using Problem = lck::test::OverlapProblem;
 
 double weight(const Problem& problem, const Segment& s, int32_t u) {
   const int32_t left = s.starts_document ? s.length : u + 1,

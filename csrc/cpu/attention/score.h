@@ -6,6 +6,7 @@
 
 #include "cpu/attention/result_rows.h"
 #include "cpu/attention/rows.h"
+#include "philox.h"
 
 namespace lck::LCK_ISA {
 
@@ -59,30 +60,14 @@ inline void add_bias_gradient(const A* ds, int first, int stop, int64_t index, i
   for (int c = first; c < stop; ++c) dbias_row[smaller(larger(index + c, 0), bias_len - 1)] += ds[c];
 }
 
-// Four 32-bit draws of Philox4x32-10 at (x0, x1, x2, x3). Source: Salmon et al., SC 2011.
-inline void philox(uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3, uint64_t seed, uint32_t* draws) {
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t a = uint64_t{0xD2511F53u} * x0, b = uint64_t{0xCD9E8D57u} * x2;
-    x0 = static_cast<uint32_t>(b >> 32) ^ x1 ^ k0;
-    x1 = static_cast<uint32_t>(b);
-    x2 = static_cast<uint32_t>(a >> 32) ^ x3 ^ k1;
-    x3 = static_cast<uint32_t>(a);
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-  }
-  draws[0] = x0, draws[1] = x1, draws[2] = x2, draws[3] = x3;
-}
-
 // keep (kTile) of one query and the keys from n0, a multiple of 4: the factor of each probability.
 template <typename A>
 inline void dropout_row(const AttentionParams& p, const Text& text, int64_t head, int64_t position,
                         int64_t n0, A* keep) {
   const A scale = static_cast<A>(p.keep_scale);
   for (int c = 0; c < kTile; c += 4) {
-    uint32_t draws[4];
-    philox(static_cast<uint32_t>((n0 + c) >> 2), static_cast<uint32_t>(position), static_cast<uint32_t>(head),
-           static_cast<uint32_t>(text.index), p.seed, draws);
-    for (int i = 0; i < 4; ++i) keep[c + i] = draws[i] >= p.dropout_threshold ? scale : A{0};
+    const Draws draws = dropout_draws(n0 + c, position, head, text.index, p.seed);
+    for (int i = 0; i < 4; ++i) keep[c + i] = draws.at[i] >= p.dropout_threshold ? scale : A{0};
   }
 }
 

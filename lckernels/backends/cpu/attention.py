@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.cpu.library import table
+from lckernels.backends.compiled_arguments import attention_arguments
 from lckernels.backends.tensor_rows import contiguous_rows
-from lckernels.options import AttentionOptions, number_or_tensor
+from lckernels.options import AttentionOptions
 from lckernels.reference import compute_dtype, packed_bounds
 
 
@@ -13,7 +13,8 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOption
     acc = compute_dtype(q.dtype)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
-    arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
+    packed_bounds(options.layout, q.shape[1], k.shape[1])
+    arguments = attention_arguments(options, acc)
     inputs = (contiguous_rows(x) for x in (q, k, v))
     torch.ops.lckernels_cpu.attention_forward(*inputs, *arguments, out, lse)
     return out, lse
@@ -37,7 +38,8 @@ def windowed_attention_backward(
         None if x is None else x.new_empty(x.shape, dtype=acc) for x in (score.rel_bias, score.sink_logits)
     )
     inputs = (*(contiguous_rows(x) for x in (q, k, v, out)), lse.contiguous())
-    arguments = _attention_arguments(options, acc, q.shape[1], k.shape[1])
+    packed_bounds(options.layout, q.shape[1], k.shape[1])
+    arguments = attention_arguments(options, acc)
     torch.ops.lckernels_cpu.attention_backward(
         contiguous_rows(dout),
         None if dlse is None else dlse.contiguous(),
@@ -53,21 +55,6 @@ def windowed_attention_backward(
         for grad, x in ((dbias, score.rel_bias), (dsink, score.sink_logits))
     )
     return *grads, dbias, dsink
-
-
-def _attention_arguments(options: AttentionOptions, acc: torch.dtype, total_q: int, total_k: int) -> tuple:
-    """The options as the C++ ops take them: tables in int64, score tensors in the accumulator's dtype."""
-    (left, right), scale, layout, score, dropout_p, seed = options
-    packed_bounds(layout, total_q, total_k)
-    offset, offsets = number_or_tensor(layout.offset)
-    origin, origins = number_or_tensor(layout.chunk_origin, 0)
-    return (
-        left, right, scale, offset, table(offsets), table(layout.kv_start),
-        table(layout.kv_end), table(layout.kv_mask, torch.bool), table(layout.cu_seqlens_q),
-        table(layout.cu_seqlens_k), table(layout.segment_ids), layout.sink_tokens, layout.chunk,
-        origin, table(origins), score.softcap, table(score.rel_bias, acc),
-        score.bias_center, table(score.sink_logits, acc), dropout_p, seed,
-    )  # fmt: skip
 
 
 def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,8 @@
-"""The compiled library _C.so, and tensors as its private ops take them."""
+"""The compiled library _C.so."""
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lckernels.dispatch import settings
 
@@ -22,8 +21,3 @@ def _load() -> str:
 
 
 UNAVAILABLE = _load()
-
-
-def table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
-    """An optional table, contiguous and of that dtype."""
-    return None if x is None else x.to(dtype).contiguous()

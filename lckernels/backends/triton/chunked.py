@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lckernels.backends.chunk_tables import segments_by_chunk
 from lckernels.backends.triton.arguments import attention_arguments
 from lckernels.backends.triton.kernels.chunked import (
     Chunks,
@@ -19,7 +20,7 @@ from lckernels.backends.triton.kernels.chunked import (
 from lckernels.backends.triton.launch import launch, rows
 from lckernels.backends.triton.overlap_shares import chunk_shares, plan_tensors, weights_gradient
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
-from lckernels.plan import TILE_LEN, Column, PlanArgs
+from lckernels.plan import TILE_LEN, PlanArgs
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,4 @@ def _tokens(tensors: tuple[Tensor, ...], dout: Tensor | None) -> Tokens:
 
 
 def _chunks(plan: PlanArgs, shares: Tensor) -> Chunks:
-    """The plan, and its segments by their chunks: sorted on the device, for which nothing waits."""
-    row = plan.segments[:, Column.ROW].long()
-    ordered, by_row = row.sort(stable=True)
-    bounds = torch.arange(plan.num_chunks + 1, device=row.device)
-    return Chunks(*plan_tensors(plan), by_row, torch.searchsorted(ordered, bounds), shares)
+    return Chunks(*plan_tensors(plan), *segments_by_chunk(plan), shares)

@@ -1,0 +1,51 @@
+"""What cuobjdump says of compiled kernels: registers, and instructions by kind."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SPILLS = ("LDL", "STL")  # loads and stores of local memory
+WGMMA, MMA = ("HGMMA",), ("HMMA",)  # on the matrix units, by warpgroups (sm_90) and by warps
+COPIES = ("LDGSTS", "UTMALDG")  # asynchronous, to shared memory
+
+
+class Kernel(NamedTuple):
+    """One function of a binary."""
+
+    name: str  # as the binary has it
+    arch: str  # sm_90; empty in a bare cubin
+    registers: int
+    codes: list[str]  # of every instruction
+
+    def count(self, kinds: tuple[str, ...]) -> int:
+        return sum(code in kinds for code in self.codes)
+
+
+def kernels(binary: Path) -> Iterator[Kernel]:
+    """Every kernel of a cubin, an object or a library. Triton's package carries the tool."""
+    usage, sass = (_cuobjdump(option, binary) for option in ("-res-usage", "-sass"))
+    registers = {
+        (arch, name): int(count)
+        for arch, name, count in _by_arch(usage, r"Function ([\w$]+):\s*\n\s*REG:(\d+)")
+    }
+    for arch, name, body in _by_arch(sass, r"Function : ([\w$]+)\n(.*?)(?=\n\t\tFunction : |\Z)"):
+        codes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?(\w+)", body, re.M)
+        yield Kernel(name, arch, registers[arch, name], codes)
+
+
+def _by_arch(text: str, pattern: str) -> Iterator[tuple[str, ...]]:
+    """Matches of the pattern, each behind the arch of its part of a fat binary."""
+    parts = re.split(r"^arch = (sm_\w+)$", text, flags=re.M)
+    named = zip(parts[1::2], parts[2::2], strict=True) if len(parts) > 1 else [("", text)]
+    for arch, part in named:
+        for found in re.findall(pattern, part, re.S):
+            yield arch, *found
+
+
+def _cuobjdump(option: str, binary: Path) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, binary], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,49 @@
+#include "binding/attention_args.h"
+
+namespace lck {
+
+AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
+  AttentionArgs args{};
+  AttentionParams& p = args.params;
+  p.q = heads_tensor(q, q, "q"), p.k = heads_tensor(k, q, "k"), p.v = heads_tensor(v, q, "v");
+  p.batch = q.size(0), p.seqlen_q = q.size(1), p.seqlen_k = k.size(1);
+  p.num_heads = q.size(2), p.num_kv_heads = k.size(2);
+  p.head_dim = q.size(3), p.head_dim_v = v.size(3);
+  p.window = {o.left, o.right, o.sink_tokens, o.chunk};
+  p.softmax_scale = o.softmax_scale, p.softcap = o.softcap;
+  const auto longs = [&](const OptionalTensor& x, int64_t numel, const char* name) {
+    return table<int64_t>(x, q, ScalarType::Long, numel, name);
+  };
+  LayoutTables& layout = args.layout;
+  layout.batch = p.batch;
+  layout.num_texts = o.cu_seqlens_q ? o.cu_seqlens_q->numel() - 1 : p.batch;
+  const int64_t texts = layout.num_texts;
+  layout.cu_seqlens_q = longs(o.cu_seqlens_q, texts + 1, "cu_seqlens_q");
+  layout.cu_seqlens_k = longs(o.cu_seqlens_k, texts + 1, "cu_seqlens_k");
+  layout.has_offset = o.offset.has_value(), layout.offset = o.offset.value_or(0);
+  layout.offset_step = o.offsets && o.offsets->dim() ? 1 : 0;
+  layout.offsets = longs(o.offsets, layout.offset_step ? texts : 1, "offset");
+  layout.kv_start = longs(o.kv_start, texts, "kv_start");
+  layout.kv_end = longs(o.kv_end, texts, "kv_end");
+  layout.chunk_origin = o.chunk_origin;
+  layout.chunk_origin_step = o.chunk_origins && o.chunk_origins->dim() ? 1 : 0;
+  layout.chunk_origins = longs(o.chunk_origins, layout.chunk_origin_step ? texts : 1, "chunk_origin");
+  layout.segment_ids = longs(o.segment_ids, p.batch * p.seqlen_k, "segment_ids");
+  p.kv_mask = table<uint8_t>(o.kv_mask, q, ScalarType::Bool, p.batch * p.seqlen_k, "kv_mask");
+  const ScalarType acc = accumulator_of(q);
+  p.sink_logits = table_data(o.sink_logits, q, acc, p.num_heads, "sink_logits");
+  if (o.rel_bias) {
+    p.bias_len = o.rel_bias->size(1), p.bias_center = o.bias_center;
+    p.rel_bias = table_data(o.rel_bias, q, acc, p.num_heads * p.bias_len, "rel_bias");
+  }
+  p.keep_scale = 1;
+  if (o.seed) {
+    p.dropout = true;
+    p.dropout_threshold = static_cast<uint32_t>(o.dropout_p * 4294967296.0);
+    p.keep_scale = 1 / (1 - o.dropout_p);
+    args.seed = longs(o.seed, 1, "seed");
+  }
+  return args;
+}
+
+}  // namespace lck

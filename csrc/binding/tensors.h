@@ -1,0 +1,48 @@
+// Torch's tensors as kernels take them, with what is checked of them; on the libtorch stable ABI. Included by
+// what registers ops alone. Every tensor of a call is on the device of its first one.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/version.h>
+
+#include <optional>
+
+#include "params.h"
+
+static_assert(TORCH_TARGET_VERSION <= TORCH_ABI_VERSION,
+              "the torch headers are older than the targeted version");
+
+namespace lck {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+DType dtype_of(const Tensor& tensor);
+
+// The dtype that elements of that dtype are accumulated in: fp32, fp64 for fp64.
+ScalarType accumulator_of(const Tensor& tensor);
+
+bool same_device(const Tensor& x, const Tensor& like);
+
+// (batch, seqlen, heads, dim) with a contiguous last dim, like `like` in device and dtype.
+HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name);
+
+// (batch, num_heads, seqlen) of any strides, in the accumulator's dtype of out (batch, seqlen, num_heads,
+// ..).
+HeadsTensor lse_tensor(const Tensor& x, const Tensor& out, const char* name);
+
+// The data of an optional contiguous table with so many entries; null without one.
+const void* table_data(const OptionalTensor& x, const Tensor& like, ScalarType type, int64_t numel,
+                       const char* name);
+
+template <typename E>
+const E* table(const OptionalTensor& x, const Tensor& like, ScalarType type, int64_t numel,
+               const char* name) {
+  return static_cast<const E*>(table_data(x, like, type, numel, name));
+}
+
+}  // namespace lck

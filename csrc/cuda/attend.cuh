@@ -1,0 +1,116 @@
+// Online softmax over tiles of keys, which come one after the other.
+#pragma once
+
+#include "cuda/key_tiles.cuh"
+#include "cuda/score.cuh"
+#include "cuda/tile.cuh"
+
+namespace lck {
+
+// An online softmax of the rows of a warp: the largest score, times log2(e), and the sum of exp2(s - most).
+template <int kM>
+struct Softmax {
+  float most[kM][2], sum[kM][2];
+
+  // Over no keys.
+  __device__ __forceinline__ static Softmax none() {
+    Softmax state;
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+      state.most[i][0] = state.most[i][1] = -INFINITY, state.sum[i][0] = state.sum[i][1] = 0;
+    }
+    return state;
+  }
+};
+
+// s becomes exp2(s - most), what was summed so far shrinks to the new largest.
+template <int kM, int kN, int kDim>
+__device__ __forceinline__ void add_scores(Softmax<kM>& state, float (&s)[kM][kN][4],
+                                           float (&out)[kM][kDim / 8][4]) {
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float most = state.most[i][half];
+#pragma unroll
+      for (int j = 0; j < kN; ++j) most = fmaxf(most, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
+      most = row_max(most);
+      const float base = most == -INFINITY ? 0.0f : most;
+      const float decay = ptx::exp2_approx(state.most[i][half] - base);
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e) sum += s[i][j][e] = ptx::exp2_approx(s[i][j][e] - base);
+      }
+      state.most[i][half] = most;
+      state.sum[i][half] = state.sum[i][half] * decay + sum;
+#pragma unroll
+      for (int j = 0; j < kDim / 8; ++j) out[i][j][2 * half] *= decay, out[i][j][2 * half + 1] *= decay;
+    }
+  }
+}
+
+// Rows of k and v of one head, those of key 0 first.
+template <typename T>
+struct KeyRows {
+  const T *k, *v;
+  int64_t k_stride, v_stride;
+  int head_dim, head_dim_v;
+
+  __device__ __forceinline__ static KeyRows of(const AttentionParams& p, int64_t batch, int64_t row,
+                                               int64_t kv_head) {
+    return {row_of<T>(p.k, batch, row, kv_head),
+            row_of<T>(p.v, batch, row, kv_head),
+            p.k.row_stride,
+            p.v.row_stride,
+            static_cast<int>(p.head_dim),
+            static_cast<int>(p.head_dim_v)};
+  }
+};
+
+// Where the softmax's operands lie in shared memory.
+template <int kDim>
+struct AttendTiles {
+  SmemTile<kDim> q, k, v;
+};
+
+// Adds the keys of tiles 0 to count - 1, tile_at(n), to the softmax of a warp's rows and to out, its sum of
+// exp2(s - most) v. A key is read where valid(key). to_scores(s, tile) makes products into scores times
+// log2(e), -inf where a row does not see the key; drop(s, tile) sets what dropout drops to 0.
+template <typename Shape, typename T, int kM, int kDim, typename TileAt, typename Valid, typename ToScores,
+          typename Drop>
+__device__ __forceinline__ void attend_keys(Softmax<kM>& state, float (&out)[kM][kDim / 8][4],
+                                            const AttendTiles<kDim>& tiles, const KeyRows<T>& rows, int count,
+                                            const TileAt& tile_at, const Valid& valid,
+                                            const ToScores& to_scores, const Drop& drop) {
+  constexpr int kN = Shape::kKeys / 8;
+  const int warp_row = threadIdx.x / 32 * 16 * kM;
+  const auto copy = [&](const SmemTile<kDim>& to, const T* from, int64_t stride, int dims,
+                        const KeyTile& tile) {
+    copy_rows<Shape::kKeys, Shape::kThreads>(to, from + tile.first * stride, stride, dims, [&](int row) {
+      return tile.has(tile.first + row) && valid(tile.first + row);
+    });
+    ptx::cp_async_commit();
+  };
+  if (count > 0) copy(tiles.k, rows.k, rows.k_stride, rows.head_dim, tile_at(0));
+  for (int n = 0; n < count; ++n) {
+    const KeyTile tile = tile_at(n);
+    ptx::cp_async_wait<0>();
+    __syncthreads();  // tiles.k has arrived; tiles.v is free
+    copy(tiles.v, rows.v, rows.v_stride, rows.head_dim_v, tile);
+    float s[kM][kN][4];
+    multiply_rows<T>(s, tiles.q, warp_row, tiles.k, 0);
+    to_scores(s, tile);
+    add_scores<kM, kN, kDim>(state, s, out);
+    drop(s, tile);
+    ptx::cp_async_wait<0>();
+    __syncthreads();  // tiles.v has arrived; tiles.k is free
+    if (n + 1 < count) copy(tiles.k, rows.k, rows.k_stride, rows.head_dim, tile_at(n + 1));
+    add_product<T, kM, kN, kDim>(out, s, tiles.v, 0);
+  }
+  ptx::cp_async_wait<0>();
+  __syncthreads();  // all tiles are free
+}
+
+}  // namespace lck

@@ -1,0 +1,136 @@
+// The backward of windowed attention in CUDA: dq by tiles of queries, dk and dv by tiles of keys. Both
+// compute the probabilities anew, so that each gradient has one writer: deterministic, no atomics. Source of
+// the formulas: FlashAttention-2 (Dao, 2023).
+#pragma once
+
+#include "cuda/gradient_steps.cuh"
+
+namespace lck {
+
+// use(k_tile, ds, tile) for each tile of keys that the queries of a text's tile see, as in over_keys.
+template <typename T, int kDim, bool kFull, bool kBehindCap, typename Use>
+__device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, const GradientRule& rule,
+                                                  const Text& text, int first,
+                                                  const BackwardTiles<kDim>& smem, const Use& use) {
+  using Shape = BackwardShape<kDim>;
+  const AttentionParams& p = a.p;
+  const int64_t head = rule.head, q_row = text.q_begin + first;
+  const int num_queries = static_cast<int>(text.q_len) - first;
+  const int last = first + static_cast<int>(smaller(num_queries, Shape::kRows)) - 1;
+  const KeyTiles keys = key_tiles<kFull>(a, text, first, last, Shape::kSteps);
+  const int64_t row_at = (text.batch * p.num_heads + head) * p.seqlen_q + q_row;
+  const float *lse = static_cast<const float*>(p.lse) + row_at,
+              *delta = static_cast<float*>(p.delta) + row_at;
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
+  // A query that sees nothing is not read.
+  const auto reads = [&](int row) { return row < num_queries && is_finite_lse(lse[row]); };
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.q, text.batch, q_row, head),
+                                           p.q.row_stride, static_cast<int>(p.head_dim), reads);
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.dout, text.batch, q_row, head),
+                                           p.dout.row_stride, static_cast<int>(p.head_dim_v), reads);
+  QueriesByKeys<kFull> tile;
+  tile.first_query = first + warp_row + lane / 4;
+  tile.kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp_row + 8 * half + lane / 4;
+    tile.row[half] = row_keys(p.window, text, first + row);
+    tile.row_lse[half] = lse_log2(row < num_queries ? lse[row] : -INFINITY);
+    tile.row_delta[half] = row < num_queries ? delta[row] : 0.0f;
+  }
+  const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
+  over_keys<T, kDim, kFull, kBehindCap>(
+      p, rule, smem, KeyRows<T>::of(p, text.batch, text.k_begin, kv_head), tile, keys.count,
+      [&](int n) { return key_tile(keys, n, Shape::kSteps); }, use);
+}
+
+// Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest; over the tiles of keys
+// that one of the queries sees.
+template <typename T, int kDim, bool kFull>
+__global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
+    attention_backward_q(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
+  using Shape = BackwardShape<kDim>;
+  const AttentionParams& p = a.p;
+  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
+  const int64_t head = block / group / tiles % p.num_kv_heads * group + block % group;
+  const int64_t batch = block / group / tiles / p.num_kv_heads;
+  const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, batch, block / group % tiles, Shape::kRows);
+  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
+  if (place.first >= text.q_len) return;
+  const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
+  const GradientRule rule = GradientRule::of(a, text, head);
+  float dq[1][kDim / 8][4] = {};
+  for_each_key_tile<T, kDim, kFull, false>(a, rule, text, place.first, smem,
+                                           [&](const SmemTile<kDim>& k_tile, const auto& ds, const auto&) {
+                                             add_product<T, 1, Shape::kSteps / 8, kDim>(dq, ds, k_tile, 0);
+                                           });
+  const float factor[1][2] = {{rule.score.scale, rule.score.scale}};
+  store_warp_rows(dq, factor, smem.own(0), row_of<T>(p.dq, text.batch, text.q_begin + place.first, head),
+                  p.dq.row_stride, p.head_dim, static_cast<int>(text.q_len) - place.first);
+}
+
+// Grid: batch > kv heads > tiles of keys, the last fastest; over the heads of the group, and for each over
+// the tiles of queries that see one of the keys.
+template <typename T, int kDim, bool kFull, KeyGradients kWhich>
+__global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
+    attention_backward_kv(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
+  using Shape = BackwardShape<kDim>;
+  constexpr bool kWithKeys = kWhich != KeyGradients::kValues, kWithValues = kWhich != KeyGradients::kKeys;
+  const AttentionParams& p = a.p;
+  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
+  const int64_t kv_head = block / tiles % p.num_kv_heads, batch = block / tiles / p.num_kv_heads;
+  const TextTile place = locate(a.layout, a.layout.cu_seqlens_k, batch, block % tiles, Shape::kRows);
+  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
+  const int num_keys = static_cast<int>(text.bounds.num_keys) - place.first;
+  if (num_keys <= 0) return;
+  const QueryTiles queries = query_tiles(a, text, place.first, Shape::kRows, Shape::kSteps);
+
+  const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
+  const int64_t k_row = text.k_begin + place.first;
+  const uint8_t* kv_mask = p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + k_row : nullptr;
+  const auto valid = [&](int row) { return queries.has(place.first + row) && (!kv_mask || kv_mask[row]); };
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.k, text.batch, k_row, kv_head),
+                                           p.k.row_stride, static_cast<int>(p.head_dim), valid);
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.v, text.batch, k_row, kv_head),
+                                           p.v.row_stride, static_cast<int>(p.head_dim_v), valid);
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
+  KeysByQueries tile;
+  tile.first_key = place.first + warp_row + lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp_row + 8 * half + lane / 4;
+    tile.row[half] = valid(row) ? row_queries(p.window, text, place.first + row) : RowQueries{0, 0};
+  }
+  // Steps count through the heads of the group, and for each through its tiles of queries.
+  const auto head_of = [&](int n) { return kv_head * group + n / queries.count; };
+  const auto step_at = [&](int n) {
+    const int64_t row = (text.batch * p.num_heads + head_of(n)) * p.seqlen_q + text.q_begin;
+    const int step = n % queries.count;
+    return QueryStep<T>{row_of<T>(p.q, text.batch, text.q_begin, head_of(n)),
+                        row_of<T>(p.dout, text.batch, text.q_begin, head_of(n)),
+                        p.q.row_stride,
+                        p.dout.row_stride,
+                        static_cast<const float*>(p.lse) + row,
+                        static_cast<const float*>(p.delta) + row,
+                        queries.begin + step * Shape::kSteps,
+                        queries.end,
+                        step < queries.clear || step >= queries.clear_end};
+  };
+  float dk[1][kDim / 8][4] = {}, dv[1][kDim / 8][4] = {};
+  over_queries<T, kDim, kFull, kWhich>(
+      p, smem, tile, static_cast<int>(group) * queries.count, step_at,
+      [&](int n) { return GradientRule::of(a, text, head_of(n)); }, dk, dv);
+  if (kWithKeys) {
+    const auto scale = static_cast<float>(p.softmax_scale);
+    const float factor[1][2] = {{scale, scale}};
+    store_warp_rows(dk, factor, smem.own(0), row_of<T>(p.dk, text.batch, k_row, kv_head), p.dk.row_stride,
+                    p.head_dim, num_keys);
+  }
+  if (kWithValues) {
+    const float factor[1][2] = {{1, 1}};
+    store_warp_rows(dv, factor, smem.own(1), row_of<T>(p.dv, text.batch, k_row, kv_head), p.dv.row_stride,
+                    p.head_dim_v, num_keys);
+  }
+}
+
+}  // namespace lck

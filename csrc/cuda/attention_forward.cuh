@@ -1,0 +1,145 @@
+// The forward of windowed attention in CUDA: online softmax over the tiles of keys that a tile of queries
+// sees. Source: FlashAttention-2 (Dao, 2023). See README.md for tiles, pipeline and floors.
+#pragma once
+
+#include "cuda/attend.cuh"
+
+namespace lck {
+
+// A warp has 16 kM queries. Two times 16 halve what is read from shared memory, and fit into registers where
+// rows are short.
+template <int kDim, bool kFull>
+struct ForwardShape {
+  static constexpr int kM = kDim <= 64 && !kFull ? 2 : 1;
+  static constexpr int kWarps = 8 / kM;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kQueries = 16 * kM * kWarps;
+  static constexpr int kKeys = kDim <= 192 ? 64 : 32;
+  static constexpr int kSmemBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
+};
+
+// Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: tiles of keys left
+// of those that every row sees whole, these, those right of them, then tiles of sink tokens.
+// kFull: with sink tokens, kv_mask, softcap, bias or dropout; without, none of them costs anything.
+template <typename T, int kDim, bool kFull>
+__global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads)
+    attention_forward(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
+  using Shape = ForwardShape<kDim, kFull>;
+  constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
+  const AttentionParams& p = a.p;
+  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
+  const int64_t kv_head = block / group / tiles % p.num_kv_heads, head = kv_head * group + block % group;
+  const int64_t batch = block / group / tiles / p.num_kv_heads;
+  const TextTile place =
+      locate(a.layout, a.layout.cu_seqlens_q, batch, block / group % tiles, Shape::kQueries);
+  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
+  const int num_queries = static_cast<int>(text.q_len) - place.first;
+  if (num_queries <= 0) return;
+  const int last = place.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
+  const KeyTiles keys = key_tiles<kFull>(a, text, place.first, last, Shape::kKeys);
+
+  const SmemTile<kDim> q_tile{ptx::smem_address(ptx::dynamic_smem())};
+  const SmemTile<kDim> k_tile{q_tile.base + SmemTile<kDim>::bytes(Shape::kQueries)};
+  const SmemTile<kDim> v_tile{k_tile.base + SmemTile<kDim>::bytes(Shape::kKeys)};
+  const uint8_t* kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  copy_rows<Shape::kQueries, Shape::kThreads>(
+      q_tile, row_of<T>(p.q, text.batch, text.q_begin + place.first, head), p.q.row_stride,
+      static_cast<int>(p.head_dim), [&](int row) { return row < num_queries; });
+  ptx::cp_async_commit();
+
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * kM;
+  RowKeys row[kM][2];
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      row[i][half] = row_keys(p.window, text, place.first + warp_row + 16 * i + 8 * half + lane / 4);
+    }
+  }
+  const ScoreRule rule = ScoreRule::of(p, head);
+  const uint64_t seed = kFull && a.seed ? static_cast<uint64_t>(*a.seed) : 0;
+  // Of the element e of fragment (i, j): key, query.
+  const auto key_of = [&](const KeyTile& tile, int j, int e) {
+    return tile.first + 8 * j + 2 * (lane % 4) + e % 2;
+  };
+  const auto query_of = [&](int i, int e) {
+    return place.first + warp_row + 16 * i + 8 * (e / 2) + lane / 4;
+  };
+  const auto to_scores = [&](float (&s)[kM][kN][4], const KeyTile& tile) {
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int key = key_of(tile, j, e);
+          float tanh;
+          s[i][j][e] =
+              kFull ? rule.apply(s[i][j][e], key - (query_of(i, e) + text.offset) + p.bias_center, &tanh)
+                    : s[i][j][e] * (rule.scale * kLog2E);
+        }
+      }
+    }
+    if (!tile.masked) return;
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int key = key_of(tile, j, e);
+          const RowKeys& mine = row[i][e / 2];
+          bool seen = mine.sees(key);
+          if (kFull) seen = (seen || mine.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
+          if (!seen) s[i][j][e] = -INFINITY;
+        }
+      }
+    }
+  };
+  const auto drop = [&]([[maybe_unused]] float (&s)[kM][kN][4], [[maybe_unused]] const KeyTile& tile) {
+    if constexpr (kFull) {
+      if (!a.seed) return;
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+#pragma unroll
+        for (int j = 0; j < kN; ++j) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int64_t position = query_of(i, 2 * half) + text.offset;
+            const KeptPair kept = kept_keys(p, seed, key_of(tile, j, 0), position, head, text.index);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) s[i][j][2 * half + e] = kept.at[e] ? s[i][j][2 * half + e] : 0.0f;
+          }
+        }
+      }
+    }
+  };
+  float out[kM][kDim / 8][4] = {};
+  auto state = Softmax<kM>::none();
+  attend_keys<Shape, T, kM, kDim>(
+      state, out, {q_tile, k_tile, v_tile}, KeyRows<T>::of(p, text.batch, text.k_begin, kv_head), keys.count,
+      [&](int n) { return key_tile(keys, n, Shape::kKeys); },
+      [&](int key) { return !kv_mask || kv_mask[key]; }, to_scores, drop);
+
+  const float sink = p.sink_logits ? static_cast<const float*>(p.sink_logits)[head] * kLog2E : -INFINITY;
+  float* lse = static_cast<float*>(p.lse) + (text.batch * p.num_heads + head) * p.seqlen_q + text.q_begin;
+  float factor[kM][2];
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float most = fmaxf(state.most[i][half], sink), base = most == -INFINITY ? 0.0f : most;
+      const float decay = ptx::exp2_approx(state.most[i][half] - base);
+      const float sum = row_sum(state.sum[i][half]) * decay + ptx::exp2_approx(sink - base);
+      factor[i][half] = sum == 0 ? 0.0f : decay * static_cast<float>(p.keep_scale) / sum;
+      const int row_of_tile = warp_row + 16 * i + 8 * half + lane / 4;
+      if (lane % 4 == 0 && row_of_tile < num_queries) {
+        lse[place.first + row_of_tile] = sum == 0 ? -INFINITY : (most + log2f(sum)) * kLn2;
+      }
+    }
+  }
+  store_warp_rows(out, factor, q_tile, row_of<T>(p.out, text.batch, text.q_begin + place.first, head),
+                  p.out.row_stride, p.head_dim_v, num_queries);
+}
+
+}  // namespace lck

@@ -1,0 +1,102 @@
+// Which tile of rows a block has, and over which tiles of keys it runs: the twin of
+// lckernels/backends/triton/kernels/key_tiles.py. Places in a text are int32, positions int64.
+#pragma once
+
+#include "cuda/attention_params.h"
+#include "cuda/ptx.cuh"
+
+namespace lck {
+
+// A tile of the rows of a text.
+struct TextTile {
+  int64_t text;
+  int first;  // row of the text
+};
+
+// Tile `slot` of a row of the batch, see num_tiles; without a text of its own it is past the text's end.
+__device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
+                                           int64_t batch, int64_t slot, int rows) {
+  if (!cu_seqlens) return {batch, static_cast<int>(slot * rows)};
+  int64_t begin = 0, end = layout.num_texts;
+  while (end - begin > 1) {
+    const int64_t middle = (begin + end) / 2;
+    (cu_seqlens[middle] / rows + middle <= slot ? begin : end) = middle;
+  }
+  return {begin, static_cast<int>((slot - (cu_seqlens[begin] / rows + begin)) * rows)};
+}
+
+// Keys that one query sees, cut to its text: [begin, end) by its window, [sink, sink_end) as sink tokens.
+struct RowKeys {
+  int begin, end, sink, sink_end;
+
+  __device__ __forceinline__ bool sees(int j) const { return j >= begin && j < end; }
+  __device__ __forceinline__ bool sees_sink(int j) const { return j >= sink && j < sink_end; }
+};
+
+__device__ __forceinline__ int inside_text(int64_t key, int64_t num_keys) {
+  return static_cast<int>(smaller(larger(key, 0), num_keys));
+}
+
+__device__ __forceinline__ RowKeys row_keys(const Window& window, const Text& text, int query) {
+  const int64_t num_keys = text.bounds.num_keys;
+  const VisibleKeys seen = visible_keys(window, text.bounds, whole_text(text.bounds), query + text.offset);
+  return {inside_text(seen.window.begin, num_keys), inside_text(seen.window.end, num_keys),
+          inside_text(seen.sink.begin, num_keys), inside_text(seen.sink.end, num_keys)};
+}
+
+// Tiles of keys that a tile of queries runs over: first those of its windows, [begin, end), then those of the
+// sink tokens left of them, [sink, sink_end). Tiles lie on even keys, so that two keys share dropout's draws.
+// Every row sees all keys of the tiles [clear, clear_end).
+struct KeyTiles {
+  int begin, end, sink, sink_end;
+  int num_window, clear, clear_end, count;
+};
+
+// A tile of keys, from `first` on; those outside [begin, end) do not belong to it.
+struct KeyTile {
+  int first, begin, end;
+  bool masked;
+
+  __device__ __forceinline__ bool has(int j) const { return j >= begin && j < end; }
+};
+
+__device__ __forceinline__ int even(int key) {
+  return key & ~1;
+}
+
+__device__ __forceinline__ int tiles_between(int begin, int end, int keys_a_tile) {
+  return end > begin ? (end - even(begin) + keys_a_tile - 1) / keys_a_tile : 0;
+}
+
+template <bool kSinks>
+__device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const Text& text, int first,
+                                              int last, int keys_a_tile) {
+  const int64_t num_keys = text.bounds.num_keys;
+  const VisibleKeys seen =
+      visible_hull(a.p.window, text.bounds, false, first + text.offset, last + text.offset);
+  KeyTiles t{};
+  t.begin = inside_text(seen.window.begin, num_keys), t.end = inside_text(seen.window.end, num_keys);
+  t.count = t.num_window = tiles_between(t.begin, t.end, keys_a_tile);
+  if (kSinks) {
+    t.sink = inside_text(seen.sink.begin, num_keys), t.sink_end = inside_text(seen.sink.end, num_keys);
+    t.count += tiles_between(t.sink, t.sink_end, keys_a_tile);
+  }
+  if (a.p.kv_mask) return t;
+  // A window's ends do not go back from one query to the next.
+  const RowKeys of_first = row_keys(a.p.window, text, first), of_last = row_keys(a.p.window, text, last);
+  const int from = of_last.begin - even(t.begin), to = of_first.end - even(t.begin);
+  t.clear = static_cast<int>(smaller(from > 0 ? (from + keys_a_tile - 1) / keys_a_tile : 0, t.num_window));
+  t.clear_end = static_cast<int>(larger(smaller(to > 0 ? to / keys_a_tile : 0, t.num_window), t.clear));
+  // Tile 0 may begin with a key that nobody sees.
+  if (t.clear == 0 && t.begin != even(t.begin)) t.clear = t.clear_end > 0 ? 1 : 0;
+  return t;
+}
+
+__device__ __forceinline__ KeyTile key_tile(const KeyTiles& t, int n, int keys_a_tile) {
+  if (n < t.num_window) {
+    return {even(t.begin) + n * keys_a_tile, t.begin, t.end, n < t.clear || n >= t.clear_end};
+  }
+  return {even(t.sink) + (n - t.num_window) * keys_a_tile, t.sink, t.sink_end, true};
+}
+
+}  // namespace lck

@@ -1,0 +1,139 @@
+// Tiles of rows in shared memory, and their products on the matrix units.
+//
+// Fragments are those of mma.m16n8k16: lane l holds rows l / 4 and l / 4 + 8 of 16, columns 2 (l % 4) and the
+// next of each 8.
+#pragma once
+
+#include "cuda/elements.cuh"
+
+namespace lck {
+
+inline constexpr int kChunk = 8;  // elements of 16 bytes, which one copy moves
+
+// A tile of rows of kDim 16-bit elements.
+template <int kDim>
+struct SmemTile {
+  static constexpr int kChunks = kDim / kChunk;
+  // Odd in units of 16 bytes, so that eight rows of a column lie in eight different groups of banks.
+  static constexpr int kRowBytes = (kChunks + 1) * 16;
+  static constexpr int bytes(int rows) { return rows * kRowBytes; }
+
+  uint32_t base;
+  __device__ __forceinline__ uint32_t at(int row, int chunk) const {
+    return base + row * kRowBytes + chunk * 16;
+  }
+};
+
+// Copies kRows rows of `dims` elements, in this thread's group; zeros in further columns and in rows that
+// are not `valid(row)`, which are not read. `rows` is the first row.
+template <int kRows, int kThreads, int kDim, typename T, typename Valid>
+__device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* rows, int64_t row_stride,
+                                          int dims, const Valid& valid) {
+  constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kCopies = kRows * kChunks;
+#pragma unroll 1  // unrolled, its addresses take the registers of the loop around it
+  for (unsigned n = 0; n < (kCopies + kThreads - 1) / kThreads; ++n) {
+    const unsigned i = threadIdx.x + n * kThreads, row = i / kChunks, chunk = i % kChunks;
+    if (kCopies % kThreads && i >= kCopies) break;
+    const bool inside = static_cast<int>(chunk * kChunk) < dims && valid(row);
+    ptx::cp_async16(tile.at(row, chunk), inside ? rows + row * row_stride + chunk * kChunk : rows, inside);
+  }
+}
+
+// s (16 kM x 8 kN) = a b^T over kDim columns: 16 kM rows of a from a_row on, 8 kN rows of b from b_row on.
+template <typename T, int kM, int kN, int kDim>
+__device__ __forceinline__ void multiply_rows(float (&s)[kM][kN][4], const SmemTile<kDim>& a, int a_row,
+                                              const SmemTile<kDim>& b, int b_row) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kN; ++j) s[i][j][0] = s[i][j][1] = s[i][j][2] = s[i][j][3] = 0;
+  }
+#pragma unroll 2  // whole, it holds so many operands at once that others spill
+  for (int k = 0; k < kDim / 16; ++k) {
+    uint32_t left[kM][4];
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+      ptx::ldmatrix_x4(left[i], a.at(a_row + 16 * i + lane % 16, 2 * k + lane / 16));
+    }
+#pragma unroll
+    for (int j = 0; j < kN; j += 2) {
+      uint32_t right[4];
+      ptx::ldmatrix_x4(right, b.at(b_row + 8 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+        ptx::mma_m16n8k16<T>(s[i][j], left[i], right[0], right[1]);
+        ptx::mma_m16n8k16<T>(s[i][j + 1], left[i], right[2], right[3]);
+      }
+    }
+  }
+}
+
+// out (16 kM x kDim) += p b: p (16 kM x 8 kN) in fp32 fragments, 8 kN rows of b from b_row on.
+template <typename T, int kM, int kN, int kDim>
+__device__ __forceinline__ void add_product(float (&out)[kM][kDim / 8][4], const float (&p)[kM][kN][4],
+                                            const SmemTile<kDim>& b, int b_row) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < kN / 2; ++k) {
+    uint32_t left[kM][4];
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+      const float (&low)[4] = p[i][2 * k], (&high)[4] = p[i][2 * k + 1];
+      left[i][0] = ptx::pack<T>(low[0], low[1]), left[i][1] = ptx::pack<T>(low[2], low[3]);
+      left[i][2] = ptx::pack<T>(high[0], high[1]), left[i][3] = ptx::pack<T>(high[2], high[3]);
+    }
+#pragma unroll
+    for (int j = 0; j < kDim / 8; j += 2) {
+      uint32_t right[4];
+      ptx::ldmatrix_x4_trans(right, b.at(b_row + 16 * k + lane % 16, j + lane / 16));
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+        ptx::mma_m16n8k16<T>(out[i][j], left[i], right[0], right[1]);
+        ptx::mma_m16n8k16<T>(out[i][j + 1], left[i], right[2], right[3]);
+      }
+    }
+  }
+}
+
+// The sum, or the largest, over the four lanes that share a row.
+__device__ __forceinline__ float row_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+__device__ __forceinline__ float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Rows of a warp, each times its factor, through its own rows of a tile in shared memory, which nobody else
+// reads; `to` is the first row of the block's tile, which has num_rows rows.
+template <typename T, int kM, int kN8>
+__device__ __forceinline__ void store_warp_rows(const float (&x)[kM][kN8][4], const float (&factor)[kM][2],
+                                                const SmemTile<8 * kN8>& tile, T* to, int64_t row_stride,
+                                                int64_t dims, int num_rows) {
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * kM;
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int j = 0; j < kN8; ++j) {
+        const uint32_t pair =
+            ptx::pack<T>(x[i][j][2 * half] * factor[i][half], x[i][j][2 * half + 1] * factor[i][half]);
+        ptx::store_shared(tile.at(warp_row + 16 * i + 8 * half + lane / 4, j) + 4 * (lane % 4), pair);
+      }
+    }
+  }
+  __syncwarp();
+  const int chunks = static_cast<int>(dims) / kChunk;
+  for (int i = lane; i < 16 * kM * chunks; i += 32) {
+    const int row = warp_row + i / chunks, chunk = i % chunks;
+    if (row >= num_rows) break;
+    Vec<uint32_t, 16> bytes;
+    ptx::load_shared(bytes.at, tile.at(row, chunk));
+    store_vec(reinterpret_cast<uint32_t*>(to + row * row_stride + chunk * kChunk), bytes);
+  }
+}
+
+}  // namespace lck

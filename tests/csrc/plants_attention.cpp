@@ -1,0 +1,70 @@
+// What tests/cuda_plants.py runs on kernels with a planted fault: one head dim, both variants, few cases.
+#include <cstdio>
+
+#include "cuda_attention_check.h"
+
+namespace {
+
+using lck::DType;
+using lck::GpuAttentionParams;
+using lck::test::Case;
+
+const Case kCases[] = {
+    {.name = "band",
+     .seqlen_q = 150,
+     .seqlen_k = 280,
+     .heads = 4,
+     .kv_heads = 2,
+     .dim = 64,
+     .dim_v = 40,
+     .window = {90, 20, 0, 0}},
+    {.name = "causal",
+     .seqlen_q = 67,
+     .seqlen_k = 67,
+     .batch = 2,
+     .dim = 64,
+     .dim_v = 64,
+     .window = {-1, 0, 0, 0},
+     .dlse = true},
+    {.name = "packed",
+     .seqlen_q = 100,
+     .seqlen_k = 130,
+     .dim = 64,
+     .dim_v = 64,
+     .window = {40, 7, 0, 0},
+     .cu_seqlens_q = {0, 5, 5, 70, 100},
+     .cu_seqlens_k = {0, 0, 30, 95, 130}},
+    {.name = "full",
+     .seqlen_q = 90,
+     .seqlen_k = 200,
+     .batch = 2,
+     .heads = 2,
+     .dim = 64,
+     .dim_v = 64,
+     .window = {40, 0, 3, 0},
+     .softcap = 0.8,
+     .dropout_p = 0.3,
+     .bias_len = 41,
+     .bias_center = 35,
+     .sink_logits = true,
+     .dlse = true,
+     .nan_values = true,
+     .kv_start = {0, 20},
+     .kv_end = {200, 170}},
+};
+
+template <typename Use>
+void with_run(DType, const GpuAttentionParams& a, const Use& use) {
+  lck::is_full(a) ? use(lck::AttentionRun<__nv_bfloat16, 64, true>{})
+                  : use(lck::AttentionRun<__nv_bfloat16, 64, false>{});
+}
+
+}  // namespace
+
+int main() {
+  for (const Case& c : kCases) {
+    lck::test::check_attention(lck::test::for_cuda(c), DType::kBFloat16,
+                               [](auto dtype, const auto& a, const auto& use) { with_run(dtype, a, use); });
+  }
+  std::puts("plants_attention: ok");
+}

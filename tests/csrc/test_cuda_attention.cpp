@@ -1,0 +1,45 @@
+// The CUDA kernels of windowed attention, run on the host, against plain loops: every head dim and feature.
+#include <cstdio>
+
+#include "cuda_attention_check.h"
+
+namespace {
+
+using lck::DType;
+using lck::test::Case;
+
+std::vector<Case> cases() {
+  std::vector<Case> all = lck::test::attention_cases();
+  for (const int64_t dim : {96, 128, 192}) {
+    all.push_back({.name = "wide heads",
+                   .seqlen_q = 150,
+                   .seqlen_k = 170,
+                   .dim = dim,
+                   .dim_v = 64,
+                   .window = {70, 3, 0, 0},
+                   .bias_len = dim == 96 ? 30 : 0,
+                   .bias_center = 12});
+    all.push_back({.name = "clear tiles",
+                   .seqlen_q = 270,
+                   .seqlen_k = 540,
+                   .heads = 1,
+                   .dim = 8,
+                   .dim_v = dim,
+                   .window = {300, 100, 0, 0}});
+  }
+  return all;
+}
+
+}  // namespace
+
+int main() {
+  for (const Case& c : cases()) {
+    if (!c.segment_ids.empty() || c.dim_v == 0) continue;  // left to Triton
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      lck::test::check_attention(
+          lck::test::for_cuda(c), dtype,
+          [](auto dtype, const auto& a, const auto& use) { lck::with_attention_run(dtype, a, use); });
+    }
+  }
+  std::puts("test_cuda_attention: ok");
+}
