@@ -2,6 +2,9 @@
 # What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
 # usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward,models,compile]
 #        [--tiny]
+# The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins
+# of warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck. A _C_cuda.so that
+# is there is used as it is; else build makes one where nvcc is.
 # Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
 set -uo pipefail
 
@@ -54,7 +57,9 @@ if [[ $device == cuda ]]; then
 fi
 "$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__)'
 
-section build 200 "$python" setup.py -q build_ext --inplace
+# A library that was carried here is not built again.
+[[ -f lckernels/_C_cuda.so ]] && export LCK_CUDA=0
+section build 300 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
 section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
   tests/test_triton_models.py tests/test_triton_gpu.py --random-problems 120
@@ -62,6 +67,18 @@ section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}
 section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
 section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
 section models 160 "$python" -m bench.gpu_models --rows "$rows" "${common[@]}"
+cuda=(env LCKERNELS=backend=cuda "$python" -m)
+section primitives 60 bash bench/gpu_primitives.sh
+section cuda_check 100 "$python" -m bench.gpu_check --backend cuda "${common[@]}"
+section cuda_random 150 env LCKERNELS=backend=cuda "$python" -m pytest -q -n 12 tests/test_random_attention.py \
+  tests/test_chunked_attention.py --random-problems 400
+section cuda_merge 100 "${cuda[@]}" bench.gpu_time merge --rows "$rows" "${common[@]}"
+section cuda_forward 140 "${cuda[@]}" bench.gpu_time forward --rows "$rows" "${common[@]}"
+section cuda_backward 140 "${cuda[@]}" bench.gpu_time backward --rows "$rows" "${common[@]}"
+for tool in memcheck racecheck; do
+  section $tool 280 compute-sanitizer --tool $tool --error-exitcode 1 "$python" -m bench.gpu_check --backend cuda \
+    "${common[@]}"
+done
 start=()
 [[ $device == cuda ]] || start=(--target sm_90 --only forward-d64)
 section compile 150 "$python" -m bench.triton_start ${start[@]+"${start[@]}"}

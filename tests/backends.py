@@ -26,9 +26,12 @@ BACKENDS = [
 EXACT_NAN = not _OF_GPUS
 
 
-def refusal(dtype: torch.dtype, head_dim: int = 8, op: str = "windowed_attention") -> str:
+def refusal(
+    dtype: torch.dtype, head_dim: int = 8, op: str = "windowed_attention", segmented: bool = False
+) -> str:
     """Why the judged backend takes no tensors of that dtype and head_dim; empty if it does."""
-    problem = Problem(op, DEVICE, dtype, ((1, 1, 1, head_dim),) * 3, explicit=True)
+    shapes = ((1, 1, 1, head_dim),) * 3
+    problem = Problem(op, DEVICE, dtype, shapes, segmented=segmented, explicit=True)
     return "; ".join(dispatch.backends()[JUDGED].reasons(problem))
 
 
@@ -39,7 +42,8 @@ def served(*dtypes: torch.dtype, op: str = "windowed_attention") -> tuple[torch.
 
 def is_served(problem: AttentionProblem) -> bool:
     """Whether the judged backend takes the problem."""
-    return not refusal(problem.q.dtype, max(problem.q.shape[3], problem.v.shape[3]))
+    segmented = problem.options.layout.segment_ids is not None
+    return not any(refusal(problem.q.dtype, x.shape[3], segmented=segmented) for x in (problem.q, problem.v))
 
 
 def needs(dtype: torch.dtype) -> pytest.MarkDecorator:

@@ -18,7 +18,7 @@ from bench.check import Checked, check
 from bench.contest import OWN, Subject, make_rows
 from bench.peers import overlap_peers
 from bench.timing import Timing, Turns, measure
-from lckernels import Layout, overlap_split, reference
+from lckernels import Layout, dispatch, overlap_split, reference
 from lckernels.visible import visible_pairs
 
 try:
@@ -288,6 +288,16 @@ def test_the_gpu_check_counts_a_wrong_op(monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "overlap_split", lambda sequence, plan: overlap_split(sequence, plan) + 1)
     assert gpu_check.main(["--device", "cpu", "--tiny"]) == 1
     assert "FAILED overlap_split torch.float32: AssertionError" in capsys.readouterr().out
+
+
+@needs_host
+def test_the_gpu_check_on_one_backend(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_check, "attention_jobs", list)
+    assert gpu_check.main(["--device", "cpu", "--tiny", "--backend", "eager"]) == 0
+    assert "checks passed on cpu, 0 left to other backends" in capsys.readouterr().out
+    assert gpu_check.main(["--device", "cpu", "--tiny", "--backend", "cuda"]) == 1
+    assert "left overlap_split torch.float32: cuda: " in capsys.readouterr().out
+    assert "backend" not in dispatch.settings()
 
 
 @pytest.mark.parametrize(

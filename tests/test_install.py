@@ -50,6 +50,13 @@ def test_ops_library_needs_only_the_stable_shim(library):
     assert not shim & newer
 
 
+def test_cuda_library_asks_torch_for_the_stream_alone(library):
+    """Of libtorch_cuda; CUDA's own runtime lies within it."""
+    undefined = symbols(library, "--undefined-only")
+    asked = {name for name in undefined if "cuda" in name.lower()} - {"aoti_torch_device_type_cuda"}
+    assert asked == ({"aoti_torch_get_current_cuda_stream"} if library.name == "_C_cuda.so" else set())
+
+
 def test_ops_library_has_no_path_into_the_build(library):
     header = subprocess.run(
         ["readelf", "-d", str(library)], capture_output=True, text=True, check=True

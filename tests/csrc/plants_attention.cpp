@@ -10,18 +10,14 @@ using lck::GpuAttentionParams;
 using lck::test::Case;
 
 const Case kCases[] = {
-    {.name = "band",
-     .seqlen_q = 150,
-     .seqlen_k = 280,
-     .heads = 4,
-     .kv_heads = 2,
-     .dim = 64,
-     .dim_v = 40,
-     .window = {90, 20, 0, 0}},
+    // The second tile of 128 keys is seen whole by some queries, and its steps do not begin where that does.
+    {.name = "band", .seqlen_q = 230, .seqlen_k = 360, .dim = 64, .dim_v = 40, .window = {200, 30, 0, 0}},
     {.name = "causal",
      .seqlen_q = 67,
      .seqlen_k = 67,
      .batch = 2,
+     .heads = 4,
+     .kv_heads = 2,
      .dim = 64,
      .dim_v = 64,
      .window = {-1, 0, 0, 0},
@@ -34,11 +30,11 @@ const Case kCases[] = {
      .window = {40, 7, 0, 0},
      .cu_seqlens_q = {0, 5, 5, 70, 100},
      .cu_seqlens_k = {0, 0, 30, 95, 130}},
+    // The first key that is seen is an odd one.
     {.name = "full",
      .seqlen_q = 90,
-     .seqlen_k = 200,
+     .seqlen_k = 201,
      .batch = 2,
-     .heads = 2,
      .dim = 64,
      .dim_v = 64,
      .window = {40, 0, 3, 0},
@@ -50,7 +46,7 @@ const Case kCases[] = {
      .dlse = true,
      .nan_values = true,
      .kv_start = {0, 20},
-     .kv_end = {200, 170}},
+     .kv_end = {201, 170}},
 };
 
 template <typename Use>

@@ -1,0 +1,21 @@
+// The warp instructions on a GPU; bench/gpu.sh compares what it prints with test_cuda_primitives.
+#include <cstdint>
+#include <vector>
+
+#include "primitives.cuh"
+
+int main() {
+  std::vector<uint32_t> from(256), out(lck::test::kPrimitives * 32 * lck::test::kWordsALane);
+  for (uint32_t i = 0; i < from.size(); ++i) from[i] = i * 2654435761u;
+  uint32_t *from_there = nullptr, *out_there = nullptr;
+  cudaMalloc(&from_there, 4 * from.size());
+  cudaMalloc(&out_there, 4 * out.size());
+  cudaMemcpy(from_there, from.data(), 4 * from.size(), cudaMemcpyHostToDevice);
+  lck::test::primitives<<<1, 32, lck::test::kPrimitiveSmemBytes>>>(from_there, out_there);
+  const cudaError_t error = cudaMemcpy(out.data(), out_there, 4 * out.size(), cudaMemcpyDeviceToHost);
+  if (error != cudaSuccess) {
+    std::fprintf(stderr, "gpu_primitives: %s\n", cudaGetErrorString(error));
+    return 1;
+  }
+  lck::test::print_primitives(out.data());
+}

@@ -1,0 +1,18 @@
+// The warp instructions on the host: what tests/csrc/gpu_primitives.cu must print on a GPU.
+#include <vector>
+
+#include "check.h"
+#include "cuda_launch.h"
+#include "primitives.cuh"
+
+int main() {
+  std::vector<uint32_t> from(256), out(lck::test::kPrimitives * 32 * lck::test::kWordsALane, 0xdeadbeef);
+  for (uint32_t i = 0; i < from.size(); ++i) from[i] = i * 2654435761u;
+  lck::test::SimtLaunch{}(lck::test::primitives, 1, 32, lck::test::kPrimitiveSmemBytes, from.data(),
+                          out.data());
+  for (int i = 0; i < 32 * lck::test::kWordsALane; ++i) {
+    CHECK(out[4 * 32 * lck::test::kWordsALane + i] == from[i]);
+    CHECK(out[5 * 32 * lck::test::kWordsALane + i] == 0);
+  }
+  lck::test::print_primitives(out.data());
+}
