@@ -181,6 +181,10 @@ void fail(const char* format, ...) {
   throw std::runtime_error(text);
 }
 
+bool lands_early() {
+  return at_random() && random_bits() % 2;
+}
+
 unsigned lane() {
   return block.current->lane;
 }

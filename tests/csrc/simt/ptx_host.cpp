@@ -17,6 +17,16 @@ void store_bytes(uint32_t address, Bytes value) {
   std::memcpy(p, &value, sizeof(value));
 }
 
+// 16 bytes to shared memory; zeros where `from` is null.
+void copy16(uint32_t to, const void* from) {
+  Bytes16 value{};
+  if (from) {
+    simt::note_read(from, 16);
+    std::memcpy(&value, from, 16);
+  }
+  store_bytes(to, value);
+}
+
 // What each lane brings to an ldmatrix: one row of 8 elements, and where its share of all goes.
 struct MatrixRow {
   uint32_t address;
@@ -98,20 +108,14 @@ void multiply(void** brought, uint32_t) {
 void cp_async16(uint32_t to, const void* from, bool valid) {
   if (valid && reinterpret_cast<uintptr_t>(from) % 16)
     simt::fail("cp.async: %p is not 16-byte aligned", from);
+  if (simt::lands_early()) return copy16(to, valid ? from : nullptr);
   store_bytes(to, Bytes16{{~uint64_t{0}, ~uint64_t{0}}});
   simt::add_copy(to, valid ? from : nullptr);
 }
 
 void cp_async_wait_for(unsigned groups_in_flight) {
   simt::AsyncCopy copy;
-  while (simt::finished_copy(groups_in_flight, &copy)) {
-    Bytes16 value{};
-    if (copy.from) {
-      simt::note_read(copy.from, 16);
-      std::memcpy(&value, copy.from, 16);
-    }
-    store_bytes(copy.to, value);
-  }
+  while (simt::finished_copy(groups_in_flight, &copy)) copy16(copy.to, copy.from);
 }
 
 void store_shared(uint32_t address, uint32_t value) {

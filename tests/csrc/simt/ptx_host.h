@@ -12,8 +12,8 @@ inline uint32_t smem_address(const void* p) {
   return simt::shared_address(p);
 }
 
-// NaN from the issue on; the data comes with the wait. So a missing wait shows, and a copy into memory that
-// others still read.
+// NaN from the issue on, the data comes with the wait: a missing wait shows, and a copy into memory that
+// others still read. In random schedules some data is there at once: a stage that is used twice shows.
 void cp_async16(uint32_t to, const void* from, bool valid);
 inline void cp_async_commit() {
   simt::commit_copies();
