@@ -5,6 +5,13 @@
 
 namespace lck::test {
 
+// Under ThreadSanitizer a block takes a hundred times as long: tests run a part of their cases.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kFewCases = true;
+#else
+inline constexpr bool kFewCases = false;
+#endif
+
 struct SimtLaunch {
   template <typename... Params, typename... Args>
   void operator()(void (*kernel)(Params...), int64_t blocks, int threads, int64_t smem_bytes,

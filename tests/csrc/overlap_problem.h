@@ -27,8 +27,12 @@ struct OverlapProblem {
     }
     const int64_t num_tiles = (total + lck::kTileLen - 1) / lck::kTileLen;
     for (int64_t i = 0; i < num_tiles; ++i) {
-      tiles.push_back(0);
-      tiles.push_back(static_cast<int32_t>(segments.size()));
+      const int64_t begin = i * kTileLen, end = begin + kTileLen;
+      int32_t first = 0, last = static_cast<int32_t>(segments.size());
+      while (first < last && segments[first].start + segments[first].length <= begin) ++first;
+      while (first < last && segments[last - 1].start >= end) --last;
+      tiles.push_back(first);
+      tiles.push_back(last);
     }
     std::mt19937 random(7);
     std::uniform_real_distribution<float> uniform(0.1f, 1.0f);
