@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kOverlapThreads)
   }
   const T* row = position_row<T>(p, share == 0 ? 0 : position);
   T* out = chunk_row<T>(p, s, column);
-  V x[kVecs] = {};
+  V x[kVecs] = {};  // where nothing is read
 #pragma unroll
   for (int i = 0; i < kVecs; ++i) {
     const int64_t vec = place.vec + i * cut.lanes;
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kOverlapThreads)
     if (vec >= vecs) break;
 #pragma unroll
     for (int e = 0; e < V::kSize; ++e) {
-      x[i].at[e] = from_acc<T>(share == 0 ? A(0) : share * to_acc(x[i].at[e]));
+      x[i].at[e] = from_acc<T>(share * to_acc(x[i].at[e]));
     }
     store_vec(out + vec * V::kSize, x[i]);
   }

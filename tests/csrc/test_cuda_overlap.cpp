@@ -166,7 +166,12 @@ int main() {
                                 WeightMode::kCrop, WeightMode::kExplicit, WeightMode::kAdd}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
       if (lck::test::kFewCases && (mode != WeightMode::kExplicit || dtype != DType::kBFloat16)) continue;
-      const OverlapProblem plans[] = {{129, 65, 32, 1, mode}, {7, 64, 32, 1, mode}, {70, 20, 5, 1, mode}};
+      // The last one: two segments in a row, each of which owns a part of its columns.
+      const std::vector<lck::Segment> two_a_row{{0, 1, 0, 30, 0, 30, 1, 0, 0, 33},
+                                                {0, 34, 20, 30, 2, 28, 0, 0, 33, 65},
+                                                {1, 3, 40, 20, 0, 20, 0, 1, 0, 65}};
+      const OverlapProblem plans[] = {
+          {129, 65, 32, 1, mode}, {7, 64, 32, 1, mode}, {70, 20, 5, 1, mode}, {60, 65, two_a_row, 1, mode}};
       for (const OverlapProblem& plan : plans) {
         for (const int64_t dim : {1, 6, 24}) check_case(plan, dtype, dim, 0, 0);
       }
