@@ -23,7 +23,7 @@ struct Case {
   double softcap = 0, dropout_p = 0;
   int64_t bias_len = 0, bias_center = 0;
   bool sink_logits = false, dlse = false;
-  bool nan_values = false;  // in keys and values that must not be read
+  bool nan_values = false;  // in keys and values that must not be read, and in queries that see nothing
   std::vector<int64_t> cu_seqlens_q{}, cu_seqlens_k{};
   std::vector<int64_t> offsets{}, kv_start{}, kv_end{}, chunk_origins{}, segment_ids{};
   std::vector<uint8_t> kv_mask{};
@@ -68,7 +68,10 @@ struct Problem {
         sinks(accumulator_of(dtype), 1, c.heads, 1, 1, Storage::kPlain) {
     std::mt19937 random(11);
     for (Tensor* x : {&q, &k, &v, &dout, &dlse, &bias, &sinks}) x->fill(random);
-    for (int64_t t = 0; c.nan_values && t < num_texts(); ++t) spoil_hidden_keys(t);
+    for (int64_t t = 0; c.nan_values && t < num_texts(); ++t) {
+      spoil_hidden_keys(t);
+      spoil_blind_queries(t);
+    }
     AttentionParams& p = params;
     p.q = q.view, p.k = k.view, p.v = v.view, p.dout = dout.view;
     p.batch = c.batch, p.seqlen_q = c.seqlen_q, p.seqlen_k = c.seqlen_k;
@@ -164,13 +167,26 @@ struct Problem {
     }
   }
 
+  bool seen(const Text& x, int64_t i, int64_t j) const {
+    const int64_t* ids = c.segment_ids.empty() ? nullptr : c.segment_ids.data() + x.batch * c.seqlen_k;
+    return !hidden(x, j) && sees(c.window, x.bounds, ids, i + x.offset, j);
+  }
+
+  void spoil_blind_queries(int64_t t) {
+    const Text x = text(t);
+    for (int64_t i = 0; i < x.q_len; ++i) {
+      bool blind = true;
+      for (int64_t j = 0; j < x.bounds.num_keys; ++j) blind &= !seen(x, i, j);
+      for (int64_t h = 0; h < c.heads && blind; ++h) q.set(x.batch, x.q_begin + i, h, NAN);
+    }
+  }
+
   void add_expected(int64_t t, int64_t head, int64_t i, Results<Sums>* r) const {
     const Text x = text(t);
     const int64_t p = i + x.offset, kv_head = head / (c.heads / c.kv_heads), row = x.q_begin + i;
-    const int64_t* ids = c.segment_ids.empty() ? nullptr : c.segment_ids.data() + x.batch * c.seqlen_k;
     std::vector<PlainKey> keys;
     for (int64_t j = 0; j < x.bounds.num_keys; ++j) {
-      if (hidden(x, j) || !sees(c.window, x.bounds, ids, p, j)) continue;
+      if (!seen(x, i, j)) continue;
       const int64_t at = x.k_begin + j;
       PlainKey key{k.get(x.batch, at, kv_head), v.get(x.batch, at, kv_head), r->dk.at(x.batch, at, kv_head),
                    r->dv.at(x.batch, at, kv_head)};

@@ -175,7 +175,7 @@ int main() {
       for (const OverlapProblem& plan : plans) {
         for (const int64_t dim : {1, 6, 24}) check_case(plan, dtype, dim, 0, 0);
       }
-      check_case(plans[1], dtype, 1100, 0, 4);
+      check_case(plans[3], dtype, 1100, 0, 4);
       check_case(plans[0], dtype, 16, 1, 3);
       check_case(plans[0], dtype, 32, 8, 8);
     }

@@ -75,7 +75,7 @@ void check_near(const Side& got, const Side& want, const std::string& what) {
     for (size_t i = 0; i < got.memory[n].size(); i += size) {
       const double x = lck::test::load(type, got.memory[n].data() + i);
       const double y = lck::test::load(type, want.memory[n].data() + i);
-      if (lck::test::near(x, y, near * (1 + std::fabs(y)))) continue;
+      if (lck::test::near(x, y, near * (1 + std::fabs(y))) || (std::isnan(x) && std::isnan(y))) continue;
       std::fprintf(stderr, "%s: tensor %zu, element %zu is %g, should be %g\n", what.c_str(), n, i / size, x,
                    y);
       std::exit(1);
@@ -86,7 +86,11 @@ void check_near(const Side& got, const Side& want, const std::string& what) {
 void check(int64_t num_states, int64_t batch, int64_t seqlen, int64_t heads, int64_t dim, DType dtype) {
   const std::string what = std::to_string(num_states) + " states, dim " + std::to_string(dim) + ", dtype " +
                            std::to_string(static_cast<int>(dtype));
-  const lck::test::StatesProblem problem(num_states, batch, seqlen, heads, dim);
+  lck::test::StatesProblem problem(num_states, batch, seqlen, heads, dim);
+  if (num_states == 2) {  // what a state without weight holds is not read
+    std::fill(problem.lses[1].begin(), problem.lses[1].end(), -INFINITY);
+    std::fill(problem.outs[1].begin(), problem.outs[1].end(), NAN);
+  }
   Side got(problem, dtype), want(problem, dtype);
   const lck::StatesKernels& cpu = lck::states_kernels(Isa::kGeneric, dtype);
   want.problem.run(cpu.forward);
