@@ -12,8 +12,24 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 EXTENSIONS = ["lckernels._C", "lckernels._host"]
-# Built where nvcc is; LCK_CUDA=0 leaves it out, LCK_CUDA=1 fails without nvcc.
-if os.environ.get("LCK_CUDA", "1" if shutil.which("nvcc") else "0") == "1":
+
+
+def wants_cuda() -> bool:
+    """What LCK_CUDA says, 0 or 1; unset: where nvcc is and torch has the same CUDA."""
+    asked = os.environ.get("LCK_CUDA")
+    if asked is not None:
+        if asked not in ("0", "1"):
+            raise SystemExit(f"LCK_CUDA: got {asked!r}; allowed are 0 and 1")
+        return asked == "1"
+    if shutil.which("nvcc") is None:
+        return False
+    import torch
+
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
+    return torch.version.cuda is not None and f"release {torch.version.cuda.split('.')[0]}." in said
+
+
+if wants_cuda():
     EXTENSIONS.append("lckernels._C_cuda")
 
 

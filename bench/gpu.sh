@@ -32,6 +32,15 @@ while (($#)); do
   esac
 done
 
+known=build,check,random,merge,forward,backward,models,compile
+known+=,primitives,cuda_check,cuda_random,cuda_merge,cuda_forward,cuda_backward,memcheck,racecheck
+for name in ${only//,/ }; do
+  if [[ ,$known, != *,$name,* ]]; then
+    echo "unknown section $name; allowed are $known" >&2
+    exit 2
+  fi
+done
+
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 rows=${OUT:-bench/results}
@@ -57,8 +66,8 @@ if [[ $device == cuda ]]; then
 fi
 "$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__)'
 
-# A library that was carried here is not built again.
-[[ -f lckernels/_C_cuda.so ]] && export LCK_CUDA=0
+# A library that was carried here is not built again; one that is older than its sources is.
+if [[ -f lckernels/_C_cuda.so && -z $(find csrc -newer lckernels/_C_cuda.so -type f) ]]; then export LCK_CUDA=0; fi
 section build 300 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
 section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
@@ -71,7 +80,7 @@ cuda=(env LCKERNELS=backend=cuda "$python" -m)
 section primitives 60 bash bench/gpu_primitives.sh
 section cuda_check 100 "$python" -m bench.gpu_check --backend cuda "${common[@]}"
 section cuda_random 150 env LCKERNELS=backend=cuda "$python" -m pytest -q -n 12 tests/test_random_attention.py \
-  tests/test_chunked_attention.py --random-problems 400
+  --random-problems 1500
 section cuda_merge 100 "${cuda[@]}" bench.gpu_time merge --rows "$rows" "${common[@]}"
 section cuda_forward 140 "${cuda[@]}" bench.gpu_time forward --rows "$rows" "${common[@]}"
 section cuda_backward 140 "${cuda[@]}" bench.gpu_time backward --rows "$rows" "${common[@]}"

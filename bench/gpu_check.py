@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from bench.check import check
 from lckernels import (
+    chunked_attention,
     dispatch,
     merge_attention_states,
     ops,
@@ -106,9 +108,39 @@ def overlap_jobs() -> Iterator[Job]:
         yield f"overlap_split {dtype}", own, definition, [sequence]
 
 
+# Of every size of kernel, with and without features.
+WIDE_CASES = [
+    replace(case, name=f"{case.name}, head dim {head_dim}", head_dim=head_dim, head_dim_v=head_dim)
+    for case in CASES
+    if case.name in ("primes", "above_two_tiles", "dropout_all_scores")
+    for head_dim in (64, 96, 128, 192, 256)
+]
+
+
+def chunked_jobs() -> Iterator[Job]:
+    plan = plan_chunks([150, 20, 333], 64, 24)
+
+    def attend(function: Function, device: str = "cpu") -> Function:
+        there = plan.to(device)
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+            result = function(q, k, v, there, "triangular")
+            return (result[0] if isinstance(result, tuple) else result,)
+
+        return run
+
+    for dtype in DTYPES:
+        for head_dim in (16, 64, 128):
+            generator = torch.Generator().manual_seed(0)
+            shapes = [(plan.total_len, heads, head_dim) for heads in (4, 2, 2)]
+            inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+            own, definition = partial(attend, chunked_attention), attend(reference.chunked_attention)
+            yield f"chunked_attention head dim {head_dim} {dtype}", own, definition, inputs
+
+
 def attention_jobs() -> Iterator[Job]:
     for dtype in DTYPES:
-        for case in CASES:
+        for case in (*CASES, *WIDE_CASES):
             torch.manual_seed(0)
             q, k, v = case.tensors(dtype)
             name = f"windowed_attention {case.name} {dtype}"
@@ -162,24 +194,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--backend", choices=dispatch.BACKENDS, help="on this backend alone, what it takes")
-    parser.add_argument("--tiny", action="store_true", help="fp32 only")
+    parser.add_argument("--tiny", action="store_true", help="one dtype: fp32, with --backend cuda bf16")
     options = parser.parse_args(arguments)
-    jobs = [job for jobs_of in (overlap_jobs, attention_jobs, states_jobs) for job in jobs_of()]
+    makers = (overlap_jobs, attention_jobs, chunked_jobs, states_jobs)
+    jobs = [job for jobs_of in makers for job in jobs_of()]
     if options.tiny:
-        jobs = [job for job in jobs if job[0].endswith("float32")]
-    failures, left = 0, 0
+        kept = "bfloat16" if options.backend == "cuda" else "float32"
+        jobs = [job for job in jobs if job[0].endswith(kept)]
+    failures, left, taken_of = 0, 0, dict.fromkeys((name.split()[0] for name, *_ in jobs), 0)
     for name, *job in jobs:
         try:
             compare(name, *job, options.device, options.backend)
         except dispatch.BackendError as error:
             left += 1
             print(f"left {name}: {str(error).splitlines()[-1].strip()}")
+            continue
         except Exception as error:  # the other checks still run
             failures += 1
             print(f"FAILED {name}: {type(error).__name__}: {error}")
+        taken_of[name.split()[0]] += 1
+    idle = [op for op, count in taken_of.items() if not count]
+    for op in idle:
+        print(f"FAILED {op}: no problem of it was taken")
     taken = len(jobs) - left
     print(f"{taken - failures} of {taken} checks passed on {options.device}, {left} left to other backends")
-    return 1 if failures or not taken else 0
+    return 1 if failures or idle or not taken else 0
 
 
 if __name__ == "__main__":

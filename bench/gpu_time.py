@@ -25,6 +25,8 @@ from bench.gpu_contest import (
 from bench.library_peers import flex
 from bench.peers import Run, merge_by_fold, merge_by_gather, merge_by_index_add
 from bench.timing import Clock
+from lckernels import dispatch
+from lckernels.dispatch import Problem
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
 PRODUCT_SIZE = 8192  # of the matrices whose product is the ceiling of attention
@@ -125,6 +127,19 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
     return contest(subject, calls, want, honest, ceilings, clock, folder)
 
 
+def is_taken(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -> bool:
+    """Whether the backend that LCKERNELS names, if any, takes the case; told where it does not."""
+    backend, case = dispatch.settings().get("backend"), job[1]
+    if backend is None or isinstance(case, OverlapCase):
+        return True
+    shape = (1, case.seqlen, case.num_heads, case.head_dim)
+    problem = Problem("windowed_attention", "cuda", case.dtype, (shape,) * 3)
+    why = dispatch.backends()[backend].reasons(problem)
+    if why:
+        print(f"{job[2]} {case.label} is left to other backends: {'; '.join(why)}")
+    return not why
+
+
 def jobs_of(section: str, tiny: bool) -> list[tuple[Callable[..., int], AttentionCase | OverlapCase, str]]:
     """How, what and in which direction a section times."""
     if section == "merge":
@@ -133,7 +148,7 @@ def jobs_of(section: str, tiny: bool) -> list[tuple[Callable[..., int], Attentio
     jobs = [(time_attention, case, section) for case in (ATTENTION_TINY if tiny else ATTENTION_CASES)]
     if section == "forward" and not tiny:
         jobs += [(time_attention, case, "decode") for case in DECODE_CASES]
-    return jobs
+    return list(filter(is_taken, jobs))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -145,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
         (f"{options.section} {direction} {case.label}", partial(time_case, case, direction))
         for time_case, case, direction in jobs_of(options.section, options.tiny)
     ]
+    if not jobs:
+        print(f"{options.section}: no case is taken")
+        return 1
     return 1 if time_each(jobs, options.device, options.rows) else 0
 
 

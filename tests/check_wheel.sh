@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From the sources to an sdist, from it to a wheel, and the wheel in an empty environment; then the same without a
-# compiler. usage: tests/check_wheel.sh PYTHON TORCH, e.g. tests/check_wheel.sh .venv/bin/python torch==2.13.0
+# compiler; all without the CUDA kernels. usage: tests/check_wheel.sh PYTHON TORCH, e.g. tests/check_wheel.sh .venv/bin/python torch==2.13.0
 set -euo pipefail
 
 python=$1
@@ -14,7 +14,7 @@ plan = lckernels.Plan.from_segments([[0, 0, 0, 4], [1, 0, 2, 4]], num_chunks=2, 
 assert lckernels.overlap_merge(torch.ones(2, 4, 3), plan).sum() == 18
 print(lckernels.dispatch.availability())'
 
-"$python" -m build -q --no-isolation --outdir "$folder" .
+LCK_CUDA=0 "$python" -m build -q --no-isolation --outdir "$folder" .
 "$python" -m venv "$folder/empty"
 "$folder/empty/bin/pip" install -q "$torch" "$folder"/*.whl
 (cd "$folder" && empty/bin/python -W ignore -c "$merge

@@ -58,10 +58,14 @@ class Workshop:
         ]
         self.runtime = [str(folder / f"{name}.o") for name in RUNTIME]
         for name, made in zip(RUNTIME, self.runtime, strict=True):
-            self._compile("-O2", "-c", str(folder / "tests/csrc/simt" / f"{name}.cpp"), "-o", made)
+            source = str(folder / "tests/csrc/simt" / f"{name}.cpp")
+            if error := self._compile("-O2", "-c", source, "-o", made):
+                raise RuntimeError(f"{name}.cpp does not compile: {error.splitlines()[0]}")
 
     def _compile(self, *arguments: str) -> str:
-        done = subprocess.run(["g++", *self.flags, *arguments], capture_output=True, text=True)
+        """What is wrong; empty if nothing is."""
+        compiler = os.environ.get("CXX", "g++").split()
+        done = subprocess.run([*compiler, *self.flags, *arguments], capture_output=True, text=True)
         return done.stderr if done.returncode else ""
 
     def notices(self, plant: Plant) -> str:
@@ -81,7 +85,7 @@ class Workshop:
         source = str(self.folder / "tests/csrc" / f"{test}.cpp")
         libraries = [*self.runtime, *self.cpu_kernels, "-lpthread"]
         if error := self._compile(*BUILDS[build], source, *libraries, "-o", program):
-            return f"compiler: {error.splitlines()[0]}"
+            raise RuntimeError(f"{test} does not compile: {error.splitlines()[0]}")
         for schedule in SCHEDULES if build == "plain" else SCHEDULES[:1]:
             try:
                 done = subprocess.run(
@@ -110,7 +114,11 @@ def main() -> int:
     kernels = options.kernels or [
         str(p) for name in ("cpu_kernels", "host") for p in ROOT.glob(f"build/cmake-*/lib{name}.a")
     ]
-    unnoticed, chosen = [], [plant for plant in plants() if options.only in plant.name]
+    if not (Path(options.cuda) / "cuda_fp16.h").exists():
+        print(f"cuda_plants: skipped, no CUDA headers in {options.cuda}")
+        return 0
+    unnoticed = []
+    chosen = [plant for plant in plants() if plant.name == _NONE or options.only in plant.name]
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder), options.cuda, kernels)
         for plant in chosen:

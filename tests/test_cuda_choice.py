@@ -14,6 +14,7 @@ HEADS = (1, 100, 4, 64)
 @pytest.fixture
 def with_gpu(monkeypatch):
     monkeypatch.setattr(cuda, "unavailable", lambda: "")
+    monkeypatch.setattr(cuda, "large_blocks", lambda: True)
 
 
 def attention(dtype=torch.bfloat16, head_dim=64, head_dim_v=64, seqlen=100, **fields) -> Problem:
@@ -26,12 +27,12 @@ def attention(dtype=torch.bfloat16, head_dim=64, head_dim_v=64, seqlen=100, **fi
     ("problem", "reason"),
     [
         (attention(dtype=torch.float32), "no kernel for torch.float32"),
-        (attention(head_dim=60), "multiples of 8 up to 256, got 60"),
-        (attention(head_dim_v=264), "multiples of 8 up to 256, got 264"),
+        (attention(head_dim=60), "multiples of 8 up to 256 here, got 60"),
+        (attention(head_dim_v=264), "multiples of 8 up to 256 here, got 264"),
         (attention(seqlen=2**30 + 1), "sequences end at 1073741824, got 1073741825"),
         (attention(segmented=True), "no kernel for segment_ids"),
         (Problem("windowed_attention", "cpu", torch.bfloat16, (HEADS,) * 3), "not on cpu"),
-        (Problem("chunked_attention", "cuda", torch.bfloat16, ((9, 4, 136),) * 3), "up to 128, got 136"),
+        (Problem("chunked_attention", "cuda", torch.bfloat16, ((9, 4, 136),) * 3), "up to 128 here, got 136"),
         (Problem("merge_attention_states", "cuda", torch.float32, (HEADS,) * 25), "up to 24 states, got 25"),
         (Problem("overlap_merge", "cuda", torch.int32, ((2, 8, 4),)), "no kernel for torch.int32"),
     ],
@@ -54,6 +55,15 @@ def test_what_it_leaves_is_said(problem, reason):
 )
 def test_what_it_takes(problem):
     assert cuda.reasons(problem) == []
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_chips_of_small_blocks_take_fewer_head_dims(monkeypatch):
+    monkeypatch.setattr(cuda, "large_blocks", lambda: False)
+    assert cuda.reasons(attention(head_dim=96, head_dim_v=96)) == []
+    assert cuda.reasons(attention(head_dim=104)) == [
+        "its head dims are multiples of 8 up to 96 here, got 104"
+    ]
 
 
 def test_without_a_gpu_or_the_library_it_says_so():

@@ -23,11 +23,12 @@ def pytest_generate_tests(metafunc):
 
 def each(problems: range, seed: int, draw, judge) -> None:
     """Judges every problem that draw makes of (seed, index) and the backend takes; one failure names all."""
-    failures = []
+    failures, judged = [], 0
     for index in problems:
         problem = draw(seed, index)
         if not is_served(problem):
             continue
+        judged += 1
         try:
             judge(problem)
         except Exception as error:
@@ -36,6 +37,7 @@ def each(problems: range, seed: int, draw, judge) -> None:
                 raise
             again = f"--random-seed {seed} --random-problem {index}"
             failures.append(f"problem {index} ({again}): {type(error).__name__}: {error}")
+    assert judged, "the backend took none of the problems"
     if failures:
         pytest.fail("\n".join(failures), pytrace=False)
 

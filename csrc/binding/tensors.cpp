@@ -34,6 +34,13 @@ HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name) 
   return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
+HeadsTensor state_tensor(const Tensor& x, const Tensor& like, const char* name) {
+  bool alike = x.dim() == 4 && like.dim() == 4;
+  for (int64_t i = 0; alike && i < 4; ++i) alike = x.size(i) == like.size(i);
+  STD_TORCH_CHECK(alike, "lckernels: ", name, " must have the shape of out");
+  return heads_tensor(x, like, name);
+}
+
 HeadsTensor lse_tensor(const Tensor& x, const Tensor& out, const char* name) {
   STD_TORCH_CHECK(
       same_device(x, out) && x.dim() == 3 && x.scalar_type() == accumulator_of(out) &&

@@ -31,6 +31,9 @@ bool same_device(const Tensor& x, const Tensor& like);
 // (batch, seqlen, heads, dim) with a contiguous last dim, like `like` in device and dtype.
 HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name);
 
+// The same, like `like` in every size too.
+HeadsTensor state_tensor(const Tensor& x, const Tensor& like, const char* name);
+
 // (batch, num_heads, seqlen) of any strides, in the accumulator's dtype of out (batch, seqlen, num_heads,
 // ..).
 HeadsTensor lse_tensor(const Tensor& x, const Tensor& out, const char* name);

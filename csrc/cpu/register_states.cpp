@@ -12,14 +12,6 @@ namespace {
 
 using Tensors = std::vector<Tensor>;
 
-// Like out in every size.
-HeadsTensor state_tensor(const Tensor& x, const Tensor& out, const char* name) {
-  for (int64_t i = 0; i < 4; ++i) {
-    STD_TORCH_CHECK(x.dim() == 4 && x.size(i) == out.size(i), "lckernels_cpu: ", name, " must be alike");
-  }
-  return heads_tensor(x, out, name);
-}
-
 // The parameters of a call and the arrays that they point to.
 struct Call {
   std::vector<HeadsTensor> outs, lses, douts, dlses;

@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
   const int64_t head = block / group / tiles % p.num_kv_heads * group + block % group;
   const int64_t batch = block / group / tiles / p.num_kv_heads;
-  const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, batch, block / group % tiles, Shape::kRows);
+  const TextTile place =
+      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, block / group % tiles, Shape::kRows);
   const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
   if (place.first >= text.q_len) return;
   const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const AttentionParams& p = a.p;
   const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
   const int64_t kv_head = block / tiles % p.num_kv_heads, batch = block / tiles / p.num_kv_heads;
-  const TextTile place = locate(a.layout, a.layout.cu_seqlens_k, batch, block % tiles, Shape::kRows);
+  const TextTile place =
+      locate(a.layout, a.layout.cu_seqlens_k, p.seqlen_k, batch, block % tiles, Shape::kRows);
   const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
   const int num_keys = static_cast<int>(text.bounds.num_keys) - place.first;
   if (num_keys <= 0) return;

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16, diagonal = threadIdx.x;
   float low = 0, high = 0;
   for (int64_t slot = strip; slot < tiles; slot += strips) {
-    const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, batch, slot, Shape::kRows);
+    const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, slot, Shape::kRows);
     const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
     if (place.first >= text.q_len) continue;
     const GradientRule rule = GradientRule::of(a, text, head);

@@ -13,6 +13,7 @@ struct ForwardShape {
   static constexpr int kM = kDim <= 64 && !kFull ? 2 : 1;
   static constexpr int kWarps = 8 / kM;
   static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocks = kWarps <= 4 ? 2 : 1;  // at least, of a multiprocessor
   static constexpr int kQueries = 16 * kM * kWarps;
   static constexpr int kKeys = kDim <= 192 ? 64 : 32;
   static constexpr int kSmemBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
@@ -22,7 +23,7 @@ struct ForwardShape {
 // of those that every row sees whole, these, those right of them, then tiles of sink tokens.
 // kFull: with sink tokens, kv_mask, softcap, bias or dropout; without, none of them costs anything.
 template <typename T, int kDim, bool kFull>
-__global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads)
+__global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardShape<kDim, kFull>::kBlocks)
     attention_forward(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
   using Shape = ForwardShape<kDim, kFull>;
   constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads)
   const int64_t kv_head = block / group / tiles % p.num_kv_heads, head = kv_head * group + block % group;
   const int64_t batch = block / group / tiles / p.num_kv_heads;
   const TextTile place =
-      locate(a.layout, a.layout.cu_seqlens_q, batch, block / group % tiles, Shape::kQueries);
+      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, block / group % tiles, Shape::kQueries);
   const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
   const int num_queries = static_cast<int>(text.q_len) - place.first;
   if (num_queries <= 0) return;

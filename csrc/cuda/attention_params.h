@@ -15,7 +15,8 @@ struct GpuAttentionParams {
 // Tiles of `rows` rows of the texts of a row of the batch. A packed text begins at tile
 // cu_seqlens[t] / rows + t, which leaves room for all of them whatever their lengths are.
 inline int64_t num_tiles(const LayoutTables& layout, int64_t total, int64_t rows) {
-  return layout.cu_seqlens_q ? total / rows + layout.num_texts : (total + rows - 1) / rows;
+  if (!layout.cu_seqlens_q) return (total + rows - 1) / rows;
+  return layout.num_texts ? total / rows + layout.num_texts : 0;
 }
 
 inline constexpr int64_t kMaxHeadDim = 256;

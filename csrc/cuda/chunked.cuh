@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
       // A row of which the visit makes nothing sees no key: what its products hold does not count.
 #pragma unroll
                    for (int half = 0; half < 2; ++half)
-                     queries.row[half] = {0, queries.row_lse[half] < INFINITY ? count : 0, 0, 0};
+                     queries.row[half] = {0, queries.row_lse[half] == INFINITY ? 0 : count, 0, 0};
                    over_keys<T, kDim, false, false>(
                        sequence, rule, smem, rows, queries, (count + Shape::kSteps - 1) / Shape::kSteps,
                        [&](int i) {

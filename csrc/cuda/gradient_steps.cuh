@@ -120,7 +120,8 @@ struct KeysByQueries {
   }
   __device__ __forceinline__ float delta(int i, int j, int e) const {
     const int q = query(i, j, e);
-    return q < num_queries ? delta_rows[q] : 0.0f;
+    // Without probabilities, what its delta holds does not count.
+    return q < num_queries && fabsf(lse_rows[q]) != INFINITY ? delta_rows[q] : 0.0f;
   }
   __device__ __forceinline__ bool seen(int i, int j, int e) const {
     return row[e / 2].seen_by(query(i, j, e));

@@ -13,16 +13,25 @@ struct TextTile {
   int first;  // row of the text
 };
 
-// Tile `slot` of a row of the batch, see num_tiles; without a text of its own it is past the text's end.
+// Tile `slot` of a row of the batch, see num_tiles; without a text of its own it is past the text's end,
+// whatever the bounds say. `total`: rows of the tensor.
 __device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
-                                           int64_t batch, int64_t slot, int rows) {
-  if (!cu_seqlens) return {batch, static_cast<int>(slot * rows)};
-  int64_t begin = 0, end = layout.num_texts;
-  while (end - begin > 1) {
-    const int64_t middle = (begin + end) / 2;
-    (cu_seqlens[middle] / rows + middle <= slot ? begin : end) = middle;
+                                           int64_t total, int64_t batch, int64_t slot, int rows) {
+  constexpr int kPast = INT32_MAX;
+  const auto slot_of = [&](int64_t text) {
+    return rows_of_text(cu_seqlens, text, total).begin / rows + text;
+  };
+  int64_t text = batch, first_slot = 0;
+  if (cu_seqlens) {
+    int64_t end = layout.num_texts;
+    for (text = 0; end - text > 1;) {
+      const int64_t middle = (text + end) / 2;
+      (slot_of(middle) <= slot ? text : end) = middle;
+    }
+    first_slot = slot_of(text);
   }
-  return {begin, static_cast<int>((slot - (cu_seqlens[begin] / rows + begin)) * rows)};
+  const int64_t first = (slot - first_slot) * rows;
+  return {text, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
 }
 
 // Keys that one query sees, cut to its text: [begin, end) by its window, [sink, sink_end) as sink tokens.

@@ -30,7 +30,22 @@ template <int kRows, int kThreads, int kDim, typename T, typename Valid>
 __device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* rows, int64_t row_stride,
                                           int dims, const Valid& valid) {
   constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kCopies = kRows * kChunks;
+  if constexpr (kThreads % kChunks == 0) {  // a thread stays in its column
+    constexpr unsigned kRowsAtOnce = kThreads / kChunks;
+    const unsigned chunk = threadIdx.x % kChunks;
+    const bool in_row = static_cast<int>(chunk * kChunk) < dims;
+    unsigned row = threadIdx.x / kChunks;
+    const T* from = rows + row * row_stride + chunk * kChunk;
+    uint32_t to = tile.at(row, chunk);
 #pragma unroll 1  // unrolled, its addresses take the registers of the loop around it
+    for (; row < kRows; row += kRowsAtOnce) {
+      const bool inside = in_row && valid(row);
+      ptx::cp_async16(to, inside ? from : rows, inside);
+      from += kRowsAtOnce * row_stride, to += kRowsAtOnce * SmemTile<kDim>::kRowBytes;
+    }
+    return;
+  }
+#pragma unroll 1
   for (unsigned n = 0; n < (kCopies + kThreads - 1) / kThreads; ++n) {
     const unsigned i = threadIdx.x + n * kThreads, row = i / kChunks, chunk = i % kChunks;
     if (kCopies % kThreads && i >= kCopies) break;

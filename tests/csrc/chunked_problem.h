@@ -20,6 +20,7 @@ struct ChunkedCase {
   std::vector<Segment> damaged{};  // given to the kernel beside those above; they must change nothing
   int64_t num_chunks = 1, num_extra = 0, heads = 2, kv_heads = 1, dim = 16, dim_v = 16;
   bool extra_gradient = true, row_dots = true;
+  bool nan_queries = false;  // where every share is 0, which must not be read
   Storage storage = Storage::kPlain;
 };
 
@@ -60,6 +61,13 @@ inline std::vector<ChunkedCase> chunked_cases() {
        .segments = chunks(65, 65, 65),
        .dim = 1,
        .dim_v = 5},
+      {.name = "queries of share 0",
+       .total_len = 65,
+       .chunk_len = 66,
+       .segments = chunks(65, 65, 65),
+       .num_chunks = 2,  // the second has no segment
+       .row_dots = false,
+       .nan_queries = true},
       {.name = "short chunks",
        .total_len = 47,
        .chunk_len = 8,
@@ -162,6 +170,12 @@ struct ChunkedProblem {
         store(shares.dtype, none ? 0 : std::fabs(load(shares.dtype, at)), at);
       }
     }
+    for (const Segment& one : c.segments) {
+      for (int64_t u = 0; c.nan_queries && u < one.length; ++u) {
+        if (share(one.row, one.col + u) != 0) continue;
+        for (int64_t head = 0; head < c.heads; ++head) q.set(0, one.start + u, head, NAN);
+      }
+    }
   }
 
   // Results of the problem's shapes, and params that lead there, without tables.
@@ -215,6 +229,9 @@ struct ChunkedProblem {
   Tensor extra(int64_t heads, int64_t dim) const {
     return Tensor(dtype, c.num_chunks, c.num_extra, heads, dim, c.storage);
   }
+  double share(int64_t chunk, int64_t column) const {
+    return load(shares.dtype, shares.place(0, chunk, 0, column));
+  }
   double softmax_scale() const { return 1.5 / std::sqrt(static_cast<double>(c.dim)); }
 
   void add_expected(int64_t chunk, int64_t head, ChunkedResults<Sums>* r) const {
@@ -241,7 +258,8 @@ struct ChunkedProblem {
       return result;
     };
     each_position([&](int64_t t, int64_t column) {
-      const double share = load(shares.dtype, shares.place(0, chunk, 0, column));
+      const double share = this->share(chunk, column);
+      if (c.nan_queries && share == 0) return;
       const auto gradient = dout.get(0, t, head);
       const auto result =
           attend(q.get(0, t, head), gradient, share, r->dq.at(0, t, head), r->out.at(0, t, head));

@@ -6,7 +6,10 @@
 namespace lck::test {
 
 // Under ThreadSanitizer a block takes a hundred times as long: tests run a part of their cases.
-#if defined(__SANITIZE_THREAD__)
+#if !defined(__has_feature)
+  #define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
 inline constexpr bool kFewCases = true;
 #else
 inline constexpr bool kFewCases = false;

@@ -72,6 +72,13 @@ inline void store(DType dtype, double value, std::byte* p) {
 // of 8.
 enum class Storage { kPlain, kPadded, kHeadsFirst, kAligned, kAlignedPadded };
 
+// The storage that lies alike, with aligned rows.
+inline Storage aligned(Storage storage) {
+  return storage == Storage::kPadded  ? Storage::kAlignedPadded
+         : storage == Storage::kPlain ? Storage::kAligned
+                                      : storage;
+}
+
 // (batch, rows, heads, dim). Filled with NaN.
 struct Tensor {
   DType dtype = DType::kFloat32;

@@ -1,6 +1,7 @@
 // The CUDA kernels of windowed attention, run on the host, against plain loops: every head dim and feature.
 #include <cstdio>
 
+#include "check.h"
 #include "cuda_attention_check.h"
 
 namespace {
@@ -44,5 +45,6 @@ int main() {
           [](auto dtype, const auto& a, const auto& use) { lck::with_attention_run(dtype, a, use); });
     }
   }
+  CHECK(simt::bank_conflicts == 0);
   std::puts("test_cuda_attention: ok");
 }

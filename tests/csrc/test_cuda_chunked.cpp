@@ -55,9 +55,7 @@ struct Tables {
 // What the kernels take: dims of whole 16 bytes, rows aligned to them.
 ChunkedCase for_cuda(ChunkedCase c) {
   c.dim = (c.dim + 7) / 8 * 8, c.dim_v = (c.dim_v + 7) / 8 * 8;
-  c.storage = c.storage == Storage::kPadded  ? Storage::kAlignedPadded
-              : c.storage == Storage::kPlain ? Storage::kAligned
-                                             : c.storage;
+  c.storage = lck::test::aligned(c.storage);
   return c;
 }
 
@@ -84,7 +82,7 @@ void check(const ChunkedCase& c, DType dtype) {
   check_near(what.c_str(), "extra dv", got.extra_dv, want.extra_dv, near);
   // A row's dots, summed over heads, where a segment has it; the other rows are not written.
   for (const Segment& s : c.segments) {
-    for (int64_t column = s.col; column < s.col + s.length; ++column) {
+    for (int64_t column = s.col; c.row_dots && column < s.col + s.length; ++column) {
       double sum = 0;
       for (int64_t head = 0; head < c.heads; ++head) {
         sum += tables.dots[lck::row_table(a.c, s.row, head) + column];

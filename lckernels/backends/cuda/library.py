@@ -9,6 +9,8 @@ from torch import Tensor
 from lckernels.backends.tensor_rows import contiguous_rows
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_C_cuda.so"
+MIN_CAPABILITY = (8, 0)
+LARGE_BLOCK_BYTES = 141 * 1024  # what the largest kernel asks for, at most
 _ROW_BYTES = 16  # what one copy of a kernel moves
 
 
@@ -21,8 +23,21 @@ def unavailable() -> str:
         return f"torch {torch.__version__} is built without CUDA"
     if not torch.cuda.is_available():
         return "no GPU that torch can use"
-    torch.ops.load_library(LIBRARY)
-    return ""
+    major, minor = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+    if (major, minor) < MIN_CAPABILITY:
+        return f"its kernels need compute capability 8.0, a GPU here has {major}.{minor}"
+    try:
+        torch.ops.load_library(LIBRARY)
+    except OSError as error:
+        return f"{LIBRARY.name} does not load: {str(error).splitlines()[0]}"
+    return torch.ops.lckernels_cuda.missing_driver()
+
+
+@cache
+def large_blocks() -> bool:
+    """Whether a block may have the shared memory of head dims above 96: not on sm_86, sm_89, sm_120."""
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return all(gpu.shared_memory_per_block_optin >= LARGE_BLOCK_BYTES for gpu in gpus)
 
 
 def aligned_rows(x: Tensor) -> Tensor:

@@ -72,10 +72,10 @@ def _attention_reasons(problem: Problem) -> list[str]:
         found.append(f"it has no kernel for {problem.dtype}")
     if interpreted() and problem.dtype == torch.bfloat16:
         found.append("Triton's interpreter multiplies bf16 matrices wrongly")
-    head_dim = max(shape[-1] for shape in problem.shapes)
+    head_dim = max((shape[-1] for shape in problem.shapes), default=0)
     if head_dim > MAX_HEAD_DIM:
         found.append(f"its head dims end at {MAX_HEAD_DIM}, got {head_dim}")
-    seqlen = max(shape[1] if len(shape) == 4 else shape[0] for shape in problem.shapes)
+    seqlen = max((shape[-3] for shape in problem.shapes), default=0)
     if seqlen > MAX_SEQLEN:
         found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
     return found

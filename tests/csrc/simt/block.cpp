@@ -1,6 +1,4 @@
 // The scheduler: grid > blocks, one after the other > warps as the schedule says > lanes.
-#include <sys/mman.h>
-
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -44,7 +42,7 @@ Options options_from_environment() {
 }  // namespace
 
 Options options = options_from_environment();
-Counts counts;
+uint64_t bank_conflicts = 0;
 
 namespace {
 
@@ -133,7 +131,6 @@ void run_block(dim3 size) {
   for (int i = 0; thread_sanitizer() && i < block.num_threads; ++i)
     __tsan_destroy_fiber(block.fibers[i].tsan);
   end_memory();
-  ++counts.blocks;
 }
 
 }  // namespace

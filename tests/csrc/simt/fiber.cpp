@@ -85,7 +85,6 @@ void prepare(Fiber& fiber) {
 }
 
 void switch_to(Fiber& next) {
-  ++counts.switches;
   Fiber& self = *block.current;
   const bool to_scheduler = &next == &block.scheduler;
   block.current = &next;

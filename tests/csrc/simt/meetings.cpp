@@ -129,7 +129,6 @@ void add_copy(uint32_t to, const void* from) {
   Copies& copies = block.current->copies;
   if (copies.end - copies.first == kMaxCopies) fail("more than %d copies in flight", kMaxCopies);
   copies.ring[copies.end++ % kMaxCopies] = {to, from, copies.group};
-  ++counts.async_copies;
 }
 
 void commit_copies() {

@@ -3,9 +3,10 @@
 //
 // Found here: steps outside memory (AddressSanitizer, UndefinedBehaviorSanitizer, bounds of shared memory),
 // missing barriers and waits (ThreadSanitizer; NaN where data has not arrived; several schedules), divergent
-// warps, deadlocks, uninitialised shared memory and, at -O0, locals, bank conflicts of ldmatrix. Not found:
-// wrong twins of the instructions themselves (test_cuda_fragments.cpp compares them with CuTe's layouts),
-// weak memory order between blocks, the rounding of tensor cores and of ex2, registers, time.
+// warps, deadlocks, uninitialised shared memory and, at -O0, locals on stack not used before, bank conflicts
+// of ldmatrix. Not found: wrong twins of the instructions themselves (test_cuda_fragments.cpp compares them
+// with CuTe's layouts), weak memory order between blocks, the rounding of tensor cores and of ex2, registers,
+// time.
 #pragma once
 
 #include <vector_types.h>
@@ -27,10 +28,8 @@ struct Options {
 };
 extern Options options;
 
-struct Counts {
-  uint64_t blocks, switches, products, async_copies, matrix_reads, bank_conflicts;
-};
-extern Counts counts;
+// Rows of ldmatrix that waited for another one's banks, of all launches.
+extern uint64_t bank_conflicts;
 
 // Runs all blocks. Throws std::runtime_error naming block, thread and fault; the first one ends the launch.
 void run_blocks(dim3 grid, dim3 block, size_t smem_bytes, const std::function<void()>& thread);

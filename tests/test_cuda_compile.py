@@ -1,0 +1,51 @@
+"""What the gate on nvcc's output says of kernels, on made-up ones."""
+
+import shutil
+
+import pytest
+
+from bench import cuda_compile
+from bench.sass import Kernel
+
+FORWARD = "_ZN3lck17attention_forwardI13__nv_bfloat16Li128ELb0EEEvNS_18GpuAttentionParamsEl"
+FULL = FORWARD.replace("Lb0E", "Lb1E")
+NAMES = {FORWARD: "attention_forward<bfloat16, 128, false>", FULL: "attention_forward<bfloat16, 128, true>"}
+
+
+def kernel(name: str, *codes: str) -> Kernel:
+    return Kernel(name, "sm_90", 200, list(codes))
+
+
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="no c++filt")
+def test_names_are_short():
+    assert cuda_compile.short_names([FORWARD, FULL]) == NAMES
+
+
+def test_a_good_kernel_has_no_faults():
+    assert cuda_compile.faults([kernel(FORWARD, "HMMA", "FADD")], NAMES, {FORWARD: (256, 69632)}) == []
+
+
+def test_spills_count_where_no_feature_is_asked_for():
+    found = [kernel(name, "HMMA", "STL", "LDL") for name in (FORWARD, FULL)]
+    assert cuda_compile.faults(found, NAMES, {}) == [f"{NAMES[FORWARD]}, sm_90: 2 spills"]
+
+
+def test_products_and_shared_memory_are_asked_for():
+    found = [kernel(FORWARD, "FFMA")]
+    no_product, too_much = cuda_compile.faults(found, NAMES, {FORWARD: (256, 228 * 1024)})
+    assert "no product on the matrix units" in no_product
+    assert "233472 bytes of shared memory" in too_much
+
+
+def test_a_renamed_kernel_is_not_overlooked():
+    assert cuda_compile.faults([], {"x": "attend<64>"}, {}) == [
+        "no kernel that multiplies is known by its name"
+    ]
+
+
+def test_the_table_has_a_row_a_kernel():
+    lines = cuda_compile.table(
+        [kernel(FORWARD, "HMMA", "LDGSTS")], NAMES, {FORWARD: (256, 69632)}
+    ).splitlines()
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells == [f"`{NAMES[FORWARD]}`", "sm_90", "256", "69632", "200", "0", "2", "1", "1"]
