@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import sass
+from bench import rows, sass
 from lckernels.backends.cuda.library import LIBRARY
 
 _HEADER = ("kernel", "chip", "threads", "shared", "registers", "spills", "instructions", "mma", "copies")
@@ -105,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(found)} kernels")
     print("\n".join(f"FAULT {fault}" for fault in wrong))
     if options.write:
-        options.write.write_text(f"# The CUDA kernels compiled by nvcc {nvcc_version()}, not run\n\n{text}\n")
+        made = f"compiled by nvcc {nvcc_version()} at commit {rows.commit()['commit']}, not run"
+        options.write.write_text(f"# The CUDA kernels {made}\n\n{text}\n")
     return 1 if wrong or not found else 0
 
 

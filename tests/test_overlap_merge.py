@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from backends import BACKENDS
+from backends import BACKENDS, DEVICE, JUDGED
 from chunked_cases import hand_made_plan
 from compare import assert_as_good_as, interpreter_rounding
 from opcheck import opcheck
@@ -276,6 +276,8 @@ def test_extreme_values(backend):
 @pytest.mark.parametrize("dim", (1, 1000))
 def test_every_16_bit_value_survives(dtype, dim):
     """A sum of halves of each value with itself rounds to the value, in the vector loop and in its tail."""
+    if dtype == torch.bfloat16 and JUDGED == "triton" and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter makes bf16 of the least sizes 0")
     values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     values = values[~values.isnan()]
     values = torch.cat([values, values.new_zeros(-len(values) % dim)]).view(-1, dim)
@@ -320,7 +322,7 @@ def test_same_bits_for_any_number_of_threads():
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(lckernels.overlap_merge(chunks, plan, "hann"))
+        results.append(lckernels.overlap_merge(chunks, plan, "hann", backend="cpu"))
     torch.set_num_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
@@ -330,12 +332,13 @@ def test_large_outputs_are_streamed_and_mapped_alike():
     for dim, length in ((256, 5000), (257, 5000), (384, 30_000)):
         plan = plan_chunks([length], 512, 200)
         sequence = torch.randn(length, dim)
-        chunks = lckernels.overlap_split(sequence, plan)
-        torch.testing.assert_close(lckernels.overlap_merge(chunks, plan), sequence)
+        chunks = lckernels.overlap_split(sequence, plan, backend="cpu")
+        merged = lckernels.overlap_merge(chunks, plan, backend="cpu")
+        torch.testing.assert_close(merged, sequence)
         warm = torch.full_like(sequence, torch.nan)
         args = (chunks, None, plan.segments, plan.tile_segments, "triangular", False, warm)
         torch.ops.lckernels_cpu.overlap_gather(*args)
-        assert torch.equal(warm, lckernels.overlap_merge(chunks, plan))
+        assert torch.equal(warm, merged)
 
 
 def test_every_instruction_set():
