@@ -2,9 +2,8 @@
 # What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
 # usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward,models,compile]
 #        [--tiny]
-# The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins
-# of warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck. A _C_cuda.so that
-# is there is used as it is; else build makes one where nvcc is.
+# The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins of
+# warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck.
 # Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
 set -uo pipefail
 

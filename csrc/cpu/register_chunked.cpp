@@ -29,28 +29,16 @@ struct Call {
        const OptionalTensor& extra_k, const OptionalTensor& extra_v, const Tensor& segments,
        const Tensor& shares, double softmax_scale)
       : dtype(dtype_of(q)) {
-    STD_TORCH_CHECK(shares.is_cpu() && shares.dim() == 2 && shares.is_contiguous() &&
-                        shares.scalar_type() == accumulator_of(q),
-                    "lckernels_cpu: shares must be a contiguous (num_chunks, chunk_len) table");
     STD_TORCH_CHECK(segments.is_cpu() && segments.scalar_type() == ScalarType::Int &&
                         segments.is_contiguous() && segments.dim() == 2 &&
                         segments.size(1) * sizeof(int32_t) == sizeof(Segment),
                     "lckernels_cpu: segments must be a contiguous (num_segments, 10) int32 tensor");
-    ChunkedParams& p = params;
-    p.num_chunks = shares.size(0), p.chunk_len = shares.size(1);
-    p.num_extra = extra_q ? extra_q->size(1) : 0;
-    p.shares = shares.const_data_ptr();
-    AttentionParams& s = p.sequence;
-    s.q = of_sequence(q), s.k = of_sequence(k), s.v = of_sequence(v);
-    s.batch = 1, s.seqlen_q = q.size(0), s.seqlen_k = k.size(0);
-    s.num_heads = q.size(1), s.num_kv_heads = k.size(1);
-    s.head_dim = q.size(2), s.head_dim_v = v.size(2);
-    s.softmax_scale = softmax_scale;
-    p.extra = s;
-    p.extra.q = of_chunks(extra_q), p.extra.k = of_chunks(extra_k), p.extra.v = of_chunks(extra_v);
-    p.extra.batch = p.num_chunks, p.extra.seqlen_q = p.extra.seqlen_k = p.num_extra;
+    params = chunked_params(q, k, v, extra_q, shares, softmax_scale);
+    AttentionParams &sequence = params.sequence, &extra = params.extra;
+    sequence.q = of_sequence(q), sequence.k = of_sequence(k), sequence.v = of_sequence(v);
+    extra.q = of_chunks(extra_q), extra.k = of_chunks(extra_k), extra.v = of_chunks(extra_v);
     build_chunked_tables(static_cast<const Segment*>(segments.const_data_ptr()), segments.size(0), &tables,
-                         &p);
+                         &params);
   }
 };
 

@@ -23,15 +23,9 @@ struct Call {
         "lckernels_cpu: outs and lses must be as many, at least one, and out have 4 dims, on the CPU");
     for (const Tensor& x : states) outs.push_back(state_tensor(x, out, "outs"));
     for (const Tensor& x : state_lses) lses.push_back(lse_tensor(x, out, "lses"));
+    params = states_params(states.size(), out, lse);
     params.outs = outs.data();
     params.lses = lses.data();
-    params.out = heads_tensor(out, out, "out");
-    params.lse = lse_tensor(lse, out, "lse");
-    params.num_states = static_cast<int64_t>(states.size());
-    params.batch = out.size(0);
-    params.seqlen = out.size(1);
-    params.num_heads = out.size(2);
-    params.head_dim = out.size(3);
   }
 
   // Every row of a written tensor starts where a streamed store may: whole cache lines.

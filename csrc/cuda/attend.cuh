@@ -73,6 +73,12 @@ struct KeyRows {
 template <int kDim>
 struct AttendTiles {
   SmemTile<kDim> q, k, v;
+
+  // All of a block's dynamic shared memory.
+  __device__ __forceinline__ static AttendTiles of(int queries, int keys) {
+    const uint32_t q = ptx::smem_address(ptx::dynamic_smem()), k = q + SmemTile<kDim>::bytes(queries);
+    return {{q}, {k}, {k + SmemTile<kDim>::bytes(keys)}};
+  }
 };
 
 // Adds the keys of tiles 0 to count - 1, tile_at(n), to the softmax of a warp's rows and to out, its sum of

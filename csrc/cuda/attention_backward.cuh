@@ -51,23 +51,19 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     attention_backward_q(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
   using Shape = BackwardShape<kDim>;
   const AttentionParams& p = a.p;
-  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
-  const int64_t head = block / group / tiles % p.num_kv_heads * group + block % group;
-  const int64_t batch = block / group / tiles / p.num_kv_heads;
-  const TextTile place =
-      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, block / group % tiles, Shape::kRows);
-  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
-  if (place.first >= text.q_len) return;
+  const QueryBlock at = query_block(a, tiles, Shape::kRows);
+  if (at.first >= at.text.q_len) return;
   const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
-  const GradientRule rule = GradientRule::of(a, text, head);
+  const GradientRule rule = GradientRule::of(a, at.text, at.head);
   float dq[1][kDim / 8][4] = {};
-  for_each_key_tile<T, kDim, kFull, false>(a, rule, text, place.first, smem,
+  for_each_key_tile<T, kDim, kFull, false>(a, rule, at.text, at.first, smem,
                                            [&](const SmemTile<kDim>& k_tile, const auto& ds, const auto&) {
                                              add_product<T, 1, Shape::kSteps / 8, kDim>(dq, ds, k_tile, 0);
                                            });
   const float factor[1][2] = {{rule.score.scale, rule.score.scale}};
-  store_warp_rows(dq, factor, smem.own(0), row_of<T>(p.dq, text.batch, text.q_begin + place.first, head),
-                  p.dq.row_stride, p.head_dim, static_cast<int>(text.q_len) - place.first);
+  store_warp_rows(dq, factor, smem.own(0),
+                  row_of<T>(p.dq, at.text.batch, at.text.q_begin + at.first, at.head), p.dq.row_stride,
+                  p.head_dim, static_cast<int>(at.text.q_len) - at.first);
 }
 
 // Grid: batch > kv heads > tiles of keys, the last fastest; over the heads of the group, and for each over

@@ -28,23 +28,18 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   using Shape = ForwardShape<kDim, kFull>;
   constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
   const AttentionParams& p = a.p;
-  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x;
-  const int64_t kv_head = block / group / tiles % p.num_kv_heads, head = kv_head * group + block % group;
-  const int64_t batch = block / group / tiles / p.num_kv_heads;
-  const TextTile place =
-      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, block / group % tiles, Shape::kQueries);
-  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
-  const int num_queries = static_cast<int>(text.q_len) - place.first;
+  const QueryBlock at = query_block(a, tiles, Shape::kQueries);
+  const Text& text = at.text;
+  const int64_t head = at.head;
+  const int num_queries = static_cast<int>(text.q_len) - at.first;
   if (num_queries <= 0) return;
-  const int last = place.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
-  const KeyTiles keys = key_tiles<kFull>(a, text, place.first, last, Shape::kKeys);
+  const int last = at.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
+  const KeyTiles keys = key_tiles<kFull>(a, text, at.first, last, Shape::kKeys);
 
-  const SmemTile<kDim> q_tile{ptx::smem_address(ptx::dynamic_smem())};
-  const SmemTile<kDim> k_tile{q_tile.base + SmemTile<kDim>::bytes(Shape::kQueries)};
-  const SmemTile<kDim> v_tile{k_tile.base + SmemTile<kDim>::bytes(Shape::kKeys)};
+  const auto smem = AttendTiles<kDim>::of(Shape::kQueries, Shape::kKeys);
   const uint8_t* kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
   copy_rows<Shape::kQueries, Shape::kThreads>(
-      q_tile, row_of<T>(p.q, text.batch, text.q_begin + place.first, head), p.q.row_stride,
+      smem.q, row_of<T>(p.q, text.batch, text.q_begin + at.first, head), p.q.row_stride,
       static_cast<int>(p.head_dim), [&](int row) { return row < num_queries; });
   ptx::cp_async_commit();
 
@@ -54,7 +49,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      row[i][half] = row_keys(p.window, text, place.first + warp_row + 16 * i + 8 * half + lane / 4);
+      row[i][half] = row_keys(p.window, text, at.first + warp_row + 16 * i + 8 * half + lane / 4);
     }
   }
   const ScoreRule rule = ScoreRule::of(p, head);
@@ -63,39 +58,18 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   const auto key_of = [&](const KeyTile& tile, int j, int e) {
     return tile.first + 8 * j + 2 * (lane % 4) + e % 2;
   };
-  const auto query_of = [&](int i, int e) {
-    return place.first + warp_row + 16 * i + 8 * (e / 2) + lane / 4;
-  };
+  const auto query_of = [&](int i, int e) { return at.first + warp_row + 16 * i + 8 * (e / 2) + lane / 4; };
   const auto to_scores = [&](float (&s)[kM][kN][4], const KeyTile& tile) {
-#pragma unroll
-    for (int i = 0; i < kM; ++i) {
-#pragma unroll
-      for (int j = 0; j < kN; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int key = key_of(tile, j, e);
-          float tanh;
-          s[i][j][e] =
-              kFull ? rule.apply(s[i][j][e], key - (query_of(i, e) + text.offset) + p.bias_center, &tanh)
-                    : s[i][j][e] * (rule.scale * kLog2E);
-        }
-      }
-    }
+    for_each_element<kM, kN>([&](int i, int j, int e) {
+      const int64_t distance = key_of(tile, j, e) - (query_of(i, e) + text.offset);
+      float tanh;
+      s[i][j][e] = kFull ? rule.apply(s[i][j][e], distance + p.bias_center, &tanh)
+                         : s[i][j][e] * (rule.scale * kLog2E);
+    });
     if (!tile.masked) return;
-#pragma unroll
-    for (int i = 0; i < kM; ++i) {
-#pragma unroll
-      for (int j = 0; j < kN; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int key = key_of(tile, j, e);
-          const RowKeys& mine = row[i][e / 2];
-          bool seen = mine.sees(key);
-          if (kFull) seen = (seen || mine.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
-          if (!seen) s[i][j][e] = -INFINITY;
-        }
-      }
-    }
+    for_each_element<kM, kN>([&](int i, int j, int e) {
+      if (!sees<kFull>(row[i][e / 2], tile, kv_mask, key_of(tile, j, e))) s[i][j][e] = -INFINITY;
+    });
   };
   const auto drop = [&]([[maybe_unused]] float (&s)[kM][kN][4], [[maybe_unused]] const KeyTile& tile) {
     if constexpr (kFull) {
@@ -118,7 +92,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   float out[kM][kDim / 8][4] = {};
   auto state = Softmax<kM>::none();
   attend_keys<Shape, T, kM, kDim>(
-      state, out, {q_tile, k_tile, v_tile}, KeyRows<T>::of(p, text.batch, text.k_begin, kv_head), keys.count,
+      state, out, smem, KeyRows<T>::of(p, text.batch, text.k_begin, at.kv_head), keys.count,
       [&](int n) { return key_tile(keys, n, Shape::kKeys); },
       [&](int key) { return !kv_mask || kv_mask[key]; }, to_scores, drop);
 
@@ -135,11 +109,11 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
       factor[i][half] = sum == 0 ? 0.0f : decay * static_cast<float>(p.keep_scale) / sum;
       const int row_of_tile = warp_row + 16 * i + 8 * half + lane / 4;
       if (lane % 4 == 0 && row_of_tile < num_queries) {
-        lse[place.first + row_of_tile] = sum == 0 ? -INFINITY : (most + log2f(sum)) * kLn2;
+        lse[at.first + row_of_tile] = sum == 0 ? -INFINITY : (most + log2f(sum)) * kLn2;
       }
     }
   }
-  store_warp_rows(out, factor, q_tile, row_of<T>(p.out, text.batch, text.q_begin + place.first, head),
+  store_warp_rows(out, factor, smem.q, row_of<T>(p.out, text.batch, text.q_begin + at.first, head),
                   p.out.row_stride, p.head_dim_v, num_queries);
 }
 

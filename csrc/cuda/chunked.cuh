@@ -101,10 +101,8 @@ __global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
   const AttentionParams &sequence = c.sequence, &own = kExtra ? c.extra : c.sequence;
   const int64_t head = blockIdx.x / tiles, kv_head = head / (sequence.num_heads / sequence.num_kv_heads);
   const ChunkedTile tile = chunked_tile<kExtra>(a, blockIdx.x % tiles, Shape::kQueries);
-  const SmemTile<kDim> q_tile{ptx::smem_address(ptx::dynamic_smem())};
-  const SmemTile<kDim> k_tile{q_tile.base + SmemTile<kDim>::bytes(Shape::kQueries)};
-  const SmemTile<kDim> v_tile{k_tile.base + SmemTile<kDim>::bytes(Shape::kKeys)};
-  copy_rows<Shape::kQueries, Shape::kThreads>(q_tile, row_of<T>(own.q, tile.batch, tile.first, head),
+  const auto smem = AttendTiles<kDim>::of(Shape::kQueries, Shape::kKeys);
+  copy_rows<Shape::kQueries, Shape::kThreads>(smem.q, row_of<T>(own.q, tile.batch, tile.first, head),
                                               own.q.row_stride, static_cast<int>(sequence.head_dim),
                                               [&](int row) { return row < tile.num_rows; });
   ptx::cp_async_commit();
@@ -116,27 +114,20 @@ __global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
     if (visit.begin >= visit.end) continue;
     float out[1][kDim / 8][4] = {};
     auto state = Softmax<1>::none();
-    for_each_run(
-        c, visit.chunk, [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
-          KeyRows<T> rows = KeyRows<T>::of(sequence, 0, 0, kv_head);
-          rows.k = row_of<T>(tokens.k, batch, first, kv_head),
-          rows.v = row_of<T>(tokens.v, batch, first, kv_head);
-          rows.k_stride = tokens.k.row_stride, rows.v_stride = tokens.v.row_stride;
-          const auto to_scores = [&](float (&s)[1][kN][4], const KeyTile& keys) {
-#pragma unroll
-            for (int j = 0; j < kN; ++j) {
-#pragma unroll
-              for (int e = 0; e < 4; ++e) {
-                const bool seen = !keys.masked || keys.first + 8 * j + 2 * (lane % 4) + e % 2 < count;
-                s[0][j][e] = seen ? s[0][j][e] * scale : -INFINITY;
-              }
-            }
-          };
-          attend_keys<Shape, T, 1, kDim>(
-              state, out, {q_tile, k_tile, v_tile}, rows, (count + Shape::kKeys - 1) / Shape::kKeys,
-              [&](int i) { return run_tile(i, count, Shape::kKeys); }, [](int) { return true; }, to_scores,
-              [](auto&, const KeyTile&) {});
-        });
+    for_each_run(c, visit.chunk,
+                 [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
+                   const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
+                   const auto to_scores = [&](float (&s)[1][kN][4], const KeyTile& keys) {
+                     for_each_element<1, kN>([&](int, int j, int e) {
+                       const bool seen = !keys.masked || keys.first + 8 * j + 2 * (lane % 4) + e % 2 < count;
+                       s[0][j][e] = seen ? s[0][j][e] * scale : -INFINITY;
+                     });
+                   };
+                   attend_keys<Shape, T, 1, kDim>(
+                       state, out, smem, rows, (count + Shape::kKeys - 1) / Shape::kKeys,
+                       [&](int i) { return run_tile(i, count, Shape::kKeys); }, [](int) { return true; },
+                       to_scores, [](auto&, const KeyTile&) {});
+                 });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + 8 * half + lane / 4;
@@ -173,7 +164,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
   __syncthreads();
   if (kTables) return;
   const float factor[1][2] = {{1, 1}};
-  store_warp_rows(merged, factor, q_tile, row_of<T>(own.out, tile.batch, tile.first, head),
+  store_warp_rows(merged, factor, smem.q, row_of<T>(own.out, tile.batch, tile.first, head),
                   own.out.row_stride, sequence.head_dim_v, tile.num_rows);
 }
 
@@ -211,10 +202,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     }
     for_each_run(c, visit.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
-                   KeyRows<T> rows = KeyRows<T>::of(sequence, 0, 0, kv_head);
-                   rows.k = row_of<T>(tokens.k, batch, first, kv_head),
-                   rows.v = row_of<T>(tokens.v, batch, first, kv_head);
-                   rows.k_stride = tokens.k.row_stride, rows.v_stride = tokens.v.row_stride;
+                   const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
       // A row of which the visit makes nothing sees no key: what its products hold does not count.
 #pragma unroll
                    for (int half = 0; half < 2; ++half)

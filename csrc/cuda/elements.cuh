@@ -43,6 +43,21 @@ __device__ __forceinline__ __half from_acc<__half>(float x) {
   return __float2half_rn(x);
 }
 
+// run.operator()<T>() with the type of the dtype's elements.
+template <typename Run>
+void with_elements(DType dtype, const Run& run) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return run.template operator()<double>();
+    case DType::kBFloat16:
+      return run.template operator()<__nv_bfloat16>();
+    case DType::kFloat16:
+      return run.template operator()<__half>();
+    default:
+      return run.template operator()<float>();
+  }
+}
+
 // A row of one head.
 template <typename T>
 __device__ __forceinline__ T* row_of(const HeadsTensor& x, int64_t batch, int64_t row, int64_t head) {

@@ -48,9 +48,7 @@ struct QueriesByKeys {
   __device__ __forceinline__ float lse(int, int, int e) const { return row_lse[e / 2]; }
   __device__ __forceinline__ float delta(int, int, int e) const { return row_delta[e / 2]; }
   __device__ __forceinline__ bool seen(int i, int j, int e) const {
-    const int k = key(i, j, e);
-    if (!kFull) return row[e / 2].sees(k);
-    return (row[e / 2].sees(k) || row[e / 2].sees_sink(k)) && keys.has(k) && (!kv_mask || kv_mask[k]);
+    return sees<kFull>(row[e / 2], keys, kv_mask, key(i, j, e));
   }
 };
 

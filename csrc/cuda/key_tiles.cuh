@@ -34,6 +34,23 @@ __device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int
   return {text, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
 }
 
+// What a block of queries works on, in a grid of batch > kv heads > tiles > heads of the group, the last
+// fastest.
+struct QueryBlock {
+  Text text;
+  int64_t head, kv_head;
+  int first;  // query of the text; behind its end if the block has none
+};
+
+__device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, int64_t tiles, int rows) {
+  const AttentionParams& p = a.p;
+  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x, slot = block / group;
+  const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
+  const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, slot % tiles, rows);
+  return {text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text),
+          kv_head * group + block % group, kv_head, place.first};
+}
+
 // Keys that one query sees, cut to its text: [begin, end) by its window, [sink, sink_end) as sink tokens.
 struct RowKeys {
   int begin, end, sink, sink_end;
@@ -68,6 +85,14 @@ struct KeyTile {
 
   __device__ __forceinline__ bool has(int j) const { return j >= begin && j < end; }
 };
+
+// Whether a row sees a key of a masked tile; kv_mask begins at the text's first key, or is null.
+template <bool kFull>
+__device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, const uint8_t* kv_mask,
+                                     int key) {
+  if (!kFull) return row.sees(key);
+  return (row.sees(key) || row.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
+}
 
 __device__ __forceinline__ int even(int key) {
   return key & ~1;

@@ -62,16 +62,7 @@ void with_overlap_vectors(const OverlapParams& p, const Run& run) {
 
 template <typename Run>
 void with_overlap_run(DType dtype, const OverlapParams& p, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return with_overlap_vectors<double>(p, run);
-    case DType::kBFloat16:
-      return with_overlap_vectors<__nv_bfloat16>(p, run);
-    case DType::kFloat16:
-      return with_overlap_vectors<__half>(p, run);
-    default:
-      return with_overlap_vectors<float>(p, run);
-  }
+  with_elements(dtype, [&]<typename T>() { with_overlap_vectors<T>(p, run); });
 }
 
 }  // namespace lck

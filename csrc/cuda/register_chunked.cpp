@@ -23,26 +23,19 @@ HeadsTensor of_chunks(const OptionalTensor& x, const Tensor& q, const char* name
   return x ? aligned_heads(*x, q, name) : HeadsTensor{};
 }
 
-GpuChunkedParams chunked_params(const Tensor& q, const Tensor& k, const Tensor& v,
-                                const OptionalTensor& extra_q, const OptionalTensor& extra_k,
-                                const OptionalTensor& extra_v, const Plan& plan, double softmax_scale) {
+GpuChunkedParams gpu_params(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& extra_q,
+                            const OptionalTensor& extra_k, const OptionalTensor& extra_v, const Plan& plan,
+                            double softmax_scale) {
   check_attention_dtype(q);
   GpuChunkedParams a{};
+  a.c = chunked_params(q, k, v, extra_q, plan.shares, softmax_scale);
   ChunkedParams& c = a.c;
-  AttentionParams& s = c.sequence;
-  s.q = of_sequence(q, q, "q"), s.k = of_sequence(k, q, "k"), s.v = of_sequence(v, q, "v");
-  s.batch = 1, s.seqlen_q = q.size(0), s.seqlen_k = k.size(0);
-  s.num_heads = q.size(1), s.num_kv_heads = k.size(1), s.head_dim = q.size(2), s.head_dim_v = v.size(2);
-  s.softmax_scale = softmax_scale;
+  AttentionParams &s = c.sequence, &e = c.extra;
   STD_TORCH_CHECK(larger(s.head_dim, s.head_dim_v) <= kMaxChunkedHeadDim,
                   "lckernels_cuda: chunked attention takes head dims up to ", kMaxChunkedHeadDim);
-  STD_TORCH_CHECK(plan.shares.dim() == 2, "lckernels_cuda: shares must be (num_chunks, chunk_len)");
-  c.num_chunks = plan.shares.size(0), c.chunk_len = plan.shares.size(1);
-  c.num_extra = extra_q ? extra_q->size(1) : 0;
-  c.extra = s;
-  c.extra.batch = c.num_chunks, c.extra.seqlen_q = c.extra.seqlen_k = c.num_extra;
-  c.extra.q = of_chunks(extra_q, q, "extra_q"), c.extra.k = of_chunks(extra_k, q, "extra_k");
-  c.extra.v = of_chunks(extra_v, q, "extra_v");
+  s.q = of_sequence(q, q, "q"), s.k = of_sequence(k, q, "k"), s.v = of_sequence(v, q, "v");
+  e.q = of_chunks(extra_q, q, "extra_q"), e.k = of_chunks(extra_k, q, "extra_k");
+  e.v = of_chunks(extra_v, q, "extra_v");
   const int64_t fields = sizeof(Segment) / sizeof(int32_t), tiles = (s.seqlen_q + kTileLen - 1) / kTileLen;
   c.num_segments = plan.segments.size(0);
   c.segments = table<Segment>(plan.segments, q, ScalarType::Int, c.num_segments * fields, "segments");
@@ -50,7 +43,6 @@ GpuChunkedParams chunked_params(const Tensor& q, const Tensor& k, const Tensor& 
   c.chunk_bounds = table<int64_t>(plan.chunk_bounds, q, ScalarType::Long, c.num_chunks + 1, "chunk_bounds");
   c.chunk_segments =
       table<int32_t>(plan.chunk_segments, q, ScalarType::Int, c.num_segments, "chunk_segments");
-  c.shares = table_data(plan.shares, q, ScalarType::Float, c.num_chunks * c.chunk_len, "shares");
   return a;
 }
 
@@ -59,7 +51,7 @@ void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, Optio
                      Tensor chunk_segments, Tensor shares, double softmax_scale, Tensor out,
                      OptionalTensor extra_out) {
   const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, shares};
-  GpuChunkedParams a = chunked_params(q, k, v, extra_q, extra_k, extra_v, plan, softmax_scale);
+  GpuChunkedParams a = gpu_params(q, k, v, extra_q, extra_k, extra_v, plan, softmax_scale);
   a.c.sequence.out = of_sequence(out, q, "out");
   a.c.extra.out = of_chunks(extra_out, q, "extra_out");
   on_device_of(q, "chunked_forward",
@@ -72,7 +64,7 @@ void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k
                       double softmax_scale, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dextra_q,
                       OptionalTensor dextra_k, OptionalTensor dextra_v, Tensor lse, Tensor dots) {
   const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, shares};
-  GpuChunkedParams a = chunked_params(q, k, v, extra_q, extra_k, extra_v, plan, softmax_scale);
+  GpuChunkedParams a = gpu_params(q, k, v, extra_q, extra_k, extra_v, plan, softmax_scale);
   AttentionParams &s = a.c.sequence, &e = a.c.extra;
   s.dout = of_sequence(dout, q, "dout");
   s.dq = of_sequence(dq, q, "dq"), s.dk = of_sequence(dk, q, "dk"), s.dv = of_sequence(dv, q, "dv");

@@ -20,10 +20,7 @@ struct Call {
     for (size_t n = 0; n < outs.size(); ++n) {
       states.outs[n] = state_tensor(outs[n], out, "outs"), states.lses[n] = lse_tensor(lses[n], out, "lses");
     }
-    params.out = heads_tensor(out, out, "out"), params.lse = lse_tensor(lse, out, "lse");
-    params.num_states = static_cast<int64_t>(outs.size());
-    params.batch = out.size(0), params.seqlen = out.size(1);
-    params.num_heads = out.size(2), params.head_dim = out.size(3);
+    params = states_params(outs.size(), out, lse);
   }
 };
 

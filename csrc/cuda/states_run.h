@@ -40,16 +40,7 @@ void with_states_vectors(const StatesParams& p, const GpuStates& states, const R
 
 template <typename Run>
 void with_states_run(DType dtype, const StatesParams& p, const GpuStates& states, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return with_states_vectors<double>(p, states, run);
-    case DType::kBFloat16:
-      return with_states_vectors<__nv_bfloat16>(p, states, run);
-    case DType::kFloat16:
-      return with_states_vectors<__half>(p, states, run);
-    default:
-      return with_states_vectors<float>(p, states, run);
-  }
+  with_elements(dtype, [&]<typename T>() { with_states_vectors<T>(p, states, run); });
 }
 
 }  // namespace lck

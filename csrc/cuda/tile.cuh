@@ -54,6 +54,19 @@ __device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* r
   }
 }
 
+// use(i, j, e) for every element of a lane's fragments, unrolled.
+template <int kM, int kN, typename Use>
+__device__ __forceinline__ void for_each_element(const Use& use) {
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kN; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) use(i, j, e);
+    }
+  }
+}
+
 // s (16 kM x 8 kN) = a b^T over kDim columns: 16 kM rows of a from a_row on, 8 kN rows of b from b_row on.
 template <typename T, int kM, int kN, int kDim>
 __device__ __forceinline__ void multiply_rows(float (&s)[kM][kN][4], const SmemTile<kDim>& a, int a_row,

@@ -1,4 +1,4 @@
-"""An attention's options as the private ops of the compiled libraries take them (csrc/binding)."""
+"""Options and weights as the private ops of the compiled libraries take them (csrc/binding)."""
 
 import torch
 from torch import Tensor
@@ -23,3 +23,8 @@ def attention_arguments(options: AttentionOptions, acc: torch.dtype) -> tuple:
 def _table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
     """An optional table, contiguous and of that dtype."""
     return None if x is None else x.to(dtype).contiguous()
+
+
+def mode_and_table(weights: str | Tensor) -> tuple[str, Tensor | None]:
+    """The mode of merge weights, and the table of explicit ones."""
+    return ("explicit", weights.contiguous()) if isinstance(weights, Tensor) else (weights, None)

@@ -5,8 +5,8 @@
 #include "primitives.cuh"
 
 int main() {
-  std::vector<uint32_t> from(256), out(lck::test::kPrimitives * 32 * lck::test::kWordsALane);
-  for (uint32_t i = 0; i < from.size(); ++i) from[i] = i * 2654435761u;
+  const std::vector<uint32_t> from = lck::test::primitive_words();
+  std::vector<uint32_t> out(lck::test::kPrimitives * 32 * lck::test::kWordsALane);
   uint32_t *from_there = nullptr, *out_there = nullptr;
   cudaMalloc(&from_there, 4 * from.size());
   cudaMalloc(&out_there, 4 * out.size());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <vector>
 
 #include "cuda/ptx.cuh"
 
@@ -75,6 +76,13 @@ __global__ void primitives(const uint32_t* from, uint32_t* out) {
   for (int n = 0; n < kPrimitives; ++n) {
     for (int i = 0; i < kWordsALane; ++i) out[(n * 32 + lane) * kWordsALane + i] = words[n][i];
   }
+}
+
+// What primitives() copies from.
+inline std::vector<uint32_t> primitive_words() {
+  std::vector<uint32_t> words(256);
+  for (uint32_t i = 0; i < words.size(); ++i) words[i] = i * 2654435761u;
+  return words;
 }
 
 // A line for each primitive: its name and all bits.

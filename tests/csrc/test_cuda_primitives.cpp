@@ -6,8 +6,8 @@
 #include "primitives.cuh"
 
 int main() {
-  std::vector<uint32_t> from(256), out(lck::test::kPrimitives * 32 * lck::test::kWordsALane, 0xdeadbeef);
-  for (uint32_t i = 0; i < from.size(); ++i) from[i] = i * 2654435761u;
+  const std::vector<uint32_t> from = lck::test::primitive_words();
+  std::vector<uint32_t> out(lck::test::kPrimitives * 32 * lck::test::kWordsALane, 0xdeadbeef);
   lck::test::SimtLaunch{}(lck::test::primitives, 1, 32, lck::test::kPrimitiveSmemBytes, from.data(),
                           out.data());
   for (int i = 0; i < 32 * lck::test::kWordsALane; ++i) {

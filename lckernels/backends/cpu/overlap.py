@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
+from lckernels.backends.compiled_arguments import mode_and_table
 from lckernels.backends.tensor_rows import contiguous_rows
 from lckernels.checks import weights_error
 from lckernels.plan import PlanArgs
 
 
 def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tensor:
-    mode, table = _weights(weights)
+    mode, table = mode_and_table(weights)
     out = chunks.new_empty(plan.total_len, chunks.shape[2])
     bad = torch.ops.lckernels_cpu.overlap_gather(
         contiguous_rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
@@ -23,7 +24,7 @@ def overlap_merge_backward(
     dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
-    mode, table = _weights(weights)
+    mode, table = mode_and_table(weights)
     dout = contiguous_rows(dout)
     dchunks = _scatter(dout, table, plan, mode)
     if chunks is None:
@@ -53,7 +54,3 @@ def _scatter(sequence: Tensor, table: Tensor | None, plan: PlanArgs, mode: str) 
         sequence, table, plan.segments, plan.tile_segments, mode, True, out
     )
     return out
-
-
-def _weights(weights: str | Tensor) -> tuple[str, Tensor | None]:
-    return ("explicit", weights.contiguous()) if isinstance(weights, Tensor) else (weights, None)

@@ -3,19 +3,20 @@
 import torch
 from torch import Tensor
 
+from lckernels.backends.compiled_arguments import mode_and_table
 from lckernels.backends.tensor_rows import contiguous_rows
 from lckernels.plan import PlanArgs
 
 
 def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tensor:
-    return _gather(chunks, *_mode_and_table(weights), plan)
+    return _gather(chunks, *mode_and_table(weights), plan)
 
 
 def overlap_merge_backward(
     dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
-    mode, table = _mode_and_table(weights)
+    mode, table = mode_and_table(weights)
     dchunks = _scatter(dout, mode, table, plan)
     if chunks is None:
         return dchunks, None
@@ -48,7 +49,3 @@ def _scatter(sequence: Tensor, mode: str, table: Tensor | None, plan: PlanArgs) 
         contiguous_rows(sequence), table, plan.segments, plan.tile_segments, mode, out
     )
     return out
-
-
-def _mode_and_table(weights: str | Tensor) -> tuple[str, Tensor | None]:
-    return ("explicit", weights.contiguous()) if isinstance(weights, Tensor) else (weights, None)
