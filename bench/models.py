@@ -99,9 +99,12 @@ def by_blocks(
     return torch.cat(outs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def left_out(module: nn.Module, query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    """No attention: the queries are the result, written once."""
-    return query.transpose(1, 2).contiguous(), None
+def left_out(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, None]:
+    """No attention: each token's own value is the result, written once."""
+    own = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    return own.transpose(1, 2).contiguous(), None
 
 
 def _register() -> None:
