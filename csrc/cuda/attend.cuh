@@ -7,46 +7,71 @@
 
 namespace lck {
 
-// An online softmax of the rows of a warp: the largest score, times log2(e), and the sum of exp2(s - most).
+// An online softmax of the rows of a warp, of scores times log2(e): base, a largest score so far, and the sum
+// of exp2(s - base).
 template <int kM>
 struct Softmax {
-  float most[kM][2], sum[kM][2];
+  float base[kM][2], sum[kM][2];
 
   // Over no keys.
   __device__ __forceinline__ static Softmax none() {
     Softmax state;
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
-      state.most[i][0] = state.most[i][1] = -INFINITY, state.sum[i][0] = state.sum[i][1] = 0;
+      state.base[i][0] = state.base[i][1] = -INFINITY, state.sum[i][0] = state.sum[i][1] = 0;
     }
     return state;
   }
 };
 
-// s becomes exp2(s - most), what was summed so far shrinks to the new largest.
+// How far, times log2(e), scores may lie above the base: sums stay far from overflow, fp16 too.
+inline constexpr float kHeadroom = 8;
+
+// s (scores divided by `scale` > 0) becomes exp2(scale s - base). Where a score lies too far above the base,
+// what was summed so far shrinks to a new one. Source of moving the base so seldom: FlashAttention-4.
 template <int kM, int kN, int kDim>
-__device__ __forceinline__ void add_scores(Softmax<kM>& state, float (&s)[kM][kN][4],
+__device__ __forceinline__ void add_scores(Softmax<kM>& state, float scale, float (&s)[kM][kN][4],
                                            float (&out)[kM][kDim / 8][4]) {
+  float most[kM][2];
+  bool above = false;
 #pragma unroll
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float most = state.most[i][half];
+      float row = -INFINITY;
 #pragma unroll
-      for (int j = 0; j < kN; ++j) most = fmaxf(most, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
-      most = row_max(most);
-      const float base = most == -INFINITY ? 0.0f : most;
-      const float decay = ptx::exp2_approx(state.most[i][half] - base);
+      for (int j = 0; j < kN; ++j) row = fmaxf(row, fmaxf(s[i][j][2 * half], s[i][j][2 * half + 1]));
+      most[i][half] = fmaxf(state.base[i][half], row_max(row) * scale);
+      above |= most[i][half] > state.base[i][half] + kHeadroom;
+    }
+  }
+  if (__any_sync(0xffffffffu, above)) {
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float base = most[i][half];
+        const float decay = base == -INFINITY ? 0.0f : ptx::exp2_approx(state.base[i][half] - base);
+        state.base[i][half] = base, state.sum[i][half] *= decay;
+#pragma unroll
+        for (int j = 0; j < kDim / 8; ++j) out[i][j][2 * half] *= decay, out[i][j][2 * half + 1] *= decay;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float base = state.base[i][half] == -INFINITY ? 0.0f : state.base[i][half];
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < kN; ++j) {
 #pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) sum += s[i][j][e] = ptx::exp2_approx(s[i][j][e] - base);
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          sum += s[i][j][e] = ptx::exp2_approx(fmaf(s[i][j][e], scale, -base));
+        }
       }
-      state.most[i][half] = most;
-      state.sum[i][half] = state.sum[i][half] * decay + sum;
-#pragma unroll
-      for (int j = 0; j < kDim / 8; ++j) out[i][j][2 * half] *= decay, out[i][j][2 * half + 1] *= decay;
+      state.sum[i][half] += sum;
     }
   }
 }
@@ -82,37 +107,43 @@ struct AttendTiles {
 };
 
 // Adds the keys of tiles 0 to count - 1, tile_at(n), to the softmax of a warp's rows and to out, its sum of
-// exp2(s - most) v. A key is read where valid(key). to_scores(s, tile) makes products into scores times
-// log2(e), -inf where a row does not see the key; drop(s, tile) sets what dropout drops to 0.
+// exp2(s - base) v. A key is read where valid(key). to_scores(s, tile) makes products into scores times
+// log2(e) divided by `scale`, -inf where a row does not see the key; drop(s, tile) sets what dropout drops to
+// 0.
 template <typename Shape, typename T, int kM, int kDim, typename TileAt, typename Valid, typename ToScores,
           typename Drop>
 __device__ __forceinline__ void attend_keys(Softmax<kM>& state, float (&out)[kM][kDim / 8][4],
                                             const AttendTiles<kDim>& tiles, const KeyRows<T>& rows, int count,
-                                            const TileAt& tile_at, const Valid& valid,
+                                            const TileAt& tile_at, const Valid& valid, float scale,
                                             const ToScores& to_scores, const Drop& drop) {
   constexpr int kN = Shape::kKeys / 8;
   const int warp_row = threadIdx.x / 32 * 16 * kM;
-  const auto copy = [&](const SmemTile<kDim>& to, const T* from, int64_t stride, int dims,
+  using Share = CopyShare<Shape::kThreads, kDim>;
+  const int64_t first = count > 0 ? tile_at(0).first : 0;
+  const T *k = Share::of(rows.k + first * rows.k_stride, rows.k_stride),
+          *v = Share::of(rows.v + first * rows.v_stride, rows.v_stride);
+  const auto copy = [&](const SmemTile<kDim>& to, const T*& from, int64_t stride, int dims,
                         const KeyTile& tile) {
-    copy_rows<Shape::kKeys, Shape::kThreads>(to, from + tile.first * stride, stride, dims, [&](int row) {
+    copy_share<Shape::kKeys, Shape::kThreads>(to, from, stride, dims, [&](int row) {
       return tile.has(tile.first + row) && valid(tile.first + row);
     });
     ptx::cp_async_commit();
+    from += tile.step * stride;
   };
-  if (count > 0) copy(tiles.k, rows.k, rows.k_stride, rows.head_dim, tile_at(0));
+  if (count > 0) copy(tiles.k, k, rows.k_stride, rows.head_dim, tile_at(0));
   for (int n = 0; n < count; ++n) {
     const KeyTile tile = tile_at(n);
     ptx::cp_async_wait<0>();
     __syncthreads();  // tiles.k has arrived; tiles.v is free
-    copy(tiles.v, rows.v, rows.v_stride, rows.head_dim_v, tile);
+    copy(tiles.v, v, rows.v_stride, rows.head_dim_v, tile);
     float s[kM][kN][4];
     multiply_rows<T>(s, tiles.q, warp_row, tiles.k, 0);
     to_scores(s, tile);
-    add_scores<kM, kN, kDim>(state, s, out);
+    add_scores<kM, kN, kDim>(state, scale, s, out);
     drop(s, tile);
     ptx::cp_async_wait<0>();
     __syncthreads();  // tiles.v has arrived; tiles.k is free
-    if (n + 1 < count) copy(tiles.k, rows.k, rows.k_stride, rows.head_dim, tile_at(n + 1));
+    if (n + 1 < count) copy(tiles.k, k, rows.k_stride, rows.head_dim, tile_at(n + 1));
     add_product<T, kM, kN, kDim>(out, s, tiles.v, 0);
   }
   ptx::cp_async_wait<0>();

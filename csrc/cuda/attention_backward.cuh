@@ -23,7 +23,7 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
               *delta = static_cast<float*>(p.delta) + row_at;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
   // A query that sees nothing is not read.
-  const auto reads = [&](int row) { return row < num_queries && is_finite_lse(lse[row]); };
+  const auto reads = [&](int row) { return row < num_queries && is_finite(lse[row]); };
   copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.q, text.batch, q_row, head),
                                            p.q.row_stride, static_cast<int>(p.head_dim), reads);
   copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.dout, text.batch, q_row, head),
@@ -34,14 +34,14 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp_row + 8 * half + lane / 4;
-    tile.row[half] = row_keys(p.window, text, first + row);
-    tile.row_lse[half] = lse_log2(row < num_queries ? lse[row] : -INFINITY);
-    tile.row_delta[half] = row < num_queries ? delta[row] : 0.0f;
+    tile.seen_keys[half] = row_keys(p.window, text, first + row);
+    const OneQuery one = row < num_queries ? OneQuery::of(lse[row], delta[row]) : OneQuery{INFINITY, 0};
+    tile.row.lse[half] = one.lse, tile.row.delta[half] = one.delta;
   }
   const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
   over_keys<T, kDim, kFull, kBehindCap>(
       p, rule, smem, KeyRows<T>::of(p, text.batch, text.k_begin, kv_head), tile, keys.count,
-      [&](int n) { return key_tile(keys, n, Shape::kSteps); }, use);
+      [&](int n) { return key_tile<kFull>(keys, n, Shape::kSteps); }, use);
 }
 
 // Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest; over the tiles of keys
@@ -99,24 +99,20 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     const int row = warp_row + 8 * half + lane / 4;
     tile.row[half] = valid(row) ? row_queries(p.window, text, place.first + row) : RowQueries{0, 0};
   }
-  // Steps count through the heads of the group, and for each through its tiles of queries.
-  const auto head_of = [&](int n) { return kv_head * group + n / queries.count; };
-  const auto step_at = [&](int n) {
-    const int64_t row = (text.batch * p.num_heads + head_of(n)) * p.seqlen_q + text.q_begin;
-    const int step = n % queries.count;
-    return QueryStep<T>{row_of<T>(p.q, text.batch, text.q_begin, head_of(n)),
-                        row_of<T>(p.dout, text.batch, text.q_begin, head_of(n)),
+  const auto head_of = [&](int n) { return kv_head * group + n; };
+  const auto rows_of = [&](int n) {
+    const int64_t head = head_of(n), q_row = text.q_begin + queries.begin;
+    const int64_t at = (text.batch * p.num_heads + head) * p.seqlen_q + q_row;
+    return QueryRows<T>{row_of<T>(p.q, text.batch, q_row, head),
+                        row_of<T>(p.dout, text.batch, q_row, head),
                         p.q.row_stride,
                         p.dout.row_stride,
-                        static_cast<const float*>(p.lse) + row,
-                        static_cast<const float*>(p.delta) + row,
-                        queries.begin + step * Shape::kSteps,
-                        queries.end,
-                        step < queries.clear || step >= queries.clear_end};
+                        static_cast<const float*>(p.lse) + at,
+                        static_cast<const float*>(p.delta) + at};
   };
   float dk[1][kDim / 8][4] = {}, dv[1][kDim / 8][4] = {};
   over_queries<T, kDim, kFull, kWhich>(
-      p, smem, tile, static_cast<int>(group) * queries.count, step_at,
+      p, smem, tile, queries, static_cast<int>(group), rows_of,
       [&](int n) { return GradientRule::of(a, text, head_of(n)); }, dk, dv);
   if (kWithKeys) {
     const auto scale = static_cast<float>(p.softmax_scale);

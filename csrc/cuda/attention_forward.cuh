@@ -6,17 +6,28 @@
 
 namespace lck {
 
+// What a block's threads share, in shared memory: the loop over keys has no registers for it.
+struct ForwardBlock {
+  KeyTiles keys;
+  int num_queries;
+  float sink;  // the head's, times log2(e)
+  float* lse;
+  void* out;
+};
+
 // A warp has 16 kM queries. Two times 16 halve what is read from shared memory, and fit into registers where
 // rows are short.
 template <int kDim, bool kFull>
 struct ForwardShape {
-  static constexpr int kM = kDim <= 64 && !kFull ? 2 : 1;
+  static constexpr int kM = kDim <= 128 && !kFull ? 2 : 1;
   static constexpr int kWarps = 8 / kM;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kBlocks = kWarps <= 4 ? 2 : 1;  // at least, of a multiprocessor
+  static constexpr int kBlocks = kWarps <= 4 && kDim <= 64 ? 2 : 1;  // at least, of a multiprocessor
   static constexpr int kQueries = 16 * kM * kWarps;
   static constexpr int kKeys = kDim <= 192 ? 64 : 32;
-  static constexpr int kSmemBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
+  static constexpr int kTileBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
+  static constexpr int kRowBytes = kQueries * kRowKeysBytes;
+  static constexpr int kSmemBytes = kTileBytes + kRowBytes + sizeof(ForwardBlock);
 };
 
 // Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: tiles of keys left
@@ -33,9 +44,6 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   const int64_t head = at.head;
   const int num_queries = static_cast<int>(text.q_len) - at.first;
   if (num_queries <= 0) return;
-  const int last = at.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
-  const KeyTiles keys = key_tiles<kFull>(a, text, at.first, last, Shape::kKeys);
-
   const auto smem = AttendTiles<kDim>::of(Shape::kQueries, Shape::kKeys);
   const uint8_t* kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
   copy_rows<Shape::kQueries, Shape::kThreads>(
@@ -44,14 +52,20 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   ptx::cp_async_commit();
 
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * kM;
-  RowKeys row[kM][2];
-#pragma unroll
-  for (int i = 0; i < kM; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      row[i][half] = row_keys(p.window, text, at.first + warp_row + 16 * i + 8 * half + lane / 4);
-    }
+  const uint32_t rows = ptx::smem_address(ptx::dynamic_smem()) + Shape::kTileBytes;
+  auto& block = *reinterpret_cast<ForwardBlock*>(ptx::dynamic_smem() + Shape::kTileBytes + Shape::kRowBytes);
+  if (threadIdx.x == 0) {
+    const int last = at.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
+    const int64_t row = text.q_begin + at.first;
+    block = {key_tiles<kFull>(a, text, at.first, last, Shape::kKeys), num_queries,
+             p.sink_logits ? static_cast<const float*>(p.sink_logits)[head] * kLog2E : -INFINITY,
+             static_cast<float*>(p.lse) + (text.batch * p.num_heads + head) * p.seqlen_q + row,
+             row_of<T>(p.out, text.batch, row, head)};
   }
+  if (const int row = threadIdx.x; row < Shape::kQueries) {
+    store_row_keys(rows + row * kRowKeysBytes, row_keys(p.window, text, at.first + row));
+  }
+  __syncthreads();  // block and rows are there
   const ScoreRule rule = ScoreRule::of(p, head);
   const uint64_t seed = kFull && a.seed ? static_cast<uint64_t>(*a.seed) : 0;
   // Of the element e of fragment (i, j): key, query.
@@ -60,16 +74,28 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   };
   const auto query_of = [&](int i, int e) { return at.first + warp_row + 16 * i + 8 * (e / 2) + lane / 4; };
   const auto to_scores = [&](float (&s)[kM][kN][4], const KeyTile& tile) {
-    for_each_element<kM, kN>([&](int i, int j, int e) {
-      const int64_t distance = key_of(tile, j, e) - (query_of(i, e) + text.offset);
-      float tanh;
-      s[i][j][e] = kFull ? rule.apply(s[i][j][e], distance + p.bias_center, &tanh)
-                         : s[i][j][e] * (rule.scale * kLog2E);
-    });
+    if constexpr (kFull) {
+      for_each_element<kM, kN>([&](int i, int j, int e) {
+        const int64_t distance = key_of(tile, j, e) - (query_of(i, e) + text.offset);
+        float tanh;
+        s[i][j][e] = rule.apply(s[i][j][e], distance + p.bias_center, &tanh);
+      });
+    }
     if (!tile.masked) return;
-    for_each_element<kM, kN>([&](int i, int j, int e) {
-      if (!sees<kFull>(row[i][e / 2], tile, kv_mask, key_of(tile, j, e))) s[i][j][e] = -INFINITY;
-    });
+#pragma unroll
+    for (int i = 0; i < kM; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const RowKeys row = load_row_keys(rows + (warp_row + 16 * i + 8 * half + lane / 4) * kRowKeysBytes);
+#pragma unroll
+        for (int j = 0; j < kN; ++j) {
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            if (!sees<kFull>(row, tile, kv_mask, key_of(tile, j, e))) s[i][j][e] = -INFINITY;
+          }
+        }
+      }
+    }
   };
   const auto drop = [&]([[maybe_unused]] float (&s)[kM][kN][4], [[maybe_unused]] const KeyTile& tile) {
     if constexpr (kFull) {
@@ -92,29 +118,27 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   float out[kM][kDim / 8][4] = {};
   auto state = Softmax<kM>::none();
   attend_keys<Shape, T, kM, kDim>(
-      state, out, smem, KeyRows<T>::of(p, text.batch, text.k_begin, at.kv_head), keys.count,
-      [&](int n) { return key_tile(keys, n, Shape::kKeys); },
-      [&](int key) { return !kv_mask || kv_mask[key]; }, to_scores, drop);
+      state, out, smem, KeyRows<T>::of(p, text.batch, text.k_begin, at.kv_head), block.keys.count,
+      [&](int n) { return key_tile<kFull>(block.keys, n, Shape::kKeys); },
+      [&](int key) { return !kv_mask || kv_mask[key]; }, kFull ? 1.0f : rule.scale * kLog2E, to_scores, drop);
 
-  const float sink = p.sink_logits ? static_cast<const float*>(p.sink_logits)[head] * kLog2E : -INFINITY;
-  float* lse = static_cast<float*>(p.lse) + (text.batch * p.num_heads + head) * p.seqlen_q + text.q_begin;
   float factor[kM][2];
 #pragma unroll
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float most = fmaxf(state.most[i][half], sink), base = most == -INFINITY ? 0.0f : most;
-      const float decay = ptx::exp2_approx(state.most[i][half] - base);
-      const float sum = row_sum(state.sum[i][half]) * decay + ptx::exp2_approx(sink - base);
+      const float most = fmaxf(state.base[i][half], block.sink), base = most == -INFINITY ? 0.0f : most;
+      const float decay = ptx::exp2_approx(state.base[i][half] - base);
+      const float sum = row_sum(state.sum[i][half]) * decay + ptx::exp2_approx(block.sink - base);
       factor[i][half] = sum == 0 ? 0.0f : decay * static_cast<float>(p.keep_scale) / sum;
       const int row_of_tile = warp_row + 16 * i + 8 * half + lane / 4;
-      if (lane % 4 == 0 && row_of_tile < num_queries) {
-        lse[at.first + row_of_tile] = sum == 0 ? -INFINITY : (most + log2f(sum)) * kLn2;
+      if (lane % 4 == 0 && row_of_tile < block.num_queries) {
+        block.lse[row_of_tile] = sum == 0 ? -INFINITY : (most + log2f(sum)) * kLn2;
       }
     }
   }
-  store_warp_rows(out, factor, smem.q, row_of<T>(p.out, text.batch, text.q_begin + at.first, head),
-                  p.out.row_stride, p.head_dim_v, num_queries);
+  store_warp_rows(out, factor, smem.q, static_cast<T*>(block.out), p.out.row_stride, p.head_dim_v,
+                  block.num_queries);
 }
 
 }  // namespace lck

@@ -87,7 +87,7 @@ __device__ __forceinline__ void for_each_run(const ChunkedParams& c, int64_t chu
 
 // Tile n of `count` keys, of which every row sees all.
 __device__ __forceinline__ KeyTile run_tile(int n, int count, int keys_a_tile) {
-  return {n * keys_a_tile, 0, count, (n + 1) * keys_a_tile > count};
+  return {n * keys_a_tile, 0, count, (n + 1) * keys_a_tile > count, keys_a_tile};
 }
 
 // Grid: heads > tiles of rows, the last fastest; over the chunks that have a row of the tile, and for each
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
                    attend_keys<Shape, T, 1, kDim>(
                        state, out, smem, rows, (count + Shape::kKeys - 1) / Shape::kKeys,
                        [&](int i) { return run_tile(i, count, Shape::kKeys); }, [](int) { return true; },
-                       to_scores, [](auto&, const KeyTile&) {});
+                       1.0f, to_scores, [](auto&, const KeyTile&) {});
                  });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
       if (lane % 4 || !visit.covers(row)) continue;
       const int64_t place = row_table(c, visit.chunk, head) + visit.column + row;
       a.dots[place] = dot;
-      a.lse[place] = share > 0 ? (state.most[0][half] + log2f(sum)) * kLn2 - logf(share) : INFINITY;
+      a.lse[place] = share > 0 ? (state.base[0][half] + log2f(sum)) * kLn2 - logf(share) : INFINITY;
     }
   }
   ptx::cp_async_wait<0>();
@@ -197,8 +197,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
       const int row = warp_row + 8 * half + lane / 4;
       const bool counts = share_at<kExtra>(c, visit, row) > 0;
       const int64_t place = row_table(c, visit.chunk, head) + visit.column + row;
-      queries.row_lse[half] = counts ? a.lse[place] * kLog2E : INFINITY;
-      queries.row_delta[half] = counts ? a.dots[place] : 0.0f;
+      queries.row.lse[half] = counts ? a.lse[place] * kLog2E : INFINITY;
+      queries.row.delta[half] = counts ? a.dots[place] : 0.0f;
     }
     for_each_run(c, visit.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
       // A row of which the visit makes nothing sees no key: what its products hold does not count.
 #pragma unroll
                    for (int half = 0; half < 2; ++half)
-                     queries.row[half] = {0, queries.row_lse[half] == INFINITY ? 0 : count, 0, 0};
+                     queries.seen_keys[half] = {0, queries.row.lse[half] == INFINITY ? 0 : count, 0, 0};
                    over_keys<T, kDim, false, false>(
                        sequence, rule, smem, rows, queries, (count + Shape::kSteps - 1) / Shape::kSteps,
                        [&](int i) {
@@ -260,19 +260,16 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
                        keys.row[half] = {0, visit.covers(warp_row + 8 * half + lane / 4) ? count : 0};
                      }
                      const int64_t place = row_table(c, visit.chunk, head) + column;
-                     const auto step_at = [&](int i) {
-                       return QueryStep<T>{row_of<T>(tokens.q, batch, first, head),
-                                           row_of<T>(tokens.dout, batch, first, head),
-                                           tokens.q.row_stride,
-                                           tokens.dout.row_stride,
-                                           a.lse + place,
-                                           a.dots + place,
-                                           i * Shape::kSteps,
-                                           count,
-                                           true};
-                     };
+                     const QueryRows<T> rows{row_of<T>(tokens.q, batch, first, head),
+                                             row_of<T>(tokens.dout, batch, first, head),
+                                             tokens.q.row_stride,
+                                             tokens.dout.row_stride,
+                                             a.lse + place,
+                                             a.dots + place};
+                     const QueryTiles queries{.end = count,
+                                              .count = (count + Shape::kSteps - 1) / Shape::kSteps};
                      over_queries<T, kDim, false, KeyGradients::kBoth>(
-                         sequence, smem, keys, (count + Shape::kSteps - 1) / Shape::kSteps, step_at,
+                         sequence, smem, keys, queries, 1, [&](int) { return rows; },
                          [&](int) { return rule; }, dk, dv);
                    });
     }

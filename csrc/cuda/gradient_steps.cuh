@@ -14,10 +14,12 @@ struct BackwardShape {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRows = 16 * kWarps;
   static constexpr int kSteps = kDim <= 32 ? 64 : 32;
-  static constexpr int kSmemBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps);
+  static constexpr int kStatsBytes = 4 * kSteps * 8;
+  static constexpr int kSmemBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps) + kStatsBytes;
 };
 
-// Shared memory: the two tiles that stay, and the two of each stage.
+// Shared memory: the two tiles that stay, and the two of each stage; then lse and delta of the queries of
+// four steps, side by side.
 template <int kDim>
 struct BackwardTiles {
   using Shape = BackwardShape<kDim>;
@@ -29,6 +31,9 @@ struct BackwardTiles {
   __device__ __forceinline__ SmemTile<kDim> step(int stage, int which) const {
     return {base + SmemTile<kDim>::bytes(2 * Shape::kRows + (2 * stage + which) * Shape::kSteps)};
   }
+  __device__ __forceinline__ uint32_t stats(int n, int query) const {
+    return base + Shape::kSmemBytes - Shape::kStatsBytes + (n % 4 * Shape::kSteps + query) * 8;
+  }
 };
 
 // A tile of queries by keys, as score_gradient asks for it.
@@ -37,18 +42,18 @@ struct QueriesByKeys {
   int first_query;  // of the lane's first row
   KeyTile keys;
   const uint8_t* kv_mask;
-  RowKeys row[2];
-  float row_lse[2], row_delta[2];
+  RowKeys seen_keys[2];
+  QueryStats row;
 
   __device__ __forceinline__ bool masked() const { return keys.masked; }
   __device__ __forceinline__ int key(int, int j, int e) const {
     return keys.first + 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + e % 2;
   }
   __device__ __forceinline__ int query(int, int, int e) const { return first_query + 8 * (e / 2); }
-  __device__ __forceinline__ float lse(int, int, int e) const { return row_lse[e / 2]; }
-  __device__ __forceinline__ float delta(int, int, int e) const { return row_delta[e / 2]; }
+  __device__ __forceinline__ static constexpr int stats_of(int e) { return e / 2; }
+  __device__ __forceinline__ QueryStats stats(int, int) const { return row; }
   __device__ __forceinline__ bool seen(int i, int j, int e) const {
-    return sees<kFull>(row[e / 2], keys, kv_mask, key(i, j, e));
+    return sees<kFull>(seen_keys[e / 2], keys, kv_mask, key(i, j, e));
   }
 };
 
@@ -79,15 +84,18 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
                                           const Use& use) {
   using Shape = BackwardShape<kDim>;
   constexpr int kN = Shape::kSteps / 8;
+  using Share = CopyShare<Shape::kThreads, kDim>;
+  const int64_t first = count > 0 ? tile_at(0).first : 0;
+  const T *k = Share::of(rows.k + first * rows.k_stride, rows.k_stride),
+          *v = Share::of(rows.v + first * rows.v_stride, rows.v_stride);
   const auto copy = [&](int n) {
     const KeyTile step = tile_at(n);
     const auto valid = [&](int row) {
       return step.has(step.first + row) && (!tile.kv_mask || tile.kv_mask[step.first + row]);
     };
-    copy_rows<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), rows.k + step.first * rows.k_stride,
-                                              rows.k_stride, rows.head_dim, valid);
-    copy_rows<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), rows.v + step.first * rows.v_stride,
-                                              rows.v_stride, rows.head_dim_v, valid);
+    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), k, rows.k_stride, rows.head_dim, valid);
+    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), v, rows.v_stride, rows.head_dim_v, valid);
+    k += step.step * rows.k_stride, v += step.step * rows.v_stride;
   };
   in_two_stages(count, copy, [&](int n) {
     tile.keys = tile_at(n);
@@ -101,25 +109,19 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
 
 // A tile of keys by queries, as score_gradient asks for it.
 struct KeysByQueries {
-  int first_key, first_query;  // of the lane's first row, of the tile
-  int num_queries;             // of the text
+  int first_key, first_query;  // of the lane's first row, of the lane's first column
   bool some_unseen;
   RowQueries row[2];
-  const float *lse_rows, *delta_rows;  // of the text's queries
+  uint32_t column_stats;  // of the lane's first column, in shared memory
 
   __device__ __forceinline__ bool masked() const { return some_unseen; }
   __device__ __forceinline__ int key(int, int, int e) const { return first_key + 8 * (e / 2); }
-  __device__ __forceinline__ int query(int, int j, int e) const {
-    return first_query + 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + e % 2;
-  }
-  __device__ __forceinline__ float lse(int i, int j, int e) const {
-    const int q = query(i, j, e);
-    return q < num_queries ? lse_log2(lse_rows[q]) : INFINITY;
-  }
-  __device__ __forceinline__ float delta(int i, int j, int e) const {
-    const int q = query(i, j, e);
-    // Without probabilities, what its delta holds does not count.
-    return q < num_queries && fabsf(lse_rows[q]) != INFINITY ? delta_rows[q] : 0.0f;
+  __device__ __forceinline__ int query(int, int j, int e) const { return first_query + 8 * j + e % 2; }
+  __device__ __forceinline__ static constexpr int stats_of(int e) { return e % 2; }
+  __device__ __forceinline__ QueryStats stats(int, int j) const {
+    float r[4];
+    ptx::load_shared(r, column_stats + 8 * j * 8);
+    return {{r[0], r[2]}, {r[1], r[3]}};
   }
   __device__ __forceinline__ bool seen(int i, int j, int e) const {
     return row[e / 2].seen_by(query(i, j, e));
@@ -129,47 +131,94 @@ struct KeysByQueries {
 // Which gradients a block makes: where both do not fit into registers, it is launched once for each.
 enum class KeyGradients { kBoth, kKeys, kValues };
 
-// The queries of a step: those of one head of a text from `first` on, of which those before `end` are read.
+// Rows of one head's queries, those of the first that a block runs over.
 template <typename T>
-struct QueryStep {
-  const T *q, *dout;  // of the text's first query
+struct QueryRows {
+  const T *q, *dout;
   int64_t q_stride, dout_stride;
-  const float *lse, *delta;  // of the text's first query
-  int first, end;
-  bool masked;
+  const float *lse, *delta;
 };
 
-// Adds the queries of steps 0 to count - 1 to the gradients of a block's keys: step_at(n) is a QueryStep,
-// rule_of(n) its GradientRule.
-template <typename T, int kDim, bool kFull, KeyGradients kWhich, typename StepAt, typename RuleOf>
+// A walk through the tiles of queries of one head after the other; `rows` are those of the tile's first
+// query.
+template <typename T>
+struct QueryWalk {
+  QueryRows<T> rows;
+  int head = 0, tile = 0;
+
+  template <typename RowsOf>
+  __device__ __forceinline__ void advance(int queries_a_tile, int tiles, const RowsOf& rows_of) {
+    if (++tile == tiles) {
+      tile = 0, rows = rows_of(++head);
+      return;
+    }
+    rows.q += queries_a_tile * rows.q_stride, rows.dout += queries_a_tile * rows.dout_stride;
+    rows.lse += queries_a_tile, rows.delta += queries_a_tile;
+  }
+};
+
+// Adds the tiles of `heads` heads' queries to the gradients of a block's keys: rows_of(head) are the head's
+// QueryRows, rule_of(head) its GradientRule.
+//
+// lse and delta come two steps ahead of their use, since the copy of a query asks for its lse.
+template <typename T, int kDim, bool kFull, KeyGradients kWhich, typename RowsOf, typename RuleOf>
 __device__ __forceinline__ void over_queries(const AttentionParams& p, const BackwardTiles<kDim>& smem,
-                                             KeysByQueries& tile, int count, const StepAt& step_at,
-                                             const RuleOf& rule_of, float (&dk)[1][kDim / 8][4],
-                                             float (&dv)[1][kDim / 8][4]) {
+                                             KeysByQueries& tile, const QueryTiles& queries, int heads,
+                                             const RowsOf& rows_of, const RuleOf& rule_of,
+                                             float (&dk)[1][kDim / 8][4], float (&dv)[1][kDim / 8][4]) {
   using Shape = BackwardShape<kDim>;
   constexpr int kN = Shape::kSteps / 8;
   constexpr bool kWithKeys = kWhich != KeyGradients::kValues, kWithValues = kWhich != KeyGradients::kKeys;
-  const auto copy = [&](int n) {
-    const QueryStep<T> step = step_at(n);
-    // A query without probabilities is not read.
-    const auto reads = [&](int row) {
-      return step.first + row < step.end && is_finite_lse(step.lse[step.first + row]);
-    };
-    copy_rows<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), step.q + step.first * step.q_stride,
-                                              step.q_stride, static_cast<int>(p.head_dim), reads);
-    copy_rows<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), step.dout + step.first * step.dout_stride,
-                                              step.dout_stride, static_cast<int>(p.head_dim_v), reads);
+  const int count = heads * queries.count, mine = threadIdx.x, column = 2 * (mine % 4);
+  using Share = CopyShare<Shape::kThreads, kDim>;
+  const auto my_rows = [&](int head) {
+    QueryRows<T> rows = rows_of(head);
+    rows.q = Share::of(rows.q, rows.q_stride), rows.dout = Share::of(rows.dout, rows.dout_stride);
+    rows.lse += mine, rows.delta += mine;
+    return rows;
   };
+  QueryWalk<T> copied{my_rows(0)}, met{copied.rows}, used{copied.rows};
+  // lse and delta of one query a thread, as they are in memory; of none -inf and 0.
+  const auto meet = [&](int n) {
+    OneQuery raw{-INFINITY, 0};
+    const int query = queries.begin + met.tile * Shape::kSteps + mine;
+    if (n < count && mine < Shape::kSteps && query < queries.end) {
+      raw = {*met.rows.lse, *met.rows.delta};
+    }
+    met.advance(Shape::kSteps, queries.count, my_rows);
+    return raw;
+  };
+  const auto keep = [&](int n, const OneQuery& raw) {
+    if (mine >= Shape::kSteps) return;
+    const OneQuery stats = OneQuery::of(raw.lse, raw.delta);
+    ptx::store_shared(smem.stats(n, mine), stats.lse);
+    ptx::store_shared(smem.stats(n, mine) + 4, stats.delta);
+  };
+  const auto copy = [&](int n) {
+    // A query without probabilities is not read.
+    const auto reads = [&](int row) { return is_finite(ptx::load_shared_float(smem.stats(n, row))); };
+    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), copied.rows.q, copied.rows.q_stride,
+                                               static_cast<int>(p.head_dim), reads);
+    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), copied.rows.dout, copied.rows.dout_stride,
+                                               static_cast<int>(p.head_dim_v), reads);
+    copied.advance(Shape::kSteps, queries.count, my_rows);
+  };
+  keep(0, meet(0));
+  keep(1, meet(1));
+  __syncthreads();  // of the first two steps lse and delta are there
   in_two_stages(count, copy, [&](int n) {
-    const QueryStep<T> step = step_at(n);
-    tile.first_query = step.first, tile.num_queries = step.end, tile.some_unseen = step.masked;
-    tile.lse_rows = step.lse, tile.delta_rows = step.delta;
+    const OneQuery ahead = meet(n + 2);
+    tile.first_query = queries.begin + used.tile * Shape::kSteps + column;
+    tile.some_unseen = used.tile < queries.clear || used.tile >= queries.clear_end;
+    tile.column_stats = smem.stats(n, column);
     float s[1][kN][4], ds[1][kN][4] = {};
     multiply_rows<T>(s, smem.own(0), threadIdx.x / 32 * 16, smem.step(n % 2, 0), 0);
     if (kWithKeys) multiply_rows<T>(ds, smem.own(1), threadIdx.x / 32 * 16, smem.step(n % 2, 1), 0);
-    score_gradient<kFull, true, false>(p, rule_of(n), s, ds, tile);
+    score_gradient<kFull, true, false>(p, rule_of(used.head), s, ds, tile);
     if (kWithValues) add_product<T, 1, kN, kDim>(dv, s, smem.step(n % 2, 1), 0);
     if (kWithKeys) add_product<T, 1, kN, kDim>(dk, ds, smem.step(n % 2, 0), 0);
+    used.advance(Shape::kSteps, queries.count, my_rows);
+    keep(n + 2, ahead);
   });
 }
 

@@ -59,6 +59,20 @@ struct RowKeys {
   __device__ __forceinline__ bool sees_sink(int j) const { return j >= sink && j < sink_end; }
 };
 
+// The same in shared memory.
+inline constexpr int kRowKeysBytes = 16;
+
+__device__ __forceinline__ void store_row_keys(uint32_t to, const RowKeys& row) {
+  const int at[4] = {row.begin, row.end, row.sink, row.sink_end};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) ptx::store_shared(to + 4 * i, static_cast<uint32_t>(at[i]));
+}
+__device__ __forceinline__ RowKeys load_row_keys(uint32_t from) {
+  uint32_t at[4];
+  ptx::load_shared(at, from);
+  return {static_cast<int>(at[0]), static_cast<int>(at[1]), static_cast<int>(at[2]), static_cast<int>(at[3])};
+}
+
 __device__ __forceinline__ int inside_text(int64_t key, int64_t num_keys) {
   return static_cast<int>(smaller(larger(key, 0), num_keys));
 }
@@ -71,19 +85,24 @@ __device__ __forceinline__ RowKeys row_keys(const Window& window, const Text& te
 }
 
 // Tiles of keys that a tile of queries runs over: first those of its windows, [begin, end), then those of the
-// sink tokens left of them, [sink, sink_end). Tiles lie on even keys, so that two keys share dropout's draws.
+// sink tokens left of them, [sink, sink_end). With features tiles lie on even keys, so that two keys share
+// dropout's draws.
 // Every row sees all keys of the tiles [clear, clear_end).
 struct KeyTiles {
   int begin, end, sink, sink_end;
   int num_window, clear, clear_end, count;
 };
 
-// A tile of keys, from `first` on; those outside [begin, end) do not belong to it.
+// A tile of keys, from `first` on; those outside [begin, end) do not belong to it. The next tile begins
+// `step` keys behind its first.
 struct KeyTile {
   int first, begin, end;
   bool masked;
+  int step;
 
-  __device__ __forceinline__ bool has(int j) const { return j >= begin && j < end; }
+  __device__ __forceinline__ bool has(int j) const {
+    return static_cast<unsigned>(j - begin) < static_cast<unsigned>(end - begin);
+  }
 };
 
 // Whether a row sees a key of a masked tile; kv_mask begins at the text's first key, or is null.
@@ -94,15 +113,18 @@ __device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, co
   return (row.sees(key) || row.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
 }
 
-__device__ __forceinline__ int even(int key) {
-  return key & ~1;
+// Where tiles of the keys from `begin` on begin.
+template <bool kFull>
+__device__ __forceinline__ int tiles_begin(int begin) {
+  return kFull ? begin & ~1 : begin;
 }
 
+template <bool kFull>
 __device__ __forceinline__ int tiles_between(int begin, int end, int keys_a_tile) {
-  return end > begin ? (end - even(begin) + keys_a_tile - 1) / keys_a_tile : 0;
+  return end > begin ? (end - tiles_begin<kFull>(begin) + keys_a_tile - 1) / keys_a_tile : 0;
 }
 
-template <bool kSinks>
+template <bool kFull>
 __device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const Text& text, int first,
                                               int last, int keys_a_tile) {
   const int64_t num_keys = text.bounds.num_keys;
@@ -110,27 +132,31 @@ __device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const
       visible_hull(a.p.window, text.bounds, false, first + text.offset, last + text.offset);
   KeyTiles t{};
   t.begin = inside_text(seen.window.begin, num_keys), t.end = inside_text(seen.window.end, num_keys);
-  t.count = t.num_window = tiles_between(t.begin, t.end, keys_a_tile);
-  if (kSinks) {
+  t.count = t.num_window = tiles_between<kFull>(t.begin, t.end, keys_a_tile);
+  if (kFull) {
     t.sink = inside_text(seen.sink.begin, num_keys), t.sink_end = inside_text(seen.sink.end, num_keys);
-    t.count += tiles_between(t.sink, t.sink_end, keys_a_tile);
+    t.count += tiles_between<kFull>(t.sink, t.sink_end, keys_a_tile);
   }
   if (a.p.kv_mask) return t;
   // A window's ends do not go back from one query to the next.
   const RowKeys of_first = row_keys(a.p.window, text, first), of_last = row_keys(a.p.window, text, last);
-  const int from = of_last.begin - even(t.begin), to = of_first.end - even(t.begin);
+  const int from = of_last.begin - tiles_begin<kFull>(t.begin),
+            to = of_first.end - tiles_begin<kFull>(t.begin);
   t.clear = static_cast<int>(smaller(from > 0 ? (from + keys_a_tile - 1) / keys_a_tile : 0, t.num_window));
   t.clear_end = static_cast<int>(larger(smaller(to > 0 ? to / keys_a_tile : 0, t.num_window), t.clear));
   // Tile 0 may begin with a key that nobody sees.
-  if (t.clear == 0 && t.begin != even(t.begin)) t.clear = t.clear_end > 0 ? 1 : 0;
+  if (t.clear == 0 && t.begin != tiles_begin<kFull>(t.begin)) t.clear = t.clear_end > 0 ? 1 : 0;
   return t;
 }
 
+template <bool kFull>
 __device__ __forceinline__ KeyTile key_tile(const KeyTiles& t, int n, int keys_a_tile) {
-  if (n < t.num_window) {
-    return {even(t.begin) + n * keys_a_tile, t.begin, t.end, n < t.clear || n >= t.clear_end};
+  const int first = tiles_begin<kFull>(t.begin) + n * keys_a_tile, sink = tiles_begin<kFull>(t.sink);
+  if (!kFull || n < t.num_window) {
+    const int step = kFull && n + 1 == t.num_window ? sink - first : keys_a_tile;
+    return {first, t.begin, t.end, n < t.clear || n >= t.clear_end, step};
   }
-  return {even(t.sink) + (n - t.num_window) * keys_a_tile, t.sink, t.sink_end, true};
+  return {sink + (n - t.num_window) * keys_a_tile, t.sink, t.sink_end, true, keys_a_tile};
 }
 
 }  // namespace lck

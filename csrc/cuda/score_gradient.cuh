@@ -7,15 +7,25 @@
 
 namespace lck {
 
-// The lse times log2(e); inf for a query that sees nothing, so that its probabilities are 0.
-__device__ __forceinline__ float lse_log2(float lse) {
-  return lse == -INFINITY ? INFINITY : lse * kLog2E;
+__device__ __forceinline__ bool is_finite(float x) {
+  return x - x == 0;
 }
 
-// Whether a query has probabilities: it sees a key, and in a chunked attention its share is not 0.
-__device__ __forceinline__ bool is_finite_lse(float lse) {
-  return lse - lse == 0;
-}
+// What a query brings to its gradients: its lse times log2(e), and delta. The lse is inf, and delta 0, of a
+// query without probabilities: one that sees no key, or in a chunked attention has a share of 0.
+struct OneQuery {
+  float lse, delta;
+
+  __device__ __forceinline__ static OneQuery of(float lse, float delta) {
+    const bool without = fabsf(lse) == INFINITY;
+    return {without ? INFINITY : lse * kLog2E, without ? 0.0f : delta};
+  }
+};
+
+// The same of two queries of a fragment.
+struct QueryStats {
+  float lse[2], delta[2];
+};
 
 // What one head of a text's queries brings to its gradients.
 struct GradientRule {
@@ -34,8 +44,8 @@ struct GradientRule {
 // in, the gradient of the scores out: behind the softcap with kBehindCap, else before it. Both are 0 where
 // `tile.seen(i, j, e)` is false, which is asked only if tile.masked().
 //
-// Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the text, lse(i, j, e) times
-// log2(e) and delta(i, j, e) of its query.
+// Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the text; stats(i, j) of the
+// fragment's queries, and which of the two is its: stats_of(e).
 template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename Tile>
 __device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
                                                float (&s)[kM][kN][4], float (&ds)[kM][kN][4],
@@ -44,6 +54,7 @@ __device__ __forceinline__ void score_gradient(const AttentionParams& p, const G
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
+      const QueryStats stats = tile.stats(i, j);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         KeptPair kept{{true, true}};
@@ -61,19 +72,23 @@ __device__ __forceinline__ void score_gradient(const AttentionParams& p, const G
             const int64_t distance = tile.key(i, j, e) - (tile.query(i, j, e) + rule.offset);
             score = rule.score.apply(s[i][j][e], distance + p.bias_center, &tanh);
           }
-          float prob = ptx::exp2_approx(score - tile.lse(i, j, e)), dprob = ds[i][j][e], dropped = prob;
+          float prob = ptx::exp2_approx(score - stats.lse[tile.stats_of(e)]), dprob = ds[i][j][e],
+                dropped = prob;
           if (kFull && p.dropout) {
             const float scale = static_cast<float>(p.keep_scale);
             dropped = kept.at[side] ? prob * scale : 0.0f, dprob = kept.at[side] ? dprob * scale : 0.0f;
           }
-          float gradient = prob * (dprob - tile.delta(i, j, e));
+          float gradient = prob * (dprob - stats.delta[tile.stats_of(e)]);
           if (kFull && !kBehindCap) gradient *= 1 - tanh * tanh;
-          if (tile.masked() && !tile.seen(i, j, e)) dropped = gradient = 0;
           s[i][j][e] = dropped, ds[i][j][e] = gradient;
         }
       }
     }
   }
+  if (!tile.masked()) return;
+  for_each_element<kM, kN>([&](int i, int j, int e) {
+    if (!tile.seen(i, j, e)) s[i][j][e] = ds[i][j][e] = 0;
+  });
 }
 
 }  // namespace lck

@@ -24,34 +24,45 @@ struct SmemTile {
   }
 };
 
+// Which 16 bytes of tiles of rows a thread of a block copies: those of its column, in each kRowsAtOnce-th
+// row.
+template <int kThreads, int kDim>
+struct CopyShare {
+  static constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kRowsAtOnce = kThreads / kChunks;
+
+  __device__ __forceinline__ static unsigned row() { return threadIdx.x / kChunks; }
+  __device__ __forceinline__ static unsigned chunk() { return threadIdx.x % kChunks; }
+  // Where the thread begins in rows whose first is `rows`.
+  template <typename T>
+  __device__ __forceinline__ static const T* of(const T* rows, int64_t row_stride) {
+    return rows + row() * row_stride + chunk() * kChunk;
+  }
+};
+
 // Copies kRows rows of `dims` elements, in this thread's group; zeros in further columns and in rows that
-// are not `valid(row)`, which are not read. `rows` is the first row.
+// are not `valid(row)`, which are not read. `from` is where this thread begins, see CopyShare.
+template <int kRows, int kThreads, int kDim, typename T, typename Valid>
+__device__ __forceinline__ void copy_share(const SmemTile<kDim>& tile, const T* from, int64_t row_stride,
+                                           int dims, const Valid& valid) {
+  using Share = CopyShare<kThreads, kDim>;
+  if (kThreads % Share::kChunks && threadIdx.x >= Share::kRowsAtOnce * Share::kChunks) return;
+  const bool in_row = static_cast<int>(Share::chunk() * kChunk) < dims;
+  uint32_t to = tile.at(Share::row(), Share::chunk());
+  constexpr unsigned kCopies = (kRows + Share::kRowsAtOnce - 1) / Share::kRowsAtOnce;
+#pragma unroll 4  // whole, its addresses take the registers of the loop around it
+  for (unsigned n = 0; n < kCopies; ++n) {
+    const unsigned row = Share::row() + n * Share::kRowsAtOnce;
+    if (kRows % Share::kRowsAtOnce && row >= kRows) return;
+    ptx::cp_async16(to, from, in_row && valid(row));
+    from += Share::kRowsAtOnce * row_stride, to += Share::kRowsAtOnce * SmemTile<kDim>::kRowBytes;
+  }
+}
+
+// The same, from the first row of the tile.
 template <int kRows, int kThreads, int kDim, typename T, typename Valid>
 __device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* rows, int64_t row_stride,
                                           int dims, const Valid& valid) {
-  constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kCopies = kRows * kChunks;
-  if constexpr (kThreads % kChunks == 0) {  // a thread stays in its column
-    constexpr unsigned kRowsAtOnce = kThreads / kChunks;
-    const unsigned chunk = threadIdx.x % kChunks;
-    const bool in_row = static_cast<int>(chunk * kChunk) < dims;
-    unsigned row = threadIdx.x / kChunks;
-    const T* from = rows + row * row_stride + chunk * kChunk;
-    uint32_t to = tile.at(row, chunk);
-#pragma unroll 1  // unrolled, its addresses take the registers of the loop around it
-    for (; row < kRows; row += kRowsAtOnce) {
-      const bool inside = in_row && valid(row);
-      ptx::cp_async16(to, inside ? from : rows, inside);
-      from += kRowsAtOnce * row_stride, to += kRowsAtOnce * SmemTile<kDim>::kRowBytes;
-    }
-    return;
-  }
-#pragma unroll 1
-  for (unsigned n = 0; n < (kCopies + kThreads - 1) / kThreads; ++n) {
-    const unsigned i = threadIdx.x + n * kThreads, row = i / kChunks, chunk = i % kChunks;
-    if (kCopies % kThreads && i >= kCopies) break;
-    const bool inside = static_cast<int>(chunk * kChunk) < dims && valid(row);
-    ptx::cp_async16(tile.at(row, chunk), inside ? rows + row * row_stride + chunk * kChunk : rows, inside);
-  }
+  copy_share<kRows, kThreads>(tile, CopyShare<kThreads, kDim>::of(rows, row_stride), row_stride, dims, valid);
 }
 
 // use(i, j, e) for every element of a lane's fragments, unrolled.
@@ -72,22 +83,24 @@ template <typename T, int kM, int kN, int kDim>
 __device__ __forceinline__ void multiply_rows(float (&s)[kM][kN][4], const SmemTile<kDim>& a, int a_row,
                                               const SmemTile<kDim>& b, int b_row) {
   const int lane = threadIdx.x % 32;
+  const uint32_t a_at = a.at(a_row + lane % 16, lane / 16);
+  const uint32_t b_at = b.at(b_row + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int j = 0; j < kN; ++j) s[i][j][0] = s[i][j][1] = s[i][j][2] = s[i][j][3] = 0;
   }
-#pragma unroll 2  // whole, it holds so many operands at once that others spill
+#pragma unroll (kM == 1 ? 2 : 1)  // whole, it holds so many operands at once that others spill
   for (int k = 0; k < kDim / 16; ++k) {
     uint32_t left[kM][4];
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
-      ptx::ldmatrix_x4(left[i], a.at(a_row + 16 * i + lane % 16, 2 * k + lane / 16));
+      ptx::ldmatrix_x4(left[i], a_at + SmemTile<kDim>::bytes(16 * i) + 32 * k);
     }
 #pragma unroll
     for (int j = 0; j < kN; j += 2) {
       uint32_t right[4];
-      ptx::ldmatrix_x4(right, b.at(b_row + 8 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+      ptx::ldmatrix_x4(right, b_at + SmemTile<kDim>::bytes(8 * j) + 32 * k);
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
         ptx::mma_m16n8k16<T>(s[i][j], left[i], right[0], right[1]);

@@ -21,6 +21,7 @@ struct Case {
   Window window{-1, -1, 0, 0};
   Storage storage = Storage::kPlain;
   double softcap = 0, dropout_p = 0;
+  double steepness = 1.5;  // softmax_scale times sqrt(dim)
   int64_t bias_len = 0, bias_center = 0;
   bool sink_logits = false, dlse = false;
   bool nan_values = false;  // in keys and values that must not be read, and in queries that see nothing
@@ -135,7 +136,7 @@ struct Problem {
  private:
   bool packed() const { return !c.cu_seqlens_q.empty(); }
   int64_t num_texts() const { return packed() ? static_cast<int64_t>(c.cu_seqlens_q.size()) - 1 : c.batch; }
-  double softmax_scale() const { return 1.5 / std::sqrt(static_cast<double>(c.dim)); }
+  double softmax_scale() const { return c.steepness / std::sqrt(static_cast<double>(c.dim)); }
   uint32_t threshold() const { return static_cast<uint32_t>(c.dropout_p * 4294967296.0); }
 
   // A text by the layout's definition.

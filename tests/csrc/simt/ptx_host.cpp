@@ -138,6 +138,12 @@ void load_shared(uint32_t (&r)[4], uint32_t address) {
   std::memcpy(r, p, 16);
 }
 
+void load_shared(float (&r)[4], uint32_t address) {
+  uint32_t bits[4];
+  load_shared(bits, address);
+  std::memcpy(r, bits, 16);
+}
+
 void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
   MatrixRow row = read_row(address, r);
   simt::meet("ldmatrix", ~0u, &row, hand_out<false>);
