@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const int64_t strip = blockIdx.x % strips, head = blockIdx.x / strips % p.num_heads;
   const int64_t batch = blockIdx.x / strips / p.num_heads;
   float* dbias = static_cast<float*>(p.dbias) + int64_t{blockIdx.x} * p.bias_len;
-  const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
+  const BackwardTiles<Shape> smem{ptx::smem_address(ptx::dynamic_smem())};
   const uint32_t sums = smem.base + Shape::kSmemBytes;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16, diagonal = threadIdx.x;
   float low = 0, high = 0;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
         dbias[column] += sum;
       }
     };
-    for_each_key_tile<T, kDim, true, true>(a, rule, text, place.first, smem, add_diagonals);
+    for_each_key_tile<T, true, true>(a, rule, text, place.first, smem, add_diagonals);
   }
   ptx::store_shared(sums + 8 * threadIdx.x, low);
   ptx::store_shared(sums + 8 * threadIdx.x + 4, high);

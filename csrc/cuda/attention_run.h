@@ -27,7 +27,7 @@ struct AttentionRun {
   // delta, dq, dk and dv; and the strips of dbias where it is not null.
   template <typename Launch>
   static void backward(const GpuAttentionParams& a, const Launch& launch) {
-    using Shape = BackwardShape<kDim>;
+    using Shape = QueryGradientShape<kDim, kFull>;
     constexpr int64_t kDeltaRows = kDeltaThreads / kDeltaLanes;
     const int64_t rows = a.p.batch * a.p.seqlen_q * a.p.num_heads;
     launch(attention_delta<T>, (rows + kDeltaRows - 1) / kDeltaRows, kDeltaThreads, 0, a.p);
@@ -43,8 +43,8 @@ struct AttentionRun {
     if constexpr (kFull) {
       const int64_t strips = bias_strips(a);
       if (a.p.dbias) {
-        launch(attention_bias_gradient<T, kDim>, a.p.batch * a.p.num_heads * strips, Shape::kThreads,
-               BiasShape<kDim>::kSmemBytes, a, q_tiles, strips);
+        launch(attention_bias_gradient<T, kDim>, a.p.batch * a.p.num_heads * strips,
+               BiasShape<kDim>::Tiles::kThreads, BiasShape<kDim>::kSmemBytes, a, q_tiles, strips);
       }
     }
   }
@@ -52,10 +52,10 @@ struct AttentionRun {
  private:
   template <KeyGradients kWhich, typename Launch>
   static void key_gradients(const GpuAttentionParams& a, const Launch& launch) {
-    using Shape = BackwardShape<kDim>;
+    using Shape = KeyGradientShape<kDim, kFull>;
     const int64_t tiles = num_tiles(a.layout, a.p.seqlen_k, Shape::kRows);
     launch(attention_backward_kv<T, kDim, kFull, kWhich>, a.p.batch * a.p.num_kv_heads * tiles,
-           Shape::kThreads, Shape::kSmemBytes, a, tiles);
+           Shape::kThreads, Shape::kSmemBytes + sizeof(KeyBlock<T>), a, tiles);
   }
 };
 

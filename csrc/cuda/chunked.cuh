@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const AttentionParams &sequence = c.sequence, &own = kExtra ? c.extra : c.sequence;
   const int64_t head = blockIdx.x / tiles, kv_head = head / (sequence.num_heads / sequence.num_kv_heads);
   const ChunkedTile tile = chunked_tile<kExtra>(a, blockIdx.x % tiles, Shape::kRows);
-  const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
+  const BackwardTiles<Shape> smem{ptx::smem_address(ptx::dynamic_smem())};
   const auto there = [&](int row) { return row < tile.num_rows; };
   copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(own.q, tile.batch, tile.first, head),
                                            own.q.row_stride, static_cast<int>(sequence.head_dim), there);
@@ -191,23 +191,25 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   for (int64_t n = tile.visits.begin; n < tile.visits.end; ++n) {
     const Visit visit = visit_at<kExtra>(c, tile, n);
     if (visit.begin >= visit.end) continue;
-    QueriesByKeys<false> queries{};
+    QueryStats stats;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + 8 * half + lane / 4;
       const bool counts = share_at<kExtra>(c, visit, row) > 0;
       const int64_t place = row_table(c, visit.chunk, head) + visit.column + row;
-      queries.row.lse[half] = counts ? a.lse[place] * kLog2E : INFINITY;
-      queries.row.delta[half] = counts ? a.dots[place] : 0.0f;
+      stats.lse[half] = counts ? a.lse[place] * kLog2E : INFINITY;
+      stats.delta[half] = counts ? a.dots[place] : 0.0f;
     }
     for_each_run(c, visit.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
                    const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
-      // A row of which the visit makes nothing sees no key: what its products hold does not count.
-#pragma unroll
-                   for (int half = 0; half < 2; ++half)
-                     queries.seen_keys[half] = {0, queries.row.lse[half] == INFINITY ? 0 : count, 0, 0};
-                   over_keys<T, kDim, false, false>(
+                   // A row of which the visit makes nothing sees no key: what its products hold does not
+                   // count.
+                   const auto bounds = [&](int, int half) {
+                     return RowKeys{0, stats.lse[half] == INFINITY ? 0 : count, 0, 0};
+                   };
+                   QueriesByKeys<1, false, decltype(bounds)> queries{.row = {stats}, .bounds = bounds};
+                   over_keys<T, false>(
                        sequence, rule, smem, rows, queries, (count + Shape::kSteps - 1) / Shape::kSteps,
                        [&](int i) {
                          KeyTile keys = run_tile(i, count, Shape::kSteps);
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const AttentionParams &sequence = c.sequence, &own = kExtra ? c.extra : c.sequence;
   const int64_t kv_head = blockIdx.x / tiles, group = sequence.num_heads / sequence.num_kv_heads;
   const ChunkedTile tile = chunked_tile<kExtra>(a, blockIdx.x % tiles, Shape::kRows);
-  const BackwardTiles<kDim> smem{ptx::smem_address(ptx::dynamic_smem())};
+  const BackwardTiles<Shape> smem{ptx::smem_address(ptx::dynamic_smem())};
   const auto there = [&](int row) { return row < tile.num_rows; };
   copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(own.k, tile.batch, tile.first, kv_head),
                                            own.k.row_stride, static_cast<int>(sequence.head_dim), there);
@@ -253,12 +255,11 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
       for_each_run(c, visit.chunk,
                    [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t column) {
                      if (!tokens.dout.data) return;
-                     KeysByQueries keys{};
-                     keys.first_key = tile.first + warp_row + lane / 4;
-#pragma unroll
-                     for (int half = 0; half < 2; ++half) {
-                       keys.row[half] = {0, visit.covers(warp_row + 8 * half + lane / 4) ? count : 0};
-                     }
+                     const auto bounds = [&](int, int half) {
+                       return RowQueries{0, visit.covers(warp_row + 8 * half + lane / 4) ? count : 0};
+                     };
+                     KeysByQueries<1, decltype(bounds)> keys{.first_key = tile.first + warp_row + lane / 4,
+                                                             .bounds = bounds};
                      const int64_t place = row_table(c, visit.chunk, head) + column;
                      const QueryRows<T> rows{row_of<T>(tokens.q, batch, first, head),
                                              row_of<T>(tokens.dout, batch, first, head),
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
                                              a.dots + place};
                      const QueryTiles queries{.end = count,
                                               .count = (count + Shape::kSteps - 1) / Shape::kSteps};
-                     over_queries<T, kDim, false, KeyGradients::kBoth>(
+                     over_queries<T, false, KeyGradients::kBoth>(
                          sequence, smem, keys, queries, 1, [&](int) { return rows; },
                          [&](int) { return rule; }, dk, dv);
                    });

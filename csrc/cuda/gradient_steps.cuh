@@ -7,22 +7,23 @@
 
 namespace lck {
 
-// A block keeps two tiles of kRows rows, 16 a warp, and runs over two of kSteps, which come in two stages.
-template <int kDim>
+// A block keeps two tiles of kRows rows, 16 kM a warp, and runs over two of kSteps, which come in two stages.
+template <int kDim_, int kM_ = 1>
 struct BackwardShape {
-  static constexpr int kWarps = kDim <= 128 ? 8 : 4;
-  static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kRows = 16 * kWarps;
+  static constexpr int kDim = kDim_, kM = kM_;
+  static constexpr int kRows = kDim <= 128 ? 128 : 64;
+  static constexpr int kThreads = kRows / kM * 2;
   static constexpr int kSteps = kDim <= 32 ? 64 : 32;
+  static constexpr int kTileBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps);
   static constexpr int kStatsBytes = 4 * kSteps * 8;
-  static constexpr int kSmemBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps) + kStatsBytes;
+  static constexpr int kSmemBytes = kTileBytes + kStatsBytes + kRows * kRowKeysBytes;
 };
 
 // Shared memory: the two tiles that stay, and the two of each stage; then lse and delta of the queries of
-// four steps, side by side.
-template <int kDim>
+// four steps, side by side; then what each row of the block sees.
+template <typename Shape>
 struct BackwardTiles {
-  using Shape = BackwardShape<kDim>;
+  static constexpr int kDim = Shape::kDim;
   uint32_t base;
 
   __device__ __forceinline__ SmemTile<kDim> own(int which) const {
@@ -32,28 +33,31 @@ struct BackwardTiles {
     return {base + SmemTile<kDim>::bytes(2 * Shape::kRows + (2 * stage + which) * Shape::kSteps)};
   }
   __device__ __forceinline__ uint32_t stats(int n, int query) const {
-    return base + Shape::kSmemBytes - Shape::kStatsBytes + (n % 4 * Shape::kSteps + query) * 8;
+    return base + Shape::kTileBytes + (n % 4 * Shape::kSteps + query) * 8;
+  }
+  __device__ __forceinline__ uint32_t row(int n) const {
+    return base + Shape::kTileBytes + Shape::kStatsBytes + n * kRowKeysBytes;
   }
 };
 
-// A tile of queries by keys, as score_gradient asks for it.
-template <bool kFull>
+// A tile of queries by keys, as score_gradient asks for it; bounds(i, half) are the RowKeys of a lane's row.
+template <int kM, bool kFull, typename Bounds>
 struct QueriesByKeys {
   int first_query;  // of the lane's first row
   KeyTile keys;
   const uint8_t* kv_mask;
-  RowKeys seen_keys[2];
-  QueryStats row;
+  QueryStats row[kM];
+  Bounds bounds;
 
   __device__ __forceinline__ bool masked() const { return keys.masked; }
   __device__ __forceinline__ int key(int, int j, int e) const {
     return keys.first + 8 * j + 2 * (static_cast<int>(threadIdx.x) % 4) + e % 2;
   }
-  __device__ __forceinline__ int query(int, int, int e) const { return first_query + 8 * (e / 2); }
+  __device__ __forceinline__ int query(int i, int, int e) const { return first_query + 16 * i + 8 * (e / 2); }
   __device__ __forceinline__ static constexpr int stats_of(int e) { return e / 2; }
-  __device__ __forceinline__ QueryStats stats(int, int) const { return row; }
-  __device__ __forceinline__ bool seen(int i, int j, int e) const {
-    return sees<kFull>(seen_keys[e / 2], keys, kv_mask, key(i, j, e));
+  __device__ __forceinline__ QueryStats stats(int i, int) const { return row[i]; }
+  __device__ __forceinline__ bool seen(const RowKeys& by, int i, int j, int e) const {
+    return sees<kFull>(by, keys, kv_mask, key(i, j, e));
   }
 };
 
@@ -76,15 +80,16 @@ __device__ __forceinline__ void in_two_stages(int count, const Copy& copy, const
 }
 
 // use(k_tile, ds, tile) for the key tiles 0 to count - 1, tile_at(n): ds, the gradient of the scores of a
-// warp's 16 queries, by kSteps keys.
-template <typename T, int kDim, bool kFull, bool kBehindCap, typename TileAt, typename Use>
+// warp's queries, by kSteps keys.
+template <typename T, bool kBehindCap, typename Shape, bool kFull, typename Bounds, typename TileAt,
+          typename Use>
 __device__ __forceinline__ void over_keys(const AttentionParams& p, const GradientRule& rule,
-                                          const BackwardTiles<kDim>& smem, const KeyRows<T>& rows,
-                                          QueriesByKeys<kFull>& tile, int count, const TileAt& tile_at,
-                                          const Use& use) {
-  using Shape = BackwardShape<kDim>;
-  constexpr int kN = Shape::kSteps / 8;
-  using Share = CopyShare<Shape::kThreads, kDim>;
+                                          const BackwardTiles<Shape>& smem, const KeyRows<T>& rows,
+                                          QueriesByKeys<Shape::kM, kFull, Bounds>& tile, int count,
+                                          const TileAt& tile_at, const Use& use) {
+  constexpr int kM = Shape::kM, kN = Shape::kSteps / 8;
+  using Share = CopyShare<Shape::kThreads, Shape::kDim>;
+  const int warp_row = threadIdx.x / 32 * 16 * kM;
   const int64_t first = count > 0 ? tile_at(0).first : 0;
   const T *k = Share::of(rows.k + first * rows.k_stride, rows.k_stride),
           *v = Share::of(rows.v + first * rows.v_stride, rows.v_stride);
@@ -99,23 +104,25 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
   };
   in_two_stages(count, copy, [&](int n) {
     tile.keys = tile_at(n);
-    float s[1][kN][4], ds[1][kN][4];
-    multiply_rows<T>(s, smem.own(0), threadIdx.x / 32 * 16, smem.step(n % 2, 0), 0);
-    multiply_rows<T>(ds, smem.own(1), threadIdx.x / 32 * 16, smem.step(n % 2, 1), 0);
+    float s[kM][kN][4], ds[kM][kN][4];
+    multiply_rows<T>(s, smem.own(0), warp_row, smem.step(n % 2, 0), 0);
+    multiply_rows<T>(ds, smem.own(1), warp_row, smem.step(n % 2, 1), 0);
     score_gradient<kFull, false, kBehindCap>(p, rule, s, ds, tile);
     use(smem.step(n % 2, 0), ds, tile);
   });
 }
 
-// A tile of keys by queries, as score_gradient asks for it.
+// A tile of keys by queries, as score_gradient asks for it; bounds(i, half) are the RowQueries of a lane's
+// row.
+template <int kM, typename Bounds>
 struct KeysByQueries {
   int first_key, first_query;  // of the lane's first row, of the lane's first column
   bool some_unseen;
-  RowQueries row[2];
   uint32_t column_stats;  // of the lane's first column, in shared memory
+  Bounds bounds;
 
   __device__ __forceinline__ bool masked() const { return some_unseen; }
-  __device__ __forceinline__ int key(int, int, int e) const { return first_key + 8 * (e / 2); }
+  __device__ __forceinline__ int key(int i, int, int e) const { return first_key + 16 * i + 8 * (e / 2); }
   __device__ __forceinline__ int query(int, int j, int e) const { return first_query + 8 * j + e % 2; }
   __device__ __forceinline__ static constexpr int stats_of(int e) { return e % 2; }
   __device__ __forceinline__ QueryStats stats(int, int j) const {
@@ -123,8 +130,8 @@ struct KeysByQueries {
     ptx::load_shared(r, column_stats + 8 * j * 8);
     return {{r[0], r[2]}, {r[1], r[3]}};
   }
-  __device__ __forceinline__ bool seen(int i, int j, int e) const {
-    return row[e / 2].seen_by(query(i, j, e));
+  __device__ __forceinline__ bool seen(const RowQueries& by, int i, int j, int e) const {
+    return by.seen_by(query(i, j, e));
   }
 };
 
@@ -161,15 +168,18 @@ struct QueryWalk {
 // QueryRows, rule_of(head) its GradientRule.
 //
 // lse and delta come two steps ahead of their use, since the copy of a query asks for its lse.
-template <typename T, int kDim, bool kFull, KeyGradients kWhich, typename RowsOf, typename RuleOf>
-__device__ __forceinline__ void over_queries(const AttentionParams& p, const BackwardTiles<kDim>& smem,
-                                             KeysByQueries& tile, const QueryTiles& queries, int heads,
-                                             const RowsOf& rows_of, const RuleOf& rule_of,
-                                             float (&dk)[1][kDim / 8][4], float (&dv)[1][kDim / 8][4]) {
-  using Shape = BackwardShape<kDim>;
-  constexpr int kN = Shape::kSteps / 8;
+template <typename T, bool kFull, KeyGradients kWhich, typename Shape, typename Bounds, typename RowsOf,
+          typename RuleOf>
+__device__ __forceinline__ void over_queries(const AttentionParams& p, const BackwardTiles<Shape>& smem,
+                                             KeysByQueries<Shape::kM, Bounds>& tile,
+                                             const QueryTiles& queries, int heads, const RowsOf& rows_of,
+                                             const RuleOf& rule_of,
+                                             float (&dk)[Shape::kM][Shape::kDim / 8][4],
+                                             float (&dv)[Shape::kM][Shape::kDim / 8][4]) {
+  constexpr int kM = Shape::kM, kN = Shape::kSteps / 8, kDim = Shape::kDim;
   constexpr bool kWithKeys = kWhich != KeyGradients::kValues, kWithValues = kWhich != KeyGradients::kKeys;
   const int count = heads * queries.count, mine = threadIdx.x, column = 2 * (mine % 4);
+  const int warp_row = mine / 32 * 16 * kM;
   using Share = CopyShare<Shape::kThreads, kDim>;
   const auto my_rows = [&](int head) {
     QueryRows<T> rows = rows_of(head);
@@ -211,12 +221,12 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
     tile.first_query = queries.begin + used.tile * Shape::kSteps + column;
     tile.some_unseen = used.tile < queries.clear || used.tile >= queries.clear_end;
     tile.column_stats = smem.stats(n, column);
-    float s[1][kN][4], ds[1][kN][4] = {};
-    multiply_rows<T>(s, smem.own(0), threadIdx.x / 32 * 16, smem.step(n % 2, 0), 0);
-    if (kWithKeys) multiply_rows<T>(ds, smem.own(1), threadIdx.x / 32 * 16, smem.step(n % 2, 1), 0);
+    float s[kM][kN][4], ds[kM][kN][4] = {};
+    multiply_rows<T>(s, smem.own(0), warp_row, smem.step(n % 2, 0), 0);
+    if (kWithKeys) multiply_rows<T>(ds, smem.own(1), warp_row, smem.step(n % 2, 1), 0);
     score_gradient<kFull, true, false>(p, rule_of(used.head), s, ds, tile);
-    if (kWithValues) add_product<T, 1, kN, kDim>(dv, s, smem.step(n % 2, 1), 0);
-    if (kWithKeys) add_product<T, 1, kN, kDim>(dk, ds, smem.step(n % 2, 0), 0);
+    if (kWithValues) add_product<T, kM, kN, kDim>(dv, s, smem.step(n % 2, 1), 0);
+    if (kWithKeys) add_product<T, kM, kN, kDim>(dk, ds, smem.step(n % 2, 0), 0);
     used.advance(Shape::kSteps, queries.count, my_rows);
     keep(n + 2, ahead);
   });

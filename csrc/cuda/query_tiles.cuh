@@ -12,6 +12,17 @@ struct RowQueries {
   __device__ __forceinline__ bool seen_by(int query) const { return query >= begin && query < end; }
 };
 
+// The same in shared memory.
+__device__ __forceinline__ void store_row_queries(uint32_t to, const RowQueries& row) {
+  ptx::store_shared(to, static_cast<uint32_t>(row.begin));
+  ptx::store_shared(to + 4, static_cast<uint32_t>(row.end));
+}
+__device__ __forceinline__ RowQueries load_row_queries(uint32_t from) {
+  uint32_t at[4];
+  ptx::load_shared(at, from);
+  return {static_cast<int>(at[0]), static_cast<int>(at[1])};
+}
+
 // `key` must be valid.
 __device__ __forceinline__ RowQueries row_queries(const Window& window, const Text& text, int key) {
   const Span at = visible_queries(window, text.bounds, whole_text(text.bounds), key);

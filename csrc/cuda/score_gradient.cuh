@@ -42,7 +42,7 @@ struct GradientRule {
 
 // s: products q.k in, probabilities out, of those that dropout keeps, times its scale. ds: products dout.v
 // in, the gradient of the scores out: behind the softcap with kBehindCap, else before it. Both are 0 where
-// `tile.seen(i, j, e)` is false, which is asked only if tile.masked().
+// `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is asked only if tile.masked().
 //
 // Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the text; stats(i, j) of the
 // fragment's queries, and which of the two is its: stats_of(e).
@@ -86,9 +86,20 @@ __device__ __forceinline__ void score_gradient(const AttentionParams& p, const G
     }
   }
   if (!tile.masked()) return;
-  for_each_element<kM, kN>([&](int i, int j, int e) {
-    if (!tile.seen(i, j, e)) s[i][j][e] = ds[i][j][e] = 0;
-  });
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto bounds = tile.bounds(i, half);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          if (!tile.seen(bounds, i, j, e)) s[i][j][e] = ds[i][j][e] = 0;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace lck

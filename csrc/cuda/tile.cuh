@@ -90,7 +90,7 @@ __device__ __forceinline__ void multiply_rows(float (&s)[kM][kN][4], const SmemT
 #pragma unroll
     for (int j = 0; j < kN; ++j) s[i][j][0] = s[i][j][1] = s[i][j][2] = s[i][j][3] = 0;
   }
-#pragma unroll (kM == 1 ? 2 : 1)  // whole, it holds so many operands at once that others spill
+#pragma unroll(kM == 1 ? 2 : 1)  // whole, it holds so many operands at once that others spill
   for (int k = 0; k < kDim / 16; ++k) {
     uint32_t left[kM][4];
 #pragma unroll
@@ -145,6 +145,13 @@ __device__ __forceinline__ float row_sum(float x) {
 __device__ __forceinline__ float row_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// The same factor for all rows.
+template <int kM>
+__device__ __forceinline__ void fill(float (&factor)[kM][2], float x) {
+#pragma unroll
+  for (int i = 0; i < kM; ++i) factor[i][0] = factor[i][1] = x;
 }
 
 // Rows of a warp, each times its factor, through its own rows of a tile in shared memory, which nobody else
