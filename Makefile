@@ -12,7 +12,7 @@ SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 # What runs on each instruction set below the machine's best, where `make test` runs; and a part of it for CI.
 ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py decode.py attention_faults.py \
-  attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py)
+  attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py overlap_merge_rules.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
 .PHONY: demo test test-isas test-hf test-triton test-triton-all compile-triton cuda test-cuda test-all bench build lint format sanitize aarch64 clean
@@ -39,7 +39,7 @@ test-hf: $(BUILT)
 # The Triton kernels in Triton's interpreter, by the tests of the ops; no GPU is needed. A part for CI, then all.
 TRITON_TESTS := $(addprefix tests/test_, windowed_attention.py chunked_attention.py merge_attention_states.py \
   overlap_merge.py triton_models.py)
-TRITON_ALL := $(TRITON_TESTS) $(addprefix tests/test_, chunked_attention_rules.py random_attention.py \
+TRITON_ALL := $(TRITON_TESTS) $(addprefix tests/test_, chunked_attention_rules.py overlap_merge_rules.py random_attention.py \
   attention_faults.py decode.py)
 TRITON_PART := (test_windowed_attention and not compile) or \
   (merge_attention_states and not (257 or many_ or gradcheck or compile)) or \

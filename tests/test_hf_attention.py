@@ -9,7 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 import fresh_python
-from test_long_encoder import FAMILIES, pad, text, tiny
+from encoder_models import FAMILIES, pad, text, tiny
 from transformers.masking_utils import bidirectional_mask_function
 
 from lckernels.hf import NAME, register

@@ -6,7 +6,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from test_long_encoder import FAMILIES, SIZES, WIDE, text, tiny
+from encoder_models import FAMILIES, SIZES, WIDE, text, tiny
 
 import lckernels.hf.attention
 import lckernels.hf.dry_run

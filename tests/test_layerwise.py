@@ -8,7 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from test_long_encoder import FAMILIES, assert_rows, pad, text, tiny
+from encoder_models import FAMILIES, assert_rows, pad, text, tiny
 
 import lckernels
 from lckernels.checks import WEIGHTS

@@ -9,9 +9,9 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from encoder_models import text, tiny
 from test_hf_dry_run import make
 from test_layerwise import final, layer
-from test_long_encoder import text, tiny
 
 import lckernels
 

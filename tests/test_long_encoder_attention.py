@@ -11,7 +11,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from compare import assert_as_good_as
-from test_long_encoder import FAMILIES, pad, text, tiny
+from encoder_models import FAMILIES, pad, text, tiny
 
 import lckernels
 import lckernels.hf.attention

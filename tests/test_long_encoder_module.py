@@ -8,7 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from test_long_encoder import FAMILIES, pad, text, tiny
+from encoder_models import FAMILIES, pad, text, tiny
 
 import lckernels
 import lckernels.models.states

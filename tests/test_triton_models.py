@@ -9,8 +9,8 @@ from backends import DEVICE, JUDGED, needs
 
 pytest.importorskip("transformers", reason="patching needs transformers")
 
+from encoder_models import tiny
 from test_hf_patch import tiny_mistral
-from test_long_encoder import tiny
 
 import lckernels
 from lckernels import dispatch

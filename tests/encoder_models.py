@@ -1,0 +1,96 @@
+"""Tiny encoders of each architecture, their texts, and the usual way to run them over long ones."""
+
+import math
+
+import pytest
+import torch
+
+import lckernels
+
+transformers = pytest.importorskip("transformers")
+
+VOCAB, MAX_CONTENT = 60, 30
+CLS, SEP, PAD = 3, 4, 1
+SIZES = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": PAD}
+WIDE = {"hidden_size": 16, "intermediate_size": 24}
+# Class of the config, its sizes, and the usable positions that follow (all 32).
+FAMILIES = {
+    "bert": (transformers.BertConfig, {**WIDE, "max_position_embeddings": 32}),
+    "electra": (transformers.ElectraConfig, {**WIDE, "embedding_size": 8, "max_position_embeddings": 32}),
+    "distilbert": (
+        transformers.DistilBertConfig,
+        {"dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 32},
+    ),
+    "roberta": (transformers.RobertaConfig, {**WIDE, "max_position_embeddings": 34}),
+    "xlm_roberta": (transformers.XLMRobertaConfig, {**WIDE, "max_position_embeddings": 34}),
+    "mpnet": (transformers.MPNetConfig, {**WIDE, "max_position_embeddings": 34}),
+}
+
+
+def tiny(family="bert", seed=0):
+    torch.manual_seed(seed)
+    config_class, sizes = FAMILIES[family]
+    sizes = {**SIZES, **sizes}
+    if family == "distilbert":
+        sizes = {name: size for name, size in sizes.items() if not name.startswith("num_")}
+    # Weights of std 0.2 let context matter: with the usual 0.02 a chunk's edge would be invisible.
+    return transformers.AutoModel.from_config(config_class(**sizes, initializer_range=0.2)).eval()
+
+
+def text(length, seed=0):
+    """`length` token ids, [CLS] first and [SEP] last."""
+    generator = torch.Generator().manual_seed(1000 * seed + length)
+    ids = torch.randint(5, VOCAB, (length,), generator=generator)
+    ids[0], ids[-1] = CLS, SEP
+    return ids
+
+
+def pad(rows, side):
+    """Rows of ids as one batch with its mask."""
+    seqlen = max(len(row) for row in rows)
+    ids = torch.full((len(rows), seqlen), PAD)
+    mask = torch.zeros(len(rows), seqlen, dtype=torch.long)
+    for i, row in enumerate(rows):
+        columns = slice(0, len(row)) if side == "right" else slice(seqlen - len(row), seqlen)
+        ids[i, columns], mask[i, columns] = row, 1
+    return ids, mask
+
+
+def usual_way(model, ids, chunk_len, overlap, weights="triangular", rule="sled", prefix=(), boundaries=None):
+    """(seqlen, dim) of one text `ids` with one special token at each end, chunk by chunk."""
+    content = ids[1:-1]
+    prefix = torch.as_tensor(prefix, dtype=torch.long)
+    leading = 1 + len(prefix)
+    given = None if boundaries is None else [boundaries]
+    plan = lckernels.plan_chunks(
+        [len(content)], chunk_len, overlap, rule=rule, boundaries=given, num_leading=leading, num_trailing=1
+    )
+    total, weight_sum = 0, torch.zeros(len(content), 1)
+    rows = plan.segments.tolist()
+    for i, (_, _, start, length, keep_start, keep_end, *_) in enumerate(rows):
+        row = torch.cat([ids[:1], prefix, content[start : start + length], ids[-1:]])
+        state = model(input_ids=row[None]).last_hidden_state[0]
+        u = torch.arange(length)
+        left = u + 1 if i else torch.full_like(u, length)
+        right = length - u if i < len(rows) - 1 else torch.full_like(u, length)
+        m = torch.minimum(left, right).float()
+        a = {
+            "uniform": torch.ones_like(m),
+            "triangular": m,
+            "hann": torch.sin(math.pi * m / (2 * (length + 1))) ** 2,
+            "crop": ((u >= keep_start) & (u < keep_end)).float(),
+        }[weights][:, None]
+        if i == 0:
+            total = torch.zeros(len(content), state.shape[1])
+            first = state[:1]
+        at = torch.arange(start, start + length)
+        total = total.index_add(0, at, a * state[leading : leading + length])
+        weight_sum = weight_sum.index_add(0, at, a)
+        last = state[-1:]
+    return torch.cat([first, total / weight_sum, last])
+
+
+def assert_rows(output, mask, expected):
+    for i, truth in enumerate(expected):
+        torch.testing.assert_close(output[i][mask[i].bool()], truth, rtol=1e-5, atol=1e-5)
+        assert (output[i][~mask[i].bool()] == 0).all()
