@@ -68,12 +68,16 @@ class Workshop:
         done = subprocess.run([*compiler, *self.flags, *arguments], capture_output=True, text=True)
         return done.stderr if done.returncode else ""
 
+    def refuse_unplantable(self, plants: list[Plant]) -> None:
+        """Raises ValueError naming all plants whose text the sources do not have."""
+        lost = [p for p in plants if p.old not in (self.folder / "csrc/cuda" / p.file).read_text()]
+        if lost:
+            raise ValueError("\n".join(f"{p.name}: {p.file} has no {p.old!r}" for p in lost))
+
     def notices(self, plant: Plant) -> str:
         """Which run notices the plant and how; empty if none does."""
         path = self.folder / "csrc/cuda" / plant.file
         intact = path.read_text()
-        if plant.old not in intact:
-            raise ValueError(f"{plant.name}: {plant.file} has no {plant.old!r}")
         path.write_text(intact.replace(plant.old, plant.new) if plant.old else intact)
         try:
             return next(filter(None, (self._notices(plant.test, build) for build in BUILDS)), "")
@@ -121,6 +125,7 @@ def main() -> int:
     chosen = [plant for plant in plants() if plant.name == _NONE or options.only in plant.name]
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder), options.cuda, kernels)
+        workshop.refuse_unplantable(chosen)
         for plant in chosen:
             seen = workshop.notices(plant)
             print(f"{plant.name:45} {seen or 'nothing notices'}", flush=True)

@@ -37,6 +37,20 @@ def test_products_and_shared_memory_are_asked_for():
     assert "233472 bytes of shared memory" in too_much
 
 
+@pytest.mark.parametrize(
+    "name, most",
+    [
+        ("attention_forward<float16, 96, true>", 99),
+        ("attention_forward<float16, 128, true>", 143),
+        ("chunked_forward<bfloat16, 64, true, false>", 99),
+        ("chunked_forward<bfloat16, 128, true, false>", 143),
+        ("overlap_merge<float, 16>", 99),
+    ],
+)
+def test_small_chips_have_room_for_small_heads(name, most):
+    assert cuda_compile.shared_limit(name) == most * 1024
+
+
 def test_a_renamed_kernel_is_not_overlooked():
     assert cuda_compile.faults([], {"x": "attend<64>"}, {}) == [
         "no kernel that multiplies is known by its name"
