@@ -46,7 +46,8 @@ __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, i
   const AttentionParams& p = a.p;
   const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x, slot = block / group;
   const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
-  const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, tiles - 1 - slot % tiles, rows);
+  const TextTile place =
+      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, tiles - 1 - slot % tiles, rows);
   return {text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text),
           kv_head * group + block % group, kv_head, place.first};
 }

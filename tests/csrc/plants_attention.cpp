@@ -12,13 +12,7 @@ using lck::test::Case;
 const Case kCases[] = {
     // The second tile of 128 keys is seen whole by some queries, and its steps do not begin where that does.
     {.name = "band", .seqlen_q = 230, .seqlen_k = 360, .dim = 64, .dim_v = 40, .window = {200, 30, 0, 0}},
-    {.name = "steep",
-     .seqlen_q = 40,
-     .seqlen_k = 300,
-     .heads = 1,
-     .dim = 64,
-     .dim_v = 64,
-     .steepness = 50},
+    {.name = "steep", .seqlen_q = 40, .seqlen_k = 300, .heads = 1, .dim = 64, .dim_v = 64, .steepness = 50},
     {.name = "causal",
      .seqlen_q = 67,
      .seqlen_k = 67,
