@@ -1,6 +1,7 @@
 // Online softmax over tiles of keys, which come one after the other.
 #pragma once
 
+#include "cuda/dropout.cuh"
 #include "cuda/key_tiles.cuh"
 #include "cuda/score.cuh"
 #include "cuda/tile.cuh"

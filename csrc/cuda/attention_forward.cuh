@@ -17,9 +17,9 @@ struct ForwardBlock {
 
 // A warp has 16 kM queries. Two times 16 halve what is read from shared memory, and fit into registers where
 // rows are short.
-template <int kDim, bool kFull>
+template <int kDim, int kM_ = 1>
 struct ForwardShape {
-  static constexpr int kM = kDim <= 128 && !kFull ? 2 : 1;
+  static constexpr int kM = kM_;
   static constexpr int kWarps = 8 / kM;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kBlocks = kWarps <= 4 && kDim <= 64 ? 2 : 1;  // at least, of a multiprocessor
@@ -30,13 +30,16 @@ struct ForwardShape {
   static constexpr int kSmemBytes = kTileBytes + kRowBytes + sizeof(ForwardBlock);
 };
 
+template <int kDim, bool kFull>
+using WindowedShape = ForwardShape<kDim, kDim <= (kFull ? 64 : 128) ? 2 : 1>;
+
 // Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: tiles of keys left
 // of those that every row sees whole, these, those right of them, then tiles of sink tokens.
 // kFull: with sink tokens, kv_mask, softcap, bias or dropout; without, none of them costs anything.
 template <typename T, int kDim, bool kFull>
-__global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardShape<kDim, kFull>::kBlocks)
+__global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads, WindowedShape<kDim, kFull>::kBlocks)
     attention_forward(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
-  using Shape = ForwardShape<kDim, kFull>;
+  using Shape = WindowedShape<kDim, kFull>;
   constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
   const AttentionParams& p = a.p;
   const QueryBlock at = query_block(a, tiles, Shape::kQueries);
@@ -66,20 +69,24 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
     store_row_keys(rows + row * kRowKeysBytes, row_keys(p.window, text, at.first + row));
   }
   __syncthreads();  // block and rows are there
-  const ScoreRule rule = ScoreRule::of(p, head);
-  const uint64_t seed = kFull && a.seed ? static_cast<uint64_t>(*a.seed) : 0;
+  const ScoreRule rule = ScoreRule::of(p, head, text.offset);
+  const bool only_scales = !kFull || rule.only_scales();
+  const DropoutRule dropout = kFull ? DropoutRule::of(a, text, head) : DropoutRule{};
   // Of the element e of fragment (i, j): key, query.
   const auto key_of = [&](const KeyTile& tile, int j, int e) {
     return tile.first + 8 * j + 2 * (lane % 4) + e % 2;
   };
   const auto query_of = [&](int i, int e) { return at.first + warp_row + 16 * i + 8 * (e / 2) + lane / 4; };
   const auto to_scores = [&](float (&s)[kM][kN][4], const KeyTile& tile) {
-    if constexpr (kFull) {
-      for_each_element<kM, kN>([&](int i, int j, int e) {
-        const int64_t distance = key_of(tile, j, e) - (query_of(i, e) + text.offset);
-        float tanh;
-        s[i][j][e] = rule.apply(s[i][j][e], distance + p.bias_center, &tanh);
-      });
+    if (!only_scales) {
+#pragma unroll
+      for (int i = 0; i < kM; ++i) {
+#pragma unroll
+        for (int j = 0; j < kN; ++j) {
+          float slope[4];
+          rule.apply(s[i][j], slope, [&](int e) { return key_of(tile, j, e) - query_of(i, e); });
+        }
+      }
     }
     if (!tile.masked) return;
 #pragma unroll
@@ -104,13 +111,10 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
       for (int i = 0; i < kM; ++i) {
 #pragma unroll
         for (int j = 0; j < kN; ++j) {
+          const Kept kept = kept_keys(dropout, key_of(tile, j, 0),
+                                      {query_of(i, 0) + text.offset, query_of(i, 2) + text.offset});
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int64_t position = query_of(i, 2 * half) + text.offset;
-            const KeptPair kept = kept_keys(p, seed, key_of(tile, j, 0), position, head, text.index);
-#pragma unroll
-            for (int e = 0; e < 2; ++e) s[i][j][2 * half + e] = kept.at[e] ? s[i][j][2 * half + e] : 0.0f;
-          }
+          for (int e = 0; e < 4; ++e) s[i][j][e] = kept.at[e] ? s[i][j][e] : 0.0f;
         }
       }
     }
@@ -120,7 +124,8 @@ __global__ void __launch_bounds__(ForwardShape<kDim, kFull>::kThreads, ForwardSh
   attend_keys<Shape, T, kM, kDim>(
       state, out, smem, KeyRows<T>::of(p, text.batch, text.k_begin, at.kv_head), block.keys.count,
       [&](int n) { return key_tile<kFull>(block.keys, n, Shape::kKeys); },
-      [&](int key) { return !kv_mask || kv_mask[key]; }, kFull ? 1.0f : rule.scale * kLog2E, to_scores, drop);
+      [&](int key) { return !kv_mask || kv_mask[key]; }, only_scales ? rule.scale * kLog2E : kLog2E,
+      to_scores, drop);
 
   float factor[kM][2];
 #pragma unroll

@@ -18,7 +18,7 @@ template <typename T, int kDim, bool kFull>
 struct AttentionRun {
   template <typename Launch>
   static void forward(const GpuAttentionParams& a, const Launch& launch) {
-    using Shape = ForwardShape<kDim, kFull>;
+    using Shape = WindowedShape<kDim, kFull>;
     const int64_t tiles = num_tiles(a.layout, a.p.seqlen_q, Shape::kQueries);
     launch(attention_forward<T, kDim, kFull>, a.p.batch * a.p.num_heads * tiles, Shape::kThreads,
            Shape::kSmemBytes, a, tiles);

@@ -93,9 +93,9 @@ __device__ __forceinline__ KeyTile run_tile(int n, int count, int keys_a_tile) {
 // Grid: heads > tiles of rows, the last fastest; over the chunks that have a row of the tile, and for each
 // over its keys. Writes out, or with kTables the tables of the backward.
 template <typename T, int kDim, bool kExtra, bool kTables>
-__global__ void __launch_bounds__(ForwardShape<kDim, true>::kThreads)
+__global__ void __launch_bounds__(ForwardShape<kDim>::kThreads)
     chunked_forward(const __grid_constant__ GpuChunkedParams a, const int64_t tiles) {
-  using Shape = ForwardShape<kDim, true>;
+  using Shape = ForwardShape<kDim>;
   constexpr int kN = Shape::kKeys / 8;
   const ChunkedParams& c = a.c;
   const AttentionParams &sequence = c.sequence, &own = kExtra ? c.extra : c.sequence;
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
                                            own.dout.row_stride, static_cast<int>(sequence.head_dim_v), there);
   ptx::cp_async_commit();
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
-  const GradientRule rule{ScoreRule::of(sequence, head), head, 0, 0, 0};
+  const GradientRule rule{ScoreRule::of(sequence, head, 0), {}, head, 0};
   float dq[1][kDim / 8][4] = {};
   for (int64_t n = tile.visits.begin; n < tile.visits.end; ++n) {
     const Visit visit = visit_at<kExtra>(c, tile, n);
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     const Visit visit = visit_at<kExtra>(c, tile, n);
     if (visit.begin >= visit.end) continue;
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const GradientRule rule{ScoreRule::of(sequence, head), head, 0, 0, 0};
+      const GradientRule rule{ScoreRule::of(sequence, head, 0), {}, head, 0};
       for_each_run(c, visit.chunk,
                    [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t column) {
                      if (!tokens.dout.data) return;

@@ -32,7 +32,7 @@ struct ChunkedRun {
 
   template <bool kExtra, bool kTables, typename Launch>
   static void attend(const GpuChunkedParams& a, const Launch& launch) {
-    using Shape = ForwardShape<kDim, true>;
+    using Shape = ForwardShape<kDim>;
     const int64_t count = tiles(a, kExtra, Shape::kQueries);
     launch(chunked_forward<T, kDim, kExtra, kTables>, a.c.sequence.num_heads * count, Shape::kThreads,
            Shape::kSmemBytes, a, count);

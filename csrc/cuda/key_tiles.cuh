@@ -86,8 +86,8 @@ __device__ __forceinline__ RowKeys row_keys(const Window& window, const Text& te
 }
 
 // Tiles of keys that a tile of queries runs over: first those of its windows, [begin, end), then those of the
-// sink tokens left of them, [sink, sink_end). With features tiles lie on even keys, so that two keys share
-// dropout's draws.
+// sink tokens left of them, [sink, sink_end). With features tiles lie on every fourth key, which
+// dropout draws for together.
 // Every row sees all keys of the tiles [clear, clear_end).
 struct KeyTiles {
   int begin, end, sink, sink_end;
@@ -117,7 +117,7 @@ __device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, co
 // Where tiles of the keys from `begin` on begin.
 template <bool kFull>
 __device__ __forceinline__ int tiles_begin(int begin) {
-  return kFull ? begin & ~1 : begin;
+  return kFull ? begin & ~3 : begin;
 }
 
 template <bool kFull>

@@ -117,6 +117,13 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// 1 / x; 0 where that is subnormal.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Two values rounded to 16 bits, `low` in the low half.
 template <typename T>
 __device__ __forceinline__ uint32_t pack(float low, float high);

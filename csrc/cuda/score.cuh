@@ -1,61 +1,65 @@
-// From products q.k to scores, and which probabilities dropout keeps.
+// From products q.k to scores.
 #pragma once
 
 #include "cuda/attention_params.h"
 #include "cuda/ptx.cuh"
-#include "philox.h"
 
 namespace lck {
 
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// How a block's head makes scores.
+// From about 3e-7 of the exact value, absolutely: what a score may err by.
+__device__ __forceinline__ float tanh_approx(float x) {
+  return 1 - 2 * ptx::reciprocal_approx(1 + ptx::exp2_approx(2 * kLog2E * x));
+}
+
+// How a block's head makes scores of a text's queries and keys.
 struct ScoreRule {
   float scale, softcap;
   const float* bias;  // (bias_len) of the head, or null
-  int64_t bias_len;
+  // Of a distance, key less query, cut to [low, high], the bias lies `shift` places further.
+  int64_t shift;
+  int low, high;
 
-  __device__ __forceinline__ static ScoreRule of(const AttentionParams& p, int64_t head) {
-    const float* bias = static_cast<const float*>(p.rel_bias);
-    return {static_cast<float>(p.softmax_scale), static_cast<float>(p.softcap),
-            bias ? bias + head * p.bias_len : nullptr, p.bias_len};
-  }
-
-  // A score times log2(e); `column` is where its bias lies if the table reaches so far. *tanh: softcap's.
-  __device__ __forceinline__ float apply(float product, int64_t column, float* tanh) const {
-    float s = product * scale;
-    if (softcap != 0) {
-      *tanh = tanhf(s / softcap);
-      s = *tanh * softcap;
+  // `offset`: of the queries' positions.
+  __device__ __forceinline__ static ScoreRule of(const AttentionParams& p, int64_t head, int64_t offset) {
+    ScoreRule rule{static_cast<float>(p.softmax_scale), static_cast<float>(p.softcap), nullptr, 0, 0, 0};
+    if (!p.rel_bias) return rule;
+    rule.bias = static_cast<const float*>(p.rel_bias) + head * p.bias_len;
+    const int64_t shift = p.bias_center - offset, last = p.bias_len - 1;
+    if (-shift > INT32_MAX) return rule;  // every distance lies before the table
+    if (last - shift < INT32_MIN) {       // behind it
+      rule.bias += last;
+      return rule;
     }
-    if (bias) s += bias[smaller(larger(column, 0), bias_len - 1)];
-    return s * kLog2E;
+    rule.shift = shift;
+    rule.low = static_cast<int>(larger(-shift, INT32_MIN));
+    rule.high = static_cast<int>(smaller(last - shift, INT32_MAX));
+    return rule;
+  }
+
+  // Whether scores are products times `scale` > 0.
+  __device__ __forceinline__ bool only_scales() const { return softcap == 0 && !bias && scale > 0; }
+
+  // Makes the products of a fragment into scores, of which slope is what the softcap's derivative is;
+  // distance(e) is that of element e.
+  template <typename Distance>
+  __device__ __forceinline__ void apply(float (&s)[4], float (&slope)[4], const Distance& distance) const {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) s[e] *= scale, slope[e] = 1;
+    if (softcap != 0) {
+      const float inverse = 1 / softcap;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float tanh = tanh_approx(s[e] * inverse);
+        s[e] = tanh * softcap, slope[e] = 1 - tanh * tanh;
+      }
+    }
+    if (bias) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[e] += bias[min(max(distance(e), low), high) + shift];
+    }
   }
 };
-
-// Whether dropout keeps the probability of key j for a query at `position`.
-__device__ __forceinline__ bool is_kept(const AttentionParams& p, const Draws& draws, int j) {
-  const uint32_t low = j & 2 ? draws.at[2] : draws.at[0], high = j & 2 ? draws.at[3] : draws.at[1];
-  return (j & 1 ? high : low) >= p.dropout_threshold;
-}
-
-// Two elements of a tile that lie side by side in a fragment.
-struct KeptPair {
-  bool at[2];
-};
-
-// Of one query and the keys j and j + 1, j even.
-__device__ __forceinline__ KeptPair kept_keys(const AttentionParams& p, uint64_t seed, int j,
-                                              int64_t position, int64_t head, int64_t text) {
-  const Draws draws = dropout_draws(j, position, head, text, seed);
-  return {{is_kept(p, draws, j), is_kept(p, draws, j + 1)}};
-}
-
-// Of key j and the queries at `position` and the next.
-__device__ __forceinline__ KeptPair kept_queries(const AttentionParams& p, uint64_t seed, int j,
-                                                 int64_t position, int64_t head, int64_t text) {
-  return {{is_kept(p, dropout_draws(j, position, head, text, seed), j),
-           is_kept(p, dropout_draws(j, position + 1, head, text, seed), j)}};
-}
 
 }  // namespace lck

@@ -2,6 +2,7 @@
 // tile may be queries or keys.
 #pragma once
 
+#include "cuda/dropout.cuh"
 #include "cuda/score.cuh"
 #include "cuda/tile.cuh"
 
@@ -30,13 +31,12 @@ struct QueryStats {
 // What one head of a text's queries brings to its gradients.
 struct GradientRule {
   ScoreRule score;
-  int64_t head, text, offset;
-  uint64_t seed;
+  DropoutRule dropout;
+  int64_t head, offset;
 
   __device__ __forceinline__ static GradientRule of(const GpuAttentionParams& a, const Text& text,
                                                     int64_t head) {
-    const uint64_t seed = a.seed ? static_cast<uint64_t>(*a.seed) : 0;
-    return {ScoreRule::of(a.p, head), head, text.index, text.offset, seed};
+    return {ScoreRule::of(a.p, head, text.offset), DropoutRule::of(a, text, head), head, text.offset};
   }
 };
 
@@ -50,38 +50,34 @@ template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename
 __device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
                                                float (&s)[kM][kN][4], float (&ds)[kM][kN][4],
                                                const Tile& tile) {
+  const float factor = kFull ? kLog2E : rule.score.scale * kLog2E;
 #pragma unroll
   for (int i = 0; i < kM; ++i) {
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
       const QueryStats stats = tile.stats(i, j);
+      [[maybe_unused]] float slope[4];
+      if constexpr (kFull) {
+        rule.score.apply(s[i][j], slope, [&](int e) { return tile.key(i, j, e) - tile.query(i, j, e); });
+      }
+      Kept kept{{true, true, true, true}};
+      if (kFull && p.dropout) {
+        const int64_t position = tile.query(i, j, 0) + rule.offset;
+        kept = kKeysFirst ? kept_queries(rule.dropout, {tile.key(i, j, 0), tile.key(i, j, 2)}, position)
+                          : kept_keys(rule.dropout, tile.key(i, j, 0),
+                                      {position, tile.query(i, j, 2) + rule.offset});
+      }
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        KeptPair kept{{true, true}};
+      for (int e = 0; e < 4; ++e) {
+        float prob = ptx::exp2_approx(fmaf(s[i][j][e], factor, -stats.lse[tile.stats_of(e)]));
+        float dprob = ds[i][j][e], dropped = prob;
         if (kFull && p.dropout) {
-          const int key = tile.key(i, j, 2 * half);
-          const int64_t position = tile.query(i, j, 2 * half) + rule.offset;
-          kept = kKeysFirst ? kept_queries(p, rule.seed, key, position, rule.head, rule.text)
-                            : kept_keys(p, rule.seed, key, position, rule.head, rule.text);
+          const float scale = static_cast<float>(p.keep_scale);
+          dropped = kept.at[e] ? prob * scale : 0.0f, dprob = kept.at[e] ? dprob * scale : 0.0f;
         }
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          const int e = 2 * half + side;
-          float tanh = 0, score = s[i][j][e] * (rule.score.scale * kLog2E);
-          if (kFull) {
-            const int64_t distance = tile.key(i, j, e) - (tile.query(i, j, e) + rule.offset);
-            score = rule.score.apply(s[i][j][e], distance + p.bias_center, &tanh);
-          }
-          float prob = ptx::exp2_approx(score - stats.lse[tile.stats_of(e)]), dprob = ds[i][j][e],
-                dropped = prob;
-          if (kFull && p.dropout) {
-            const float scale = static_cast<float>(p.keep_scale);
-            dropped = kept.at[side] ? prob * scale : 0.0f, dprob = kept.at[side] ? dprob * scale : 0.0f;
-          }
-          float gradient = prob * (dprob - stats.delta[tile.stats_of(e)]);
-          if (kFull && !kBehindCap) gradient *= 1 - tanh * tanh;
-          s[i][j][e] = dropped, ds[i][j][e] = gradient;
-        }
+        float gradient = prob * (dprob - stats.delta[tile.stats_of(e)]);
+        if (kFull && !kBehindCap) gradient *= slope[e];
+        s[i][j][e] = dropped, ds[i][j][e] = gradient;
       }
     }
   }

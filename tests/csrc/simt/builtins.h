@@ -51,12 +51,12 @@ inline unsigned __ballot_sync(uint32_t mask, int vote) {
 inline int __any_sync(uint32_t mask, int vote) {
   return simt::ballot(mask, vote != 0) != 0;
 }
+inline int min(int a, int b) {
+  return a < b ? a : b;
+}
+inline int max(int a, int b) {
+  return a > b ? a : b;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(uint64_t{a} * b >> 32);
-}
-inline float __logf(float x) {
-  return std::log(x);
-}
-inline float __log2f(float x) {
-  return std::log2(x);
 }

@@ -46,6 +46,11 @@ inline float exp2_approx(float x) {
   return y < 1.17549435e-38f ? 0.0f : y;
 }
 
+inline float reciprocal_approx(float x) {
+  const float y = 1 / x;
+  return std::fabs(y) < 1.17549435e-38f ? 0.0f : y;
+}
+
 uint32_t pack_bfloat16(float low, float high);
 uint32_t pack_half(float low, float high);
 template <typename T>
