@@ -12,7 +12,7 @@ namespace lck::test {
 inline constexpr int kPrimitives = 9, kWordsALane = 4, kPrimitiveSmemBytes = 2048;
 inline constexpr const char* kPrimitiveNames[kPrimitives] = {
     "ldmatrix",          "ldmatrix.trans", "mma bf16", "mma f16", "cp.async",
-    "cp.async of zeros", "pack bf16, f16", "ex2",      "shfl",
+    "cp.async of zeros", "pack bf16, f16", "ex2, rcp", "shfl",
 };
 
 // A whole number from -8 to 7, the same for the same place.
@@ -60,7 +60,9 @@ __global__ void primitives(const uint32_t* from, uint32_t* out) {
   ptx::cp_async16(copied, from + 4 * lane, true);
   ptx::cp_async_commit();
   ptx::cp_async_wait<0>();
-  ptx::load_shared(words[4], copied);
+  float loaded[4];
+  ptx::load_shared(loaded, copied);
+  for (int i = 0; i < 4; ++i) words[4][i] = bits_of(loaded[i]);
   ptx::cp_async16(copied, from, false);
   ptx::cp_async_commit();
   ptx::cp_async_wait<0>();
@@ -71,6 +73,7 @@ __global__ void primitives(const uint32_t* from, uint32_t* out) {
   words[6][1] = ptx::pack<__half>(between, 3 * between);
   words[7][0] = bits_of(ptx::exp2_approx(static_cast<float>(lane - 16)));
   words[7][1] = bits_of(ptx::exp2_approx(-INFINITY)), words[7][2] = bits_of(ptx::exp2_approx(-140.0f));
+  words[7][3] = bits_of(ptx::reciprocal_approx(ptx::exp2_approx(static_cast<float>(lane - 16))));
   words[8][0] = __shfl_xor_sync(0xffffffffu, words[0][0], 5);
   words[8][1] = __ballot_sync(0xffffffffu, lane % 3 == 0);
   for (int n = 0; n < kPrimitives; ++n) {
