@@ -8,15 +8,17 @@
 
 namespace lck {
 
-// An online softmax of the rows of a warp, of scores times log2(e): base, a largest score so far, and the sum
-// of exp2(s - base).
+// An online softmax of the rows of a warp, of scores times log2(e): base, the largest score when it was last
+// moved, and the sum of exp2(s - base).
 template <int kM>
 struct Softmax {
   float base[kM][2], sum[kM][2];
+  bool large;  // some base of the warp is so large that its own rounding must be that of the scores
 
   // Over no keys.
   __device__ __forceinline__ static Softmax none() {
     Softmax state;
+    state.large = false;
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
       state.base[i][0] = state.base[i][1] = -INFINITY, state.sum[i][0] = state.sum[i][1] = 0;
@@ -25,8 +27,10 @@ struct Softmax {
   }
 };
 
-// How far, times log2(e), scores may lie above the base: sums stay far from overflow, fp16 too.
-inline constexpr float kHeadroom = 8;
+// How far, times log2(e), scores may lie above the base: sums stay far from overflow, fp16 too. A base above
+// kLargeBase may be rounded by more than a tenth, which a multiplication fused with the subtraction would not
+// be.
+inline constexpr float kHeadroom = 8, kLargeBase = 1 << 20;
 
 // s (scores divided by `scale` > 0) becomes exp2(scale s - base). Where a score lies too far above the base,
 // what was summed so far shrinks to a new one. Source of moving the base so seldom: FlashAttention-4.
@@ -47,6 +51,7 @@ __device__ __forceinline__ void add_scores(Softmax<kM>& state, float scale, floa
     }
   }
   if (__any_sync(0xffffffffu, above)) {
+    bool large = false;
 #pragma unroll
     for (int i = 0; i < kM; ++i) {
 #pragma unroll
@@ -54,10 +59,16 @@ __device__ __forceinline__ void add_scores(Softmax<kM>& state, float scale, floa
         const float base = most[i][half];
         const float decay = base == -INFINITY ? 0.0f : ptx::exp2_approx(state.base[i][half] - base);
         state.base[i][half] = base, state.sum[i][half] *= decay;
+        large |= fabsf(base) > kLargeBase && base != -INFINITY;
 #pragma unroll
         for (int j = 0; j < kDim / 8; ++j) out[i][j][2 * half] *= decay, out[i][j][2 * half + 1] *= decay;
       }
     }
+    state.large = __any_sync(0xffffffffu, large);
+  }
+  if (state.large) {
+    for_each_element<kM, kN>([&](int i, int j, int e) { s[i][j][e] *= scale; });
+    scale = 1;
   }
 #pragma unroll
   for (int i = 0; i < kM; ++i) {

@@ -22,12 +22,12 @@ struct ForwardShape {
   static constexpr int kM = kM_;
   static constexpr int kWarps = 8 / kM;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kBlocks = kWarps <= 4 && kDim <= 64 ? 2 : 1;  // at least, of a multiprocessor
   static constexpr int kQueries = 16 * kM * kWarps;
   static constexpr int kKeys = kDim <= 192 ? 64 : 32;
   static constexpr int kTileBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
   static constexpr int kRowBytes = kQueries * kRowKeysBytes;
   static constexpr int kSmemBytes = kTileBytes + kRowBytes + sizeof(ForwardBlock);
+  static_assert(kQueries <= kThreads);  // a thread finds what one row sees
 };
 
 template <int kDim, bool kFull>
@@ -35,9 +35,10 @@ using WindowedShape = ForwardShape<kDim, kDim <= (kFull ? 64 : 128) ? 2 : 1>;
 
 // Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: tiles of keys left
 // of those that every row sees whole, these, those right of them, then tiles of sink tokens.
-// kFull: with sink tokens, kv_mask, softcap, bias or dropout; without, none of them costs anything.
+// kFull: with sink tokens, kv_mask, softcap, bias, dropout or a scale not above 0; without, none of them
+// costs anything.
 template <typename T, int kDim, bool kFull>
-__global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads, WindowedShape<kDim, kFull>::kBlocks)
+__global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
     attention_forward(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
   using Shape = WindowedShape<kDim, kFull>;
   constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads, Windowed
   };
   const auto drop = [&]([[maybe_unused]] float (&s)[kM][kN][4], [[maybe_unused]] const KeyTile& tile) {
     if constexpr (kFull) {
-      if (!a.seed) return;
+      if (!p.dropout) return;
 #pragma unroll
       for (int i = 0; i < kM; ++i) {
 #pragma unroll

@@ -10,8 +10,8 @@ namespace lck {
 
 inline bool is_full(const GpuAttentionParams& a) {
   const AttentionParams& p = a.p;
-  const bool score = p.softcap != 0 || p.rel_bias || p.softmax_scale <= 0;
-  return score || p.kv_mask || a.seed || p.window.sink_tokens;
+  const bool score = p.softcap != 0 || p.rel_bias || !(static_cast<float>(p.softmax_scale) > 0);
+  return score || p.kv_mask || p.dropout || p.window.sink_tokens;
 }
 
 template <typename T, int kDim, bool kFull>

@@ -163,7 +163,8 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads)
   ptx::cp_async_wait<0>();
   __syncthreads();
   if (kTables) return;
-  const float factor[1][2] = {{1, 1}};
+  float factor[1][2];
+  fill(factor, 1.0f);
   store_warp_rows(merged, factor, smem.q, row_of<T>(own.out, tile.batch, tile.first, head),
                   own.out.row_stride, sequence.head_dim_v, tile.num_rows);
 }
@@ -223,7 +224,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   }
   ptx::cp_async_wait<0>();
   __syncthreads();
-  const float factor[1][2] = {{rule.score.scale, rule.score.scale}};
+  float factor[1][2];
+  fill(factor, rule.score.scale);
   store_warp_rows(dq, factor, smem.own(0), row_of<T>(own.dq, tile.batch, tile.first, head), own.dq.row_stride,
                   sequence.head_dim, tile.num_rows);
 }
@@ -258,8 +260,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
                      const auto bounds = [&](int, int half) {
                        return RowQueries{0, visit.covers(warp_row + 8 * half + lane / 4) ? count : 0};
                      };
-                     KeysByQueries<1, decltype(bounds)> keys{.first_key = tile.first + warp_row + lane / 4,
-                                                             .bounds = bounds};
+                     KeysByQueries<1, decltype(bounds)> keys{.bounds = bounds};
                      const int64_t place = row_table(c, visit.chunk, head) + column;
                      const QueryRows<T> rows{row_of<T>(tokens.q, batch, first, head),
                                              row_of<T>(tokens.dout, batch, first, head),
@@ -278,7 +279,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   ptx::cp_async_wait<0>();
   __syncthreads();
   const auto scale = static_cast<float>(sequence.softmax_scale);
-  const float of_keys[1][2] = {{scale, scale}}, of_values[1][2] = {{1, 1}};
+  float of_keys[1][2], of_values[1][2];
+  fill(of_keys, scale), fill(of_values, 1.0f);
   store_warp_rows(dk, of_keys, smem.own(0), row_of<T>(own.dk, tile.batch, tile.first, kv_head),
                   own.dk.row_stride, sequence.head_dim, tile.num_rows);
   store_warp_rows(dv, of_values, smem.own(1), row_of<T>(own.dv, tile.batch, tile.first, kv_head),

@@ -14,6 +14,7 @@ struct BackwardShape {
   static constexpr int kRows = kDim <= 128 ? 128 : 64;
   static constexpr int kThreads = kRows / kM * 2;
   static constexpr int kSteps = kDim <= 32 ? 64 : 32;
+  static_assert(kRows <= kThreads && kSteps <= kThreads);  // where one thread prepares each of them
   static constexpr int kTileBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps);
   static constexpr int kStatsBytes = 4 * kSteps * 8;
   static constexpr int kSmemBytes = kTileBytes + kStatsBytes + kRows * kRowKeysBytes;
@@ -146,17 +147,28 @@ struct QueryRows {
   const float *lse, *delta;
 };
 
-// A walk through the tiles of queries of one head after the other; `rows` are those of the tile's first
-// query.
+// A walk through the tiles of queries of one head after the other.
+struct QueryPlace {
+  int head = 0, tile = 0;
+
+  // Whether the next head begins.
+  __device__ __forceinline__ bool advance(int tiles) {
+    if (++tile < tiles) return false;
+    tile = 0, ++head;
+    return true;
+  }
+};
+
+// The same, with the rows of the tile's first query.
 template <typename T>
 struct QueryWalk {
   QueryRows<T> rows;
-  int head = 0, tile = 0;
+  QueryPlace at{};
 
   template <typename RowsOf>
   __device__ __forceinline__ void advance(int queries_a_tile, int tiles, const RowsOf& rows_of) {
-    if (++tile == tiles) {
-      tile = 0, rows = rows_of(++head);
+    if (at.advance(tiles)) {
+      rows = rows_of(at.head);
       return;
     }
     rows.q += queries_a_tile * rows.q_stride, rows.dout += queries_a_tile * rows.dout_stride;
@@ -187,11 +199,12 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
     rows.lse += mine, rows.delta += mine;
     return rows;
   };
-  QueryWalk<T> copied{my_rows(0)}, met{copied.rows}, used{copied.rows};
+  QueryWalk<T> copied{my_rows(0)}, met{copied.rows};
+  QueryPlace used;
   // lse and delta of one query a thread, as they are in memory; of none -inf and 0.
   const auto meet = [&](int n) {
     OneQuery raw{-INFINITY, 0};
-    const int query = queries.begin + met.tile * Shape::kSteps + mine;
+    const int query = queries.begin + met.at.tile * Shape::kSteps + mine;
     if (n < count && mine < Shape::kSteps && query < queries.end) {
       raw = {*met.rows.lse, *met.rows.delta};
     }
@@ -227,7 +240,7 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
     score_gradient<kFull, true, false>(p, rule_of(used.head), s, ds, tile);
     if (kWithValues) add_product<T, kM, kN, kDim>(dv, s, smem.step(n % 2, 1), 0);
     if (kWithKeys) add_product<T, kM, kN, kDim>(dk, ds, smem.step(n % 2, 0), 0);
-    used.advance(Shape::kSteps, queries.count, my_rows);
+    used.advance(queries.count);
     keep(n + 2, ahead);
   });
 }

@@ -55,7 +55,7 @@ __device__ __forceinline__ float load_shared_float(uint32_t address) {
   return value;
 }
 
-// 16 bytes.
+// 16 or 8 bytes.
 __device__ __forceinline__ void load_shared(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -63,6 +63,9 @@ __device__ __forceinline__ void load_shared(uint32_t (&r)[4], uint32_t address) 
                : "memory");
 }
 
+__device__ __forceinline__ void load_shared(uint32_t (&r)[2], uint32_t address) {
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];\n" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+}
 __device__ __forceinline__ void load_shared(float (&r)[4], uint32_t address) {
   asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];\n"
                : "=f"(r[0]), "=f"(r[1]), "=f"(r[2]), "=f"(r[3])

@@ -18,7 +18,7 @@ __device__ __forceinline__ void store_row_queries(uint32_t to, const RowQueries&
   ptx::store_shared(to + 4, static_cast<uint32_t>(row.end));
 }
 __device__ __forceinline__ RowQueries load_row_queries(uint32_t from) {
-  uint32_t at[4];
+  uint32_t at[2];
   ptx::load_shared(at, from);
   return {static_cast<int>(at[0]), static_cast<int>(at[1])};
 }

@@ -1,6 +1,8 @@
 // From products q.k to scores.
 #pragma once
 
+#include <cfloat>
+
 #include "cuda/attention_params.h"
 #include "cuda/ptx.cuh"
 
@@ -8,9 +10,12 @@ namespace lck {
 
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// From about 3e-7 of the exact value, absolutely: what a score may err by.
+// To a few roundings of fp32: near 0 the quotient of exponentials would cancel.
 __device__ __forceinline__ float tanh_approx(float x) {
-  return 1 - 2 * ptx::reciprocal_approx(1 + ptx::exp2_approx(2 * kLog2E * x));
+  const float e = ptx::exp2_approx(-2 * kLog2E * fabsf(x)), square = x * x;
+  const float far = copysignf((1 - e) * ptx::reciprocal_approx(1 + e), x);
+  const float near = x + x * square * (-1 / 3.0f + square * (2 / 15.0f - square * (17 / 315.0f)));
+  return fabsf(x) < 0.1f ? near : far;
 }
 
 // How a block's head makes scores of a text's queries and keys.
@@ -48,7 +53,7 @@ struct ScoreRule {
 #pragma unroll
     for (int e = 0; e < 4; ++e) s[e] *= scale, slope[e] = 1;
     if (softcap != 0) {
-      const float inverse = 1 / softcap;
+      const float inverse = fminf(1 / softcap, FLT_MAX);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float tanh = tanh_approx(s[e] * inverse);

@@ -24,6 +24,7 @@ struct Case {
   double steepness = 1.5;  // softmax_scale times sqrt(dim)
   int64_t bias_len = 0, bias_center = 0;
   bool sink_logits = false, dlse = false;
+  bool forward_only = false;
   bool nan_values = false;  // in keys and values that must not be read, and in queries that see nothing
   std::vector<int64_t> cu_seqlens_q{}, cu_seqlens_k{};
   std::vector<int64_t> offsets{}, kv_start{}, kv_end{}, chunk_origins{}, segment_ids{};

@@ -138,6 +138,12 @@ void load_shared(uint32_t (&r)[4], uint32_t address) {
   std::memcpy(r, p, 16);
 }
 
+void load_shared(uint32_t (&r)[2], uint32_t address) {
+  const char* p = simt::from_shared(address, 8, 8);
+  simt::note_read(p, 8);
+  std::memcpy(r, p, 8);
+}
+
 void load_shared(float (&r)[4], uint32_t address) {
   uint32_t bits[4];
   load_shared(bits, address);

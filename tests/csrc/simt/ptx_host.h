@@ -28,6 +28,7 @@ void store_shared(uint32_t address, uint32_t value);
 void store_shared(uint32_t address, float value);
 float load_shared_float(uint32_t address);
 void load_shared(uint32_t (&r)[4], uint32_t address);
+void load_shared(uint32_t (&r)[2], uint32_t address);
 void load_shared(float (&r)[4], uint32_t address);
 void ldmatrix_x4(uint32_t (&r)[4], uint32_t address);
 void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address);
