@@ -192,7 +192,7 @@ def test_a_printed_line():
     [
         ((), "there is no GPU that torch can use"),
         (("--kernel", "sideways"), "--kernel: got sideways; allowed are forward, backward_kv"),
-        (("--head-dim", "96"), "--head-dim: got 96; allowed are 64, 128, 256"),
+        (("--head-dim", "96"), "--head-dim: got 96; allowed are 64, 128, 192, 256"),
         (("--kind", "bf16"), "--kind: got bf16; allowed are half, narrow, heavy, fp32"),
     ],
 )

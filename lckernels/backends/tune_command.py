@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lckernels.backends.triton.tune import Tuned
 
 KERNELS = ("forward", "backward_kv", "backward_q", "backward_bias", "chunked")
-ROOMS = (64, 128, 256)
+ROOMS = (64, 128, 192, 256)
 KINDS = ("half", "narrow", "heavy", "fp32")
 
 
@@ -29,7 +29,7 @@ def tune(
     ] = None,
     head_dim: Annotated[
         list[int] | None,
-        typer.Option(help="Head dims up to 64, 128 or 256.", show_default="all", metavar="SIZE"),
+        typer.Option(help="Head dims up to 64, 128, 192 or 256.", show_default="all", metavar="SIZE"),
     ] = None,
     kind: Annotated[
         list[str] | None,

@@ -45,7 +45,7 @@ class Key(NamedTuple):
     """What tiles are looked up by; the kinds of a problem go from "heavy" or "narrow" to "half" or "fp32"."""
 
     kernel: str  # forward, backward_kv, backward_q, backward_bias, chunked
-    room: int  # of the head dim: 64 (and less), 128, 256
+    room: int  # of the head dim: 64 (and less), 128, 256; 192 where that differs from 256
     kind: str  # fp32; half: bf16 and fp16; narrow: half with a narrow window; heavy: with costly options
 
 
@@ -56,13 +56,14 @@ TABLE = {
     Key("forward", 64, "fp32"): Tiles(64, 32, 8, 2),
     Key("forward", 128, "half"): Tiles(128, 64, 8, 3),
     Key("forward", 128, "narrow"): Tiles(64, 64, 8, 2),
-    Key("forward", 128, "fp32"): Tiles(32, 16, 8, 1),
+    Key("forward", 128, "fp32"): Tiles(16, 32, 8, 1),
+    Key("forward", 192, "half"): Tiles(128, 32, 8, 1),
     Key("forward", 256, "half"): Tiles(128, 32, 8, 2),
-    Key("forward", 256, "fp32"): Tiles(16, 16, 4, 1),
+    Key("forward", 256, "fp32"): Tiles(16, 32, 8, 1),
     Key("backward_kv", 64, "half"): Tiles(64, 128, 8, 2),
     Key("backward_kv", 64, "narrow"): Tiles(32, 64, 4, 2),
     Key("backward_kv", 64, "heavy"): Tiles(32, 128, 8, 2),
-    Key("backward_kv", 64, "fp32"): Tiles(32, 32, 8, 1),
+    Key("backward_kv", 64, "fp32"): Tiles(16, 64, 8, 1),
     Key("backward_kv", 128, "half"): Tiles(32, 128, 8, 2),
     Key("backward_kv", 128, "heavy"): Tiles(32, 64, 8, 2),
     Key("backward_kv", 128, "fp32"): Tiles(16, 16, 4, 1),
@@ -74,9 +75,9 @@ TABLE = {
     Key("backward_q", 128, "half"): Tiles(128, 64, 8, 2),
     Key("backward_q", 128, "narrow"): Tiles(64, 64, 8, 2),
     Key("backward_q", 128, "heavy"): Tiles(128, 32, 8, 2),
-    Key("backward_q", 128, "fp32"): Tiles(16, 16, 4, 1),
-    Key("backward_q", 256, "half"): Tiles(64, 32, 8, 2),
-    Key("backward_q", 256, "fp32"): Tiles(32, 32, 8, 1),
+    Key("backward_q", 128, "fp32"): Tiles(16, 16, 8, 1),
+    Key("backward_q", 256, "half"): Tiles(64, 16, 8, 2),
+    Key("backward_q", 256, "fp32"): Tiles(32, 16, 8, 1),
     Key("backward_bias", 64, "half"): Tiles(64, 64, 4, 1),
     Key("backward_bias", 64, "fp32"): Tiles(32, 32, 4, 1),
     Key("backward_bias", 128, "half"): Tiles(32, 64, 4, 1),
@@ -148,13 +149,15 @@ def choose_tiles(
     what `lckernels tune` found for the chip; it goes before TABLE.
     """
     room = max(64, block_dim(head_dim))
-    keys = (Key(kernel, room, kind) for kind in _kinds(dtype, window, heavy))
+    rooms = (192, room) if 128 < head_dim <= 192 else (room,)
+    keys = (Key(kernel, size, kind) for kind in _kinds(dtype, window, heavy) for size in rooms)
     key = next(key for key in keys if key in TABLE)
     tiles = tuned.get(key, TABLE[key])
     if kernel == "forward" and num_rows <= 64:
         rows = max(16, power_of_two(num_rows))
-        rows = min(rows, tiles.block_m if dtype != torch.float32 else 32)
-        tiles = tiles._replace(block_m=rows, num_warps=8 if room == 256 and rows > 16 else 4)
+        rows = min(rows, tiles.block_m if dtype != torch.float32 else min(tiles.block_m, 32))
+        wide = room == 256 and (rows > 16 or dtype == torch.float32)
+        tiles = tiles._replace(block_m=rows, num_warps=8 if wide else 4)
     return fitted(tiles, room * dtype.itemsize, chip.shared_memory)
 
 

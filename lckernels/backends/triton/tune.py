@@ -19,6 +19,7 @@ from lckernels.backends.triton.tiles import (
     Key,
     Tiles,
     allowed,
+    block_dim,
     chip_of,
     choose_tiles,
     fitted,
@@ -131,7 +132,7 @@ def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
         place = sizes.index(getattr(tiles, name))
         for size in sizes[max(place - 1, 0) : place + 2]:
             found.append(tiles._replace(**{name: size}))
-    row_bytes = key.room * _dtype(key).itemsize
+    row_bytes = block_dim(key.room) * _dtype(key).itemsize
     return [
         other
         for other in found
