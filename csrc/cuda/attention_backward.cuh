@@ -17,7 +17,7 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
   const int num_queries = static_cast<int>(text.q_len) - first;
   const int last = first + static_cast<int>(smaller(num_queries, Shape::kRows)) - 1;
   const KeyTiles keys = key_tiles<kFull>(a, text, first, last, Shape::kSteps);
-  const int64_t row_at = (text.batch * p.num_heads + head) * p.seqlen_q + q_row;
+  const int64_t row_at = query_place(p, text.batch, q_row, head);
   const float *lse = static_cast<const float*>(p.lse) + row_at,
               *delta = static_cast<float*>(p.delta) + row_at;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * Shape::kM;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(KeyGradientShape<kDim, kFull>::kThreads)
   const int64_t k_row = text.k_begin + place.first;
   if (threadIdx.x == 0) {
     const int64_t head = kv_head * group, q_row = text.q_begin + queries.begin;
-    const int64_t at = (text.batch * p.num_heads + head) * p.seqlen_q + q_row;
+    const int64_t at = query_place(p, text.batch, q_row, head);
     const QueryRows<T> rows{row_of<T>(p.q, text.batch, q_row, head),
                             row_of<T>(p.dout, text.batch, q_row, head),
                             p.q.row_stride,

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kDeltaThreads) attention_delta(const Attention
 #pragma unroll
   for (int d = kDeltaLanes / 2; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
   if (!there || threadIdx.x % kDeltaLanes) return;
-  const int64_t at = (batch * p.num_heads + head) * p.seqlen_q + query;
+  const int64_t at = query_place(p, batch, query, head);
   const float dlse = p.dlse ? static_cast<const float*>(p.dlse)[at] : 0.0f;
   static_cast<float*>(p.delta)[at] = sum - dlse;
 }

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
     const int64_t row = text.q_begin + at.first;
     block = {key_tiles<kFull>(a, text, at.first, last, Shape::kKeys), num_queries,
              p.sink_logits ? static_cast<const float*>(p.sink_logits)[head] * kLog2E : -INFINITY,
-             static_cast<float*>(p.lse) + (text.batch * p.num_heads + head) * p.seqlen_q + row,
+             static_cast<float*>(p.lse) + query_place(p, text.batch, row, head),
              row_of<T>(p.out, text.batch, row, head)};
   }
   if (const int row = threadIdx.x; row < Shape::kQueries) {

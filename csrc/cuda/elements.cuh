@@ -65,6 +65,12 @@ __device__ __forceinline__ T* row_of(const HeadsTensor& x, int64_t batch, int64_
          head * x.head_stride;
 }
 
+// Where what belongs to a query and head lies: lse, delta.
+__device__ __forceinline__ int64_t query_place(const AttentionParams& p, int64_t batch, int64_t query,
+                                               int64_t head) {
+  return (batch * p.num_heads + head) * p.seqlen_q + query;
+}
+
 // kBytes of elements that lie side by side, aligned to kBytes.
 template <typename T, int kBytes>
 struct alignas(kBytes) Vec {
