@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 SPILLS = ("LDL", "STL")  # loads and stores of local memory
 WGMMA, MMA = ("HGMMA",), ("HMMA",)  # on the matrix units, by warpgroups (sm_90) and by warps
-COPIES = ("LDGSTS", "UTMALDG")  # asynchronous, to shared memory
+COPIES, TMA = ("LDGSTS",), ("UTMALDG",)  # asynchronous, to shared memory: by threads, by whole tiles
 
 
 class Kernel(NamedTuple):

@@ -44,6 +44,7 @@ class Variant:
     num_heads: int = 8
     num_kv_heads: int = 8
     features: str = ""  # of _FEATURES
+    descriptors: bool = False  # whole tiles are read through tensor descriptors
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Variant:
         heads = f"h{self.num_heads}:{self.num_kv_heads}"
         window = "{}:{}".format(*self.window_size)
         parts = (self.direction, f"d{self.head_dim}", dtype, f"w{window}", f"q{self.seqlen_q}", heads)
-        return "-".join(parts) + (f"-{self.features}" if self.features else "")
+        return "-".join([*parts, *filter(None, [self.features, "tma" if self.descriptors else ""])])
 
 
 class Compiled(NamedTuple):
@@ -66,7 +67,8 @@ class Compiled(NamedTuple):
     instructions: int
     wgmma: int  # of them on the matrix units, by warpgroups (sm_90)
     mma: int  # and by warps
-    copies: int  # asynchronous, to shared memory
+    copies: int  # asynchronous, to shared memory, by threads
+    tma: int  # and of whole tiles
     seconds: float  # that Triton took for all kernels of the variant
 
     @property
@@ -77,19 +79,24 @@ class Compiled(NamedTuple):
 _FEATURES = ("", "score", "dropout", "layout", "packed", "segments")
 _HEADER = (
     "variant", "kernel", "warps", "shared", "registers", "spills", "instructions", "wgmma", "mma", "copies",
-    "s",
+    "tma", "s",
 )  # fmt: skip
 
 
 def variants(everything: bool) -> Iterator[Variant]:
-    """A part for every commit; everything: all whose tiles differ, and every feature in both directions."""
+    """A part for every commit; everything: all whose tiles differ, and every feature in both directions.
+
+    Each with tensor descriptors too, where there is no feature.
+    """
     dtypes = (torch.bfloat16, torch.float32, *((torch.float16,) if everything else ()))
     head_dims = (16, 32, 64, 96, 128, 192, 256) if everything else (64, 128)
     for dtype in dtypes:
         for head_dim in head_dims if dtype != torch.float32 or everything else (64,):
             for window_size in ((1023, 0), (63, 63)) if dtype != torch.float32 else ((1023, 0),):
-                yield Variant("forward", head_dim, dtype, window_size)
-                yield Variant("backward", head_dim, dtype, window_size)
+                for direction in ("forward", "backward"):
+                    yield Variant(direction, head_dim, dtype, window_size)
+                    if window_size == (1023, 0):
+                        yield Variant(direction, head_dim, dtype, window_size, descriptors=True)
             yield Variant("forward", head_dim, dtype, (-1, 0), 1, 32, 8)
             yield Variant("forward", head_dim, dtype, (-1, 0), 48, 8, 8)
     for features in _FEATURES[1:]:
@@ -183,14 +190,18 @@ def call_of(variant: Variant, device: str) -> Callable[[], Any]:
 
 def compile_variant(variant: Variant, target: str) -> list[Compiled]:
     """The variant's kernels, compiled for the target."""
+    from lckernels.backends.triton import tuned
+    from lckernels.backends.triton.tiles import TABLE, with_descriptors
+
     compiler = CompileOnly(target)
     compiler.activate()
     call = call_of(variant, "meta")
     begin = time.perf_counter()
-    call()
+    with tuned.trying(with_descriptors(TABLE) if variant.descriptors else {}):
+        call()
     seconds = time.perf_counter() - begin
     if TARGETS[target][0] != "cuda":  # cuobjdump reads cubins alone
-        zeros = (0,) * 6  # registers, and what is counted
+        zeros = (0,) * 7  # registers, and what is counted
         return [Compiled(variant.name, *kernel[:3], *zeros, seconds) for kernel in compiler.found]
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 
@@ -204,7 +215,7 @@ def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, s
     counted = (
         kernel.count(sass.SPILLS),
         len(kernel.codes),
-        *map(kernel.count, (sass.WGMMA, sass.MMA, sass.COPIES)),
+        *map(kernel.count, (sass.WGMMA, sass.MMA, sass.COPIES, sass.TMA)),
     )
     return Compiled(variant, name, num_warps, shared, kernel.registers, *counted, seconds)
 
@@ -232,6 +243,8 @@ def faults(found: list[Compiled], target: str) -> list[str]:
             wrong.append(f"{name}: {kernel.spills} spills")
         if plain and needs_wgmma(kernel) and not kernel.wgmma:
             wrong.append(f"{name}: no wgmma")
+        if kernel.variant.endswith("-tma") and kernel.kernel != "attention_delta_kernel" and not kernel.tma:
+            wrong.append(f"{name}: no TMA")
     return wrong
 
 

@@ -53,9 +53,15 @@ def test_what_was_tuned_goes_before_the_table(file):
     assert chosen() == chosen(heavy=True) == OTHER, "the table has no heavy tiles of its own there"
     assert chosen(window=64) == TABLE[Key("forward", 128, "narrow")]
     assert chosen(torch.float32) == TABLE[Key("forward", 128, "fp32")]
-    with tuned.trying(KEY, TABLE[KEY]):
+    with tuned.trying({KEY: TABLE[KEY]}):
         assert chosen() == TABLE[KEY]
     assert chosen() == OTHER
+    described = OTHER._replace(descriptors=True)
+    with tuned.trying({KEY: TABLE[KEY]}), tuned.trying({KEY: described}):
+        assert chosen() == described
+    file.write_text(tuned.text({KEY: described}))
+    tuned.read.cache_clear()
+    assert chosen() == described
 
 
 def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__version__):
@@ -74,6 +80,8 @@ def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__versi
         (entry(sizes=(64, 128, 3, 2)), "got the tiles"),
         (entry("backward_bias 64 half", (128, 64, 4, 1)), "got the tiles"),
         (entry(sizes=(64, 128, 4, 0)), "got the tiles"),
+        (entry(sizes=(64, 128, 4, 2, 2)), "got the tiles"),
+        (entry("chunked 64 half", (64, 64, 4, 1, True)), "got the tiles"),
         (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
         (entry(version="2.0.0"), "made for Triton 2.0.0"),
     ],
@@ -103,8 +111,11 @@ def test_neighbours_differ_in_one_size_and_fit():
             assert tiles.fitted(other, row_bytes, CHIP.shared_memory) == other
             assert key.kernel != "backward_bias" or other.block_m <= other.block_n
     assert tune.neighbours(KEY, Tiles(16, 16, 8, 1), CHIP) == [
-        Tiles(32, 16, 8, 1), Tiles(16, 32, 8, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 2)
+        Tiles(32, 16, 8, 1), Tiles(16, 32, 8, 1), Tiles(16, 16, 4, 1), Tiles(16, 16, 8, 2),
+        Tiles(16, 16, 8, 1, True),
     ]  # fmt: skip
+    for other in (CHIP._replace(arch="sm_89"), CHIP._replace(arch="gfx942")):
+        assert not any(found.descriptors for found in tune.neighbours(KEY, TABLE[KEY], other))
 
 
 def test_keys_are_those_asked_for():
@@ -181,8 +192,9 @@ def test_it_finds_the_fastest_in_the_interpreter():
 
 
 def test_a_printed_line():
-    row = tune.Tuned(KEY, TABLE[KEY], OTHER, 2e-3, 1e-3)
-    words = ["forward", "128", "half", "128x64x8x3", "2.000", "ms", "64x128x4x2", "1.000", "ms", "2.00x"]
+    row = tune.Tuned(KEY, TABLE[KEY], OTHER._replace(descriptors=True), 2e-3, 1e-3)
+    sizes = ["128x64x8x3", "2.000", "ms", "64x128x4x2-tma", "1.000", "ms"]
+    words = ["forward", "128", "half", *sizes, "2.00x"]
     assert line(row).split() == words
 
 

@@ -90,10 +90,10 @@ def line(row: "Tuned") -> str:
     name = " ".join(map(str, row.key))
     if row.failure:
         return f"{name:26} is left out: {row.failure.splitlines()[0]}"
-    sizes = ["x".join(map(str, tiles)) for tiles in (row.before, row.after)]
+    sizes = [str(tiles) for tiles in (row.before, row.after)]
     times = [f"{1e3 * seconds:.3f} ms" for seconds in (row.seconds_before, row.seconds_after)]
     ratio = row.seconds_before / row.seconds_after
-    return f"{name:26} {sizes[0]:>14} {times[0]:>12}   {sizes[1]:>14} {times[1]:>12}   {ratio:.2f}x"
+    return f"{name:26} {sizes[0]:>16} {times[0]:>12}   {sizes[1]:>16} {times[1]:>12}   {ratio:.2f}x"
 
 
 def _among(option: str, values: list | None, allowed: tuple) -> list:

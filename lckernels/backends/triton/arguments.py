@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lckernels.backends.triton import tuned
 from lckernels.backends.triton.kernels.score import ScoreArgs
 from lckernels.backends.triton.kernels.window import Tables
+from lckernels.backends.triton.launch import Rows, blocks
 from lckernels.backends.triton.tiles import (
     Chip,
     Tiles,
@@ -34,6 +36,7 @@ class Arguments:
     packed: bool
     bias_len: int
     heavy: bool
+    whole_tiles: bool  # a tile of keys may be seen whole: masks by key leave none
     chip: Chip
     dtype: torch.dtype
     sizes: dict[str, Any]  # constants of the problem: GROUP, head dims and their room, PRECISION
@@ -49,6 +52,12 @@ class Arguments:
         if self.packed:
             return num_rows // block + self.num_texts if self.num_texts else 0
         return -(-num_rows // block)
+
+    def blocks(self, tiles: Tiles, num_rows: int, *tensors: Rows) -> list[TensorDescriptor | None]:
+        """Tiles of num_rows rows of each tensor as a tensor descriptor, where a pass has use for them."""
+        if not (tiles.descriptors and self.whole_tiles):
+            return [None for _ in tensors]
+        return [blocks(x, num_rows, block_dim(x.ptr.shape[3])) for x in tensors]
 
     def fresh(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         """An output; of packed input zeros, since rows may belong to no text."""
@@ -101,6 +110,7 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
         packed=packed,
         bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],
         heavy=_is_heavy(options),
+        whole_tiles=layout.kv_mask is None and layout.segment_ids is None,
         chip=chip,
         dtype=q.dtype,
         sizes={
@@ -154,8 +164,10 @@ def _first_of_id(ids: Tensor) -> Tensor:
 
 
 def _score_arguments(score: Score, options: AttentionOptions) -> ScoreArgs:
+    scale = float(options.softmax_scale)
     return ScoreArgs(
-        scale=float(options.softmax_scale),
+        scale=scale,
+        flips=1 if scale < 0 and not score.softcap and score.rel_bias is None else None,
         softcap=float(score.softcap) or None,
         rel_bias=_flat(score.rel_bias, torch.float32),
         bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],

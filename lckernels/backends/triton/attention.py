@@ -37,11 +37,16 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOption
     if splits > 1:
         parts = arguments.fresh(q, (splits * batch, *shape[1:]), torch.float32)
         part_lses = arguments.fresh_lse(q, (splits * batch, *lse_shape[1:]))
+    keys, values = rows(k), rows(v)
     launch(
         attention_forward_kernel,
         programs * splits,
         q,
-        *(rows(x) for x in (q, k, v, parts)),
+        rows(q),
+        keys,
+        values,
+        *arguments.blocks(tiles, tiles.block_n, keys, values),
+        rows(parts),
         part_lses,
         *arguments.common,
         num_tiles,
@@ -99,6 +104,7 @@ def windowed_attention_backward(
         batch * k.shape[2] * num_tiles,
         q,
         *inputs,
+        *arguments.blocks(tiles, tiles.block_m, inputs[0], inputs[3]),
         rows(dk),
         rows(dv),
         lse,
@@ -114,6 +120,7 @@ def windowed_attention_backward(
         batch * num_heads * num_tiles,
         q,
         *inputs,
+        *arguments.blocks(tiles, tiles.block_n, *inputs[1:3]),
         rows(dq),
         lse,
         delta,

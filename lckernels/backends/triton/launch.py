@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lckernels.backends.tensor_rows import contiguous_rows
 
@@ -19,6 +20,9 @@ class Rows(NamedTuple):
     stride_b: int
     stride_m: int
     stride_h: int
+
+
+_ALIGNMENT = 16  # bytes, of what a tensor descriptor addresses
 
 
 @cache
@@ -40,3 +44,21 @@ def rows(x: Tensor) -> Rows:
     """(batch, seqlen, heads, head_dim) as a kernel reads it."""
     x = contiguous_rows(x)
     return Rows(x, *x.stride()[:3])
+
+
+def blocks(x: Rows, num_rows: int, num_dims: int) -> TensorDescriptor | None:
+    """x's tiles (num_rows, num_dims) as a tensor descriptor of (batch, heads, seqlen, head_dim).
+
+    None where there can be none: without rows, with repeated ones, or where they begin elsewhere than at
+    multiples of 16 bytes.
+    """
+    batch, seqlen, heads, head_dim = x.ptr.shape
+    sizes = (batch, heads, seqlen)
+    strides = tuple(
+        head_dim if size == 1 else stride
+        for size, stride in zip(sizes, (x.stride_b, x.stride_h, x.stride_m), strict=True)
+    )
+    places = (x.ptr.data_ptr(), *(stride * x.ptr.itemsize for stride in strides))
+    if any(place % _ALIGNMENT for place in places) or min(*sizes, *strides) < 1:
+        return None
+    return TensorDescriptor(x.ptr, [*sizes, head_dim], [*strides, 1], [1, 1, num_rows, num_dims])

@@ -31,6 +31,10 @@ class Tiles(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
+    descriptors: bool = False  # whole tiles are read through tensor descriptors: by TMA, sm_90 and later
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self[:4])) + ("-tma" if self.descriptors else "")
 
 
 class Chip(NamedTuple):
@@ -39,6 +43,11 @@ class Chip(NamedTuple):
     arch: str  # sm_90, gfx942
     shared_memory: int  # bytes of a program
     num_sms: int
+
+    @property
+    def has_tma(self) -> bool:
+        """Whether it copies tiles that a tensor descriptor tells; elsewhere descriptors become addresses."""
+        return self.arch.startswith("sm_") and int(self.arch.removeprefix("sm_")) >= 90
 
 
 class Key(NamedTuple):
@@ -99,14 +108,24 @@ SIZES = {
     "block_n": (16, 32, 64, 128),
     "num_warps": (4, 8),
     "num_stages": (1, 2, 3, 4),
+    "descriptors": (False, True),
 }
+_DESCRIBED = ("forward", "backward_kv", "backward_q")  # passes with loops over whole tiles
 
 
 def allowed(key: Key, tiles: Tiles) -> bool:
     """Whether a kernel may have such tiles; whether they fit a chip is not asked."""
     known = all(getattr(tiles, name) in sizes for name, sizes in SIZES.items())
+    if tiles.descriptors and key.kernel not in _DESCRIBED:
+        return False
     # The bias' kernel turns a tile within its keys.
     return known and (key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n)
+
+
+def with_descriptors(tiles_of: Mapping[Key, Tiles]) -> dict[Key, Tiles]:
+    """The same tiles, read through tensor descriptors where their pass has such loops."""
+    described = {key: tiles._replace(descriptors=True) for key, tiles in tiles_of.items()}
+    return {key: tiles if allowed(key, tiles) else tiles_of[key] for key, tiles in described.items()}
 
 
 @cache

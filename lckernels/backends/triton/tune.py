@@ -92,7 +92,7 @@ def _tune_one(key: Key, problem: Problem, device: torch.device, time_call: TimeC
 
     def measured(tiles: Tiles) -> float:
         """Seconds of the call with those tiles; inf if they do not serve."""
-        with tuned.trying(key, tiles):
+        with tuned.trying({key: tiles}):
             try:
                 if not _agree(call(), want):
                     return math.inf
@@ -126,7 +126,7 @@ def _agree(got: Results, want: Results) -> bool:
 
 
 def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
-    """Tiles that differ in one size by one step, and have room."""
+    """Tiles that differ in one size by one step, and that the chip has room and copies for."""
     found = []
     for name, sizes in SIZES.items():
         place = sizes.index(getattr(tiles, name))
@@ -136,7 +136,10 @@ def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
     return [
         other
         for other in found
-        if other != tiles and allowed(key, other) and fitted(other, row_bytes, chip.shared_memory) == other
+        if other != tiles
+        and allowed(key, other)
+        and (chip.has_tma or not other.descriptors)
+        and fitted(other, row_bytes, chip.shared_memory) == other
     ]
 
 

@@ -27,13 +27,15 @@ def tiles(chip: Chip) -> Mapping[Key, Tiles]:
 
 
 @contextmanager
-def trying(key: Key, candidate: Tiles) -> Iterator[None]:
-    """Within, `key` has those tiles."""
-    _trying[key] = candidate
+def trying(candidates: Mapping[Key, Tiles]) -> Iterator[None]:
+    """Within, these keys have those tiles."""
+    before = dict(_trying)
+    _trying.update(candidates)
     try:
         yield
     finally:
-        del _trying[key]
+        _trying.clear()
+        _trying.update(before)
 
 
 @cache

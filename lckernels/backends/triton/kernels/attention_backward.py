@@ -19,7 +19,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     text_rows,
     valid_keys,
 )
-from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, scores
+from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, score_unit, scores
 from lckernels.backends.triton.kernels.tile_rows import (
     finite_rows,
     load_first,
@@ -29,7 +29,7 @@ from lckernels.backends.triton.kernels.tile_rows import (
     store_rows,
     walk,
 )
-from lckernels.backends.triton.kernels.window import Rule, own_segment, text_keys, visible_queries
+from lckernels.backends.triton.kernels.window import Rule, in_span, own_segment, text_keys, visible_queries
 
 
 class QueryTile(NamedTuple):
@@ -118,7 +118,7 @@ def score_gradient(
     """Gradient of the scores behind the softcap (rows, BLOCK_N), 0 where unseen; and the softcap's tanh."""
     qk = tl.dot(queries.q, tl.trans(k_tile), input_precision=PRECISION)
     s, capped = scores(qk, rows.p[:, None], j[None, :], rows.head[:, None], score)
-    probs = tl.exp2(s - queries.lse[:, None])
+    probs = tl.exp2(s * score_unit(score) - queries.lse[:, None])
     dprobs = tl.dot(queries.dout, tl.trans(v_tile), input_precision=PRECISION)
     if score.seed is not None:
         keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], text.index, False, BLOCK_N)
@@ -158,10 +158,10 @@ def query_gradient_tile(
 
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_q_kernel(
-    q, k, v, dout, dq, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
-    total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, dout, k_blocks, v_blocks, dq, lse, delta, tables, score, left, right, sink_tokens, chunk,
+    chunk_origin, offset, total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads x tiles of queries, the last fastest; over the tiles of keys that one of them sees.
     tile = tl.program_id(0) % num_tiles
@@ -179,7 +179,9 @@ def attention_backward_q_kernel(
         q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
         BLOCK_DV,
     )  # fmt: skip
-    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    kv = walk(
+        k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV, k_blocks, v_blocks
+    )  # fmt: skip
     MIXED: tl.constexpr = tables.segment_ids is not None
     dq_tile = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if tables.kv_mask is None and not MIXED:
@@ -219,19 +221,20 @@ def key_gradient_tile(
     delta_row = tl.load(delta + i, mask=kept, other=0.0)
     qk = tl.dot(keys.k, tl.trans(q_tile), input_precision=PRECISION)
     s, capped = scores(qk, p[None, :], keys.j[:, None], queries.head, score)
-    probs = tl.exp2(s - lse_row[None, :])
+    exponent = s * score_unit(score) - lse_row[None, :]
     if MASKED:
-        seen = (i[None, :] >= keys.begin[:, None]) & (i[None, :] < keys.end[:, None])
+        seen = in_span(i[None, :], keys.begin[:, None], keys.end[:, None])
         if tables.segment_ids is not None:
             segment, has_segment = own_segment(tables, queries.key_row, p, queries.num_k)
             in_text = keys.j < queries.num_k
             key_segment = tl.load(tables.segment_ids + queries.key_row + keys.j, mask=in_text, other=0)
             seen = seen & has_segment[None, :] & (key_segment[:, None] == segment[None, :])
-        if MIXED:
-            q_tile, _ = finite_rows(q_tile)
-            dout_tile, bad = finite_rows(dout_tile)
-            probs = tl.where(bad[None, :], float("nan"), probs)
-        probs = tl.where(seen, probs, 0.0)
+        exponent = tl.where(seen, exponent, float("-inf"))
+    probs = tl.exp2(exponent)
+    if MIXED:
+        q_tile, _ = finite_rows(q_tile)
+        dout_tile, bad = finite_rows(dout_tile)
+        probs = tl.where(seen & bad[None, :], float("nan"), probs)
     dprobs = tl.dot(keys.v, tl.trans(dout_tile), input_precision=PRECISION)
     dropped = probs
     if score.seed is not None:
@@ -243,7 +246,7 @@ def key_gradient_tile(
     ds = probs * (dprobs - delta_row[None, :])
     if score.softcap is not None:
         ds = ds * (1.0 - capped * capped)
-    if MASKED:
+    if MIXED:
         ds = tl.where(seen, ds, 0.0)
     dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
     return dk_tile, dv_tile
@@ -251,10 +254,10 @@ def key_gradient_tile(
 
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_kv_kernel(
-    q, k, v, dout, dk, dv, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
-    total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, dout, q_blocks, dout_blocks, dk, dv, lse, delta, tables, score, left, right, sink_tokens, chunk,
+    chunk_origin, offset, total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x kv heads x tiles of keys, the last fastest; over the group's heads, and for each over the
     # tiles of queries that see one of the keys.
@@ -295,7 +298,9 @@ def attention_backward_kv_kernel(
     dv_tile = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     for member in tl.range(0, GROUP):
         head = kv_head * GROUP + member
-        q_dout = walk(q, dout, batch, q_begin, head, BLOCK_M, BLOCK_D, BLOCK_DV)
+        q_dout = walk(
+            q, dout, batch, q_begin, head, BLOCK_M, BLOCK_D, BLOCK_DV, q_blocks, dout_blocks
+        )  # fmt: skip
         row = (batch.to(tl.int64) * num_heads + head) * total_q + q_begin
         queries = Queries(text, head, num_q, num_k, valid_text.shift, key_row)
         if not MIXED:

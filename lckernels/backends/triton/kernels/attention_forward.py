@@ -16,7 +16,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     seen_keys,
     valid_keys,
 )
-from lckernels.backends.triton.kernels.score import LN_2, LOG2_E, dropout_keep, scores
+from lckernels.backends.triton.kernels.score import LN_2, LOG2_E, dropout_keep, score_unit, scores
 from lckernels.backends.triton.kernels.tile_rows import (
     finite_rows,
     load_first,
@@ -30,11 +30,25 @@ from lckernels.backends.triton.kernels.window import Rule
 
 
 class Softmax(NamedTuple):
-    """An online softmax: the sum of exp2(s - row_max) v, the largest s, the sum of exp2(s - row_max)."""
+    """An online softmax of scores s: the sum of exp2(unit (s - row_max)) v, the largest s, the sum of
+    exp2(unit (s - row_max)); see positive_unit.
+    """
 
     acc: Any
     row_max: Any
     row_sum: Any
+
+
+@triton.jit
+def positive_unit(score):
+    """The unit of `Softmax`: never 0, which would make NaN of masked scores."""
+    return tl.maximum(tl.abs(score_unit(score)), 1e-37)
+
+
+@triton.jit
+def with_positive_unit(q_tile, score):
+    """q, negated where `score_unit` is, so that the largest score has the largest probability."""
+    return q_tile if score.flips is None else -q_tile
 
 
 @triton.jit
@@ -60,8 +74,10 @@ def attend_tile(
         s = tl.where(seen, s, float("-inf"))
     row_max = tl.maximum(state.row_max, tl.max(s, 1))
     base = tl.where(row_max == float("-inf"), 0.0, row_max)
-    e = tl.exp2(s - base[:, None])
-    decay = tl.exp2(state.row_max - base)
+    # The difference first: scaled and subtracted in one, large scores would miss their maximum.
+    unit = positive_unit(score)
+    e = tl.exp2((s - base[:, None]) * unit)
+    decay = tl.exp2((state.row_max - base) * unit)
     row_sum = state.row_sum * decay + tl.sum(e, 1)
     acc = state.acc * decay[:, None]
     if score.seed is not None:
@@ -78,7 +94,7 @@ def attend_tile(
 
 @triton.jit
 def add_sink(state, sink):
-    """The softmax with exp2(sink) in its denominator."""
+    """The softmax with exp2(sink) in its denominator; its unit is 1."""
     row_max = tl.maximum(state.row_max, sink)
     base = tl.where(row_max == float("-inf"), 0.0, row_max)
     decay = tl.exp2(state.row_max - base)
@@ -88,10 +104,10 @@ def add_sink(state, sink):
 
 @triton.jit(do_not_specialize=VARYING)
 def attention_forward_kernel(
-    q, k, v, out, lse, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset, total_q, total_k,
-    num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr, PACK: tl.constexpr,
-    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, k_blocks, v_blocks, out, lse, tables, score, left, right, sink_tokens, chunk, chunk_origin,
+    offset, total_q, total_k, num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr,
+    PACK: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads (kv heads with PACK) x tiles of rows x splits of the keys, the last fastest. A row
     # is a query, or with PACK one head of a query's group. Each split writes an out and an lse of its own.
@@ -109,8 +125,10 @@ def attention_forward_kernel(
     tiles = key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N)
 
     q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, rows.head, BLOCK_D)
-    q_tile = load_rows(q_ptrs, rows.kept, HEAD_DIM, True)
-    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    q_tile = with_positive_unit(load_rows(q_ptrs, rows.kept, HEAD_DIM, True), score)
+    kv = walk(
+        k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV, k_blocks, v_blocks
+    )  # fmt: skip
     state = no_keys(BLOCK_M, BLOCK_DV)
     if tables.kv_mask is None and tables.segment_ids is None:
         for t in tl.range(tiles.clear_first, tiles.clear_last):
@@ -125,6 +143,7 @@ def attention_forward_kernel(
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
 
+    state = Softmax(state.acc, state.row_max * positive_unit(score), state.row_sum)
     if score.sink_logits is not None:
         sink = tl.load(score.sink_logits + rows.head) * LOG2_E
         state = add_sink(state, tl.where(split == 0, sink, float("-inf")))

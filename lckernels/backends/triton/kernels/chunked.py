@@ -19,7 +19,12 @@ from lckernels.backends.triton.kernels.attention_backward import (
     key_gradient_tile,
     query_gradient_tile,
 )
-from lckernels.backends.triton.kernels.attention_forward import attend_tile, no_keys
+from lckernels.backends.triton.kernels.attention_forward import (
+    attend_tile,
+    no_keys,
+    positive_unit,
+    with_positive_unit,
+)
 from lckernels.backends.triton.kernels.key_tiles import QueryRows, Text
 from lckernels.backends.triton.kernels.score import LOG2_E
 from lckernels.backends.triton.kernels.tile_rows import load_rows, row_ptrs, store_rows, walk
@@ -189,6 +194,7 @@ def chunked_forward_kernel(
     batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA)
     source = extra if EXTRA else tokens
     q_tile = load_rows(row_ptrs(source.q, batch, 0, row, head, BLOCK_D), kept, HEAD_DIM, True)
+    q_tile = with_positive_unit(q_tile, score)
     merged = tl.zeros([TILE, BLOCK_DV], tl.float32)
     if dots is not None:
         dout_tile = load_rows(row_ptrs(source.dout, batch, 0, row, head, BLOCK_DV), kept, HEAD_DIM_V, True)
@@ -205,7 +211,7 @@ def chunked_forward_kernel(
             if dots is not None:
                 place = row_table(visit.chunk, head, sizes) + visit.column
                 tl.store(dots + place, tl.sum(out_tile * dout_tile.to(tl.float32), 1), mask=visit.covered)
-                lse_row = (state.row_max + tl.log2(state.row_sum)) / LOG2_E
+                lse_row = (state.row_max * positive_unit(score) + tl.log2(state.row_sum)) / LOG2_E
                 lse_row -= tl.log(tl.where(counts, visit.share, 1.0))
                 tl.store(lse + place, tl.where(counts, lse_row, float("inf")), mask=visit.covered)
             else:

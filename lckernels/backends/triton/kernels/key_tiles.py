@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from lckernels.backends.triton.kernels.window import own_segment, text_keys, visible_keys
+from lckernels.backends.triton.kernels.window import in_span, own_segment, text_keys, visible_keys
 
 SPAN_ALIGN = tl.constexpr(16)  # loops over keys start at a multiple of it
 # Arguments of the kernels that differ from call to call: one compiled kernel serves all their values.
@@ -188,10 +188,11 @@ def valid_keys(j, rows, tables, key_row):
 def seen_keys(j, stop, rows, valid, tables, key_row, sink_tokens):
     """Which of the keys j (BLOCK_N,) before `stop` each row sees: (rows, BLOCK_N) bool."""
     spans = rows.spans
-    seen = (j[None, :] >= spans.lo[:, None]) & (j[None, :] < spans.hi[:, None])
+    seen = in_span(j[None, :], spans.lo[:, None], spans.hi[:, None])
     if sink_tokens is not None:
-        seen = seen | ((j[None, :] >= spans.floor[:, None]) & (j[None, :] < spans.sinks[:, None]))
-    seen = seen & (valid & (j < stop))[None, :]
+        seen = seen | in_span(j[None, :], spans.floor[:, None], spans.sinks[:, None])
+    if sink_tokens is not None or tables.kv_mask is not None:  # else a span holds valid keys alone
+        seen = seen & (valid & (j < stop))[None, :]
     if tables.segment_ids is not None:
         key_segment = tl.load(tables.segment_ids + key_row + j, mask=valid, other=0)
         seen = seen & rows.has_segment[:, None] & (key_segment[None, :] == rows.segment[:, None])

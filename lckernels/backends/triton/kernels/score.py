@@ -15,6 +15,7 @@ class ScoreArgs(NamedTuple):
     """A score's numbers and its tensors, fp32 and contiguous, or None."""
 
     scale: float
+    flips: int | None  # 1 where raw products times a negative scale are the scores, else None
     softcap: float | None
     rel_bias: Tensor | None  # (num_heads, bias_len)
     bias_len: int
@@ -39,12 +40,12 @@ def tanh(x):
 
 @triton.jit
 def scores(qk, p, j, head, score):
-    """Scores times log2(e) of raw products, and softcap's tanh (qk itself without softcap).
+    """Scores over `score_unit` of raw products, and softcap's tanh (qk itself without softcap).
 
     p, j and head broadcast to qk's shape: positions of queries and keys (p int64), heads.
     """
     if score.softcap is None and score.rel_bias is None:
-        return qk * (score.scale * LOG2_E), qk
+        return qk, qk
     s = qk * score.scale
     capped = s
     if score.softcap is not None:
@@ -52,7 +53,15 @@ def scores(qk, p, j, head, score):
         s = capped * score.softcap
     if score.rel_bias is not None:
         s += tl.load(score.rel_bias + head * score.bias_len + bias_column(p, j, score))
-    return s * LOG2_E, capped
+    return s, capped
+
+
+@triton.jit
+def score_unit(score):
+    """What makes exponents of two of `scores`: a product of raw products is scaled here alone."""
+    if score.softcap is None and score.rel_bias is None:
+        return score.scale * LOG2_E
+    return tl.full([], LOG2_E, tl.float32)
 
 
 @triton.jit

@@ -7,16 +7,28 @@ import triton.language as tl
 
 
 class Walk(NamedTuple):
-    """Two tensors whose rows a loop reads together (k and v, or q and dout): first tiles and row strides."""
+    """Two tensors whose rows a loop reads together (k and v, or q and dout): first tiles and row strides.
+
+    Their blocks are tensor descriptors of (batch, heads, seqlen, head_dim), or None: whole tiles are read
+    through them, from (batch, head, row) on.
+    """
 
     first: Any
     second: Any
     first_stride: Any
     second_stride: Any
+    first_blocks: Any
+    second_blocks: Any
+    batch: Any
+    head: Any
+    row: Any
 
 
 @triton.jit
-def walk(x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr):
+def walk(
+    x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
+    x_blocks=None, y_blocks=None,
+):  # fmt: skip
     """A `Walk` over the rows of x and y from first_row on, ROWS at a time."""
     row = tl.arange(0, ROWS)
     return Walk(
@@ -24,6 +36,11 @@ def walk(x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr
         row_ptrs(y, batch, first_row, row, head, BLOCK_Y),
         x.stride_m,
         y.stride_m,
+        x_blocks,
+        y_blocks,
+        batch,
+        head,
+        first_row,
     )
 
 
@@ -51,8 +68,18 @@ def load_rows(ptrs, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
 
 
 @triton.jit
+def load_block(blocks, pair, start):
+    """A tile through a tensor descriptor: all its rows from `start` on are the head's; missing dims are 0."""
+    row = pair.row + start
+    tile = blocks.load([pair.batch.to(tl.int32), pair.head.to(tl.int32), row.to(tl.int32), 0])
+    return tile.reshape(tile.shape[2], tile.shape[3])
+
+
+@triton.jit
 def load_first(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
     """The rows from `start` on of the first tensor of a `Walk`."""
+    if pair.first_blocks is not None and not MASKED:
+        return load_block(pair.first_blocks, pair, start)
     skip = tl.full([], 0, tl.int64) + start
     return load_rows(pair.first + skip * pair.first_stride, kept, DIM, MASKED)
 
@@ -60,6 +87,8 @@ def load_first(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
 @triton.jit
 def load_second(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
     """The rows from `start` on of the second tensor of a `Walk`."""
+    if pair.second_blocks is not None and not MASKED:
+        return load_block(pair.second_blocks, pair, start)
     skip = tl.full([], 0, tl.int64) + start
     return load_rows(pair.second + skip * pair.second_stride, kept, DIM, MASKED)
 

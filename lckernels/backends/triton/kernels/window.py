@@ -88,6 +88,12 @@ def inside(x, num_keys):
 
 
 @triton.jit
+def in_span(x, begin, end):
+    """Whether x is in [begin, end), which may be empty: one comparison, of what lies below begin as huge."""
+    return (x - begin).to(tl.uint32) < tl.maximum(end - begin, 0).to(tl.uint32)
+
+
+@triton.jit
 def visible_keys(p, rule, keys, tables, key_row, num_k):
     """The `Spans` of the queries at p; without sink tokens `sinks` is floor."""
     floor = keys.kv_start + p * 0
