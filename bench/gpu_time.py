@@ -29,6 +29,7 @@ from lckernels import dispatch
 from lckernels.dispatch import Problem
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
+OWN_TMA = f"{OWN} tma"  # the Triton kernels, whole tiles through tensor descriptors
 PRODUCT_SIZE = 8192  # of the matrices whose product is the ceiling of attention
 
 MERGE_CASES = [
@@ -110,6 +111,8 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
         "sdpa_causal": entrant(lambda: sdpa_causal(case, direction, device)),
     }
     if device == "cuda":
+        if dispatch.settings().get("backend", "triton") == "triton":
+            entrants[OWN_TMA] = lambda: through_descriptors(entrants[OWN](), torch.device(device))
         entrants["flex"] = entrant(lambda: flex(case, direction, device))
         entrants["sdpa_cudnn"] = entrant(lambda: sdpa_cudnn(case, direction, device))
         entrants["torch_flash"] = entrant(lambda: torch_flash(case, direction, device))
@@ -125,6 +128,25 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
         size = min(PRODUCT_SIZE, case.seqlen)
         ceilings = {PRODUCT: product_ceiling(size, case.dtype, device)}
     return contest(subject, calls, want, honest, ceilings, clock, folder)
+
+
+def through_descriptors(call: Results, device: torch.device) -> Results:
+    """The call, with tiles that the Triton kernels read through tensor descriptors.
+
+    Raises ValueError where the device has no TMA, ModuleNotFoundError without Triton.
+    """
+    from lckernels.backends.triton import tiles, tuned
+
+    chip = tiles.chip_of(device)
+    if not chip.has_tma:
+        raise ValueError(f"{chip.arch} has no TMA")
+    described = tiles.with_descriptors({**tiles.TABLE, **tuned.tiles(chip)})
+
+    def run() -> Tensors:
+        with tuned.trying(described):
+            return call()
+
+    return run
 
 
 def is_taken(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -> bool:

@@ -7,8 +7,8 @@ from lckernels.dispatch import Problem, backends
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bench import triton_compile
-from lckernels.backends.triton import tiles
+from bench import gpu_time, triton_compile
+from lckernels.backends.triton import tiles, tuned
 
 KERNELS = ("forward", "backward_kv", "backward_q", "backward_bias", "chunked")
 CHIPS = {
@@ -91,17 +91,47 @@ def test_plain_tf32_is_never_chosen():
     assert tiles.dot_precision(CHIPS["gfx942"], 64) == "ieee"
 
 
+def test_a_call_through_descriptors(monkeypatch):
+    """A GPU's benchmark runs it beside the call as it is."""
+    chips = iter([CHIPS["sm_90"], CHIPS["sm_86"], CHIPS["gfx942"]])
+    monkeypatch.setattr(tiles, "chip_of", lambda _: next(chips))
+    call = gpu_time.through_descriptors(
+        lambda: tuned.tiles(CHIPS["sm_90"])[tiles.Key("forward", 64, "half")].descriptors, "cuda"
+    )
+    assert call() is True and not tuned.tiles(CHIPS["sm_90"])
+    for name in ("sm_86", "gfx942"):
+        with pytest.raises(ValueError, match=f"{name} has no TMA"):
+            gpu_time.through_descriptors(lambda: (), "cuda")
+
+
+def test_whole_tiles_are_copied_where_a_descriptor_says_so():
+    variant = triton_compile.Variant("forward", 64, torch.bfloat16, descriptors=True)
+    assert variant.name.endswith("-tma")
+    (kernel,) = triton_compile.compile_all([variant], "sm_90")
+    assert kernel.tma > 0 and kernel.copies > 0, "masked tiles are read by threads"
+    assert triton_compile.faults([kernel], "sm_90") == []
+
+
 def test_a_kernel_compiles_without_a_gpu():
     variant = triton_compile.Variant("forward", 64, torch.bfloat16)
     (kernel,) = triton_compile.compile_all([variant], "sm_90")
     assert kernel.kernel == "attention_forward_kernel" and kernel.variant == variant.name
-    assert kernel.wgmma > 0 and kernel.mma == 0 and kernel.copies > 0 and kernel.registers > 100
+    assert (
+        kernel.wgmma > 0
+        and kernel.mma == 0
+        and kernel.copies > 0
+        and kernel.registers > 100
+        and kernel.tma == 0
+    )
     assert triton_compile.faults([kernel], "sm_90") == []
     assert kernel.kernel in triton_compile.table([kernel])
     spilled = kernel._replace(spills=3, wgmma=0, shared=2**20)
     words = ("bytes of shared memory", "3 spills", "no wgmma")
     for word, fault in zip(words, triton_compile.faults([spilled], "sm_90"), strict=True):
         assert word in fault
+    described = kernel._replace(variant=f"{variant.name}-tma")
+    (fault,) = triton_compile.faults([described], "sm_90")
+    assert fault.endswith("no TMA")
     with_features = spilled._replace(variant=f"{variant.name}-score")
     (fault,) = triton_compile.faults([with_features], "sm_90")
     assert "bytes of shared memory" in fault, "what an option costs in registers is no fault"
