@@ -12,48 +12,18 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from bench import sass
-from lckernels import Layout, Score
-from lckernels.options import AttentionOptions
+from bench.triton_variants import FEATURES, AnyVariant, variants
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32),
            "gfx942": ("hip", "gfx942", 64)}  # fmt: skip
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 HAVE_TMA = ("sm_90", "sm_100")
 PROCESSES = 2
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A call whose kernels are compiled: shapes are what the choice of tiles looks at."""
-
-    direction: str  # forward, backward
-    head_dim: int
-    dtype: torch.dtype
-    window_size: tuple[int, int] = (1023, 0)
-    seqlen_q: int = 8192
-    num_heads: int = 8
-    num_kv_heads: int = 8
-    features: str = ""  # of _FEATURES
-    descriptors: bool = False  # whole tiles are read through tensor descriptors
-
-    @property
-    def name(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        heads = f"h{self.num_heads}:{self.num_kv_heads}"
-        window = "{}:{}".format(*self.window_size)
-        parts = (self.direction, f"d{self.head_dim}", dtype, f"w{window}", f"q{self.seqlen_q}", heads)
-        return "-".join([*parts, *filter(None, [self.features, "tma" if self.descriptors else ""])])
 
 
 class Compiled(NamedTuple):
@@ -77,59 +47,17 @@ class Compiled(NamedTuple):
         return [str(x) for x in self[:-1]] + [f"{self.seconds:.1f}"]
 
 
-_FEATURES = ("", "score", "dropout", "layout", "packed", "segments")
+# Up to which head dim tiles have the 64 rows of wgmma, where that is not 256.
+_WIDEST = {
+    "attention_backward_kv_kernel": 128,
+    "chunked_forward_kernel": 128,
+    "chunked_backward_q_kernel": 128,
+    "chunked_backward_kv_kernel": 64,
+}
 _HEADER = (
     "variant", "kernel", "warps", "shared", "registers", "spills", "instructions", "wgmma", "mma", "copies",
     "tma", "s",
 )  # fmt: skip
-
-
-def variants(everything: bool) -> Iterator[Variant]:
-    """A part for every commit; everything: all whose tiles differ, and every feature in both directions.
-
-    bf16 and fp32 with tensor descriptors too, where there is no feature.
-    """
-    dtypes = (torch.bfloat16, torch.float32, *((torch.float16,) if everything else ()))
-    head_dims = (16, 32, 64, 96, 128, 192, 256) if everything else (64, 128)
-    for dtype in dtypes:
-        for head_dim in head_dims if dtype != torch.float32 or everything else (64,):
-            for window_size in ((1023, 0), (63, 63)) if dtype != torch.float32 else ((1023, 0),):
-                for direction in ("forward", "backward"):
-                    yield Variant(direction, head_dim, dtype, window_size)
-                    if window_size == (1023, 0) and dtype != torch.float16:
-                        yield Variant(direction, head_dim, dtype, window_size, descriptors=True)
-            yield Variant("forward", head_dim, dtype, (-1, 0), 1, 32, 8)
-            yield Variant("forward", head_dim, dtype, (-1, 0), 48, 8, 8)
-    for features in _FEATURES[1:]:
-        for direction in ("forward", "backward") if everything else ("forward",):
-            for head_dim in (64, 128) if everything else (128,):
-                yield Variant(direction, head_dim, torch.bfloat16, num_kv_heads=2, features=features)
-
-
-def options_of(variant: Variant, seqlen_k: int, device: str) -> AttentionOptions:
-    """The variant's options; zeros on the meta device have no memory."""
-
-    def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
-
-    layout, score, dropout_p = Layout(), Score(), 0.0
-    num_heads, features = variant.num_heads, variant.features
-    if features == "score":
-        score = Score(30.0, zeros(num_heads, 2000), 1000, zeros(num_heads))
-    elif features == "dropout":
-        dropout_p = 0.1
-    elif features == "layout":
-        ints = zeros(1, dtype=torch.int32)
-        mask = zeros(1, seqlen_k, dtype=torch.bool)
-        layout = Layout(ints, ints, ints, mask, sink_tokens=4, chunk=4096, chunk_origin=ints)
-    elif features == "packed":
-        bounds = zeros(9, dtype=torch.int32)
-        layout = Layout(cu_seqlens_q=bounds, cu_seqlens_k=bounds, sink_tokens=4)
-    elif features == "segments":
-        layout = Layout(segment_ids=zeros(1, seqlen_k, dtype=torch.int64), sink_tokens=4)
-    seed = zeros(1, dtype=torch.int64) if dropout_p else None
-    scale = variant.head_dim**-0.5
-    return AttentionOptions(variant.window_size, scale, layout, score, dropout_p, seed)
 
 
 class CompileOnly:
@@ -172,31 +100,14 @@ class CompileOnly:
         pass
 
 
-def call_of(variant: Variant, device: str) -> Callable[[], Any]:
-    """The variant's call of the Triton backend."""
-    from lckernels.backends import triton as backend
-
-    seqlen_k = 8192
-    shapes = (
-        (1, variant.seqlen_q, variant.num_heads, variant.head_dim),
-        (1, seqlen_k, variant.num_kv_heads, variant.head_dim),
-    )
-    q, k = (torch.zeros(shape, dtype=variant.dtype, device=device) for shape in shapes)
-    options = options_of(variant, seqlen_k, device)
-    if variant.direction == "forward":
-        return partial(backend.windowed_attention, q, k, k, options)
-    lse = q.new_zeros(1, variant.num_heads, variant.seqlen_q, dtype=torch.float32)
-    return partial(backend.windowed_attention_backward, q, None, q, k, k, q, lse, options)
-
-
-def compile_variant(variant: Variant, target: str) -> list[Compiled]:
+def compile_variant(variant: AnyVariant, target: str) -> list[Compiled]:
     """The variant's kernels, compiled for the target."""
     from lckernels.backends.triton import tuned
     from lckernels.backends.triton.tiles import TABLE, with_descriptors
 
     compiler = CompileOnly(target)
     compiler.activate()
-    call = call_of(variant, "meta")
+    call = variant.call("meta")
     begin = time.perf_counter()
     with tuned.trying(with_descriptors(TABLE) if variant.descriptors else {}):
         call()
@@ -221,7 +132,7 @@ def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, s
     return Compiled(variant, name, num_warps, shared, kernel.registers, *counted, seconds)
 
 
-def compile_all(chosen: list[Variant], target: str) -> list[Compiled]:
+def compile_all(chosen: list[AnyVariant], target: str) -> list[Compiled]:
     """Every variant's kernels, each once, in PROCESSES processes."""
     with ProcessPoolExecutor(PROCESSES) as pool:
         made = pool.map(compile_variant, chosen, [target] * len(chosen))
@@ -239,22 +150,29 @@ def faults(found: list[Compiled], target: str) -> list[str]:
             )
         if target != "sm_90":
             continue
-        plain = not kernel.variant.endswith(_FEATURES[1:])
+        plain = not kernel.variant.endswith(FEATURES[1:])
         if plain and kernel.spills:
             wrong.append(f"{name}: {kernel.spills} spills")
         if plain and needs_wgmma(kernel) and not kernel.wgmma:
             wrong.append(f"{name}: no wgmma")
+        if multiplies(kernel) and not kernel.wgmma + kernel.mma:
+            wrong.append(f"{name}: no product on the matrix units")
         if kernel.variant.endswith("-tma") and kernel.kernel != "attention_delta_kernel" and not kernel.tma:
             wrong.append(f"{name}: no TMA")
     return wrong
 
 
 def needs_wgmma(kernel: Compiled) -> bool:
-    """All products of half precision, but for tiles of fewer than 64 rows: decoding, dk of wide heads."""
+    """Half precision, but for tiles of fewer than 64 rows: decoding, and what wide heads have no room for."""
     few_rows = "-q1-" in kernel.variant or "-q48-" in kernel.variant
-    wide = kernel.kernel == "attention_backward_kv_kernel" and re.search("-d(192|256)-", kernel.variant)
-    multiplies = kernel.kernel not in ("attention_delta_kernel", "merge_splits_kernel")
-    return multiplies and "float16" in kernel.variant and not few_rows and not wide
+    head_dim = int(re.search(r"-d(\d+)-", kernel.variant)[1]) if multiplies(kernel) else 0
+    return multiplies(kernel) and not few_rows and head_dim <= _WIDEST.get(kernel.kernel, 256)
+
+
+def multiplies(kernel: Compiled) -> bool:
+    """Whether it has products of matrices in half precision."""
+    has_products = kernel.kernel.startswith(("attention_forward", "attention_backward", "chunked"))
+    return has_products and "float16" in kernel.variant
 
 
 def table(found: list[Compiled]) -> str:

@@ -16,7 +16,8 @@ from statistics import median
 
 import torch
 
-from bench.triton_compile import TARGETS, CompileOnly, Variant, call_of
+from bench.triton_compile import TARGETS, CompileOnly
+from bench.triton_variants import Variant
 
 VARIANTS = {
     variant.name: variant
@@ -37,7 +38,7 @@ def measure(name: str, target: str | None) -> dict[str, float]:
     device = "meta" if target else "cuda"
     if target:
         CompileOnly(target).activate()
-    call = call_of(VARIANTS[name], device)
+    call = VARIANTS[name].call(device)
     wait = (lambda: None) if target else torch.cuda.synchronize
     begin = time.perf_counter()
     call()

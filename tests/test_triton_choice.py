@@ -8,9 +8,13 @@ from lckernels.dispatch import Problem, backends
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from bench import gpu_time, triton_compile
+from bench.triton_variants import ChunkedVariant, MemoryVariant, Variant
 from lckernels.backends.triton import tiles, tuned
 
-KERNELS = ("forward", "backward_kv", "backward_q", "backward_bias", "chunked")
+KERNELS = (
+    "forward", "backward_kv", "backward_q", "backward_bias", "chunked_forward", "chunked_backward_kv",
+    "chunked_backward_q",
+)  # fmt: skip
 CHIPS = {
     "sm_90": tiles.Chip("sm_90", 227 * 1024, 132),
     "sm_86": tiles.Chip("sm_86", 99 * 1024, 84),
@@ -73,6 +77,8 @@ def test_tiles_fit(kernel, chip):
                     assert found.num_stages >= 1 and found.num_warps in (4, 8)
                     if kernel == "backward_bias":
                         assert found.block_m <= found.block_n
+                    if kernel.startswith("chunked"):
+                        assert tiles.rows_of_tile(kernel, found) <= 64
 
 
 def test_splits_fill_the_chip_and_no_more():
@@ -105,15 +111,33 @@ def test_a_call_through_descriptors(monkeypatch):
 
 
 def test_whole_tiles_are_copied_where_a_descriptor_says_so():
-    variant = triton_compile.Variant("forward", 64, torch.bfloat16, descriptors=True)
+    variant = Variant("forward", 64, torch.bfloat16, descriptors=True)
     assert variant.name.endswith("-tma")
     (kernel,) = triton_compile.compile_all([variant], "sm_90")
     assert kernel.tma > 0 and kernel.copies > 0, "masked tiles are read by threads"
     assert triton_compile.faults([kernel], "sm_90") == []
 
 
+def test_every_op_has_variants():
+    """Each runs on the meta device as far as to its launches."""
+    chunked = [
+        ChunkedVariant(direction, 64, torch.bfloat16, "extra") for direction in ("forward", "backward")
+    ]
+    merges = [
+        MemoryVariant(op, direction, torch.bfloat16, "explicit" if op == "overlap_merge" else "")
+        for op in ("overlap_merge", "overlap_split", "merge_attention_states")
+        for direction in ("forward", "backward")
+    ]
+    found = triton_compile.compile_all([*chunked, *merges], "sm_90")
+    assert {kernel.kernel for kernel in found} == {
+        "_shares_kernel", "chunked_forward_kernel", "chunked_backward_q_kernel", "chunked_backward_kv_kernel",
+        "_gather_kernel", "_scatter_kernel", "_forward_kernel", "_backward_kernel",
+    }  # fmt: skip
+    assert triton_compile.faults(found, "sm_90") == []
+
+
 def test_a_kernel_compiles_without_a_gpu():
-    variant = triton_compile.Variant("forward", 64, torch.bfloat16)
+    variant = Variant("forward", 64, torch.bfloat16)
     (kernel,) = triton_compile.compile_all([variant], "sm_90")
     assert kernel.kernel == "attention_forward_kernel" and kernel.variant == variant.name
     assert kernel.wgmma > 0 and kernel.mma == 0 and kernel.copies > 0 and kernel.tma == 0
@@ -121,13 +145,13 @@ def test_a_kernel_compiles_without_a_gpu():
     assert triton_compile.faults([kernel], "sm_90") == []
     assert kernel.kernel in triton_compile.table([kernel])
     spilled = kernel._replace(spills=3, wgmma=0, shared=2**20)
-    words = ("bytes of shared memory", "3 spills", "no wgmma")
+    words = ("bytes of shared memory", "3 spills", "no wgmma", "no product on the matrix units")
     for word, fault in zip(words, triton_compile.faults([spilled], "sm_90"), strict=True):
         assert word in fault
     described = kernel._replace(variant=f"{variant.name}-tma")
     (fault,) = triton_compile.faults([described], "sm_90")
     assert fault.endswith("no TMA")
     with_features = spilled._replace(variant=f"{variant.name}-score")
-    (fault,) = triton_compile.faults([with_features], "sm_90")
+    fault, _ = triton_compile.faults([with_features], "sm_90")
     assert "bytes of shared memory" in fault, "what an option costs in registers is no fault"
     assert triton_compile.faults([kernel._replace(wgmma=0, variant="forward-d64-float32-x")], "sm_90") == []

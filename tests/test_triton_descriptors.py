@@ -137,6 +137,7 @@ def test_passes_without_such_loops_have_none():
     described = with_descriptors(TABLE)
     assert described.keys() == TABLE.keys()
     for key, tiles in described.items():
-        assert tiles.descriptors == (key.kernel not in ("backward_bias", "chunked"))
+        has_loops = key.kernel in ("forward", "backward_kv", "backward_q")
+        assert tiles.descriptors == (has_loops and key.kind != "fp32")
         assert tiles._replace(descriptors=False) == TABLE[key] and allowed(key, tiles)
-        assert not allowed(key._replace(kernel="chunked"), tiles._replace(descriptors=True))
+        assert not allowed(key._replace(kernel="chunked_forward"), tiles._replace(descriptors=True))

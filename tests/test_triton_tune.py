@@ -81,7 +81,7 @@ def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__versi
         (entry("backward_bias 64 half", (128, 64, 4, 1)), "got the tiles"),
         (entry(sizes=(64, 128, 4, 0)), "got the tiles"),
         (entry(sizes=(64, 128, 4, 2, 2)), "got the tiles"),
-        (entry("chunked 64 half", (64, 64, 4, 1, True)), "got the tiles"),
+        (entry("chunked_forward 64 half", (64, 64, 4, 1, True)), "got the tiles"),
         (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
         (entry(version="2.0.0"), "made for Triton 2.0.0"),
     ],
@@ -123,7 +123,7 @@ def test_keys_are_those_asked_for():
     assert tune.keys_of(["forward"], [64, 128], ["narrow", "fp32"]) == [
         Key("forward", room, kind) for room in (64, 128) for kind in ("narrow", "fp32")
     ]
-    assert tune.keys_of(["chunked"], [], ["narrow"]) == []
+    assert tune.keys_of(["chunked_forward"], [], ["narrow"]) == []
 
 
 FAILURES = {
@@ -188,7 +188,11 @@ def test_it_finds_the_fastest_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(program.parent.parent)}
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert [row.split()[0] for row in done.stdout.splitlines()] == ["forward", "backward_bias", "chunked"]
+    assert [row.split()[0] for row in done.stdout.splitlines()] == [
+        "forward",
+        "backward_bias",
+        "chunked_backward_q",
+    ]
 
 
 def test_a_printed_line():

@@ -17,7 +17,10 @@ from lckernels.search.text import printable
 if TYPE_CHECKING:
     from lckernels.backends.triton.tune import Tuned
 
-KERNELS = ("forward", "backward_kv", "backward_q", "backward_bias", "chunked")
+KERNELS = (
+    "forward", "backward_kv", "backward_q", "backward_bias", "chunked_forward", "chunked_backward_kv",
+    "chunked_backward_q",
+)  # fmt: skip
 ROOMS = (64, 128, 192, 256)
 KINDS = ("half", "narrow", "heavy", "fp32")
 

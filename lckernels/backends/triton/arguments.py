@@ -24,6 +24,8 @@ from lckernels.backends.triton.tiles import (
 from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
 from lckernels.philox import dropout_threshold
 
+_LEAST_UNIT = 1e-37  # of scores: times 0, those that are hidden would be NaN
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -165,9 +167,11 @@ def _first_of_id(ids: Tensor) -> Tensor:
 
 def _score_arguments(score: Score, options: AttentionOptions) -> ScoreArgs:
     scale = float(options.softmax_scale)
+    raw = not score.softcap and score.rel_bias is None
     return ScoreArgs(
         scale=scale,
-        flips=1 if scale < 0 and not score.softcap and score.rel_bias is None else None,
+        unit=max(abs(scale) if raw else 1.0, _LEAST_UNIT) * math.log2(math.e),
+        flips=1 if raw and scale < 0 else None,
         softcap=float(score.softcap) or None,
         rel_bias=_flat(score.rel_bias, torch.float32),
         bias_len=1 if score.rel_bias is None else score.rel_bias.shape[1],

@@ -1,14 +1,12 @@
 """chunked_attention in Triton: the launches of its kernels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lckernels.backends.chunk_tables import segments_by_chunk
-from lckernels.backends.triton.arguments import attention_arguments
+from lckernels.backends.triton.arguments import Arguments, attention_arguments
 from lckernels.backends.triton.kernels.chunked import (
     Chunks,
     Sizes,
@@ -19,8 +17,15 @@ from lckernels.backends.triton.kernels.chunked import (
 )
 from lckernels.backends.triton.launch import launch, rows
 from lckernels.backends.triton.overlap_shares import chunk_shares, plan_tensors, weights_gradient
+from lckernels.backends.triton.tiles import rows_of_tile
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
-from lckernels.plan import TILE_LEN, PlanArgs
+from lckernels.plan import PlanArgs
+
+_KERNELS = {
+    "chunked_forward": chunked_forward_kernel,
+    "chunked_backward_q": chunked_backward_q_kernel,
+    "chunked_backward_kv": chunked_backward_kv_kernel,
+}
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,29 @@ class _Problem:
     q: Tensor
     tokens: Tokens
     extra: Tokens | None
-    common: tuple  # chunks, sizes, tables, score
-    num_tiles: int
-    num_extra_tiles: int
-    meta: dict[str, Any]
+    chunks: Chunks
+    sizes: Sizes
+    arguments: Arguments
 
-    def run(self, kernel: Callable, results: tuple, num_heads: int, extra: bool) -> None:
-        """Over the tiles of positions, or with extra over those of the extra tokens."""
-        num_tiles = self.num_extra_tiles if extra else self.num_tiles
-        arguments = (self.tokens, self.extra, *results, *self.common, num_tiles)
-        launch(kernel, num_heads * num_tiles, self.q, *arguments, EXTRA=extra, **self.meta)
+    def run(self, name: str, results: tuple, num_heads: int, extra: bool) -> None:
+        """A pass over the tiles of positions, or with extra over those of the extra tokens."""
+        tiles = self.arguments.tiles(name, self.sizes.chunk_len)
+        block = rows_of_tile(name, tiles)
+        num_tiles = -(-self.sizes.total_len // block)
+        if extra:
+            num_tiles = self.sizes.num_chunks * -(-self.sizes.num_extra // block)
+        common = (self.chunks, self.sizes, *self.arguments.common[:2], num_tiles)
+        launch(
+            _KERNELS[name],
+            num_heads * num_tiles,
+            self.q,
+            self.tokens,
+            self.extra,
+            *results,
+            *common,
+            EXTRA=extra,
+            **self.arguments.meta(tiles),
+        )
 
 
 def chunked_attention(
@@ -54,11 +72,11 @@ def chunked_attention(
     """out, and extra_out where there are extra tokens."""
     problem = _problem(q, k, v, extra, weights, plan, softmax_scale, None, None)
     out = q.new_empty(*q.shape[:2], v.shape[2])
-    problem.run(chunked_forward_kernel, (rows(out[None]), None, None), q.shape[1], False)
+    problem.run("chunked_forward", (rows(out[None]), None, None), q.shape[1], False)
     if extra is None:
         return out, None
     extra_out = q.new_empty(*extra.q.shape[:3], v.shape[2])
-    problem.run(chunked_forward_kernel, (rows(extra_out), None, None), q.shape[1], True)
+    problem.run("chunked_forward", (rows(extra_out), None, None), q.shape[1], True)
     return out, extra_out
 
 
@@ -86,15 +104,15 @@ def chunked_attention_backward(
     dextra = None if extra is None else ExtraTokens(*(x.new_zeros(x.shape) for x in extra.tensors()))
     uses_extra = dextra_out is not None
     for is_extra in (False, True)[: 1 + uses_extra]:
-        problem.run(chunked_forward_kernel, (None, lse, dots), num_heads, is_extra)
-    problem.run(chunked_backward_q_kernel, (rows(dq[None]), lse, dots), num_heads, False)
+        problem.run("chunked_forward", (None, lse, dots), num_heads, is_extra)
+    problem.run("chunked_backward_q", (rows(dq[None]), lse, dots), num_heads, False)
     key_grads = (rows(dk[None]), rows(dv[None]))
-    problem.run(chunked_backward_kv_kernel, (*key_grads, lse, dots), num_kv_heads, False)
+    problem.run("chunked_backward_kv", (*key_grads, lse, dots), num_kv_heads, False)
     if dextra is not None:
         if uses_extra:
-            problem.run(chunked_backward_q_kernel, (rows(dextra.q), lse, dots), num_heads, True)
+            problem.run("chunked_backward_q", (rows(dextra.q), lse, dots), num_heads, True)
         key_grads = (rows(dextra.k), rows(dextra.v))
-        problem.run(chunked_backward_kv_kernel, (*key_grads, lse, dots), num_kv_heads, True)
+        problem.run("chunked_backward_kv", (*key_grads, lse, dots), num_kv_heads, True)
     dweights = None
     if isinstance(weights, Tensor):
         row_dots = dots[:, :, : plan.chunk_len].sum(1)
@@ -123,10 +141,9 @@ def _problem(
         q,
         _tokens((q[None], k[None], v[None]), None if dout is None else dout[None]),
         _tokens(extra.tensors(), dextra_out) if num_extra else None,
-        (_chunks(plan, chunk_shares(weights, plan, torch.float32)), sizes, *arguments.common[:2]),
-        -(-plan.total_len // TILE_LEN),
-        plan.num_chunks * -(-num_extra // TILE_LEN),
-        arguments.meta(arguments.tiles("chunked", plan.chunk_len)),
+        _chunks(plan, chunk_shares(weights, plan, torch.float32)),
+        sizes,
+        arguments,
     )
 
 

@@ -18,6 +18,7 @@ import torch
 import triton
 
 from lckernels.backends.triton.launch import interpreted
+from lckernels.plan import TILE_LEN
 
 NARROW_WINDOW = 128  # up to so many keys tiles are small
 MAX_SPLITS = 64
@@ -53,7 +54,7 @@ class Chip(NamedTuple):
 class Key(NamedTuple):
     """What tiles are looked up by; the kinds of a problem go from "heavy" or "narrow" to "half" or "fp32"."""
 
-    kernel: str  # forward, backward_kv, backward_q, backward_bias, chunked
+    kernel: str  # forward, backward_kv, backward_q, backward_bias, or chunked_ and one of the first three
     room: int  # of the head dim: 64 (and less), 128, 256; 192 where that differs from 256
     kind: str  # fp32; half: bf16 and fp16; narrow: half with a narrow window; heavy: with costly options
 
@@ -68,7 +69,7 @@ TABLE = {
     Key("forward", 128, "fp32"): Tiles(16, 32, 8, 1),
     Key("forward", 192, "half"): Tiles(128, 32, 8, 1),
     Key("forward", 256, "half"): Tiles(128, 32, 8, 2),
-    Key("forward", 256, "fp32"): Tiles(16, 32, 8, 1),
+    Key("forward", 256, "fp32"): Tiles(16, 32, 8, 2),
     Key("backward_kv", 64, "half"): Tiles(64, 128, 8, 2),
     Key("backward_kv", 64, "narrow"): Tiles(32, 64, 4, 2),
     Key("backward_kv", 64, "heavy"): Tiles(32, 128, 8, 2),
@@ -84,7 +85,7 @@ TABLE = {
     Key("backward_q", 128, "half"): Tiles(128, 64, 8, 2),
     Key("backward_q", 128, "narrow"): Tiles(64, 64, 8, 2),
     Key("backward_q", 128, "heavy"): Tiles(128, 32, 8, 2),
-    Key("backward_q", 128, "fp32"): Tiles(16, 16, 8, 1),
+    Key("backward_q", 128, "fp32"): Tiles(16, 32, 8, 1),
     Key("backward_q", 256, "half"): Tiles(64, 16, 8, 2),
     Key("backward_q", 256, "fp32"): Tiles(32, 16, 8, 1),
     Key("backward_bias", 64, "half"): Tiles(64, 64, 4, 1),
@@ -93,12 +94,24 @@ TABLE = {
     Key("backward_bias", 128, "fp32"): Tiles(16, 16, 4, 1),
     Key("backward_bias", 256, "half"): Tiles(32, 32, 8, 1),
     Key("backward_bias", 256, "fp32"): Tiles(16, 16, 4, 1),
-    Key("chunked", 64, "half"): Tiles(64, 64, 4, 1),
-    Key("chunked", 64, "fp32"): Tiles(32, 32, 4, 1),
-    Key("chunked", 128, "half"): Tiles(32, 64, 8, 1),
-    Key("chunked", 128, "fp32"): Tiles(16, 16, 4, 1),
-    Key("chunked", 256, "half"): Tiles(32, 32, 8, 1),
-    Key("chunked", 256, "fp32"): Tiles(16, 16, 4, 1),
+    Key("chunked_forward", 64, "half"): Tiles(64, 64, 4, 1),
+    Key("chunked_forward", 64, "fp32"): Tiles(32, 32, 4, 1),
+    Key("chunked_forward", 128, "half"): Tiles(64, 32, 4, 1),
+    Key("chunked_forward", 128, "fp32"): Tiles(16, 32, 8, 1),
+    Key("chunked_forward", 256, "half"): Tiles(32, 16, 8, 1),
+    Key("chunked_forward", 256, "fp32"): Tiles(16, 16, 8, 2),
+    Key("chunked_backward_kv", 64, "half"): Tiles(32, 64, 4, 1),
+    Key("chunked_backward_kv", 64, "fp32"): Tiles(16, 32, 8, 1),
+    Key("chunked_backward_kv", 128, "half"): Tiles(64, 32, 8, 1),
+    Key("chunked_backward_kv", 128, "fp32"): Tiles(16, 16, 4, 1),
+    Key("chunked_backward_kv", 256, "half"): Tiles(32, 32, 8, 1),
+    Key("chunked_backward_kv", 256, "fp32"): Tiles(32, 16, 8, 1),
+    Key("chunked_backward_q", 64, "half"): Tiles(64, 64, 4, 1),
+    Key("chunked_backward_q", 64, "fp32"): Tiles(64, 32, 4, 1),
+    Key("chunked_backward_q", 128, "half"): Tiles(64, 32, 8, 1),
+    Key("chunked_backward_q", 128, "fp32"): Tiles(16, 16, 8, 1),
+    Key("chunked_backward_q", 256, "half"): Tiles(32, 32, 8, 1),
+    Key("chunked_backward_q", 256, "fp32"): Tiles(32, 16, 8, 1),
 }
 
 NOT_TUNED: Mapping[Key, Tiles] = MappingProxyType({})
@@ -113,10 +126,17 @@ SIZES = {
 _DESCRIBED = ("forward", "backward_kv", "backward_q")  # passes with loops over whole tiles
 
 
+def rows_of_tile(kernel: str, tiles: Tiles) -> int:
+    """Rows that a program writes, of queries or in a backward_kv of keys."""
+    return tiles.block_n if kernel.endswith("backward_kv") else tiles.block_m
+
+
 def allowed(key: Key, tiles: Tiles) -> bool:
     """Whether a kernel may have such tiles; whether they fit a chip is not asked."""
     known = all(getattr(tiles, name) in sizes for name, sizes in SIZES.items())
-    if tiles.descriptors and key.kernel not in _DESCRIBED:
+    if tiles.descriptors and (key.kernel not in _DESCRIBED or key.kind == "fp32"):
+        return False
+    if key.kernel.startswith("chunked") and rows_of_tile(key.kernel, tiles) > TILE_LEN:
         return False
     # The bias' kernel turns a tile within its keys.
     return known and (key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n)

@@ -173,11 +173,12 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(_dtype(key))
 
-    batch = () if key.kernel == "chunked" else (1,)
+    is_chunked = key.kernel.startswith("chunked")
+    batch = () if is_chunked else (1,)
     heads = (problem.num_heads, problem.num_kv_heads, problem.num_kv_heads)
     q, k, v = (draw(*batch, problem.seqlen, n, key.room) for n in heads)
     dout = draw(*q.shape)
-    if key.kernel == "chunked":
+    if is_chunked:
         plan = plan_chunks(problem.seqlen, problem.chunk_len, problem.overlap).to(device)
         return partial(_chunked_and_gradients, (q, k, v), dout, plan), []
     options = _options(key, problem, draw)

@@ -19,7 +19,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     text_rows,
     valid_keys,
 )
-from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, score_unit, scores
+from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, exponents, scores
 from lckernels.backends.triton.kernels.tile_rows import (
     finite_rows,
     load_first,
@@ -118,7 +118,7 @@ def score_gradient(
     """Gradient of the scores behind the softcap (rows, BLOCK_N), 0 where unseen; and the softcap's tanh."""
     qk = tl.dot(queries.q, tl.trans(k_tile), input_precision=PRECISION)
     s, capped = scores(qk, rows.p[:, None], j[None, :], rows.head[:, None], score)
-    probs = tl.exp2(s * score_unit(score) - queries.lse[:, None])
+    probs = tl.exp2(exponents(s, queries.lse[:, None], score))
     dprobs = tl.dot(queries.dout, tl.trans(v_tile), input_precision=PRECISION)
     if score.seed is not None:
         keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], text.index, False, BLOCK_N)
@@ -221,7 +221,7 @@ def key_gradient_tile(
     delta_row = tl.load(delta + i, mask=kept, other=0.0)
     qk = tl.dot(keys.k, tl.trans(q_tile), input_precision=PRECISION)
     s, capped = scores(qk, p[None, :], keys.j[:, None], queries.head, score)
-    exponent = s * score_unit(score) - lse_row[None, :]
+    exponent = exponents(s, lse_row[None, :], score)
     if MASKED:
         seen = in_span(i[None, :], keys.begin[:, None], keys.end[:, None])
         if tables.segment_ids is not None:
@@ -229,12 +229,14 @@ def key_gradient_tile(
             in_text = keys.j < queries.num_k
             key_segment = tl.load(tables.segment_ids + queries.key_row + keys.j, mask=in_text, other=0)
             seen = seen & has_segment[None, :] & (key_segment[:, None] == segment[None, :])
-        exponent = tl.where(seen, exponent, float("-inf"))
+        if not MIXED:
+            exponent = tl.where(seen, exponent, float("-inf"))
     probs = tl.exp2(exponent)
     if MIXED:
         q_tile, _ = finite_rows(q_tile)
         dout_tile, bad = finite_rows(dout_tile)
-        probs = tl.where(seen & bad[None, :], float("nan"), probs)
+        probs = tl.where(bad[None, :], float("nan"), probs)
+        probs = tl.where(seen, probs, 0.0)
     dprobs = tl.dot(keys.v, tl.trans(dout_tile), input_precision=PRECISION)
     dropped = probs
     if score.seed is not None:

@@ -16,7 +16,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     seen_keys,
     valid_keys,
 )
-from lckernels.backends.triton.kernels.score import LN_2, LOG2_E, dropout_keep, score_unit, scores
+from lckernels.backends.triton.kernels.score import LN_2, LOG2_E, dropout_keep, scores
 from lckernels.backends.triton.kernels.tile_rows import (
     finite_rows,
     load_first,
@@ -31,7 +31,7 @@ from lckernels.backends.triton.kernels.window import Rule
 
 class Softmax(NamedTuple):
     """An online softmax of scores s: the sum of exp2(unit (s - row_max)) v, the largest s, the sum of
-    exp2(unit (s - row_max)); see positive_unit.
+    exp2(unit (s - row_max)).
     """
 
     acc: Any
@@ -40,14 +40,8 @@ class Softmax(NamedTuple):
 
 
 @triton.jit
-def positive_unit(score):
-    """The unit of `Softmax`: never 0, which would make NaN of masked scores."""
-    return tl.maximum(tl.abs(score_unit(score)), 1e-37)
-
-
-@triton.jit
-def with_positive_unit(q_tile, score):
-    """q, negated where `score_unit` is, so that the largest score has the largest probability."""
+def upright(q_tile, score):
+    """q, negated where score.flips, so that the largest score has the largest probability."""
     return q_tile if score.flips is None else -q_tile
 
 
@@ -75,9 +69,8 @@ def attend_tile(
     row_max = tl.maximum(state.row_max, tl.max(s, 1))
     base = tl.where(row_max == float("-inf"), 0.0, row_max)
     # The difference first: scaled and subtracted in one, large scores would miss their maximum.
-    unit = positive_unit(score)
-    e = tl.exp2((s - base[:, None]) * unit)
-    decay = tl.exp2((state.row_max - base) * unit)
+    e = tl.exp2((s - base[:, None]) * score.unit)
+    decay = tl.exp2((state.row_max - base) * score.unit)
     row_sum = state.row_sum * decay + tl.sum(e, 1)
     acc = state.acc * decay[:, None]
     if score.seed is not None:
@@ -125,7 +118,7 @@ def attention_forward_kernel(
     tiles = key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N)
 
     q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, rows.head, BLOCK_D)
-    q_tile = with_positive_unit(load_rows(q_ptrs, rows.kept, HEAD_DIM, True), score)
+    q_tile = upright(load_rows(q_ptrs, rows.kept, HEAD_DIM, True), score)
     kv = walk(
         k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV, k_blocks, v_blocks
     )  # fmt: skip
@@ -143,7 +136,7 @@ def attention_forward_kernel(
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
 
-    state = Softmax(state.acc, state.row_max * positive_unit(score), state.row_sum)
+    state = Softmax(state.acc, state.row_max * score.unit, state.row_sum)
     if score.sink_logits is not None:
         sink = tl.load(score.sink_logits + rows.head) * LOG2_E
         state = add_sink(state, tl.where(split == 0, sink, float("-inf")))

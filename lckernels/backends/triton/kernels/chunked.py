@@ -22,8 +22,7 @@ from lckernels.backends.triton.kernels.attention_backward import (
 from lckernels.backends.triton.kernels.attention_forward import (
     attend_tile,
     no_keys,
-    positive_unit,
-    with_positive_unit,
+    upright,
 )
 from lckernels.backends.triton.kernels.key_tiles import QueryRows, Text
 from lckernels.backends.triton.kernels.score import LOG2_E
@@ -70,19 +69,19 @@ class Visit(NamedTuple):
 
 
 @triton.jit
-def tile_of(pid, chunks, sizes, EXTRA: tl.constexpr):
-    """Batch and rows of a tile, which of them exist, and the range of its visits."""
+def tile_of(pid, chunks, sizes, EXTRA: tl.constexpr, ROWS: tl.constexpr):
+    """Batch and rows of a tile, which of them exist, and the range of its visits; ROWS divides TILE."""
     if EXTRA:
-        tiles_of_chunk = tl.cdiv(sizes.num_extra, TILE)
+        tiles_of_chunk = tl.cdiv(sizes.num_extra, ROWS)
         batch = pid // tiles_of_chunk
-        row = pid % tiles_of_chunk * TILE + tl.arange(0, TILE)
+        row = pid % tiles_of_chunk * ROWS + tl.arange(0, ROWS)
         kept = row < sizes.num_extra
         begin, end = (pid * 0).to(tl.int64), (pid * 0 + 1).to(tl.int64)
     else:
         batch = pid * 0
-        row = pid * TILE + tl.arange(0, TILE)
+        row = pid * ROWS + tl.arange(0, ROWS)
         kept = row < sizes.total_len
-        begin, end = segment_range(chunks.tile_segments, pid.to(tl.int64), sizes.num_segments)
+        begin, end = segment_range(chunks.tile_segments, pid.to(tl.int64) * ROWS // TILE, sizes.num_segments)
     return batch, row, kept, begin, end
 
 
@@ -161,11 +160,11 @@ def attend_keys(
 @triton.jit
 def attend_chunk(
     q_tile, chunk, row, head, kv_head, tokens, extra, chunks, sizes, tables, score, HEAD_DIM: tl.constexpr,
-    HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    PRECISION: tl.constexpr,
+    HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Each row's softmax over the keys of a chunk."""
-    state = no_keys(TILE, BLOCK_DV)
+    state = no_keys(BLOCK_M, BLOCK_DV)
     begin, end = chunk_segments(chunk, chunks, sizes)
     for s in tl.range(begin, end):
         _, start, length = chunk_segment(s, chunks, sizes)
@@ -191,11 +190,12 @@ def chunked_forward_kernel(
     # Grid: heads x tiles of rows, the last fastest; over the chunks that have a row of the tile, and for each
     # over its keys. Writes out, or where dots is given the backward's tables lse and dots.
     head = tl.program_id(0) // num_tiles
-    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA)
+    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA, BLOCK_M)
     source = extra if EXTRA else tokens
     q_tile = load_rows(row_ptrs(source.q, batch, 0, row, head, BLOCK_D), kept, HEAD_DIM, True)
-    q_tile = with_positive_unit(q_tile, score)
-    merged = tl.zeros([TILE, BLOCK_DV], tl.float32)
+    q_tile = upright(q_tile, score)
+    if dots is None:
+        merged = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
     if dots is not None:
         dout_tile = load_rows(row_ptrs(source.dout, batch, 0, row, head, BLOCK_DV), kept, HEAD_DIM_V, True)
     for n in tl.range(begin, end):
@@ -204,14 +204,14 @@ def chunked_forward_kernel(
         if tl.max(wanted.to(tl.int32)) > 0:
             state = attend_chunk(
                 q_tile, visit.chunk, row, head, head // GROUP, tokens, extra, chunks, sizes, tables, score,
-                HEAD_DIM, HEAD_DIM_V, BLOCK_N, BLOCK_D, BLOCK_DV, PRECISION,
+                HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, PRECISION,
             )  # fmt: skip
             counts = visit.share > 0
             out_tile = state.acc / tl.where(state.row_sum == 0, 1.0, state.row_sum)[:, None]
             if dots is not None:
                 place = row_table(visit.chunk, head, sizes) + visit.column
                 tl.store(dots + place, tl.sum(out_tile * dout_tile.to(tl.float32), 1), mask=visit.covered)
-                lse_row = (state.row_max * positive_unit(score) + tl.log2(state.row_sum)) / LOG2_E
+                lse_row = (state.row_max * score.unit + tl.log2(state.row_sum)) / LOG2_E
                 lse_row -= tl.log(tl.where(counts, visit.share, 1.0))
                 tl.store(lse + place, tl.where(counts, lse_row, float("inf")), mask=visit.covered)
             else:
@@ -225,9 +225,16 @@ def keys_gradient(
     dq_tile, queries, kv, num_keys, row, head, tables, score, HEAD_DIM: tl.constexpr,
     HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq / softmax_scale with the share of num_keys keys added."""
-    text, rows = all_keys(num_keys, row, head, queries.lse != float("inf"))
-    for t in tl.range(0, tl.cdiv(text.num_k, BLOCK_N)):
+    """dq / softmax_scale with the share of num_keys keys added; a row of lse inf sees none."""
+    sees = queries.lse != float("inf")
+    text, rows = all_keys(num_keys, row, head, sees)
+    num_clear = tl.where(tl.min(sees.to(tl.int32)) == 1, text.num_k // BLOCK_N, 0)
+    for t in tl.range(0, num_clear):
+        dq_tile = query_gradient_tile(
+            dq_tile, t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score, None, False, False,
+            HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
+        )  # fmt: skip
+    for t in tl.range(num_clear, tl.cdiv(text.num_k, BLOCK_N)):
         dq_tile = query_gradient_tile(
             dq_tile, t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score, None, True, True,
             HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
@@ -245,11 +252,11 @@ def chunked_backward_q_kernel(
     # over its keys.
     head = tl.program_id(0) // num_tiles
     kv_head = head // GROUP
-    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA)
+    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA, BLOCK_M)
     source = extra if EXTRA else tokens
     q_tile = load_rows(row_ptrs(source.q, batch, 0, row, head, BLOCK_D), kept, HEAD_DIM, True)
     dout_tile = load_rows(row_ptrs(source.dout, batch, 0, row, head, BLOCK_DV), kept, HEAD_DIM_V, True)
-    dq_tile = tl.zeros([TILE, BLOCK_D], tl.float32)
+    dq_tile = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for n in tl.range(begin, end):
         visit = visit_of(n, batch, row, chunks, sizes, EXTRA)
         place = row_table(visit.chunk, head, sizes) + visit.column
@@ -257,6 +264,8 @@ def chunked_backward_q_kernel(
         lse_row = tl.load(lse + place, mask=counts, other=float("inf")) * LOG2_E
         queries = QueryTile(q_tile, dout_tile, lse_row, tl.load(dots + place, mask=counts, other=0.0))
         first, last = chunk_segments(visit.chunk, chunks, sizes)
+        any_row = tl.max(counts.to(tl.int32))
+        last = tl.where(any_row > 0, last, first)
         for s in tl.range(first, last):
             _, start, length = chunk_segment(s, chunks, sizes)
             kv = walk(tokens.k, tokens.v, visit.chunk * 0, start, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
@@ -267,8 +276,8 @@ def chunked_backward_q_kernel(
         if extra is not None:
             kv = walk(extra.k, extra.v, visit.chunk, 0, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
             dq_tile = keys_gradient(
-                dq_tile, queries, kv, visit.chunk * 0 + sizes.num_extra, row, head, tables, score, HEAD_DIM,
-                HEAD_DIM_V, BLOCK_N, PRECISION,
+                dq_tile, queries, kv, visit.chunk * 0 + sizes.num_extra * any_row, row, head, tables, score,
+                HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
             )  # fmt: skip
     store_rows(row_ptrs(dq, batch, 0, row, head, BLOCK_D), dq_tile * score.scale, kept, HEAD_DIM)
 
@@ -276,17 +285,25 @@ def chunked_backward_q_kernel(
 @triton.jit
 def queries_gradient(
     dk_tile, dv_tile, k_tile, v_tile, covered, q_dout, lse, dots, num_queries, head, tables, score,
-    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, PRECISION: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk / softmax_scale and dv with the share of num_queries queries added, where a key is covered."""
-    j = tl.arange(0, TILE)
+    j = tl.arange(0, BLOCK_N)
     num_q = num_queries.to(tl.int32)
     keys = KeyTile(k_tile, v_tile, j, j * 0, tl.where(covered, num_q, 0))
     queries = Queries(head, head, num_q, num_q, head * 0, head)
-    for t in tl.range(0, tl.cdiv(num_q, BLOCK_M)):
+    num_tiles = tl.cdiv(num_q, BLOCK_M)
+    num_whole = tl.where(tl.min(covered.to(tl.int32)) == 1, num_tiles, 0)
+    for t in tl.range(0, num_whole):
+        dk_tile, dv_tile = key_gradient_tile(
+            dk_tile, dv_tile, t * BLOCK_M, keys, q_dout, lse, dots, queries, tables, score, True, False,
+            HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N, PRECISION,
+        )  # fmt: skip
+    for t in tl.range(num_whole, num_tiles):
         dk_tile, dv_tile = key_gradient_tile(
             dk_tile, dv_tile, t * BLOCK_M, keys, q_dout, lse, dots, queries, tables, score, True, True,
-            HEAD_DIM, HEAD_DIM_V, BLOCK_M, TILE, PRECISION,
+            HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N, PRECISION,
         )  # fmt: skip
     return dk_tile, dv_tile
 
@@ -300,16 +317,18 @@ def chunked_backward_kv_kernel(
     # Grid: kv heads x tiles of rows as keys, the last fastest; over the chunks that have a row of the tile,
     # the group's heads, and the queries of the chunk.
     kv_head = tl.program_id(0) // num_tiles
-    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA)
+    batch, row, kept, begin, end = tile_of(tl.program_id(0) % num_tiles, chunks, sizes, EXTRA, BLOCK_N)
     source = extra if EXTRA else tokens
     k_tile = load_rows(row_ptrs(source.k, batch, 0, row, kv_head, BLOCK_D), kept, HEAD_DIM, True)
     v_tile = load_rows(row_ptrs(source.v, batch, 0, row, kv_head, BLOCK_DV), kept, HEAD_DIM_V, True)
-    dk_tile = tl.zeros([TILE, BLOCK_D], tl.float32)
-    dv_tile = tl.zeros([TILE, BLOCK_DV], tl.float32)
+    dk_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv_tile = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     USE_EXTRA: tl.constexpr = extra is not None and extra.dout is not None
     for n in tl.range(begin, end):
         visit = visit_of(n, batch, row, chunks, sizes, EXTRA)
         first, last = chunk_segments(visit.chunk, chunks, sizes)
+        any_key = tl.max(visit.covered.to(tl.int32))
+        last = tl.where(any_key > 0, last, first)
         for member in tl.range(0, GROUP):
             head = kv_head * GROUP + member
             table = row_table(visit.chunk, head, sizes)
@@ -318,15 +337,16 @@ def chunked_backward_kv_kernel(
                 q_dout = walk(tokens.q, tokens.dout, visit.chunk * 0, start, head, BLOCK_M, BLOCK_D, BLOCK_DV)
                 dk_tile, dv_tile = queries_gradient(
                     dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + table + col,
-                    dots + table + col, length, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M, PRECISION,
+                    dots + table + col, length, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N,
+                    PRECISION,
                 )  # fmt: skip
             if USE_EXTRA:
                 place = table + sizes.chunk_len
                 q_dout = walk(extra.q, extra.dout, visit.chunk, 0, head, BLOCK_M, BLOCK_D, BLOCK_DV)
                 dk_tile, dv_tile = queries_gradient(
                     dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + place, dots + place,
-                    visit.chunk * 0 + sizes.num_extra, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M,
-                    PRECISION,
+                    visit.chunk * 0 + sizes.num_extra * any_key, head, tables, score, HEAD_DIM, HEAD_DIM_V,
+                    BLOCK_M, BLOCK_N, PRECISION,
                 )  # fmt: skip
     store_rows(row_ptrs(dk, batch, 0, row, kv_head, BLOCK_D), dk_tile * score.scale, kept, HEAD_DIM)
     store_rows(row_ptrs(dv, batch, 0, row, kv_head, BLOCK_DV), dv_tile, kept, HEAD_DIM_V)

@@ -15,7 +15,8 @@ class ScoreArgs(NamedTuple):
     """A score's numbers and its tensors, fp32 and contiguous, or None."""
 
     scale: float
-    flips: int | None  # 1 where raw products times a negative scale are the scores, else None
+    unit: float  # > 0: times it, a number of `scores` is an exponent of two
+    flips: int | None  # 1 where the unit is to be taken negative: that of raw products and a negative scale
     softcap: float | None
     rel_bias: Tensor | None  # (num_heads, bias_len)
     bias_len: int
@@ -40,7 +41,7 @@ def tanh(x):
 
 @triton.jit
 def scores(qk, p, j, head, score):
-    """Scores over `score_unit` of raw products, and softcap's tanh (qk itself without softcap).
+    """Scores over score.unit of raw products, and softcap's tanh (qk itself without softcap).
 
     p, j and head broadcast to qk's shape: positions of queries and keys (p int64), heads.
     """
@@ -57,11 +58,9 @@ def scores(qk, p, j, head, score):
 
 
 @triton.jit
-def score_unit(score):
-    """What makes exponents of two of `scores`: a product of raw products is scaled here alone."""
-    if score.softcap is None and score.rel_bias is None:
-        return score.scale * LOG2_E
-    return tl.full([], LOG2_E, tl.float32)
+def exponents(s, lse, score):
+    """`scores` as exponents of two, less lse; both times log2(e)."""
+    return s * (score.unit if score.flips is None else -score.unit) - lse
 
 
 @triton.jit
