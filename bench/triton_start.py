@@ -17,7 +17,7 @@ from statistics import median
 import torch
 
 from bench.triton_compile import TARGETS, CompileOnly
-from bench.triton_variants import Variant
+from bench.triton_variants import ChunkedVariant, Variant
 
 VARIANTS = {
     variant.name: variant
@@ -28,6 +28,8 @@ VARIANTS = {
         Variant("backward", 128, torch.bfloat16),
         Variant("forward", 128, torch.bfloat16, (-1, 0), 1, 32, 8),
         Variant("forward", 128, torch.bfloat16, num_kv_heads=2, features="score"),
+        ChunkedVariant("forward", 64, torch.bfloat16),
+        ChunkedVariant("backward", 64, torch.bfloat16),
     )
 }
 _CALLS, _ROUNDS = 50, 7

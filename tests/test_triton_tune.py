@@ -82,6 +82,8 @@ def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__versi
         (entry(sizes=(64, 128, 4, 0)), "got the tiles"),
         (entry(sizes=(64, 128, 4, 2, 2)), "got the tiles"),
         (entry("chunked_forward 64 half", (64, 64, 4, 1, True)), "got the tiles"),
+        (entry("chunked_forward 64 half", (128, 64, 4, 1)), "got the tiles"),
+        (entry("chunked_backward_kv 64 half", (64, 128, 4, 1)), "got the tiles"),
         (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
         (entry(version="2.0.0"), "made for Triton 2.0.0"),
     ],
