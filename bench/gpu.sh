@@ -3,7 +3,8 @@
 # usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward,models,compile]
 #        [--tiny]
 # The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins of
-# warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck.
+# warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck. So has
+# tune, which keeps the tiles that are fastest.
 # Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
 set -uo pipefail
 
@@ -32,7 +33,7 @@ while (($#)); do
 done
 
 known=build,check,random,merge,forward,backward,models,compile
-known+=,primitives,cuda_check,cuda_random,cuda_merge,cuda_forward,cuda_backward,memcheck,racecheck
+known+=,tune,primitives,cuda_check,cuda_random,cuda_merge,cuda_forward,cuda_backward,memcheck,racecheck
 for name in ${only//,/ }; do
   if [[ ,$known, != *,$name,* ]]; then
     echo "unknown section $name; allowed are $known" >&2
@@ -70,11 +71,12 @@ if [[ -f lckernels/_C_cuda.so && -z $(find csrc -newer lckernels/_C_cuda.so -typ
 section build 300 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
 section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
-  tests/test_triton_models.py tests/test_triton_gpu.py --random-problems 120
+  tests/test_triton_models.py tests/test_triton_gpu.py tests/test_triton_descriptors.py --random-problems 120
 section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
 section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
 section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
 section models 160 "$python" -m bench.gpu_models --rows "$rows" "${common[@]}"
+section tune 500 "$python" -m bench.gpu_tune --rows "$rows"
 cuda=(env LCKERNELS=backend=cuda "$python" -m)
 section primitives 60 bash bench/gpu_primitives.sh
 section cuda_check 100 "$python" -m bench.gpu_check --backend cuda "${common[@]}"

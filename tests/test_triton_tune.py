@@ -15,9 +15,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 from triton.runtime.errors import OutOfResources
 
+from bench import gpu_tune
 from lckernels.backends.triton import tiles, tune, tuned
 from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
-from lckernels.backends.tune_command import KERNELS, KINDS, ROOMS, line
+from lckernels.backends.tune_command import KERNELS, KINDS, ROOMS
 from lckernels.search.commands import app
 
 CHIP = Chip("sm_90", 227 * 1024, 132)
@@ -171,7 +172,7 @@ def test_a_pass_that_does_not_run_is_told_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(tune, "chip_of", lambda _: CHIP)
     other = Key("forward", 64, "half")
     rows = list(tune.tune([KEY, other], torch.device("cpu"), lambda _: 1.0))
-    assert rows[0].failure and "is left out: OutOfResources: " in line(rows[0])
+    assert rows[0].failure and "is left out: OutOfResources: " in rows[0].line
     assert not rows[1].failure and rows[1].after == TABLE[other]
 
 
@@ -201,7 +202,7 @@ def test_a_printed_line():
     row = tune.Tuned(KEY, TABLE[KEY], OTHER._replace(descriptors=True), 2e-3, 1e-3)
     sizes = ["128x64x8x3", "2.000", "ms", "64x128x4x2-tma", "1.000", "ms"]
     words = ["forward", "128", "half", *sizes, "2.00x"]
-    assert line(row).split() == words
+    assert row.line.split() == words
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which would be tuned for minutes")
@@ -218,3 +219,24 @@ def test_the_command_refuses(arguments, words):
     result = CliRunner().invoke(app, ["tune", *arguments])
     assert result.exit_code == 2 and words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_gpus_table_is_kept_pass_by_pass(tmp_path, monkeypatch, capsys):
+    """bench/gpu.sh's section tune, which a limit of time may end."""
+    described = OTHER._replace(descriptors=True)
+    left = Key("backward_q", 128, "half")
+
+    def measured(keys, device, seconds):
+        assert keys == [KEY, left] and device == torch.device("cuda") and seconds is gpu_tune.median_seconds
+        yield tune.Tuned(KEY, TABLE[KEY], described, 2e-3, 1e-3)
+        yield tune.Tuned(left, TABLE[left], TABLE[left], failure="no room")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_tune.tune, "tune", measured)
+    monkeypatch.setattr(gpu_tune, "chip_of", lambda _: CHIP)
+    with pytest.raises(KeyboardInterrupt):
+        gpu_tune.main(["--rows", str(tmp_path), "--only", "^(forward|backward_q) 128 half"])
+    assert "64x128x4x2-tma" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "tiles-sm_90-132.json").read_text())
+    assert kept["tiles"] == {"forward 128 half": [64, 128, 4, 2, True]}
+    assert gpu_tune.main(["--only", "sideways"]) == 1

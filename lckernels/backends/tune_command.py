@@ -77,7 +77,7 @@ def tune(
 
     found = dict(tuned.read(chip))
     for row in _shown(tune.tune(keys, device, seconds), len(keys), talk(quiet)[0]):
-        out.print(printable(line(row)))
+        out.print(printable(row.line))
         if row.failure:
             continue
         found[row.key] = row.after
@@ -86,17 +86,6 @@ def tune(
                 partial.write_text(tuned.text(found), encoding="utf-8")
     if not dry_run:
         out.print(printable(f"tiles: {target}"))
-
-
-def line(row: "Tuned") -> str:
-    """A pass, its tiles and times before and after, and the ratio; or why it is left out."""
-    name = " ".join(map(str, row.key))
-    if row.failure:
-        return f"{name:26} is left out: {row.failure.splitlines()[0]}"
-    sizes = [str(tiles) for tiles in (row.before, row.after)]
-    times = [f"{1e3 * seconds:.3f} ms" for seconds in (row.seconds_before, row.seconds_after)]
-    ratio = row.seconds_before / row.seconds_after
-    return f"{name:26} {sizes[0]:>16} {times[0]:>12}   {sizes[1]:>16} {times[1]:>12}   {ratio:.2f}x"
 
 
 def _among(option: str, values: list | None, allowed: tuple) -> list:

@@ -65,6 +65,17 @@ class Tuned:
     seconds_after: float = math.inf
     failure: str = ""
 
+    @property
+    def line(self) -> str:
+        """The pass, its tiles and times before and after, and the ratio; or why it is left out."""
+        name = " ".join(map(str, self.key))
+        if self.failure:
+            return f"{name:26} is left out: {self.failure.splitlines()[0]}"
+        times = [f"{1e3 * seconds:.3f} ms" for seconds in (self.seconds_before, self.seconds_after)]
+        tiles = (self.before, self.after)
+        sides = [f"{x!s:>16} {time:>12}" for x, time in zip(tiles, times, strict=True)]
+        return f"{name:26} {'   '.join(sides)}   {self.seconds_before / self.seconds_after:.2f}x"
+
 
 def tune(
     keys: list[Key], device: torch.device, time_call: TimeCall, problem: Problem | None = None
