@@ -15,7 +15,7 @@ ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py 
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py overlap_merge_rules.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
-.PHONY: demo test test-isas test-hf test-triton test-triton-all compile-triton cuda test-cuda test-all bench build lint format sanitize aarch64 clean
+.PHONY: demo test test-isas test-hf test-triton test-triton-all compile-triton compile-triton-old cuda test-cuda test-all bench build lint format sanitize aarch64 clean
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
@@ -56,6 +56,15 @@ test-triton-all: $(BUILT)
 compile-triton: $(BUILT)
 	$(BIN)/python -m bench.triton_compile
 
+# The oldest Triton that is served compiles them too, some with spills: a venv over .venv.
+OLD_TRITON ?= 3.6.0
+OLD := build/triton-$(OLD_TRITON)
+compile-triton-old: $(BUILT)
+	test -x $(OLD)/bin/python || $(BIN)/python -m venv $(OLD)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(OLD)/lib/python*/site-packages)/over.pth
+	$(OLD)/bin/python -m pip --disable-pip-version-check install -q --no-deps triton==$(OLD_TRITON)
+	PYTHONPATH="$(CURDIR)" $(OLD)/bin/python -m bench.triton_compile --any
+
 # Where setup.py has CMake build.
 CMAKE_BUILD = build/cmake-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
@@ -77,7 +86,7 @@ test-cuda: $(BUILT) $(VENV)/.cutlass
 	PATH="$(CURDIR)/$(BIN):$$PATH" && cmake $(CMAKE_BUILD) > build/cmake.log && cmake --build $(CMAKE_BUILD) --target cuda_tests && \
 	  ctest --test-dir $(CMAKE_BUILD) -R test_cuda -j 2 --output-on-failure
 
-test-all: cuda test test-cuda sanitize aarch64 test-hf test-triton-all
+test-all: cuda test test-cuda sanitize aarch64 test-hf test-triton-all compile-triton-old
 	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)

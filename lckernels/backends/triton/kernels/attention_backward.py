@@ -21,6 +21,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
 )
 from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, exponents, scores
 from lckernels.backends.triton.kernels.tile_rows import (
+    Pair,
     finite_rows,
     load_first,
     load_rows,
@@ -179,9 +180,8 @@ def attention_backward_q_kernel(
         q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
         BLOCK_DV,
     )  # fmt: skip
-    kv = walk(
-        k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV, k_blocks, v_blocks
-    )  # fmt: skip
+    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    kv = Pair(kv, k_blocks, v_blocks)
     MIXED: tl.constexpr = tables.segment_ids is not None
     dq_tile = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if tables.kv_mask is None and not MIXED:
@@ -300,9 +300,8 @@ def attention_backward_kv_kernel(
     dv_tile = tl.zeros([BLOCK_N, BLOCK_DV], tl.float32)
     for member in tl.range(0, GROUP):
         head = kv_head * GROUP + member
-        q_dout = walk(
-            q, dout, batch, q_begin, head, BLOCK_M, BLOCK_D, BLOCK_DV, q_blocks, dout_blocks
-        )  # fmt: skip
+        q_dout = walk(q, dout, batch, q_begin, head, BLOCK_M, BLOCK_D, BLOCK_DV)
+        q_dout = Pair(q_dout, q_blocks, dout_blocks)
         row = (batch.to(tl.int64) * num_heads + head) * total_q + q_begin
         queries = Queries(text, head, num_q, num_k, valid_text.shift, key_row)
         if not MIXED:

@@ -12,7 +12,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     valid_keys,
 )
 from lckernels.backends.triton.kernels.score import FAR
-from lckernels.backends.triton.kernels.tile_rows import load_first, load_second, walk
+from lckernels.backends.triton.kernels.tile_rows import Pair, load_first, load_second, walk
 from lckernels.backends.triton.kernels.window import Rule
 
 
@@ -58,6 +58,7 @@ def attention_backward_bias_kernel(
             BLOCK_DV,
         )  # fmt: skip
         kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+        kv = Pair(kv, None, None)
         num_clear = tiles.clear_last - tiles.clear_first
         for step in range(0, num_clear + tiles.num_masked):
             start, stop = masked_tile(step - num_clear, tiles, text.num_k, sink_tokens, BLOCK_N)

@@ -18,6 +18,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
 )
 from lckernels.backends.triton.kernels.score import LN_2, LOG2_E, dropout_keep, scores
 from lckernels.backends.triton.kernels.tile_rows import (
+    Pair,
     finite_rows,
     load_first,
     load_rows,
@@ -119,9 +120,8 @@ def attention_forward_kernel(
 
     q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, rows.head, BLOCK_D)
     q_tile = upright(load_rows(q_ptrs, rows.kept, HEAD_DIM, True), score)
-    kv = walk(
-        k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV, k_blocks, v_blocks
-    )  # fmt: skip
+    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    kv = Pair(kv, k_blocks, v_blocks)
     state = no_keys(BLOCK_M, BLOCK_DV)
     if tables.kv_mask is None and tables.segment_ids is None:
         for t in tl.range(tiles.clear_first, tiles.clear_last):

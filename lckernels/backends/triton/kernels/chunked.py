@@ -26,7 +26,7 @@ from lckernels.backends.triton.kernels.attention_forward import (
 )
 from lckernels.backends.triton.kernels.key_tiles import QueryRows, Text
 from lckernels.backends.triton.kernels.score import LOG2_E
-from lckernels.backends.triton.kernels.tile_rows import load_rows, row_ptrs, store_rows, walk
+from lckernels.backends.triton.kernels.tile_rows import Pair, load_rows, row_ptrs, store_rows, walk
 from lckernels.backends.triton.kernels.window import Spans
 from lckernels.backends.triton.overlap_shares import TILE, segment_at, segment_range
 
@@ -169,11 +169,13 @@ def attend_chunk(
     for s in tl.range(begin, end):
         _, start, length = chunk_segment(s, chunks, sizes)
         kv = walk(tokens.k, tokens.v, chunk * 0, start, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+        kv = Pair(kv, None, None)
         state = attend_keys(
             state, q_tile, kv, length, row, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION
         )  # fmt: skip
     if extra is not None:
         kv = walk(extra.k, extra.v, chunk, 0, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+        kv = Pair(kv, None, None)
         state = attend_keys(
             state, q_tile, kv, chunk * 0 + sizes.num_extra, row, head, tables, score, HEAD_DIM, HEAD_DIM_V,
             BLOCK_N, PRECISION,
@@ -269,12 +271,14 @@ def chunked_backward_q_kernel(
         for s in tl.range(first, last):
             _, start, length = chunk_segment(s, chunks, sizes)
             kv = walk(tokens.k, tokens.v, visit.chunk * 0, start, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+            kv = Pair(kv, None, None)
             dq_tile = keys_gradient(
                 dq_tile, queries, kv, length, row, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_N,
                 PRECISION,
             )  # fmt: skip
         if extra is not None:
             kv = walk(extra.k, extra.v, visit.chunk, 0, kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+            kv = Pair(kv, None, None)
             dq_tile = keys_gradient(
                 dq_tile, queries, kv, visit.chunk * 0 + sizes.num_extra * any_row, row, head, tables, score,
                 HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
@@ -335,6 +339,7 @@ def chunked_backward_kv_kernel(
             for s in tl.range(first, last):
                 col, start, length = chunk_segment(s, chunks, sizes)
                 q_dout = walk(tokens.q, tokens.dout, visit.chunk * 0, start, head, BLOCK_M, BLOCK_D, BLOCK_DV)
+                q_dout = Pair(q_dout, None, None)
                 dk_tile, dv_tile = queries_gradient(
                     dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + table + col,
                     dots + table + col, length, head, tables, score, HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N,
@@ -343,6 +348,7 @@ def chunked_backward_kv_kernel(
             if USE_EXTRA:
                 place = table + sizes.chunk_len
                 q_dout = walk(extra.q, extra.dout, visit.chunk, 0, head, BLOCK_M, BLOCK_D, BLOCK_DV)
+                q_dout = Pair(q_dout, None, None)
                 dk_tile, dv_tile = queries_gradient(
                     dk_tile, dv_tile, k_tile, v_tile, visit.covered, q_dout, lse + place, dots + place,
                     visit.chunk * 0 + sizes.num_extra * any_key, head, tables, score, HEAD_DIM, HEAD_DIM_V,

@@ -7,28 +7,31 @@ import triton.language as tl
 
 
 class Walk(NamedTuple):
-    """Two tensors whose rows a loop reads together (k and v, or q and dout): first tiles and row strides.
-
-    Their blocks are tensor descriptors of (batch, heads, seqlen, head_dim), or None: whole tiles are read
-    through them, from (batch, head, row) on.
-    """
+    """Where two tensors' rows begin that a loop reads together: first tiles, row strides, and their place."""
 
     first: Any
     second: Any
     first_stride: Any
     second_stride: Any
-    first_blocks: Any
-    second_blocks: Any
     batch: Any
     head: Any
     row: Any
 
 
+class Pair(NamedTuple):
+    """k and v, or q and dout: how a loop reads them.
+
+    Blocks are tensor descriptors of (batch, heads, seqlen, head_dim), through which whole tiles are read, or
+    None. They stand beside the `Walk` because Triton 3.6 returns no None from a function.
+    """
+
+    walk: Any
+    first_blocks: Any
+    second_blocks: Any
+
+
 @triton.jit
-def walk(
-    x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr,
-    x_blocks=None, y_blocks=None,
-):  # fmt: skip
+def walk(x, y, batch, first_row, head, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Y: tl.constexpr):
     """A `Walk` over the rows of x and y from first_row on, ROWS at a time."""
     row = tl.arange(0, ROWS)
     return Walk(
@@ -36,8 +39,6 @@ def walk(
         row_ptrs(y, batch, first_row, row, head, BLOCK_Y),
         x.stride_m,
         y.stride_m,
-        x_blocks,
-        y_blocks,
         batch,
         head,
         first_row,
@@ -68,29 +69,29 @@ def load_rows(ptrs, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
 
 
 @triton.jit
-def load_block(blocks, pair, start):
+def load_block(blocks, place, start):
     """A tile through a tensor descriptor: all its rows from `start` on are the head's; missing dims are 0."""
-    row = pair.row + start
-    tile = blocks.load([pair.batch.to(tl.int32), pair.head.to(tl.int32), row.to(tl.int32), 0])
+    row = place.row + start
+    tile = blocks.load([place.batch.to(tl.int32), place.head.to(tl.int32), row.to(tl.int32), 0])
     return tile.reshape(tile.shape[2], tile.shape[3])
 
 
 @triton.jit
 def load_first(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
-    """The rows from `start` on of the first tensor of a `Walk`."""
+    """The rows from `start` on of the first tensor of a `Pair`."""
     if pair.first_blocks is not None and not MASKED:
-        return load_block(pair.first_blocks, pair, start)
+        return load_block(pair.first_blocks, pair.walk, start)
     skip = tl.full([], 0, tl.int64) + start
-    return load_rows(pair.first + skip * pair.first_stride, kept, DIM, MASKED)
+    return load_rows(pair.walk.first + skip * pair.walk.first_stride, kept, DIM, MASKED)
 
 
 @triton.jit
 def load_second(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
-    """The rows from `start` on of the second tensor of a `Walk`."""
+    """The rows from `start` on of the second tensor of a `Pair`."""
     if pair.second_blocks is not None and not MASKED:
-        return load_block(pair.second_blocks, pair, start)
+        return load_block(pair.second_blocks, pair.walk, start)
     skip = tl.full([], 0, tl.int64) + start
-    return load_rows(pair.second + skip * pair.second_stride, kept, DIM, MASKED)
+    return load_rows(pair.walk.second + skip * pair.walk.second_stride, kept, DIM, MASKED)
 
 
 @triton.jit
