@@ -1,8 +1,8 @@
 """Triton's kernels compiled ahead of time for a GPU that is not there: registers, spills, shared memory.
 
 `python -m bench.triton_compile` prints the table for sm_90 and fails where a kernel is not what it should be.
-`--target sm_80|sm_100|gfx942` compiles for another chip, `--all` takes every variant, `--any` takes kernels as
-they come out, `--write FILE` keeps the table.
+`--target sm_80|sm_100|gfx942` compiles for another chip, `--all` takes every variant, `--any` passes kernels
+however they come out, `--write FILE` keeps the table.
 """
 
 import argparse
