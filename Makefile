@@ -44,7 +44,7 @@ TRITON_ALL := $(TRITON_TESTS) $(addprefix tests/test_, chunked_attention_rules.p
 TRITON_PART := (test_windowed_attention and not compile) or \
   (merge_attention_states and not (257 or many_ or gradcheck or compile)) or \
   (test_overlap_merge and half and not (float64 or hann)) or (test_chunked_attention and by_hand and not gradcheck) or \
-  test_triton_models or (test_triton_descriptors and (float16 and (groups or fused or packed) or whole_tiles))
+  test_triton_models or (test_triton_descriptors and (groups or fused or packed or whole_tiles))
 INTERPRETED := TRITON_INTERPRET=1 LCKERNELS=backend=triton OMP_NUM_THREADS=1
 test-triton: $(BUILT)
 	$(INTERPRETED) $(BIN)/python -m pytest -q -n 2 $(TRITON_TESTS) -k "$(TRITON_PART)"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 SPILLS = ("LDL", "STL")  # loads and stores of local memory
 WGMMA, MMA = ("HGMMA",), ("HMMA",)  # on the matrix units, by warpgroups (sm_90) and by warps
 COPIES, TMA = ("LDGSTS",), ("UTMALDG",)  # asynchronous, to shared memory: by threads, by whole tiles
+_INSTRUCTION = r"^\s+/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ +)?(\w+)(.*)"  # address, code, the rest
 
 
 class Kernel(NamedTuple):
@@ -18,6 +19,7 @@ class Kernel(NamedTuple):
     arch: str  # sm_90; empty in a bare cubin
     registers: int
     codes: list[str]  # of every instruction
+    step_codes: list[str]  # of those in innermost loops
 
     def count(self, kinds: tuple[str, ...]) -> int:
         return sum(code in kinds for code in self.codes)
@@ -31,8 +33,17 @@ def kernels(binary: Path) -> Iterator[Kernel]:
         for arch, name, count in _by_arch(usage, r"Function ([\w$]+):\s*\n\s*REG:(\d+)")
     }
     for arch, name, body in _by_arch(sass, r"Function : ([\w$]+)\n(.*?)(?=\n\t\tFunction : |\Z)"):
-        codes = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?(\w+)", body, re.M)
-        yield Kernel(name, arch, registers[arch, name], codes)
+        yield Kernel(name, arch, registers[arch, name], *_codes(body))
+
+
+def _codes(body: str) -> tuple[list[str], list[str]]:
+    """The codes of a listing: of all instructions, and of those in loops that hold no other loop."""
+    found = [(int(address, 16), code, rest) for address, code, rest in re.findall(_INSTRUCTION, body, re.M)]
+    jumps = [(address, re.search(r"0x([0-9a-f]+)", rest)) for address, code, rest in found if code == "BRA"]
+    loops = [(int(to[1], 16), address) for address, to in jumps if to and int(to[1], 16) < address]
+    inner = [x for x in loops if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in loops)]
+    steps = [code for address, code, _ in found if any(begin <= address <= end for begin, end in inner)]
+    return [code for _, code, _ in found], steps
 
 
 def _by_arch(text: str, pattern: str) -> Iterator[tuple[str, ...]]:

@@ -22,7 +22,6 @@ from bench.triton_variants import FEATURES, AnyVariant, variants
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32),
            "gfx942": ("hip", "gfx942", 64)}  # fmt: skip
 SHARED_MEMORY = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
-HAVE_TMA = ("sm_90", "sm_100")
 PROCESSES = 2
 
 
@@ -35,6 +34,7 @@ class Compiled(NamedTuple):
     shared: int  # bytes
     registers: int
     spills: int  # instructions that load or store local memory
+    step_spills: int  # of them in innermost loops
     instructions: int
     wgmma: int  # of them on the matrix units, by warpgroups (sm_90)
     mma: int  # and by warps
@@ -55,8 +55,8 @@ _WIDEST = {
     "chunked_backward_kv_kernel": 64,
 }
 _HEADER = (
-    "variant", "kernel", "warps", "shared", "registers", "spills", "instructions", "wgmma", "mma", "copies",
-    "tma", "s",
+    "variant", "kernel", "warps", "shared", "registers", "spills", "in steps", "instructions", "wgmma", "mma",
+    "copies", "tma", "s",
 )  # fmt: skip
 
 
@@ -109,11 +109,11 @@ def compile_variant(variant: AnyVariant, target: str) -> list[Compiled]:
     compiler.activate()
     call = variant.call("meta")
     begin = time.perf_counter()
-    with tuned.trying(with_descriptors(TABLE) if variant.descriptors else {}):
+    with tuned.trying(with_descriptors(TABLE) if variant.descriptors else TABLE):
         call()
     seconds = time.perf_counter() - begin
     if TARGETS[target][0] != "cuda":  # cuobjdump reads cubins alone
-        zeros = (0,) * 7  # registers, and what is counted
+        zeros = (0,) * 8  # registers, and what is counted
         return [Compiled(variant.name, *kernel[:3], *zeros, seconds) for kernel in compiler.found]
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 
@@ -126,6 +126,7 @@ def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, s
         (kernel,) = sass.kernels(Path(file.name))
     counted = (
         kernel.count(sass.SPILLS),
+        sum(code in sass.SPILLS for code in kernel.step_codes),
         len(kernel.codes),
         *map(kernel.count, (sass.WGMMA, sass.MMA, sass.COPIES, sass.TMA)),
     )
@@ -140,7 +141,10 @@ def compile_all(chosen: list[AnyVariant], target: str) -> list[Compiled]:
 
 
 def faults(found: list[Compiled], target: str) -> list[str]:
-    """What is wrong with kernels: spills without a feature, more shared memory than there is, no wgmma."""
+    """What is wrong with kernels: spills without a feature, more shared memory than there is, no wgmma.
+
+    With groups of heads only spills in a step count.
+    """
     wrong = []
     for kernel in found:
         name = f"{kernel.variant} {kernel.kernel}"
@@ -151,8 +155,10 @@ def faults(found: list[Compiled], target: str) -> list[str]:
         if target != "sm_90":
             continue
         plain = not kernel.variant.endswith(FEATURES[1:])
-        if plain and kernel.spills:
-            wrong.append(f"{name}: {kernel.spills} spills")
+        grouped = "-h8:2" in kernel.variant  # its loop over the heads of a group may spill around the steps
+        spills = kernel.step_spills if grouped else kernel.spills
+        if plain and spills:
+            wrong.append(f"{name}: {spills} spills")
         if plain and needs_wgmma(kernel) and not kernel.wgmma:
             wrong.append(f"{name}: no wgmma")
         if multiplies(kernel) and not kernel.wgmma + kernel.mma:
@@ -192,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [
         v
         for v in variants(options.all)
-        if re.search(options.only, v.name) and (options.target in HAVE_TMA or not v.descriptors)
+        if re.search(options.only, v.name) and (options.target == "sm_90" or not v.descriptors)
     ]
     begin = time.perf_counter()
     found = compile_all(chosen, options.target)

@@ -130,10 +130,11 @@ def variants(everything: bool) -> Iterator[AnyVariant]:
     """A part for every commit; everything: all whose tiles differ, and every feature in both directions."""
     yield from _windowed(everything)
     for dtype in (torch.bfloat16, torch.float32):
-        for head_dim in (64, 128, 256) if everything else (64, 128) if dtype != torch.float32 else (64,):
+        small = (64, 128) if dtype == torch.bfloat16 else (64,)
+        for head_dim in (64, 128, 192, 256) if everything else small:
             for direction in ("forward", "backward"):
                 yield ChunkedVariant(direction, head_dim, dtype)
-                if everything and head_dim < 256:
+                if everything and head_dim <= 128:
                     yield ChunkedVariant(direction, head_dim, dtype, "extra")
     for dtype in (torch.bfloat16, *((torch.float32, torch.float64) if everything else ())):
         for direction in ("forward", "backward"):
@@ -153,6 +154,8 @@ def _windowed(everything: bool) -> Iterator[Variant]:
             for window_size in ((1023, 0), (63, 63)) if dtype != torch.float32 else ((1023, 0),):
                 for direction in ("forward", "backward"):
                     yield Variant(direction, head_dim, dtype, window_size)
+                    if window_size == (1023, 0):
+                        yield Variant(direction, head_dim, dtype, window_size, num_kv_heads=2)
                     if dtype == torch.bfloat16 and window_size == (1023, 0):
                         yield Variant(direction, head_dim, dtype, window_size, descriptors=True)
             yield Variant("forward", head_dim, dtype, (-1, 0), 1, 32, 8)

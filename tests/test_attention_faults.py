@@ -337,6 +337,22 @@ def test_large_scores_that_are_equal_share():
     torch.testing.assert_close(out, want)
 
 
+@pytest.mark.parametrize("where", ("dlse", "v"))
+@pytest.mark.parametrize("softcap", (0.0, 20.0))
+def test_what_is_not_finite_reaches_no_padding(where, softcap):
+    """The gradients of keys from kv_end on are 0, whatever the keys before them and dlse hold."""
+    layout, score = Layout(kv_end=torch.tensor([40])), Score(softcap=softcap)
+    problem = problem_of(seqlen_q=50, seqlen_k=50, layout=layout, score=score, window_size=(-1, 0))
+    if where == "dlse":
+        problem.dlse[:, :, 20] = torch.inf
+    else:
+        getattr(problem, where)[:, 20] = torch.inf
+    results = solve(by_backend, problem)
+    assert not results["dq"].isfinite().all(), "it was planted"
+    for name in ("dk", "dv"):
+        assert (results[name][:, 40:] == 0).all(), name
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_row_of_nan_shows_in_every_gradient(backend):
     q, k, v = (torch.randn(1, 6, 2, 4) for _ in range(3))

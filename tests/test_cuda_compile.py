@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from bench import cuda_compile
+from bench import cuda_compile, sass
 from bench.sass import Kernel
 
 FORWARD = "_ZN3lck17attention_forwardI13__nv_bfloat16Li128ELb0EEEvNS_18GpuAttentionParamsEl"
@@ -13,7 +13,7 @@ NAMES = {FORWARD: "attention_forward<bfloat16, 128, false>", FULL: "attention_fo
 
 
 def kernel(name: str, *codes: str) -> Kernel:
-    return Kernel(name, "sm_90", 200, list(codes))
+    return Kernel(name, "sm_90", 200, list(codes), [])
 
 
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="no c++filt")
@@ -63,3 +63,20 @@ def test_the_table_has_a_row_a_kernel():
     ).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells == [f"`{NAMES[FORWARD]}`", "sm_90", "256", "69632", "200", "0", "2", "1", "1"]
+
+
+def test_steps_are_the_loops_that_hold_no_other():
+    lines = [
+        "STL [R1], R2",
+        "MOV R1, R2",
+        "HGMMA 64x64",
+        "@P0 BRA 0x20",
+        "LDL R1",
+        "@!P1 BRA 0x10",
+        "BRA 0x80",
+        "EXIT",
+    ]
+    body = "\n".join(f"        /*{16 * at:04x}*/                   {line} ;" for at, line in enumerate(lines))
+    codes, steps = sass._codes(body)
+    assert codes == ["STL", "MOV", "HGMMA", "BRA", "LDL", "BRA", "BRA", "EXIT"]
+    assert steps == ["HGMMA", "BRA"]

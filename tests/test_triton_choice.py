@@ -151,6 +151,10 @@ def test_a_kernel_compiles_without_a_gpu():
     described = kernel._replace(variant=f"{variant.name}-tma")
     (fault,) = triton_compile.faults([described], "sm_90")
     assert fault.endswith("no TMA")
+    around = kernel._replace(variant=variant.name.replace("h8:8", "h8:2"), spills=3)
+    assert triton_compile.faults([around], "sm_90") == [], "around the steps of a group's heads"
+    (fault,) = triton_compile.faults([around._replace(step_spills=1)], "sm_90")
+    assert fault.endswith("1 spills")
     with_features = spilled._replace(variant=f"{variant.name}-score")
     fault, _ = triton_compile.faults([with_features], "sm_90")
     assert "bytes of shared memory" in fault, "what an option costs in registers is no fault"

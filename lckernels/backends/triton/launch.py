@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     stride_h: int
 
 
-_ALIGNMENT = 16  # bytes, of what a tensor descriptor addresses
+_ALIGNMENT = 16  # bytes that a tensor descriptor's rows begin at multiples of
 
 
 @cache
@@ -55,7 +55,7 @@ def blocks(x: Rows, num_rows: int, num_dims: int) -> TensorDescriptor | None:
     batch, seqlen, heads, head_dim = x.ptr.shape
     sizes = (batch, heads, seqlen)
     strides = tuple(
-        head_dim if size == 1 else stride
+        _ALIGNMENT if size == 1 else stride
         for size, stride in zip(sizes, (x.stride_b, x.stride_h, x.stride_m), strict=True)
     )
     places = (x.ptr.data_ptr(), *(stride * x.ptr.itemsize for stride in strides))

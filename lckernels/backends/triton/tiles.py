@@ -32,7 +32,7 @@ class Tiles(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
-    descriptors: bool = False  # whole tiles are read through tensor descriptors: by TMA, sm_90 and later
+    descriptors: bool = False  # whole tiles are read through tensor descriptors: by TMA
 
     def __str__(self) -> str:
         return "x".join(map(str, self[:4])) + ("-tma" if self.descriptors else "")
@@ -47,8 +47,12 @@ class Chip(NamedTuple):
 
     @property
     def has_tma(self) -> bool:
-        """Whether it copies tiles that a tensor descriptor tells; elsewhere descriptors become addresses."""
-        return self.arch.startswith("sm_") and int(self.arch.removeprefix("sm_")) >= 90
+        """Whether tiles may be read through tensor descriptors.
+
+        Later chips have TMA too, but Triton 3.6 lacks what 3.9 does about a fault of their drivers
+        (triton-lang/triton#10442).
+        """
+        return self.arch == "sm_90"
 
 
 class Key(NamedTuple):

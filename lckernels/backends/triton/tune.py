@@ -191,7 +191,7 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
     dout = draw(*q.shape)
     if is_chunked:
         plan = plan_chunks(problem.seqlen, problem.chunk_len, problem.overlap).to(device)
-        return partial(_chunked_and_gradients, (q, k, v), dout, plan), []
+        return _chunked_pass(key, (q, k, v), dout, plan), []
     options = _options(key, problem, draw)
     timed = _pass(key, (q, k, v), dout, options)
     if key.kind not in ("heavy", "fp32") and key._replace(kind="heavy") in TABLE:
@@ -204,14 +204,17 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
         dropout_p=0.1,
         seed=seed,
     )
-    return timed, [_pass(key, (q, k, v), dout, loaded)]
+    whole_tiles = loaded._replace(layout=Layout(sink_tokens=4))
+    return timed, [_pass(key, (q, k, v), dout, options) for options in (loaded, whole_tiles)]
 
 
-def _chunked_and_gradients(inputs: Results, dout: Tensor, plan: Plan) -> Results:
-    """The forward and the backward have the same tiles."""
+def _chunked_pass(key: Key, inputs: Results, dout: Tensor, plan: Plan) -> Call:
+    """The op's forward, or for a pass of the backward the backward alone."""
+    if key.kernel == "chunked_forward":
+        return lambda: (chunked_attention(*inputs, plan, backend="triton"),)
     leaves = [x.detach().requires_grad_() for x in inputs]
     out = chunked_attention(*leaves, plan, backend="triton")
-    return (out.detach(), *torch.autograd.grad(out, leaves, dout))
+    return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
 
 
 def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> AttentionOptions:

@@ -248,8 +248,8 @@ def key_gradient_tile(
     ds = probs * (dprobs - delta_row[None, :])
     if score.softcap is not None:
         ds = ds * (1.0 - capped * capped)
-    if MIXED:
-        ds = tl.where(seen, ds, 0.0)
+    if MASKED:  # of what is unseen, also where delta or dout.v is not finite
+        ds = tl.where(probs == 0, 0.0, ds)
     dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
     return dk_tile, dv_tile
 
