@@ -27,13 +27,18 @@ test: $(BUILT)
 test-isas: $(BUILT)
 	$(BIN)/python tests/each_isa.py -q -n 2 $(ISA_TESTS) -k "$(ISA_PART)" --random-problems 400
 
+# $(call venv_over,FOLDER,PACKAGES): a venv that has PACKAGES, and the rest from .venv.
+define venv_over
+test -x $(1)/bin/python || $(BIN)/python -m venv $(1)
+$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(1)/lib/python*/site-packages)/over.pth
+$(1)/bin/python -m pip --disable-pip-version-check install -q $(2)
+endef
+
 # The tests of transformers models, every architecture, on another version of it: a venv over .venv.
 TRANSFORMERS ?= 5.17.0
 OTHER := build/transformers-$(TRANSFORMERS)
 test-hf: $(BUILT)
-	test -x $(OTHER)/bin/python || $(BIN)/python -m venv $(OTHER)
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(OTHER)/lib/python*/site-packages)/over.pth
-	$(OTHER)/bin/python -m pip --disable-pip-version-check install -q transformers==$(TRANSFORMERS)
+	$(call venv_over,$(OTHER),transformers==$(TRANSFORMERS))
 	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q tests/test_hf_*.py --hf-all
 
 # The Triton kernels in Triton's interpreter, by the tests of the ops; no GPU is needed. A part for CI, then all.
@@ -60,9 +65,7 @@ compile-triton: $(BUILT)
 OLD_TRITON ?= 3.6.0
 OLD := build/triton-$(OLD_TRITON)
 compile-triton-old: $(BUILT)
-	test -x $(OLD)/bin/python || $(BIN)/python -m venv $(OLD)
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(OLD)/lib/python*/site-packages)/over.pth
-	$(OLD)/bin/python -m pip --disable-pip-version-check install -q --no-deps triton==$(OLD_TRITON)
+	$(call venv_over,$(OLD),--no-deps triton==$(OLD_TRITON))
 	PYTHONPATH="$(CURDIR)" $(OLD)/bin/python -m bench.triton_compile --any
 
 # Where setup.py has CMake build.

@@ -15,26 +15,19 @@ from lckernels.backends.triton.tiles import TABLE, chip_of
 FIRST = r"^(forward|backward_kv|backward_q) (64|128) half$"
 
 
-def median_seconds(call: tune.Call) -> float:
-    """Of a call on the GPU, caches flushed."""
-    from triton.testing import do_bench
-
-    return 1e-3 * do_bench(call, warmup=10, rep=50, return_mode="median")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Tunes pass after pass and writes the table after each; 1 if none matches or none can be timed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the table")
     parser.add_argument("--only", default=FIRST, help="passes whose names match this regular expression")
     options = parser.parse_args(arguments)
-    keys = [key for key in TABLE if re.search(options.only, " ".join(map(str, key)))]
+    keys = [key for key in TABLE if re.search(options.only, str(key))]
     if not keys:
         print(f"no pass matches {options.only}")
         return 1
     device, found = torch.device("cuda"), {}
     target = options.rows / tuned.path(chip_of(device)).name
-    for row in tune.tune(keys, device, median_seconds):
+    for row in tune.tune(keys, device, tune.gpu_seconds):
         print(row.line, flush=True)
         if not row.failure:
             found[row.key] = row.after

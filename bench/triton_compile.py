@@ -188,6 +188,8 @@ def table(found: list[Compiled]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from lckernels.backends.triton.tiles import Chip
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="sm_90", choices=TARGETS)
     parser.add_argument("--all", action="store_true", help="every dtype, head dim and feature")
@@ -195,10 +197,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--any", action="store_true", help="fail only where a kernel does not compile")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args(arguments)
+    has_tma = Chip(options.target, SHARED_MEMORY[options.target], 0).has_tma
     chosen = [
-        v
-        for v in variants(options.all)
-        if re.search(options.only, v.name) and (options.target == "sm_90" or not v.descriptors)
+        v for v in variants(options.all) if re.search(options.only, v.name) and (has_tma or not v.descriptors)
     ]
     begin = time.perf_counter()
     found = compile_all(chosen, options.target)

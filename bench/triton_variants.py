@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class ChunkedVariant:
     head_dim: int
     dtype: torch.dtype
     features: str = ""  # extra: with extra tokens
-    descriptors: bool = False
+    descriptors: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -93,8 +93,7 @@ class MemoryVariant:
     direction: str
     dtype: torch.dtype
     weights: str = ""  # of overlap_merge; "explicit" stands for a tensor
-    features: str = ""
-    descriptors: bool = False
+    descriptors: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -5,20 +5,17 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from backends import DEVICE, JUDGED
 
 import lckernels
 from lckernels import Layout, Score
-from lckernels.dispatch import backends
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from lckernels.backends.triton import arguments, launch, tuned
 from lckernels.backends.triton.tiles import TABLE, allowed, with_descriptors
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-by_the_kernels = pytest.mark.skipif(
-    bool(backends()["triton"].unavailable()), reason=f"Triton: {backends()['triton'].unavailable()}"
-)
+by_the_kernels = pytest.mark.skipif(JUDGED != "triton", reason="make test-triton judges the Triton kernels")
 DTYPE = torch.float16 if launch.interpreted() else torch.bfloat16
 
 

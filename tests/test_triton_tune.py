@@ -227,7 +227,7 @@ def test_a_gpus_table_is_kept_pass_by_pass(tmp_path, monkeypatch, capsys):
     left = Key("backward_q", 128, "half")
 
     def measured(keys, device, seconds):
-        assert keys == [KEY, left] and device == torch.device("cuda") and seconds is gpu_tune.median_seconds
+        assert keys == [KEY, left] and device == torch.device("cuda") and seconds is tune.gpu_seconds
         yield tune.Tuned(KEY, TABLE[KEY], described, 2e-3, 1e-3)
         yield tune.Tuned(left, TABLE[left], TABLE[left], failure="no room")
         raise KeyboardInterrupt

@@ -70,13 +70,8 @@ def tune(
     if not dry_run:
         _make_folder(target)
         check_writable(target)
-    from triton.testing import do_bench
-
-    def seconds(call: tune.Call) -> float:
-        return 1e-3 * do_bench(call, warmup=10, rep=50, return_mode="median")
-
     found = dict(tuned.read(chip))
-    for row in _shown(tune.tune(keys, device, seconds), len(keys), talk(quiet)[0]):
+    for row in _shown(tune.tune(keys, device, tune.gpu_seconds), len(keys), talk(quiet)[0]):
         out.print(printable(row.line))
         if row.failure:
             continue

@@ -62,6 +62,9 @@ class Key(NamedTuple):
     room: int  # of the head dim: 64 (and less), 128, 256; 192 where that differs from 256
     kind: str  # fp32; half: bf16 and fp16; narrow: half with a narrow window; heavy: with costly options
 
+    def __str__(self) -> str:
+        return " ".join(map(str, self))
+
 
 TABLE = {
     Key("forward", 64, "half"): Tiles(128, 64, 4, 3),
@@ -137,13 +140,14 @@ def rows_of_tile(kernel: str, tiles: Tiles) -> int:
 
 def allowed(key: Key, tiles: Tiles) -> bool:
     """Whether a kernel may have such tiles; whether they fit a chip is not asked."""
-    known = all(getattr(tiles, name) in sizes for name, sizes in SIZES.items())
+    if not all(getattr(tiles, name) in sizes for name, sizes in SIZES.items()):
+        return False
     if tiles.descriptors and (key.kernel not in _DESCRIBED or key.kind == "fp32"):
         return False
     if key.kernel.startswith("chunked") and rows_of_tile(key.kernel, tiles) > TILE_LEN:
         return False
     # The bias' kernel turns a tile within its keys.
-    return known and (key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n)
+    return key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n
 
 
 def with_descriptors(tiles_of: Mapping[Key, Tiles]) -> dict[Key, Tiles]:

@@ -68,13 +68,20 @@ class Tuned:
     @property
     def line(self) -> str:
         """The pass, its tiles and times before and after, and the ratio; or why it is left out."""
-        name = " ".join(map(str, self.key))
+        name = f"{self.key!s:26}"
         if self.failure:
-            return f"{name:26} is left out: {self.failure.splitlines()[0]}"
+            return f"{name} is left out: {self.failure.splitlines()[0]}"
         times = [f"{1e3 * seconds:.3f} ms" for seconds in (self.seconds_before, self.seconds_after)]
         tiles = (self.before, self.after)
         sides = [f"{x!s:>16} {time:>12}" for x, time in zip(tiles, times, strict=True)]
-        return f"{name:26} {'   '.join(sides)}   {self.seconds_before / self.seconds_after:.2f}x"
+        return f"{name} {'   '.join(sides)}   {self.seconds_before / self.seconds_after:.2f}x"
+
+
+def gpu_seconds(call: Call) -> float:
+    """The median of a call on the GPU, with its caches flushed."""
+    from triton.testing import do_bench
+
+    return 1e-3 * do_bench(call, warmup=10, rep=50, return_mode="median")
 
 
 def tune(

@@ -63,15 +63,11 @@ def read(chip: Chip) -> Mapping[Key, Tiles]:
 
 def text(found: Mapping[Key, Tiles]) -> str:
     """The contents of the file."""
-    named = {_name(key): list(sizes) for key, sizes in sorted(found.items())}
+    named = {str(key): list(sizes) for key, sizes in sorted(found.items())}
     return json.dumps({"triton": triton.__version__, "tiles": named}, indent=1) + "\n"
 
 
-def _name(key: Key) -> str:
-    return " ".join(map(str, key))
-
-
-_KEYS = {_name(key): key for key in TABLE}
+_KEYS = {str(key): key for key in TABLE}
 
 
 def _entry(name: str, sizes: list[int]) -> tuple[Key, Tiles]:

@@ -19,11 +19,7 @@ from lckernels.backends.triton.kernels.attention_backward import (
     key_gradient_tile,
     query_gradient_tile,
 )
-from lckernels.backends.triton.kernels.attention_forward import (
-    attend_tile,
-    no_keys,
-    upright,
-)
+from lckernels.backends.triton.kernels.attention_forward import attend_tile, no_keys, upright
 from lckernels.backends.triton.kernels.key_tiles import QueryRows, Text
 from lckernels.backends.triton.kernels.score import LOG2_E
 from lckernels.backends.triton.kernels.tile_rows import Pair, load_rows, row_ptrs, store_rows, walk
@@ -198,7 +194,7 @@ def chunked_forward_kernel(
     q_tile = upright(q_tile, score)
     if dots is None:
         merged = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    if dots is not None:
+    else:
         dout_tile = load_rows(row_ptrs(source.dout, batch, 0, row, head, BLOCK_DV), kept, HEAD_DIM_V, True)
     for n in tl.range(begin, end):
         visit = visit_of(n, batch, row, chunks, sizes, EXTRA)

@@ -77,21 +77,26 @@ def load_block(blocks, place, start):
 
 
 @triton.jit
+def load_tile(ptrs, stride, blocks, place, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
+    """The rows from `start` on of a tensor of a `Pair`."""
+    if blocks is not None and not MASKED:
+        return load_block(blocks, place, start)
+    skip = tl.full([], 0, tl.int64) + start
+    return load_rows(ptrs + skip * stride, kept, DIM, MASKED)
+
+
+@triton.jit
 def load_first(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
     """The rows from `start` on of the first tensor of a `Pair`."""
-    if pair.first_blocks is not None and not MASKED:
-        return load_block(pair.first_blocks, pair.walk, start)
-    skip = tl.full([], 0, tl.int64) + start
-    return load_rows(pair.walk.first + skip * pair.walk.first_stride, kept, DIM, MASKED)
+    place = pair.walk
+    return load_tile(place.first, place.first_stride, pair.first_blocks, place, start, kept, DIM, MASKED)
 
 
 @triton.jit
 def load_second(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
     """The rows from `start` on of the second tensor of a `Pair`."""
-    if pair.second_blocks is not None and not MASKED:
-        return load_block(pair.second_blocks, pair.walk, start)
-    skip = tl.full([], 0, tl.int64) + start
-    return load_rows(pair.walk.second + skip * pair.walk.second_stride, kept, DIM, MASKED)
+    place = pair.walk
+    return load_tile(place.second, place.second_stride, pair.second_blocks, place, start, kept, DIM, MASKED)
 
 
 @triton.jit
