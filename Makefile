@@ -11,7 +11,7 @@ BUILT := $(VENV)/.built
 SOURCES := setup.py CMakeLists.txt $(shell find csrc python -type f)
 
 # What runs on each instruction set below the machine's best, where `make test` runs; and a part of it for CI.
-ISA_TESTS := $(addprefix tests/test_, windowed_attention.py random_attention.py decode.py attention_faults.py \
+ISA_TESTS := $(addprefix tests/ops/test_, windowed_attention.py random_attention.py decode.py attention_faults.py \
   attention_threads.py chunked_attention.py merge_attention_states.py overlap_merge.py overlap_merge_rules.py)
 ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu and (test_forward or test_backward))
 
@@ -39,12 +39,12 @@ TRANSFORMERS ?= 5.17.0
 OTHER := build/transformers-$(TRANSFORMERS)
 test-hf: $(BUILT)
 	$(call venv_over,$(OTHER),transformers==$(TRANSFORMERS))
-	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q tests/test_hf_*.py --hf-all
+	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q tests/hf --hf-all
 
 # The Triton kernels in Triton's interpreter, by the tests of the ops; no GPU is needed. A part for CI, then all.
-TRITON_TESTS := $(addprefix tests/test_, windowed_attention.py chunked_attention.py merge_attention_states.py \
-  overlap_merge.py triton_models.py triton_descriptors.py)
-TRITON_ALL := $(TRITON_TESTS) $(addprefix tests/test_, chunked_attention_rules.py overlap_merge_rules.py random_attention.py \
+TRITON_TESTS := $(addprefix tests/ops/test_, windowed_attention.py chunked_attention.py merge_attention_states.py \
+  overlap_merge.py) $(addprefix tests/backends/test_, triton_models.py triton_descriptors.py)
+TRITON_ALL := $(TRITON_TESTS) $(addprefix tests/ops/test_, chunked_attention_rules.py overlap_merge_rules.py random_attention.py \
   attention_faults.py decode.py)
 TRITON_PART := (test_windowed_attention and not compile) or \
   (merge_attention_states and not (257 or many_ or gradcheck or compile)) or \
@@ -90,7 +90,7 @@ test-cuda: $(BUILT) $(VENV)/.cutlass
 	  ctest --test-dir $(CMAKE_BUILD) -R test_cuda -j 2 --output-on-failure
 
 test-all: cuda test test-cuda sanitize aarch64 test-hf test-triton-all compile-triton-old
-	$(BIN)/python -m pytest -q tests/test_hf_parity.py --hf-all
+	$(BIN)/python -m pytest -q tests/hf/test_hf_parity.py --hf-all
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	for target in sm_90 sm_80 sm_100 gfx942; do \

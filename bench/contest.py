@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.check import Checked
 from bench.rows import Row
 from bench.timing import Call, Timing, Turns, prime, primed_clock, wall_clock
-from lckernels.dispatch import Problem, choose
+from lckernels.backends.registry import Problem, choose
 
 OWN = "lckernels"
 WARM = f"{OWN} warm"  # the same on an output that exists

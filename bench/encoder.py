@@ -23,7 +23,7 @@ from bench.check import Checked, distance
 from bench.contest import OWN, Subject, chosen_backend, make_rows
 from bench.demo import CHUNK_LEN, OVERLAP, model_folder
 from bench.timing import Timing
-from lckernels.search.encoder import TextEncoder, Tokens
+from lckernels.long.text_encoder import TextEncoder, Tokens
 from lckernels.search.passages import passage_vectors, split_passages
 from lckernels.search.text import read_text
 

@@ -70,8 +70,8 @@ fi
 if [[ -f lckernels/_C_cuda.so && -z $(find csrc -newer lckernels/_C_cuda.so -type f) ]]; then export LCK_CUDA=0; fi
 section build 300 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu_check "${common[@]}"
-section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/test_random_attention.py \
-  tests/test_triton_models.py tests/test_triton_gpu.py tests/test_triton_descriptors.py --random-problems 120
+section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/ops/test_random_attention.py \
+  tests/backends/test_triton_models.py tests/backends/test_triton_gpu.py tests/backends/test_triton_descriptors.py --random-problems 120
 section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
 section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
 section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
@@ -80,7 +80,7 @@ section tune 500 "$python" -m bench.gpu_tune --rows "$rows"
 cuda=(env LCKERNELS=backend=cuda "$python" -m)
 section primitives 60 bash bench/gpu_primitives.sh
 section cuda_check 100 "$python" -m bench.gpu_check --backend cuda "${common[@]}"
-section cuda_random 150 env LCKERNELS=backend=cuda "$python" -m pytest -q -n 12 tests/test_random_attention.py \
+section cuda_random 150 env LCKERNELS=backend=cuda "$python" -m pytest -q -n 12 tests/ops/test_random_attention.py \
   --random-problems 1500
 section cuda_merge 100 "${cuda[@]}" bench.gpu_time merge --rows "$rows" "${common[@]}"
 section cuda_forward 140 "${cuda[@]}" bench.gpu_time forward --rows "$rows" "${common[@]}"

@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from attention_problem import moved  # gpu.sh puts tests/ on the path
-from cases import CASES, AttentionCase
+from helpers.attention_problem import moved  # gpu.sh puts tests/ on the path
+from helpers.cases import CASES, AttentionCase
 from torch import Tensor
 
 from bench.check import check
 from lckernels import (
     chunked_attention,
-    dispatch,
     merge_attention_states,
     ops,
     overlap_merge,
@@ -24,6 +23,7 @@ from lckernels import (
     plan_chunks,
     reference,
 )
+from lckernels.backends import registry
 from lckernels.options import AttentionOptions
 
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
@@ -55,7 +55,7 @@ def forced(backend: str | None) -> Iterator[None]:
     if backend is None:
         yield
         return
-    settings = dispatch.settings()
+    settings = registry.settings()
     before = dict(settings)
     settings["backend"] = backend
     try:
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs every check, prints the failures and the count; 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--backend", choices=dispatch.BACKENDS, help="on this backend alone, what it takes")
+    parser.add_argument("--backend", choices=registry.BACKENDS, help="on this backend alone, what it takes")
     parser.add_argument("--tiny", action="store_true", help="one dtype: fp32, with --backend cuda bf16")
     options = parser.parse_args(arguments)
     makers = (overlap_jobs, attention_jobs, chunked_jobs, states_jobs)
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, *job in jobs:
         try:
             compare(name, *job, options.device, options.backend)
-        except dispatch.BackendError as error:
+        except registry.BackendError as error:
             left += 1
             print(f"left {name}: {str(error).splitlines()[-1].strip()}")
             continue

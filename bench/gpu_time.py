@@ -25,8 +25,8 @@ from bench.gpu_contest import (
 from bench.library_peers import flex
 from bench.peers import Run, merge_by_fold, merge_by_gather, merge_by_index_add
 from bench.timing import Clock
-from lckernels import dispatch
-from lckernels.dispatch import Problem
+from lckernels.backends import registry
+from lckernels.backends.registry import Problem
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
 OWN_TMA = f"{OWN} tma"  # the Triton kernels, whole tiles through tensor descriptors
@@ -111,7 +111,7 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
         "sdpa_causal": entrant(lambda: sdpa_causal(case, direction, device)),
     }
     if device == "cuda":
-        if dispatch.settings().get("backend", "triton") == "triton":
+        if registry.settings().get("backend", "triton") == "triton":
             entrants[OWN_TMA] = lambda: through_descriptors(entrants[OWN](), torch.device(device))
         entrants["flex"] = entrant(lambda: flex(case, direction, device))
         entrants["sdpa_cudnn"] = entrant(lambda: sdpa_cudnn(case, direction, device))
@@ -151,12 +151,12 @@ def through_descriptors(call: Results, device: torch.device) -> Results:
 
 def is_taken(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -> bool:
     """Whether the backend that LCKERNELS names, if any, takes the case; told where it does not."""
-    backend, case = dispatch.settings().get("backend"), job[1]
+    backend, case = registry.settings().get("backend"), job[1]
     if backend is None or isinstance(case, OverlapCase):
         return True
     shape = (1, case.seqlen, case.num_heads, case.head_dim)
     problem = Problem("windowed_attention", "cuda", case.dtype, (shape,) * 3)
-    why = dispatch.backends()[backend].reasons(problem)
+    why = registry.backends()[backend].reasons(problem)
     if why:
         print(f"{job[2]} {case.label} is left to other backends: {'; '.join(why)}")
     return not why

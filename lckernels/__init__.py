@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from lckernels.dispatch import BackendError
+from lckernels.backends.registry import BackendError
 from lckernels.functional import (
     chunked_attention,
     merge_attention_states,
@@ -17,8 +17,8 @@ from lckernels.plan import Plan, plan_chunks
 __version__ = "0.1.0"
 
 _LAZY = {
-    "LongEncoder": "lckernels.models.long_encoder",
-    "explain": "lckernels.models.explain",
+    "LongEncoder": "lckernels.long.encoder",
+    "explain": "lckernels.long.explain",
     "patch": "lckernels.hf.patch",
     "patched": "lckernels.hf.patch",
     "unpatch": "lckernels.hf.patch",

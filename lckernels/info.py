@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lckernels import dispatch
+from lckernels.backends import registry
 
 PACKAGES = (
     "lckernels",
@@ -54,14 +54,14 @@ def machine() -> dict[str, str]:
         from lckernels import _host
 
         facts["instruction set found"] = _host.detected_isa()
-    if not dispatch.availability()["cpu"]:
+    if not registry.availability()["cpu"]:
         facts["instruction set in use"] = torch.ops.lckernels_cpu.isa()
     facts["instruction set of torch"] = torch.backends.cpu.get_cpu_capability()
     facts["threads of torch"] = str(torch.get_num_threads())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     facts["GPU"] = gpu
     facts["LCKERNELS"] = (
-        ", ".join(f"{name}={value}" for name, value in dispatch.settings().items()) or "not set"
+        ", ".join(f"{name}={value}" for name, value in registry.settings().items()) or "not set"
     )
     return facts
 
@@ -74,20 +74,20 @@ def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
         for device in devices:
             answers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
             for dtype in DTYPES:
-                answer = _choice(dispatch.Problem(op, device, dtype, shapes=()))
+                answer = _choice(registry.Problem(op, device, dtype, shapes=()))
                 answers.setdefault(answer, []).append(str(dtype).removeprefix("torch."))
             rows += [(op, device, ", ".join(dtypes), *answer) for answer, dtypes in answers.items()]
     return rows
 
 
-def _choice(problem: dispatch.Problem) -> tuple[str, tuple[str, ...]]:
+def _choice(problem: registry.Problem) -> tuple[str, tuple[str, ...]]:
     """The backend that serves the problem, and each other one with its reasons."""
     try:
-        chosen = dispatch.choose(problem).__name__.rpartition(".")[2]
-    except dispatch.BackendError:
+        chosen = registry.choose(problem).__name__.rpartition(".")[2]
+    except registry.BackendError:
         chosen = "none"
     others = []
-    for name, backend in dispatch.backends().items():
+    for name, backend in registry.backends().items():
         if name == chosen:
             continue
         reasons = backend.reasons(problem) or [f"it can, {chosen} comes before it"]

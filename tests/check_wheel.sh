@@ -12,13 +12,13 @@ trap 'rm -rf "$folder"' EXIT
 merge='import torch, lckernels
 plan = lckernels.Plan.from_segments([[0, 0, 0, 4], [1, 0, 2, 4]], num_chunks=2, chunk_len=4, total_len=6)
 assert lckernels.overlap_merge(torch.ones(2, 4, 3), plan).sum() == 18
-print(lckernels.dispatch.availability())'
+print(lckernels.backends.registry.availability())'
 
 LCK_CUDA=0 "$python" -m build -q --no-isolation --outdir "$folder" .
 "$python" -m venv "$folder/empty"
 "$folder/empty/bin/pip" install -q "$torch" "$folder"/*.whl
 (cd "$folder" && empty/bin/python -W ignore -c "$merge
-assert lckernels.dispatch.availability()['cpu'] == ''
+assert lckernels.backends.registry.availability()['cpu'] == ''
 assert lckernels.plan_chunks([1050], 512, 256).num_chunks == 4")
 
 "$folder/empty/bin/pip" install -q "setuptools>=77"
@@ -26,4 +26,4 @@ echo "without a compiler:"
 PATH="$folder/empty/bin" "$folder/empty/bin/pip" install -q --no-build-isolation --no-deps --force-reinstall \
   "$folder"/*.tar.gz
 (cd "$folder" && empty/bin/python -W ignore -c "$merge
-assert 'not built' in lckernels.dispatch.availability()['cpu']")
+assert 'not built' in lckernels.backends.registry.availability()['cpu']")

@@ -1,13 +1,13 @@
 """Runs pytest with the arguments given on each instruction set below the machine's best, which others test.
 
-python tests/each_isa.py -q tests/test_windowed_attention.py
+python tests/each_isa.py -q tests/ops/test_windowed_attention.py
 """
 
 import os
 import subprocess
 import sys
 
-from lckernels.dispatch import ISAS
+from lckernels.backends.registry import ISAS
 
 
 def main() -> int:

@@ -1,1 +1,1 @@
-"""Backends: each keeps the contract of `ops` its own way; `dispatch.py` chooses among them."""
+"""Backends: each keeps the contract of `ops` its own way; `registry.py` chooses among them."""

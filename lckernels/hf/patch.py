@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lckernels.backends.registry import BACKENDS, BackendError, Problem, choose, why_no_kernel
 from lckernels.checks import bad
-from lckernels.dispatch import BACKENDS, BackendError, Problem, choose, why_no_kernel
 from lckernels.hf.changes import Settings, is_compiled, is_patched, patch_modules, unpatch_modules
 from lckernels.hf.dry_run import Call, DryRun, padded_run
 from lckernels.hf.mask import WAY, Window

@@ -1,6 +1,6 @@
 """The public torch ops `lckernels::*`, one module a family; the only package that registers torch ops.
 
-Each op has one Python kernel for all devices, which asks `dispatch.choose` for a backend. Backends have no
+Each op has one Python kernel for all devices, which asks `registry.choose` for a backend. Backends have no
 autograd of their own: the backward of an op is a second op. Second-order gradients raise.
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lckernels.dispatch import Problem, choose
+from lckernels.backends.registry import Problem, choose
 from lckernels.ops.registration import register, register_autocast, register_autograd
 from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
 from lckernels.reference import compute_dtype

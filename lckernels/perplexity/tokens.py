@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lckernels.search.errors import InputError
+from lckernels.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from lckernels.search.errors import InputError
+from lckernels.errors import InputError
 
 _OLD_MAC_LINE_END = re.compile(r"\r(?!\n)")
 

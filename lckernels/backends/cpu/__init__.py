@@ -16,7 +16,7 @@ from lckernels.backends.cpu.overlap import (
     overlap_split,
     overlap_split_backward,
 )
-from lckernels.dispatch import Problem
+from lckernels.backends.registry import Problem
 
 __all__ = [
     "chunked_attention",

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.compiled_arguments import attention_arguments
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.compiled_arguments import attention_arguments
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.options import AttentionOptions
 from lckernels.reference import compute_dtype, packed_bounds
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lckernels.backends.cpu.overlap import overlap_merge, overlap_merge_backward
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
 from lckernels.reference import compute_dtype

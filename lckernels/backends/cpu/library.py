@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lckernels.dispatch import settings
+from lckernels.backends.registry import settings
 
 _LIBRARY = Path(__file__).resolve().parents[2] / "_C.so"
 

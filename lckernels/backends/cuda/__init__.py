@@ -16,7 +16,7 @@ from lckernels.backends.cuda.states import (
     merge_attention_states,
     merge_attention_states_backward,
 )
-from lckernels.dispatch import Problem
+from lckernels.backends.registry import Problem
 
 __all__ = [
     "chunked_attention",

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from lckernels.backends.compiled_arguments import attention_arguments
 from lckernels.backends.cuda.library import aligned_rows
 from lckernels.backends.eager.attention import sink_gradient
+from lckernels.backends.shared.compiled_arguments import attention_arguments
 from lckernels.options import AttentionOptions
 
 

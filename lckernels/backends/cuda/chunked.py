@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.chunk_tables import segments_by_chunk
 from lckernels.backends.cuda.library import aligned_rows
 from lckernels.backends.cuda.overlap import overlap_merge_backward
+from lckernels.backends.shared.chunk_tables import segments_by_chunk
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_C_cuda.so"
 MIN_CAPABILITY = (8, 0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 MAX_STATES = 24  # as kMaxStates in csrc/cuda/gpu_states.h
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import torch
 
-from lckernels.dispatch import Problem
+from lckernels.backends.registry import Problem
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED:

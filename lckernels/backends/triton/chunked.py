@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lckernels.backends.chunk_tables import segments_by_chunk
+from lckernels.backends.shared.chunk_tables import segments_by_chunk
 from lckernels.backends.triton.arguments import Arguments, attention_arguments
 from lckernels.backends.triton.kernels.chunked import (
     Chunks,

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 
 class Rows(NamedTuple):

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lckernels.backends.tensor_rows import contiguous_rows
+from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.backends.triton.launch import launch
 from lckernels.backends.triton.overlap_shares import (
     SIZES,

@@ -1,0 +1,1 @@
+"""Code that backends share: tables, rows and arguments of compiled kernels."""

@@ -1,0 +1,5 @@
+"""`python -m lckernels.cli`."""
+
+from lckernels.cli import main
+
+main()

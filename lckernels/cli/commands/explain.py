@@ -1,0 +1,133 @@
+"""The command explain."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lckernels.cli.console import need
+from lckernels.cli.figures.search import check_target
+from lckernels.cli.report import out
+from lckernels.errors import InputError
+from lckernels.extras import import_extra
+from lckernels.long.loading import folder
+from lckernels.search.text import printable
+
+if TYPE_CHECKING:
+    from lckernels.hf.costs import Costs
+
+
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder with a config.json, a config file, or a name on the Hugging Face hub.",
+            show_default=False,
+        ),
+    ],
+    seqlen: Annotated[int, typer.Option(min=1, help="Tokens of the text.")] = 8192,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Turn full attention into windowed attention of so many keys: an approximation.",
+            show_default="the model's own attention",
+        ),
+    ] = None,
+    sink_tokens: Annotated[
+        int | None,
+        typer.Option(help="First tokens that every token sees beside that window.", show_default="0"),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the visible keys of each kind of layer: .png, .svg, .pdf, .jpg.", show_default=False,
+            metavar="PATH",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Print what lckernels.patch would do to each attention layer of MODEL, and what that saves.
+
+    Only the config is read: no weights are loaded and nothing is computed.
+    """
+    need({"transformers": "hf"} | ({"matplotlib": "cli"} if plot else {}))
+    if plot is not None:
+        check_target(plot)
+    found = _costs(model, seqlen, window, sink_tokens)
+    for line in lines(found):
+        out.print(printable(line))
+    if plot is not None:
+        from lckernels.cli.figures.layers import plot_layers
+
+        plot_layers(plot, found, sink_tokens or 0)
+        out.print(printable(f"picture: {plot}"))
+
+
+def lines(costs: "Costs") -> list[str]:
+    """The report's table, then the figures."""
+    reach = ["all tokens" if side is None else f"{side:,} tokens" for side in costs.reach]
+    beside = (
+        ", beside the sink tokens" if any("sink tokens" in row.verdict for row in costs.report.rows) else ""
+    )
+    share = costs.flops_patched / costs.flops if costs.flops else 1.0
+    return [
+        *str(costs.report).splitlines(),
+        "",
+        f"for a text of {costs.seqlen:,} tokens:",
+        f"masks       {_bytes(costs.mask_bytes)} under sdpa; patched {_bytes(costs.mask_bytes_patched)}",
+        f"attention   {_flops(costs.flops)} under sdpa; patched {_flops(costs.flops_patched)}, "
+        f"{100 * share:.1f} %",
+        f"reach       {reach[0]} before a token, {reach[1]} behind it, through all layers{beside}",
+    ]
+
+
+def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
+    """Raises InputError for a model that cannot be read, or that a patch would not change."""
+    import torch
+
+    from lckernels.backends.registry import BackendError
+    from lckernels.hf.costs import costs
+    from lckernels.hf.dry_run import padded_run
+    from lckernels.hf.patch import check_window, plan_patch
+    from lckernels.hf.settings import LayerSettings
+
+    try:
+        check_window(window, sink_tokens)
+    except ValueError as error:
+        raise InputError(f"--{str(error).replace('sink_tokens:', 'sink-tokens:', 1)}") from None
+    transformers = import_extra("transformers", "hf")
+    transformers.logging.set_verbosity_error()
+    path = Path(name) if name.endswith(".json") and Path(name).is_file() else folder(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(path) if path else name)
+        with torch.device("meta"):
+            model = transformers.AutoModel.from_config(config)
+    except Exception as error:
+        # A damaged folder makes the libraries raise whatever they run into.
+        why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise InputError(f"no model can be made of the config of {name}: {why}") from None
+    run, wanted = padded_run(model), LayerSettings(window, sink_tokens or 0)
+    try:
+        report, _ = plan_patch(model, run, wanted, device_type="cpu")
+    except (TypeError, BackendError) as error:
+        raise InputError(str(error)) from None
+    if not report.taken:
+        raise InputError(
+            f"what {report.model} asks of its attention is known at its first call only ({report.unknown}); "
+            "lckernels.patch says the rest"
+        )
+    return costs(run, report, wanted, seqlen)
+
+
+def _bytes(size: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size} byte{'' if size == 1 else 's'}"
+
+
+def _flops(count: int) -> str:
+    for unit, scale in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.2f} {unit}"
+    return f"{count:,} FLOP"

@@ -1,0 +1,140 @@
+"""The command perplexity."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lckernels.backends.registry import BackendError
+from lckernels.cli import perplexity_report as report
+from lckernels.cli.console import need, set_threads, talk
+from lckernels.cli.figures import perplexity as picture
+from lckernels.cli.figures.search import check_target
+from lckernels.cli.options import Dtype, FileArgument, ThreadsOption
+from lckernels.cli.report import out
+from lckernels.errors import InputError
+from lckernels.long.loading import load
+from lckernels.long.text_encoder import DTYPES
+from lckernels.perplexity.scoring import check_sizes, fit, score
+from lckernels.perplexity.scoring import compare as compare_ways
+from lckernels.perplexity.tokens import tokenize
+from lckernels.search.text import printable, read_text
+
+_GGUF = dict.fromkeys(("gguf", "accelerate"), "gguf")
+_OPTIONS = {
+    "context": "--context",
+    "stride": "--stride",
+    "window": "--window",
+    "sink_tokens": "--sink-tokens",
+}
+
+
+def perplexity(
+    file: FileArgument,
+    model: Annotated[
+        str,
+        typer.Option(help="A decoder: a folder, or a name on the Hugging Face hub.", show_default=False),
+    ],
+    gguf_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Read model and tokenizer from this GGUF file of the folder.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Each token sees so many tokens, itself among them, where it otherwise sees all before it: "
+            "an approximation.",
+            show_default="the model's own attention",
+        ),
+    ] = None,
+    sink_tokens: Annotated[
+        int | None,
+        typer.Option(help="First tokens that every token sees beside its window.", show_default="0"),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens read at a time.", show_default="all positions of the model, at most 8192"),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens from one context to the next; only those not scored before are scored.",
+            show_default="half the context",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Read only so many tokens of the text.", show_default="all")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Arithmetic of the model.")] = Dtype.float32,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Also run the model as it is, and print both and how far they are apart."
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw perplexity along the text: .png, .svg, .pdf, .jpg.", show_default=False, metavar="PATH"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    threads: ThreadsOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")] = False,
+) -> None:
+    """Print how well a decoder predicts FILE, read in overlapping contexts on lckernels' attention.
+
+    Each token is scored once, by the tokens before it in its context; the first one of the text is not.
+    """
+    need({"transformers": "hf"} | (_GGUF if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {}))
+    sizes = {"context": context, "stride": stride, "window": window, "sink_tokens": sink_tokens}
+    with _errors_as_options():
+        check_sizes(**sizes)
+    if max_tokens is not None and max_tokens < 2:
+        raise InputError(f"--max-tokens: got {max_tokens}; expected at least 2")
+    text = read_text(file)
+    if plot is not None:
+        check_target(plot)
+    set_threads(threads)
+    progress, say = talk(quiet)
+    tokenizer, decoder, _ = load(model, DTYPES[dtype.value], "AutoModelForCausalLM", gguf_file)
+    tokens = tokenize(tokenizer, text.content, max_tokens)
+    with _errors_as_options():
+        sizes["context"], sizes["stride"] = fit(decoder, len(tokens.input_ids), context, stride)
+        say(
+            "reading {:,} tokens, {context:,} at a time, {stride:,} apart".format(
+                len(tokens.input_ids), **sizes
+            )
+        )
+        options = {**sizes, "given": tokens.given, "progress": progress}
+        comparison = compare_ways(decoder, tokens.input_ids, **options) if compare else None
+        patched = comparison.patched if comparison else score(decoder, tokens.input_ids, **options)
+    reading = report.Reading(
+        text, model, tokens, dtype=dtype.value, patched=patched, comparison=comparison, **sizes
+    )
+    for line in [report.as_json(reading)] if as_json else report.lines(reading):
+        out.print(line)
+    if plot is not None:
+        picture.plot_perplexity(plot, reading)
+        if not as_json:
+            out.print(printable(f"picture: {plot}"))
+
+
+@contextmanager
+def _errors_as_options() -> Iterator[None]:
+    """What scoring refuses, named by the command's options; any other error is one of ours."""
+    try:
+        yield
+    except BackendError as error:
+        raise InputError(str(error)) from None
+    except (TypeError, ValueError) as error:
+        name, colon, why = str(error).partition(": ")
+        if not colon or name not in (*_OPTIONS, "model", "input_ids"):
+            raise
+        raise InputError(f"{_OPTIONS.get(name, name)}: {why}") from None

@@ -1,1 +1,0 @@
-"""The command explain: what lckernels.patch would do to each attention layer, and what that saves."""

@@ -1,0 +1,66 @@
+"""Integers that a caller gives: text lengths, a prefix, boundaries; checked and brought to the CPU."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lckernels.checks import bad
+from lckernels.long.chunking import Cutting
+
+
+def integers(name: str, values: object) -> Tensor:
+    """`values` as an int64 tensor (n,) on the CPU. Raises ValueError naming `name` for anything else."""
+    expected = "expected a sequence of integers"
+    try:
+        tensor = torch.as_tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise bad(name, repr(values), expected) from None
+    if tensor.numel() == 0:
+        return torch.zeros(0, dtype=torch.int64, device="cpu")
+    if tensor.dim() > 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise bad(name, f"shape {tuple(tensor.shape)} of {tensor.dtype}", expected)
+    return tensor.reshape(-1).to(torch.int64)
+
+
+def text_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
+    """(num_texts,) int64. Raises ValueError for no text, and for one too short for its special tokens."""
+    tensor = integers(name, lengths)
+    if not len(tensor):
+        raise bad(name, "no text", "expected the tokens of one text, or of each of several")
+    short = (tensor < max(num_special, 1)).nonzero()
+    if len(short):
+        text = int(short[0])
+        least = f"its {num_special} special tokens" if num_special else "one token"
+        raise bad(name, f"{int(tensor[text])} tokens for text {text}", f"expected at least {least}")
+    return tensor
+
+
+def content_boundaries(
+    boundaries: Sequence[Sequence[int]] | None, cutting: Cutting, first: Tensor, lengths: Tensor
+) -> list[list[int]] | None:
+    """Columns of each row as offsets into its content; None unless the rule is "sentence".
+
+    first, lengths: (num_rows,) int64, where each row's tokens lie. Columns outside the content are dropped.
+    """
+    name = "sentence_boundaries"
+    if boundaries is None:
+        if cutting.rule == "sentence":
+            raise bad(name, "None", "expected one list a row with boundaries='sentence'")
+        return None
+    got = f"{len(boundaries)} lists"
+    if cutting.rule != "sentence":
+        raise bad(name, got, f"expected None with boundaries={cutting.rule!r}")
+    if len(boundaries) != len(lengths):
+        raise bad(name, got, f"input has {len(lengths)} rows")
+    origins = (first + cutting.num_leading).tolist()
+    contents = (lengths - cutting.num_special).tolist()
+    offsets = []
+    for i, (columns, origin, size) in enumerate(zip(boundaries, origins, contents, strict=True)):
+        shifted = integers(f"{name}[{i}]", columns) - origin
+        falls = (shifted.diff() < 0).nonzero()
+        if len(falls):
+            before, after = (shifted[int(falls[0]) :][:2] + origin).tolist()
+            raise bad(f"{name}[{i}]", f"{after} after {before}", "expected rising columns")
+        offsets.append(shifted[(shifted > 0) & (shifted < size)].tolist())
+    return offsets

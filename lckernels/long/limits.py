@@ -1,0 +1,77 @@
+"""What a transformers model can read: that it is an encoder, and how many positions it has."""
+
+from torch import nn
+
+from lckernels.checks import bad
+from lckernels.long.chunking import Cutting
+
+
+def check_encoder(model: nn.Module) -> None:
+    """Raises TypeError for a model that cannot give every token a state with context on both sides."""
+    name = type(model).__name__
+    config = getattr(model, "config", None)
+    if not isinstance(model, nn.Module) or config is None:
+        raise TypeError(f"model: got {name}; expected an encoder of transformers, as AutoModel loads it")
+    if getattr(config, "is_encoder_decoder", False) and getattr(model, "decoder", None) is not None:
+        raise TypeError(f"model: got {name}, encoder and decoder; pass its encoder, model.get_encoder()")
+    causal = any(getattr(module, "is_causal", False) is True for module in model.modules())
+    if causal or getattr(config, "is_decoder", False):
+        raise TypeError(f"model: got {name}, a decoder, which sees only what is before; expected an encoder")
+
+
+def position_table(model: nn.Module) -> nn.Embedding | None:
+    """The model's table of absolute positions; None if it has none."""
+    tables = (getattr(module, "position_embeddings", None) for module in model.modules())
+    return next((table for table in tables if isinstance(table, nn.Embedding)), None)
+
+
+def first_position(model: nn.Module) -> int:
+    """The position of a text's first token: RoBERTa, XLM-R and MPNet count from padding_idx + 1."""
+    table = position_table(model)
+    return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+
+def usable_positions(model: nn.Module) -> tuple[int, str] | None:
+    """The longest sequence that the model's positions allow, and how that comes about; None if unlimited."""
+    table = position_table(model)
+    if table is not None:
+        limit = f"max_position_embeddings {table.num_embeddings}"
+        if table.padding_idx is None:
+            return table.num_embeddings, limit
+        return table.num_embeddings - first_position(model), f"{limit} - padding_idx {table.padding_idx} - 1"
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions, f"max_position_embeddings {positions}"
+
+
+def fit_cutting(
+    model: nn.Module,
+    chunk_len: int | None,
+    overlap: int | None,
+    rule: str,
+    special_tokens: tuple[int, int],
+    num_prefix: int,
+) -> Cutting:
+    """The sizes of a chunk, checked against the model."""
+    limit = usable_positions(model)
+    name = type(model).__name__
+    if chunk_len is None:
+        if limit is None:
+            raise bad("chunk_len", "None", f"{name} has no limit of positions to take it from")
+        chunk_len = limit[0]
+    if limit is not None and chunk_len > limit[0]:
+        raise bad("chunk_len", chunk_len, f"{name} has {limit[0]} usable positions ({limit[1]})")
+    if len(special_tokens) != 2 or min(special_tokens) < 0:
+        raise bad("special_tokens", special_tokens, "expected (leading, trailing), both >= 0")
+    leading, trailing = special_tokens
+    content = chunk_len - leading - trailing - num_prefix
+    sizes = f"{leading} + {trailing} special tokens and a prefix of {num_prefix}"
+    if content < 1:
+        raise bad("chunk_len", chunk_len, f"expected room for content beside {sizes}")
+    if overlap is None:
+        overlap = content // 4
+    if not 0 <= overlap < content:
+        allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len} with {sizes}"
+        raise bad("overlap", overlap, allowed)
+    return Cutting(chunk_len, overlap, rule, leading, trailing, num_prefix)

@@ -1,0 +1,59 @@
+"""A SentenceTransformer whose encoder reads texts longer than its positions."""
+
+from typing import Any
+
+from torch import nn
+
+from lckernels.long.encoder import LongEncoder
+
+# Above every text, below what a fast tokenizer takes as "no limit" and warns about.
+NO_LIMIT = 10**9
+
+
+def lengthen(transformer: nn.Module, max_seq_length: int = NO_LIMIT, **options: Any) -> LongEncoder:
+    """Puts a LongEncoder in place of the encoder of a SentenceTransformer, or of its transformer module.
+
+    transformer     a SentenceTransformer or its first module (sentence-transformers 5, 6); changed in place,
+                    one that was lengthened before gets the new options
+    max_seq_length  texts are truncated to so many tokens, special tokens included; default: not at all.
+                    What is saved keeps the limit that was there.
+    options         as for LongEncoder; special_tokens is read off the tokenizer unless given
+
+    Returns the LongEncoder; its `.model` is the encoder that was there. Raises TypeError for another module.
+    """
+    module = transformer[0] if isinstance(transformer, nn.Sequential) else transformer
+    # Version 6 keeps the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
+    name = next((name for name in ("model", "auto_model") if name in module._modules), None)
+    tokenizer = getattr(module, "tokenizer", None)
+    if name is None or tokenizer is None:
+        expected = "expected a SentenceTransformer that begins with a Transformer module"
+        raise TypeError(f"transformer: got {type(module).__name__}; {expected}")
+    if "special_tokens" not in options:
+        mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+        options["special_tokens"] = (mask.index(0), mask[::-1].index(0))
+    inner = getattr(module, name)
+    encoder = LongEncoder(inner.model if isinstance(inner, LongEncoder) else inner, **options)
+    setattr(module, name, encoder)
+    if not isinstance(tokenizer.save_pretrained, _SaveWithLimit):
+        tokenizer.save_pretrained = _SaveWithLimit(tokenizer, tokenizer.model_max_length)
+    module.max_seq_length = max_seq_length
+    if hasattr(module, "can_flatten_inputs"):
+        # Set for a model with flash attention: texts joined to one row, without the mask that parts them.
+        module.can_flatten_inputs = False
+    return encoder
+
+
+class _SaveWithLimit:
+    """A tokenizer's save_pretrained that stores the limit of the encoder itself, not the lifted one."""
+
+    def __init__(self, tokenizer: Any, limit: int) -> None:
+        self.tokenizer = tokenizer
+        self.limit = limit
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tokenizer = self.tokenizer
+        lifted, tokenizer.model_max_length = tokenizer.model_max_length, self.limit
+        try:
+            return type(tokenizer).save_pretrained(tokenizer, *args, **kwargs)
+        finally:
+            tokenizer.model_max_length = lifted

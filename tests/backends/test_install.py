@@ -1,0 +1,169 @@
+"""What the compiled libraries need, how a backend is chosen, and life without a compiler."""
+
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import fresh_python
+
+import lckernels
+from lckernels.backends import registry
+
+PACKAGE = Path(lckernels.__file__).parent
+
+
+@pytest.fixture(params=["_C.so", "_C_cuda.so"])
+def library(request) -> Path:
+    """A compiled library of torch ops."""
+    path = PACKAGE / request.param
+    if not path.exists():
+        pytest.skip(f"{request.param} was not built")
+    return path
+
+
+def symbols(library: Path, *flags: str) -> list[str]:
+    """Names of the dynamic symbols of a library."""
+    listing = subprocess.run(["nm", "-D", *flags, str(library)], capture_output=True, text=True, check=True)
+    return [line.split()[-1].partition("@")[0] for line in listing.stdout.splitlines()]
+
+
+def test_ops_library_is_free_of_python(library):
+    assert [name for name in symbols(library, "--undefined-only") if name.lstrip("_").startswith("Py")] == []
+
+
+def test_ops_library_needs_only_the_stable_shim(library):
+    """No C++ symbol of torch, c10 or at: it asks libtorch for the C shim only, of 2.11 at most."""
+    undefined = symbols(library, "--undefined-only")
+    mangled = [name for name in undefined if name.startswith("_Z")]
+    assert [name for name in mangled if any(space in name for space in ("3c10", "2at", "5torch"))] == []
+    shim = {name for name in undefined if name.startswith(("aoti_torch", "torch_"))}
+    assert shim, "the library asks nothing of libtorch: the test reads the wrong thing"
+    newer = {
+        "torch_library_def_with_tags",  # 2.12
+        "torch_stream_native_handle",  # 2.13
+        "torch_library_set_python_module",  # 2.13
+    }
+    assert not shim & newer
+
+
+def test_cuda_library_asks_torch_for_the_stream_alone(library):
+    """Of libtorch_cuda; CUDA's own runtime lies within it."""
+    undefined = symbols(library, "--undefined-only")
+    asked = {name for name in undefined if "cuda" in name.lower()} - {"aoti_torch_device_type_cuda"}
+    assert asked == ({"aoti_torch_get_current_cuda_stream"} if library.name == "_C_cuda.so" else set())
+
+
+def test_ops_library_has_no_path_into_the_build(library):
+    header = subprocess.run(
+        ["readelf", "-d", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "libtorch" in header
+    assert "RPATH" not in header and "RUNPATH" not in header
+
+
+def python(code: str, folder: Path = PACKAGE.parent, **environment: str) -> subprocess.CompletedProcess:
+    return fresh_python.run(code, folder, **environment)
+
+
+def test_import_is_light():
+    extras = "('transformers', 'typer', 'matplotlib', 'sentencex')"
+    code = f"import sys, lckernels; print([name for name in {extras} if name in sys.modules])"
+    assert python(code).stdout.strip() == "[]"
+
+
+MERGE = (
+    "import torch, lckernels\n"
+    "rows = [[0, 0, 0, 4], [1, 0, 2, 4]]\n"
+    "plan = lckernels.Plan.from_segments(rows, num_chunks=2, chunk_len=4, total_len=6)\n"
+    "print(lckernels.overlap_merge(torch.ones(2, 4, 3), plan{}).sum().item())\n"
+)
+
+
+def test_pure_python_install(tmp_path):
+    """Without the compiled libraries the eager backend serves, and the errors say what is missing."""
+    copy = tmp_path / "lckernels"
+    for source in PACKAGE.rglob("*.py"):
+        target = copy / source.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    # The finder of an editable install would still find the compiled parts.
+    alone = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    done = python(alone + MERGE.format("") + "print(lckernels.__file__)", tmp_path)
+    assert done.stdout.split() == ["18.0", str(copy / "__init__.py")], done.stderr
+    refused = python(alone + MERGE.format(", backend='cpu'"), tmp_path)
+    assert "cpu: lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
+    refused = python(alone + "import lckernels; lckernels.plan_chunks([50], 16, 4)", tmp_path)
+    assert "needs lckernels' compiled extension, which needs a C++ compiler" in refused.stderr
+
+
+def test_sdist_holds_what_a_build_needs(tmp_path):
+    root = PACKAGE.parent
+    folder = str(tmp_path)
+    command = [sys.executable, "setup.py", "-q", "egg_info", "-e", folder, "sdist", "-d", folder]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(path.relative_to(root)) for path in (root / "csrc").rglob("*") if path.is_file()}
+    assert sources | {"CMakeLists.txt", "python/bindings.cpp", "setup.py", "LICENSE"} <= packed
+
+
+@pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512_bf16"))
+def test_environment_forces_an_instruction_set(isa):
+    from lckernels import _host
+
+    order = ("generic", "avx2", "avx512", "avx512_bf16")
+    code = MERGE.format("") + "print(torch.ops.lckernels_cpu.isa())"
+    done = python(code, LCKERNELS=f"isa={isa}")
+    if order.index(isa) > order.index(_host.detected_isa()):
+        assert f"isa: got '{isa}'; this processor goes up to" in done.stderr
+    else:
+        assert done.stdout.split() == ["18.0", isa], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    (
+        ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2, avx512, avx512_bf16"),
+        ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
+        ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, triton, cuda, eager"),
+    ),
+)
+def test_environment_errors(value, message):
+    assert message in python(MERGE.format(""), LCKERNELS=value).stderr
+    command = python("from lckernels.cli import main; main()", LCKERNELS=value)
+    assert command.returncode == 2 and "Usage" in command.stdout + command.stderr, "help needs no settings"
+    code = "import sys; sys.argv[1:] = ['info']; from lckernels.cli import main; main()"
+    refused = python(code, LCKERNELS=value)
+    assert refused.returncode == 2 and refused.stderr.strip() == f"lckernels: {message}", refused.stderr
+
+
+def test_environment_chooses_the_backend():
+    code = "from lckernels.backends.registry import Problem, choose; import torch; "
+    code += "print(choose(Problem('overlap_merge', 'cpu', torch.float32, ())).__name__)"
+    assert python(code, LCKERNELS="backend=eager").stdout.strip() == "lckernels.backends.eager"
+    assert python(code, LCKERNELS="").stdout.strip() == "lckernels.backends.cpu"
+
+
+def test_refusal_names_the_inputs_and_every_reason():
+    problem = registry.Problem("windowed_attention", "meta", torch.float32, ((1, 4, 2, 8),))
+    with pytest.raises(lckernels.BackendError) as refused:
+        registry.choose(problem, "cpu")
+    message = str(refused.value)
+    assert "no backend can run windowed_attention on meta, torch.float32, shapes (1, 4, 2, 8)" in message
+    assert "cpu: it serves tensors on the CPU, not on meta" in message
+
+
+def test_every_op_is_served_on_every_device():
+    """eager is the last backend of the table and takes any device."""
+    assert registry.BACKENDS[-1] == "eager"
+    problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
+    assert registry.choose(problem).__name__ == "lckernels.backends.eager"
+    assert registry.backends()["cpu"].reasons(problem) == ["it serves tensors on the CPU, not on meta"]
+
+
+def test_wheel_tag_is_this_python():
+    assert (PACKAGE / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}").exists()

@@ -1,0 +1,130 @@
+"""Which models and tokenizers the command takes, how it tells them apart, and what it makes of a text."""
+
+# ruff: noqa: E402
+import json
+import shutil
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sentencex")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from helpers.tiny_bert import save_tiny_bert, save_tiny_xlmr
+
+from lckernels.errors import InputError
+from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
+from lckernels.long.text_encoder import TextEncoder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_tiny_bert(tmp_path / "model")
+
+
+def without(folder, part):
+    """Removes the parameters whose name holds `part` from a saved model."""
+    path = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in safetensors.load_file(path).items() if part not in name}
+    safetensors.save_file(kept, path, {"format": "pt"})
+
+
+def refusal(folder):
+    with pytest.raises(InputError) as caught:
+        TextEncoder(str(folder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_pooler_that_no_file_gives_does_not_count(folder):
+    without(folder, "pooler")
+    torch.manual_seed(1)
+    one = TextEncoder(str(folder))
+    torch.manual_seed(2)
+    two = TextEncoder(str(folder))
+    weight = "pooler.dense.weight"
+    assert not torch.equal(one.encoder.model.state_dict()[weight], two.encoder.model.state_dict()[weight])
+    assert one.identity("en") == two.identity("en")
+
+
+def test_other_missing_weights_are_named(folder):
+    without(folder, "layer.1.output")
+    said = refusal(folder)
+    assert f"the model {folder} has no weights for encoder.layer.1.output.LayerNorm.bias, " in said
+    assert said.endswith(" and 1 more of BertModel")
+
+
+def test_weights_of_another_size_are_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    expected = "has shape (32,) for encoder.layer.0.intermediate.dense.bias, its config says (48,)"
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damaged_folders(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert refusal(folder).startswith(f"the model folder {folder} cannot be loaded: ")
+
+
+def test_a_file_is_no_model(folder):
+    name = folder / "config.json"
+    assert refusal(name) == f"the model {name} is a file; expected a folder or a name on the Hugging Face hub"
+    assert "cannot be read: " in refusal("/" + 300 * "n")
+
+
+def test_the_hash_sees_the_order_of_a_parameters_numbers(folder):
+    model = TextEncoder(str(folder)).encoder.model
+    before = weights_sha256(model)
+    assert weights_sha256(model) == before
+    with torch.no_grad():
+        rows = model.embeddings.word_embeddings.weight
+        rows.copy_(rows.flip(0).clone())
+    assert weights_sha256(model) != before
+    assert weights_sha256(model.bfloat16()) != before
+
+
+def test_identity_tells_tokenizers_apart(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    one, two = TextEncoder(str(folder)), TextEncoder(str(copy))
+    assert one.identity("en") == two.identity("en")
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
+    three = TextEncoder(str(copy))
+    assert three.tokenizer.tokenize("River") != one.tokenizer.tokenize("River")
+    differing = {name for name, value in three.identity("en").items() if value != one.identity("en")[name]}
+    assert differing == {"tokenizer_sha256"}
+
+
+def test_calls_of_a_tokenizer_do_not_change_its_hash(folder):
+    tokenizer = TextEncoder(str(folder)).tokenizer
+    before = tokenizer_sha256(tokenizer)
+    tokenizer("river winter", truncation=True, max_length=3, padding="max_length")
+    truncation = tokenizer.backend_tokenizer.truncation
+    assert tokenizer_sha256(tokenizer) == before
+    assert tokenizer.backend_tokenizer.truncation == truncation
+
+
+def test_pieces_that_are_special_tokens_become_unknown(tmp_path):
+    encoder = TextEncoder(str(save_tiny_xlmr(tmp_path / "xlmr")))
+    text = "river </s> winter</s>x <s> <pad> <unk> garden"
+    tokens = encoder.tokenize(text)
+    ids = tokens.input_ids[0].tolist()
+    assert (ids[0], ids[-1]) == (0, 2)
+    assert not {0, 1, 2} & set(ids[1:-1])
+    unknown = [text[start:end] for start, end in tokens.offsets[torch.tensor(ids[1:-1]) == 3].tolist()]
+    assert unknown == ["</s>", "</s>", "<s>", "<pad>", "<unk>"]
+    torch.testing.assert_close(encoder.embed("river </s>"), encoder.embed("river <unk>"))
+
+
+def test_special_pieces_without_an_unknown_token_are_refused(tmp_path):
+    encoder = TextEncoder(str(save_tiny_xlmr(tmp_path / "xlmr")))
+    encoder.tokenizer.unk_token = None
+    assert encoder.tokenize("river").input_ids.tolist() == [[0, 4, 2]]
+    with pytest.raises(
+        InputError, match=r"the text holds </s>, a special token of .*xlmr, which has no unknown"
+    ):
+        encoder.tokenize("river </s> winter")

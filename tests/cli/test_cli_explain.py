@@ -1,0 +1,105 @@
+"""The command `lckernels explain`: what a patch would do, from a config alone."""
+
+# ruff: noqa: E402
+import itertools
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("matplotlib")
+pytest.importorskip("typer")
+
+from helpers.hf_models import MODELS, REFUSED, make_config
+from test_cli import refused, run
+
+from lckernels.cli.figures.layers import visible_share
+from lckernels.hf.costs import pairs_of
+from lckernels.hf.settings import Kind
+from lckernels.options import Layout
+from lckernels.reference import visible_keys
+
+KINDS = [
+    Kind((-1, 0)), Kind((-1, -1)), Kind((3, 0)), Kind((2, 2)), Kind((0, 0)),
+    Kind((-1, 0), chunk=4), Kind((2, 0), 5),
+]  # fmt: skip
+
+
+def save(name, folder):
+    model = MODELS[name] if name in MODELS else REFUSED[name][0]
+    make_config(model.config, **model.sizes).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("sinks", [0, 2])
+@pytest.mark.parametrize("seqlen", [1, 13])
+def test_pairs_and_cells_are_those_of_the_op(kind, sinks, seqlen):
+    sinks = 0 if kind.chunk else sinks
+    layout = Layout(chunk=kind.chunk, sink_tokens=sinks)
+    seen = visible_keys(torch.arange(seqlen)[None], seqlen, kind.window, layout)[0]
+    assert pairs_of(kind, seqlen, sinks) == int(seen.sum())
+    assert torch.equal(visible_share(kind, seqlen, sinks) > 0, seen)
+
+
+def test_a_config_is_enough(tmp_path):
+    model, picture = save("gpt_oss", tmp_path / "model"), tmp_path / "layers.png"
+    result = run("explain", model, "--seqlen", "1000", "--plot", picture)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "GptOssModel: 2 of 2 attention layers on lckernels"
+    assert "causal window  (5, 0)" in lines[2]
+    full = 1000 * 1001 // 2
+    pairs = sum(min(i + 1, 6) for i in range(1000)) + full
+    share = 100 * pairs / (1e6 + full)  # sdpa has no mask where all before a token is seen
+    assert f"{share:.1f} %" in result.stdout
+    assert "masks       976.6 KiB under sdpa; patched 1 byte" in result.stdout
+    assert "reach       all tokens before a token, 0 tokens behind it" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_window_bounds_the_reach(tmp_path):
+    model = save("llama", tmp_path)
+    result = run("explain", model, "--seqlen", "1000", "--window", "11")
+    assert "reach       20 tokens before a token, 0 tokens behind it" in result.stdout
+    assert "approximate: causal attention with a window" in result.stdout
+    chunks = run("explain", save("llama4_text", tmp_path / "chunks"), "--seqlen", "100")
+    assert "causal, chunks of 6" in chunks.stdout
+
+
+@pytest.mark.parametrize("name", ["doge", "t5", "longformer"])
+def test_what_a_patch_refuses(name, tmp_path):
+    said = refused("explain", save(name, tmp_path))
+    assert "a patch would do nothing: " in said
+    assert REFUSED[name][1] in said
+
+
+def test_what_is_left_may_reach_everywhere(tmp_path):
+    result = run("explain", save("minimax", tmp_path), "--seqlen", "1000")
+    assert "1 of 2 attention layers" in result.stdout
+    assert "reach       all tokens before a token, all tokens behind it" in result.stdout
+
+
+def test_a_text_within_the_window_needs_no_mask(tmp_path):
+    result = run("explain", f"{save('mistral', tmp_path)}/config.json", "--seqlen", "6")
+    assert "masks       0 bytes under sdpa" in result.stdout
+    assert "100.0 %" in result.stdout
+
+
+def test_what_is_known_at_the_first_call_only(tmp_path):
+    said = refused("explain", save("mimi", tmp_path), "--plot", tmp_path / "layers.png")
+    assert "what MimiModel asks of its attention is known at its first call only (RuntimeError: " in said
+
+
+def test_bad_input(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert "no model can be made of the config of" in refused("explain", str(tmp_path))
+    assert "does not exist" in refused("explain", "./nothing")
+    model = save("llama", tmp_path / "llama")
+    assert "--window: got 0; expected" in refused("explain", model, "--window", "0")
+    assert "--sink-tokens: got 2; they stay visible" in refused("explain", model, "--sink-tokens", "2")
+    assert "must end in one of" in refused("explain", model, "--plot", "layers.txt")
+
+
+def test_kinds_of_all_models_have_words():
+    assert len({str(kind) for kind in itertools.chain(KINDS, [Kind((-1, -1), cross=True)])}) >= 6

@@ -1,0 +1,30 @@
+"""Tiny models and inputs that the tests of lckernels.patch share."""
+
+import torch
+from helpers.hf_models import VOCAB, build
+
+IDS = torch.randint(5, VOCAB, (2, 21), generator=torch.Generator().manual_seed(3))
+MASK = torch.ones_like(IDS)
+MASK[1, :6] = 0
+VALID = MASK.bool()
+
+
+def model_of(name, implementation="eager"):
+    model = build(name)
+    model.set_attn_implementation(implementation)
+    return model
+
+
+def logits(model, **inputs):
+    inputs = inputs or {"input_ids": IDS, "attention_mask": MASK}
+    with torch.no_grad():
+        output = model(**inputs)
+    return output[0]
+
+
+def attributes(model):
+    return [{name: id(value) for name, value in module.__dict__.items()} for module in model.modules()]
+
+
+def close(ours, expected, mask=VALID):
+    torch.testing.assert_close(ours[mask], expected[mask], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,77 @@
+"""The table of docs/huggingface_support.md, which the parity sweep leaves."""
+
+import re
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.hf_checks import CHECKS
+from helpers.hf_models import NOT_SWEPT
+
+import lckernels
+from lckernels.hf.report import LATER
+
+NAMES = "The sweep's architectures: "  # how the README's list begins
+FAILED, REFUSED = "**no**", "refused"
+BAD = {FAILED, REFUSED}
+
+
+@dataclass
+class Table:
+    """What became of the checks; `results[name][check]`: "yes", "no" or why it was not possible."""
+
+    results: dict[str, dict[str, str]] = field(default_factory=dict)
+    layers: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def write(self, docs: Path, versions: str) -> None:
+        """The table to `docs`, and the names of what passed to a README of the folder above."""
+        docs.write_text(self.markdown(versions))
+        readme = docs.parents[1] / "README.md"
+        if readme.exists():
+            names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
+            text = re.sub(f"{NAMES}.*?(?=\n\n)", names, readme.read_text(), count=1, flags=re.DOTALL)
+            readme.write_text(text)
+
+    def passed(self) -> list[str]:
+        """The architectures in which every check passed that eager attention passes."""
+        return [name for name, results in self.results.items() if not {*map(_mark, results.values())} & BAD]
+
+    def markdown(self, versions: str) -> str:
+        head = ["model", "layers on lckernels", *CHECKS]
+        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for name, results in self.results.items():
+            marks = [_mark(results.get(check, "")) for check in CHECKS]
+            lines.append(f"| {' | '.join([name, self.layers.get(name, ''), *marks])} |")
+        text = (
+            f"{len(self.passed())} of {len(self.results)} architectures pass every check that eager attention"
+            f" passes ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing"
+            " there. Refused: an error says why."
+        )
+        refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
+        if refused:
+            lines += ["", "| `lckernels.patch` refuses | because |", "|---|---|", *refused]
+        lines += ["", "| not in the sweep | because |", "|---|---|"]
+        lines += [f"| {name} | {why} |" for name, why in NOT_SWEPT.items()]
+        title = "# What transformers' models do on lckernels"
+        command = "pytest tests/hf/test_hf_parity.py --hf-all --hf-table docs/huggingface_support.md"
+        head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
+        return "\n".join([title, "", head, "", text, "", *lines, ""])
+
+
+def _mark(result: str) -> str:
+    if result.startswith("lckernels refuses"):
+        return REFUSED
+    return {"yes": "yes", "no": FAILED, "": ""}.get(result, "-")
+
+
+def describe(report: lckernels.hf.Report) -> str:
+    """Kinds of the layers taken, and why others were left."""
+    taken: dict[str, int] = {}
+    for row in report.taken:
+        window = f" {row.window[0]},{row.window[1]}" if "window" in row.kind else ""
+        taken[f"{row.kind}{window}"] = taken.get(f"{row.kind}{window}", 0) + 1
+    later = sum(row.verdict == LATER for row in report.rows)
+    left = len(report.rows) - len(report.taken) - later
+    rest = {LATER: later, "left": left}
+    return "; ".join(f"{count} {kind}" for kind, count in (*taken.items(), *rest.items()) if count)

@@ -1,0 +1,189 @@
+"""What a dry run says of a model's attention is what a real call does, and it leaves no trace."""
+
+# ruff: noqa: E402
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from helpers.encoder_models import FAMILIES, SIZES, WIDE, text, tiny
+
+import lckernels.hf.attention
+import lckernels.hf.dry_run
+from lckernels import LongEncoder
+from lckernels.hf.changes import attention_of
+from lckernels.hf.dry_run import padded_run
+
+COMMON = {**SIZES, **WIDE, "max_position_embeddings": 32, "initializer_range": 0.2}
+T5GEMMA = {**WIDE, "vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+
+
+def t5gemma_encoder():
+    """Softcaps its scores."""
+    module = {**T5GEMMA, "num_key_value_heads": 2, "layer_types": ["full_attention"] * 2}
+    config = transformers.T5GemmaConfig(encoder=module, decoder=module, vocab_size=60)
+    return transformers.T5GemmaModel(config).get_encoder()
+
+
+def xmod():
+    """Picks rows of a batch by their language, which the meta device cannot."""
+    return transformers.XmodModel(
+        transformers.XmodConfig(**COMMON, languages=["en_XX"], default_language="en_XX")
+    )
+
+
+MODELS = {
+    "layoutlm": lambda: transformers.LayoutLMModel(transformers.LayoutLMConfig(**COMMON)),
+    "markuplm": lambda: transformers.MarkupLMModel(transformers.MarkupLMConfig(**COMMON)),
+    "clip": lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**COMMON)),
+    "siglip": lambda: transformers.SiglipTextModel(transformers.SiglipTextConfig(**COMMON)),
+    "chinese_clip": lambda: transformers.ChineseCLIPTextModel(transformers.ChineseCLIPTextConfig(**COMMON)),
+    "esm": lambda: transformers.EsmModel(transformers.EsmConfig(**COMMON, mask_token_id=5)),
+    "fnet": lambda: transformers.FNetModel(transformers.FNetConfig(**COMMON)),
+    "modernbert": lambda: transformers.ModernBertModel(
+        transformers.ModernBertConfig(
+            **{**COMMON, "num_hidden_layers": 4}, local_attention=8, cls_token_id=3, sep_token_id=4,
+            bos_token_id=3, eos_token_id=4,
+        )
+    ),
+    "xmod": xmod,
+    "t5gemma": t5gemma_encoder,
+}  # fmt: skip
+
+
+def make(name):
+    torch.manual_seed(0)
+    return (tiny(name) if name in FAMILIES else MODELS[name]()).eval()
+
+
+SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chinese_clip"]
+
+
+@pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet", "t5gemma"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_it_is_what_a_call_does(name, padded, monkeypatch):
+    layers, served = [], []
+    attention, op = lckernels.hf.attention.attention, lckernels.hf.attention.windowed_attention
+    monkeypatch.setattr(
+        lckernels.hf.attention, "attention", lambda *args, **kw: layers.append(1) or attention(*args, **kw)
+    )
+    monkeypatch.setattr(
+        lckernels.hf.attention, "windowed_attention", lambda *args, **kw: served.append(1) or op(*args, **kw)
+    )
+    model = make(name)
+    run = padded_run(model)
+    assert not layers
+    assert not run.error
+    mask = torch.ones(2, 20, dtype=torch.long)
+    mask[1, 12:] = 0
+    with torch.no_grad(), attention_of(model):
+        model(torch.stack([text(20), text(20, 1)]), attention_mask=mask if padded else None)
+    assert (len(run.calls), run.served) == (len(layers), len(served))
+    if name in SERVED:
+        assert run.reasons() == []
+        assert len(served) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "layoutlm",
+            "the model's own: it brings a dense mask of its own, which torch's dense attention runs",
+        ),
+        ("clip", "lckernels"),
+        ("modernbert", "lckernels"),
+        ("siglip", "lckernels"),
+        ("xmod", "lckernels"),
+    ],
+)
+def test_explain_says_whose_attention(name, said, monkeypatch):
+    # As if a backend other than eager served attention on every device.
+    monkeypatch.setattr(lckernels.long.attention, "choose", lambda problem: pytest)
+    model = make(name)
+    model.config._attn_implementation = "sdpa"
+    encoder = LongEncoder(model, 20, 6)
+    explained = encoder.explain(70).attention
+    assert explained.startswith(said) if " " in said else explained == said
+    with torch.no_grad():
+        expected = LongEncoder(model, 20, 6, attention="model")(text(70)[None]).last_hidden_state
+        ours = encoder(text(70)[None]).last_hidden_state
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    if said.startswith("the model's own"):
+        assert torch.equal(ours, expected)
+        with pytest.raises(TypeError, match=r"model: got .*; attention='lckernels' cannot serve it: "):
+            LongEncoder(model, 20, 6, attention="lckernels")
+    else:
+        forced = LongEncoder(model, 20, 6, attention="lckernels")
+        assert forced.explain(70).attention == explained
+
+
+def test_options_that_would_be_lost_are_a_reason():
+    model = make("bert")
+    own = type(model.encoder.layer[0].attention.self)
+    run = own.forward
+
+    class Indexed(own):
+        def forward(self, *args, **options):
+            return run(self, *args, **options, indices=torch.zeros(1, device="meta"))
+
+    model.encoder.layer[0].attention.self.__class__ = Indexed
+    reason = "indices: got Tensor; attn_implementation='lckernels' does not serve it yet"
+    assert padded_run(model).reasons() == [reason]
+    with pytest.raises(TypeError, match=f"attention='lckernels' cannot serve it: {reason}"):
+        LongEncoder(model, 20, 6, attention="lckernels")
+
+
+def test_what_cannot_be_run_dry_is_said():
+    class Reads(transformers.BertModel):
+        def forward(self, input_ids, **options):
+            return super().forward(input_ids + 0 * int(input_ids.max()), **options)
+
+    model = Reads(tiny().config).eval()
+    encoder = LongEncoder(model, 20, 6, attention="lckernels")
+    said = encoder.explain(70).attention
+    assert said.startswith("lckernels, if the model brings no mask but padding, which is not known (Runtime")
+    with torch.no_grad():
+        assert encoder(text(70)[None]).last_hidden_state.shape == (1, 70, 16)
+        LongEncoder(model, 20, 6, merge="layer")(text(70)[None])
+
+
+def test_no_trace():
+    model = make("bert").train()
+    seen = []
+    model.register_forward_hook(lambda *args: seen.append(args))
+    model.encoder.layer[0].register_forward_pre_hook(lambda *args: seen.append(args))
+    model.encoder.forward = lambda *args, run=model.encoder.forward, **kw: seen.append(1) or run(*args, **kw)
+    before = [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()]
+    config, random = model.config.to_dict(), torch.get_rng_state()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert (len(padded_run(model).calls), padded_run(model).dense) == (2, ())
+    assert not seen
+    assert [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()] == before
+    assert all(module.training for module in model.modules())
+    assert model.config.to_dict() == config
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_while_a_call_has_changed_the_model():
+    model = make("bert")
+    with attention_of(model, piece_tokens=2):
+        run = padded_run(model)
+    assert (len(run.calls), run.served, run.error) == (2, 2, "")
+
+
+def test_run_once_a_model(monkeypatch):
+    ran, run = [], lckernels.hf.dry_run._run
+    monkeypatch.setattr(lckernels.hf.dry_run, "_run", lambda *args: ran.append(args) or run(*args))
+    model = make("bert")
+    for _ in range(2):
+        encoder = LongEncoder(model, 20, 6, attention="lckernels")
+        encoder.explain(70)
+        with torch.no_grad():
+            encoder(text(70)[None])
+    assert len(ran) == 1
+    model.encoder.layer = model.encoder.layer[:1]
+    assert len(padded_run(model).calls) == 1
+    assert len(ran) == 2

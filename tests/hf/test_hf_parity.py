@@ -1,0 +1,97 @@
+"""Every architecture with local attention that can be built here: patched, it does what it does under eager.
+
+A part runs by default; `--hf-all` runs all, `--hf-table PATH` writes what came out as a table.
+"""
+
+# ruff: noqa: E402
+from pathlib import Path
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from helpers import hf_table
+from helpers.hf_checks import CHECKS, checks_of
+from helpers.hf_models import MODELS, REFUSED, has
+from helpers.hf_parity import NotPossible, counted, tiny
+from helpers.hf_table import Table, describe
+
+import lckernels
+
+# One of each kind of mask, score and cache.
+PART = (
+    "mistral", "qwen2", "gemma2", "gpt_oss", "mimo_v2_flash", "llama4_text", "modernbert", "t5gemma",
+    "bert", "llama",
+)  # fmt: skip
+
+
+def pytest_generate_tests(metafunc):
+    every = metafunc.config.getoption("--hf-all")
+    names = [name for name in (MODELS if every else PART) if has(name)]
+    if "check" in metafunc.fixturenames:
+        pairs = [(name, check) for name in names for check in checks_of(name)]
+        metafunc.parametrize(("name", "check"), pairs, scope="module", ids=map("-".join, pairs))
+    elif "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", names, scope="module")
+
+
+@pytest.fixture(scope="module")
+def table(request):
+    table = Table()
+    yield table
+    path = request.config.getoption("--hf-table")
+    if path:
+        table.write(
+            Path(path).resolve(), f"transformers {transformers.__version__}, torch {torch.__version__}"
+        )
+
+
+def test_parity(name, check, table, one_thread):
+    results = table.results.setdefault(name, {})
+    results[check] = "no"
+    try:
+        CHECKS[check](name, tiny(name))
+    except NotPossible as reason:
+        results[check] = str(reason)
+        pytest.skip(f"{name}, {check}, not possible: {reason}")
+    results[check] = "yes"
+
+
+def test_what_the_report_says_runs(name, table):
+    """As many calls of the kernel as layers taken, in a forward of the sweep."""
+    model = tiny(name)
+    with lckernels.patched(model) as report:
+        pass
+    table.layers[name] = describe(report)
+    calls = counted(lambda: CHECKS["forward"](name, model))
+    assert calls > 0
+    assert report.exact
+    if report.unknown:
+        assert all(row.verdict == "known at its first call" for row in report.rows)
+    else:
+        assert calls == len(report.taken)
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_what_is_refused_is_said(refused, table):
+    if not has(refused):
+        pytest.skip(f"transformers {transformers.__version__} has no {refused}")
+    model, said = tiny(refused), REFUSED[refused][1]
+    before = model.config
+    with pytest.raises(TypeError, match=f"a patch would do nothing: .*{said}") as error:
+        lckernels.patch(model)
+    table.refused[refused] = str(error.value).partition("a patch would do nothing: ")[2]
+    assert model.config is before
+
+
+def test_the_documentation_has_every_model():
+    """The table of `docs/` was written by a whole sweep in which nothing failed."""
+    top = Path(__file__).resolve().parents[2]
+    table = (top / "docs" / "huggingface_support.md").read_text().splitlines()
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in table if line.startswith("| ")}
+    assert [name for name in (*MODELS, *REFUSED) if name not in rows] == []
+    assert not any(hf_table.FAILED in line for line in table)
+    passed = [name for name in MODELS if f"| {hf_table.REFUSED} |" not in rows[name]]
+    listed = " ".join((top / "README.md").read_text().split()).partition(hf_table.NAMES)[2]
+    assert listed.startswith(f"{', '.join(passed)}.")

@@ -1,0 +1,178 @@
+"""lckernels.patch on a decoder with a sliding window: exact, on this instance alone, and taken back."""
+
+import copy
+import importlib
+import threading
+
+import pytest
+import torch
+
+import lckernels
+
+transformers = pytest.importorskip("transformers", reason="patching needs transformers")
+
+from lckernels.hf.changes import attention_of  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tiny_mistral(**sizes):
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=7, max_position_embeddings=128, **sizes,
+    )  # fmt: skip
+    config._attn_implementation = "eager"
+    return transformers.MistralForCausalLM(config).eval()
+
+
+def logits(model, **inputs):
+    with torch.no_grad():
+        return model(**inputs, use_cache=False).logits
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(1, 64, (2, 40), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right", "middle"])
+def test_results_are_those_of_eager(tokens, padding):
+    model, mask = tiny_mistral(), torch.ones_like(tokens)
+    hidden = {"none": [], "left": range(9), "right": range(30, 40), "middle": range(12, 17)}[padding]
+    mask[0, list(hidden)] = 0
+    before = logits(model, input_ids=tokens, attention_mask=mask)
+    report = lckernels.patch(model)
+    after = logits(model, input_ids=tokens, attention_mask=mask)
+    assert len(report.rows) == 2 and "exact" in str(report)
+    valid = mask.bool()
+    torch.testing.assert_close(after[valid], before[valid], rtol=1e-5, atol=1e-5)
+    lckernels.unpatch(model)
+    assert torch.equal(logits(model, input_ids=tokens, attention_mask=mask), before)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generate_gives_the_same_tokens(tokens, cache):
+    model = tiny_mistral()
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "cache_implementation": cache}
+    want = model.generate(tokens, **options)
+    with lckernels.patched(model):
+        assert torch.equal(model.generate(tokens, **options), want)
+
+
+def test_gradients_are_those_of_eager(tokens):
+    def gradients(model):
+        model.zero_grad()
+        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    model = tiny_mistral()
+    want = gradients(model)
+    with lckernels.patched(model):
+        for got, grad in zip(gradients(model), want, strict=True):
+            torch.testing.assert_close(got, grad, rtol=1e-4, atol=1e-6)
+
+
+def test_only_this_instance_changes(tokens):
+    model = tiny_mistral()
+    other = type(model)(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    before = logits(other, input_ids=tokens)
+    lckernels.patch(model)
+    assert torch.equal(logits(other, input_ids=tokens), before)
+    assert other.config._attn_implementation == "eager"
+
+
+def test_a_window_changes_full_attention_alone(tokens):
+    full, windowed = tiny_mistral(), tiny_mistral()
+    full.config.sliding_window = None
+    with lckernels.patched(full, window=7) as report:
+        got = logits(full, input_ids=tokens)
+    torch.testing.assert_close(got, logits(windowed, input_ids=tokens), rtol=1e-5, atol=1e-5)
+    assert "approx" in str(report)
+
+
+def test_patching_twice_and_unpatching_nothing():
+    model = tiny_mistral()
+    with pytest.raises(ValueError, match="not patched"):
+        lckernels.unpatch(model)
+    lckernels.patch(model)
+    with pytest.raises(ValueError, match="patched already"):
+        lckernels.patch(model)
+    lckernels.unpatch(model)
+
+
+def test_a_copy_is_patched_too_and_nothing_is_saved(tokens, tmp_path):
+    model = tiny_mistral()
+    want = logits(model, input_ids=tokens)
+    lckernels.patch(model)
+    torch.testing.assert_close(logits(copy.deepcopy(model), input_ids=tokens), want, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    loaded = transformers.MistralForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert torch.equal(logits(loaded, input_ids=tokens), want)
+
+
+def test_the_config_may_change_between_patches(tokens):
+    model = tiny_mistral()
+    with lckernels.patched(model) as report:
+        assert {row.window for row in report.rows} == {(6, 0)}
+    model.config.sliding_window = 3
+    expected = logits(model, input_ids=tokens)
+    with lckernels.patched(model) as report:
+        assert {row.window for row in report.rows} == {(2, 0)}
+        torch.testing.assert_close(logits(model, input_ids=tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_set_on_a_patched_models_config_stays():
+    model = tiny_mistral()
+    config, other = model.config, copy.deepcopy(model.config)
+    lckernels.patch(model)
+    model.config.use_cache = False
+    model.config.id2label[0] = "new"
+    model.resize_token_embeddings(80)
+    config.pad_token_id = 7  # on the one that it gets back
+    lckernels.unpatch(model)
+    assert model.config is config
+    other.use_cache, other.vocab_size, other.pad_token_id = False, 80, 7
+    other.id2label[0] = "new"
+    assert model.config.to_dict() == other.to_dict()
+    assert model.config._attn_implementation == "eager"
+
+
+def test_nothing_is_half_patched():
+    model = tiny_mistral()
+    before = [dict(module.__dict__) for module in model.modules()]
+    model.model.layers[1].self_attn.config = copy.copy(model.config)
+    model.model.layers[1].self_attn.config.lock = threading.Lock()  # cannot be copied
+    with pytest.raises(TypeError, match="pickle"):
+        lckernels.patch(model)
+    model.model.layers[1].self_attn.config = model.config
+    assert [dict(module.__dict__) for module in model.modules()] == before
+    with (
+        attention_of(model),
+        pytest.raises(ValueError, match="model: got MistralForCausalLM, in use by a"),
+    ):
+        lckernels.patch(model)
+    assert [dict(module.__dict__) for module in model.modules()] == before
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="no full attention"):
+        lckernels.patch(tiny_mistral(), window=3)
+    with pytest.raises(TypeError, match="model: got Linear"):
+        lckernels.patch(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="positions"):
+        lckernels.patch(tiny_mistral(), positions="cache")
+    with pytest.raises(ValueError, match="backend"):
+        lckernels.patch(tiny_mistral(), backend="none")
+    with pytest.raises(ValueError, match="got OptimizedModule, compiled; patch the model, then"):
+        lckernels.patch(torch.compile(tiny_mistral()))
+
+
+def test_without_a_kernel_it_is_refused(monkeypatch):
+    """The reference, with all its scores, runs only where it is asked for."""
+    monkeypatch.setattr(importlib.import_module("lckernels.backends.cpu"), "reasons", lambda problem: ["no"])
+    model = tiny_mistral()
+    with pytest.raises(lckernels.BackendError, match="lckernels has no kernel for it on cpu in"):
+        lckernels.patch(model)
+    assert lckernels.patch(model, backend="eager").rows[0].backend == "eager"

@@ -1,0 +1,211 @@
+"""lckernels.patch where models go: copies, dtypes, files, LoRA, checkpointing, DDP."""
+
+# ruff: noqa: E402
+import copy
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="patching needs transformers")
+
+from helpers.compare import assert_as_good_as
+from helpers.fresh_python import run
+from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
+
+import lckernels
+import lckernels.hf.attention
+from lckernels.hf import NAME, register
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "modernbert", "t5gemma", "zaya"])
+def test_unpatched_it_is_bit_for_bit_what_it_was(name):
+    model = model_of(name)
+    inputs = {"input_ids": IDS, "attention_mask": MASK}
+    if name == "t5gemma":
+        inputs["decoder_input_ids"] = IDS
+    expected, before, state = logits(model, **inputs), attributes(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="stop"), lckernels.patched(model):
+        assert not torch.equal(logits(model, **inputs), expected)
+        raise RuntimeError("stop")
+    assert attributes(model) == before
+    assert torch.equal(logits(model, **inputs), expected)
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_two_models_of_one_config():
+    one = model_of("gemma2")
+    other = transformers.Gemma2ForCausalLM(one.config).eval()
+    other.load_state_dict(one.state_dict())
+    config, expected = other.config, logits(other)
+    lckernels.patch(one)
+    assert other.config is config
+    assert torch.equal(logits(other), expected)
+    close(logits(one), expected)
+
+
+def test_copies_of_a_patched_model_are_patched_and_can_be_unpatched():
+    model = model_of("mistral")
+    expected = logits(model)
+    lckernels.patch(model)
+    twin = copy.deepcopy(model)
+    lckernels.unpatch(model)
+    close(logits(twin), expected)
+    assert twin.config._attn_implementation == NAME
+    lckernels.unpatch(twin)
+    assert torch.equal(logits(twin), expected)
+    assert twin.config is twin.model.config is twin.model.layers[0].self_attn.config
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_after_the_patch(dtype):
+    model = model_of("mistral", "sdpa")  # eager takes its softmax in fp32
+    lckernels.patch(model)
+    model.to(dtype)
+    ours = logits(model, input_ids=IDS)
+    lckernels.unpatch(model)
+    honest, truth = logits(model, input_ids=IDS), logits(model.double(), input_ids=IDS)
+    assert ours.dtype == dtype
+    assert_as_good_as(ours, truth, honest)
+
+
+def test_autocast():
+    model = model_of("mistral")
+    truth = logits(model)[VALID]
+    with torch.autocast("cpu", torch.bfloat16):
+        honest = logits(model)[VALID]
+        with lckernels.patched(model):
+            ours = logits(model)[VALID]
+    assert_as_good_as(ours, truth, honest)
+
+
+def test_nothing_of_ours_is_saved(tmp_path):
+    model = model_of("mistral")
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "plain")
+    lckernels.patch(model)
+    model.save_pretrained(tmp_path / "patched")
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "patched" / file.name).read_bytes()
+    loaded = transformers.MistralForCausalLM.from_pretrained(tmp_path / "patched")
+    assert loaded.config._attn_implementation == "sdpa"
+    close(logits(loaded.eval()), expected)
+
+
+def test_registering_alone_serves_from_pretrained(tmp_path):
+    model = model_of("gpt_oss")
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    register()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation=NAME, dtype=torch.float32
+    )
+    close(logits(loaded.eval()), expected)
+    report = lckernels.patch(loaded, window=4)
+    assert [row.window for row in report.rows] == [(5, 0), (3, 0)]
+
+
+def test_on_a_device_map(tmp_path):
+    pytest.importorskip("accelerate", reason="device_map needs accelerate")
+    model = model_of("mistral")
+    expected = logits(model)
+    model.save_pretrained(tmp_path)
+    loaded = transformers.MistralForCausalLM.from_pretrained(tmp_path, device_map={"": "cpu"}).eval()
+    lckernels.patch(loaded)
+    close(logits(loaded), expected)
+
+
+def test_with_its_weights_off_the_device():
+    accelerate = pytest.importorskip("accelerate", reason="offloading needs accelerate")
+    model = model_of("mistral")
+    expected = logits(model)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert next(model.parameters()).device.type == "meta"
+    report = lckernels.patch(model)
+    assert [row.backend for row in report.rows] == ["cpu"] * 2
+    close(logits(model), expected)
+
+
+def test_pickled_it_is_patched_in_another_process(tmp_path):
+    model = model_of("mistral")
+    expected = logits(model)
+    lckernels.patch(model)
+    torch.save((model, IDS, MASK), tmp_path / "model.pt")
+    code = """
+import torch
+model, ids, mask = torch.load("model.pt", weights_only=False)
+with torch.no_grad():
+    torch.save(model(ids, attention_mask=mask).logits, "logits.pt")
+import lckernels
+lckernels.unpatch(model)
+"""
+    made = run(code, tmp_path)
+    assert made.returncode == 0, made.stderr
+    close(torch.load(tmp_path / "logits.pt"), expected)
+
+
+@pytest.mark.parametrize("first", ["patch", "lora"])
+def test_lora(first):
+    peft = pytest.importorskip("peft", reason="LoRA is tested with peft")
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = model_of("mistral")
+    if first == "patch":
+        lckernels.patch(model)
+        model = peft.get_peft_model(model, config)
+        ours = logits(model)
+    else:
+        model = peft.get_peft_model(model, config)
+        with lckernels.patched(model) as report:
+            ours = logits(model)
+        assert len(report.taken) == 2
+        lckernels.patch(model)
+    lckernels.unpatch(model)
+    expected = logits(model)
+    assert not torch.equal(ours, expected)
+    close(ours, expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("unpatched_before_backward", [False, True])
+@pytest.mark.parametrize("window", [None, 3])
+def test_gradient_checkpointing(reentrant, unpatched_before_backward, window):
+    model = model_of("qwen2").train()
+
+    def gradients(checkpoint):
+        model.zero_grad()
+        if checkpoint:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        lckernels.patch(model, window=window)
+        loss = model(input_ids=IDS, attention_mask=MASK, labels=IDS, use_cache=False).loss
+        if unpatched_before_backward and checkpoint:
+            lckernels.unpatch(model)
+            loss.backward()
+        else:
+            loss.backward()
+            lckernels.unpatch(model)
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain = gradients(False)
+    for ours, expected in zip(gradients(True), plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ddp(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = model_of("mistral")
+        expected = logits(model)
+        lckernels.patch(model)
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        close(logits(wrapped), expected)
+        wrapped(input_ids=IDS, attention_mask=MASK, labels=IDS).loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+        lckernels.unpatch(wrapped)
+        assert torch.equal(logits(model), expected)
+        assert [row.layer for row in lckernels.patch(wrapped).taken] == [
+            f"module.model.layers.{i}.self_attn" for i in range(2)
+        ]
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,252 @@
+"""What may be asked of a patched model and of lckernels.patch, and what is refused in words."""
+
+# ruff: noqa: E402
+import warnings
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="patching needs transformers")
+
+from helpers.hf_models import VOCAB
+from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
+from test_hf_mask import Largest
+
+import lckernels
+import lckernels.hf.attention
+from lckernels.hf import NAME, register
+from lckernels.hf.mask import NotServed
+from lckernels.hf.settings import SETTINGS, Kind, LayerSettings
+from lckernels.reference import windowed_attention as reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_weights_are_given_by_eager_and_said():
+    model = model_of("gpt_oss")
+    options = {"input_ids": IDS, "attention_mask": MASK, "output_attentions": True}
+    with torch.no_grad():
+        expected = model(**options).attentions
+        lckernels.patch(model)
+        lckernels.hf.mask_function._say.cache_clear()
+        with pytest.warns(UserWarning, match="output_attentions needs all weights; these calls run as eager"):
+            ours = model(**options).attentions
+    assert len(ours) == len(expected) == 2
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one.transpose(1, 2)[VALID], other.transpose(1, 2)[VALID])
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["added", "bool"])
+def test_a_mask_of_the_user_is_honoured_densely_and_said(name, kind):
+    model = model_of(name)
+    seen = torch.rand(2, 1, 21, 21, generator=torch.Generator().manual_seed(1)) < 0.6
+    seen |= torch.eye(21, dtype=torch.bool)
+    added = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+    expected = logits(model, input_ids=IDS, attention_mask=added)
+    lckernels.patch(model)
+    lckernels.hf.mask_function._say.cache_clear()
+    with pytest.warns(UserWarning, match="a dense 4-D mask runs as dense attention"):
+        ours = logits(model, input_ids=IDS, attention_mask=added if kind == "added" else seen)
+    close(ours, expected, slice(None))
+
+
+def test_a_mask_of_a_wrong_shape_is_an_error():
+    q = torch.randn(2, 4, 5, 8)
+    mask = lckernels.hf.mask_function.key_mask(2, 5, 7)
+    said = r"attention_mask: got shape \(2, 1, 5, 7\); the layer needs \(2, 1, 5, 5\)"
+    with pytest.raises(NotServed, match=said):
+        lckernels.hf.attention.attention(torch.nn.Identity(), q, q, q, mask)
+    sinks = torch.zeros(1, 4)
+    with pytest.raises(NotServed, match=r"s_aux: got shape \(1, 4\); expected \(num_heads,\) = \(4,\)"):
+        lckernels.hf.attention.attention(torch.nn.Identity(), q, q, q, None, s_aux=sinks)
+
+
+def test_a_config_that_requires_eager():
+    model = model_of("mistral")
+    model.config.output_attentions = True
+    with pytest.raises(ValueError, match=r"model: got a config with output_attentions=True; only eager"):
+        lckernels.patch(model)
+
+
+def test_dropout_of_training_acts():
+    model = model_of("mistral")
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.4
+    lckernels.patch(model)
+    plain = logits(model)
+    model.train()
+    drawn = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        drawn.append(logits(model))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.allclose(drawn[0], drawn[1])
+    assert not torch.allclose(drawn[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "expected"),
+    [
+        ("llama", 4, (3, 0)),
+        ("llama", (4, 2), (4, 0)),
+        ("llama", (-1, -1), (-1, 0)),
+        ("bert", 5, (2, 2)),
+        ("bert", (4, 1), (4, 1)),
+    ],
+)
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_a_window_is_the_ops(name, window, expected, sinks, monkeypatch):
+    """The layers ask the op for this window and these sinks; the report says that it is not exact."""
+    asked, op = [], lckernels.hf.attention.windowed_attention
+
+    def run(q, k, v, **options):
+        asked.append((options["window_size"], options["layout"].sink_tokens))
+        out = op(q, k, v, **options)
+        given = ("window_size", "softmax_scale", "layout", "score")
+        torch.testing.assert_close(out, reference(q, k, v, **{n: options[n] for n in given})[0])
+        return out
+
+    monkeypatch.setattr(lckernels.hf.attention, "windowed_attention", run)
+    model = model_of(name)
+    if expected == (-1, 0):
+        with pytest.raises(TypeError, match="it has no full attention that a window could narrow"):
+            lckernels.patch(model, window=window, sink_tokens=sinks)
+        return
+    report = lckernels.patch(model, window=window, sink_tokens=sinks)
+    logits(model)
+    assert asked == [(expected, sinks)] * 2
+    assert {row.window for row in report.rows} == {expected}
+    assert not report.exact
+    assert all(row.verdict.startswith("approximate: ") for row in report.rows)
+
+
+def test_a_window_leaves_cross_attention_and_other_windows_as_they_are():
+    report = lckernels.patch(model_of("bart"), window=4)
+    assert [(row.kind, row.window) for row in report.rows] == [
+        ("bidirectional window", (2, 2)), ("causal window", (3, 0)), ("cross", (-1, -1)),
+    ]  # fmt: skip
+    report = lckernels.patch(model_of("gpt_oss"), window=3)
+    assert [row.window for row in report.rows] == [(5, 0), (2, 0)]
+    assert [row.verdict for row in report.rows] == ["exact", "approximate: causal attention with a window"]
+
+
+def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(monkeypatch):
+    asked, op = [], lckernels.hf.attention.windowed_attention
+
+    class Reads(transformers.BartForConditionalGeneration):
+        def forward(self, input_ids, **options):
+            return super().forward(input_ids + 0 * int(input_ids.max()), **options)
+
+    def run(q, k, v, **options):
+        asked.append(options["window_size"])
+        return op(q, k, v, **options)
+
+    monkeypatch.setattr(lckernels.hf.attention, "windowed_attention", run)
+    model = model_of("bart")
+    model.__class__ = Reads
+    report = lckernels.patch(model, window=4)
+    assert report.unknown and not report.exact
+    assert {row.verdict for row in report.rows} == {"approximate if full, known at its first call"}
+    for _ in range(2):
+        logits(model, input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS[:, :9])
+    assert asked == [(2, 2), (3, 0), (-1, -1)] * 2
+
+
+def test_a_window_of_a_query_without_a_mask():
+    """A causal layer's last query sees W keys; a single query may come without a mask."""
+    q, k, v = (torch.randn(1, 2, seqlen, 8) for seqlen in (1, 9, 9))
+    layer = torch.nn.Identity()
+    setattr(layer, SETTINGS, LayerSettings(window=4, kind=Kind((-1, 0))))
+    out, _ = lckernels.hf.attention.attention(layer, q, k, v, None)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, -4:], v[:, :, -4:])
+    torch.testing.assert_close(out, expected.transpose(1, 2))
+
+
+def test_a_window_goes_with_generation():
+    model = model_of("llama")
+    lckernels.patch(model, window=5, sink_tokens=1)
+    options = {"attention_mask": MASK, "max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(IDS, use_cache=False, **options)
+    for given in ({}, {"cache_implementation": "static"}, {"prefill_chunk_size": 4}):
+        assert torch.equal(model.generate(IDS, **given, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window: got 0; expected an int >= 1"),
+        ({"window": 2.5}, "window: got 2.5; expected"),
+        ({"window": (1, 2, 3)}, r"window: got \(1, 2, 3\); expected"),
+        ({"window": (1, -2)}, r"window: got \(1, -2\); expected"),
+        ({"window": True}, "window: got True; expected"),
+        ({"sink_tokens": 2}, "sink_tokens: got 2; they stay visible beside a window; window is None"),
+        ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
+        ({"positions": "cache"}, "positions: got 'cache'; allowed is 'absolute'; 'cache' is not served yet"),
+        ({"backend": "fast"}, "backend: got 'fast'; allowed are "),
+    ],
+)
+def test_bad_arguments(options, message):
+    model = model_of("llama")
+    before = attributes(model)
+    with pytest.raises(ValueError, match=message):
+        lckernels.patch(model, **options)
+    assert attributes(model) == before
+
+
+def test_a_backend_by_name():
+    model = model_of("mistral")
+    expected = logits(model)
+    report = lckernels.patch(model, backend="eager")
+    assert {row.backend for row in report.rows} == {"eager"}
+    close(logits(model), expected)
+
+
+def test_the_report_is_a_table():
+    text = str(lckernels.patch(model_of("gpt_oss")))
+    assert text.splitlines() == [
+        "GptOssForCausalLM: 2 of 2 attention layers on lckernels",
+        "layer                     kind           window   backend  result",
+        f"model.layers.0.self_attn  causal window  (5, 0)   {backend()}  exact",
+        f"model.layers.1.self_attn  causal         (-1, 0)  {backend()}  exact",
+    ]
+    mixed = lckernels.patch(model_of("minimax"))
+    assert [row.verdict for row in mixed.rows if not row.taken] == [
+        "left: its code does not go through transformers' attention interface"
+    ]
+
+
+def backend():
+    shape = (1, 1, 1, 8)
+    problem = lckernels.backends.registry.Problem("windowed_attention", "cpu", torch.float32, (shape,) * 3)
+    return lckernels.backends.registry.choose(problem).__name__.rpartition(".")[2].ljust(7)
+
+
+def test_a_bias_is_served_densely_where_asked_by_name():
+    register()
+    model = transformers.T5EncoderModel(
+        transformers.T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, vocab_size=VOCAB)
+    ).eval()
+    model.set_attn_implementation("eager")
+    expected = logits(model)
+    model.set_attn_implementation(NAME)
+    close(logits(model), expected)
+
+
+def test_views_are_not_copied():
+    """Attention of grouped heads allocates nothing as large as repeated keys would be."""
+    q = torch.randn(1, 4096, 8, 16).transpose(1, 2)
+    k, v = (torch.randn(1, 4096, 1, 16).transpose(1, 2) for _ in range(2))
+    mask = lckernels.hf.mask_function.key_mask(1, 4096, 4096)
+    with Largest() as largest:
+        lckernels.hf.attention.attention(torch.nn.Identity(), q, k, v, mask)
+    assert largest.elements <= q.numel()
+
+
+def test_no_warning_where_everything_is_served():
+    lckernels.hf.mask_function._say.cache_clear()
+    model = model_of("gpt_oss")
+    lckernels.patch(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        logits(model)

@@ -1,0 +1,35 @@
+"""windowed_attention and threads: the same bits however many work and whoever calls."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from helpers.judge_attention import assert_same_bits, by_backend, solve
+from helpers.random_attention import draw_problem
+
+
+@pytest.fixture
+def problems(one_thread):
+    """Small ones of every kind, and some that are large enough for several threads."""
+    drawn = [draw_problem(2, index) for index in range(160)]
+    scores = [p.q.shape[0] * p.q.shape[2] * p.q.shape[1] * p.k.shape[1] for p in drawn]
+    large = [p for p, size in zip(drawn, scores, strict=True) if size > 60_000]
+    return [*drawn[:30], *large]
+
+
+def test_same_bits_for_any_number_of_threads(problems):
+    want = [solve(by_backend, problem) for problem in problems]
+    for number in (2, 3, 5):
+        torch.set_num_threads(number)
+        for problem, results in zip(problems, want, strict=True):
+            assert_same_bits(solve(by_backend, problem), results)
+
+
+def test_concurrent_calls(problems):
+    want = [solve(by_backend, problem) for problem in problems]
+    torch.set_num_threads(2)
+    rounds = 3 * list(zip(problems, want, strict=True))
+    with ThreadPoolExecutor(6) as pool:
+        got = list(pool.map(lambda pair: solve(by_backend, pair[0]), rounds))
+    for results, (_, expected) in zip(got, rounds, strict=True):
+        assert_same_bits(results, expected)

@@ -1,0 +1,78 @@
+"""windowed_attention of few queries against long keys, which are read where they lie."""
+
+import pytest
+import torch
+from helpers.attention_problem import Problem, with_tensors
+from helpers.backends import served, some
+from helpers.judge_attention import assert_same_bits, by_backend, compare_poisoned, compare_problem, solve
+
+from lckernels import Layout, Score
+from lckernels.options import AttentionOptions
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+KEYS = max(some(2100), 700)  # three tasks' worth for a text, two splits; a last tile that is not whole
+DTYPES = served(torch.float32, torch.bfloat16, torch.float16, torch.float64)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Queries, heads and key heads: below, at and above what is read in place.
+by_rows = pytest.mark.parametrize(
+    "rows", [(1, 3, 3), (1, 8, 2), (3, 4, 2), (2, 8, 2), (3, 6, 2)], ids=["1", "4", "6", "8", "9"]
+)
+
+
+def problem_of(rows, dtype, *, window_size=(-1, 0), dropout_p=0.0, layout=None, score=None, dims=(64, 32)):
+    seqlen_q, num_heads, num_kv_heads = rows
+    shapes = (
+        (2, seqlen_q, num_heads, dims[0]),
+        (2, KEYS, num_kv_heads, dims[0]),
+        (2, KEYS, num_kv_heads, dims[1]),
+        (2, seqlen_q, num_heads, dims[1]),
+    )
+    q, k, v, dout = (torch.randn(shape).to(dtype) for shape in shapes)
+    dlse = torch.randn(2, num_heads, seqlen_q).to(torch.promote_types(dtype, torch.float32))
+    seed = torch.tensor([7]) if dropout_p else None
+    options = AttentionOptions(
+        window_size, dims[0] ** -0.5, layout or Layout(), score or Score(), dropout_p, seed
+    )
+    return Problem(q, k, v, options, dout, dlse)
+
+
+@by_dtype
+@by_rows
+@pytest.mark.parametrize("window_size", [(-1, 0), (130, 0)], ids=["full", "w131"])
+def test_against_the_reference(rows, dtype, window_size):
+    compare_problem(problem_of(rows, dtype, window_size=window_size))
+
+
+@by_dtype
+def test_everything_that_a_score_can_have(dtype):
+    layout = Layout(
+        offset=torch.tensor([KEYS - 40, 700]),
+        kv_start=torch.tensor([3, 0]),
+        kv_end=torch.tensor([KEYS - 30, KEYS]),
+        sink_tokens=5,
+    )
+    score = Score(softcap=20.0, rel_bias=torch.randn(8, 99), bias_center=98, sink_logits=torch.randn(8))
+    score = score if dtype != torch.float64 else Score(softcap=20.0)
+    compare_problem(
+        problem_of((2, 8, 2), dtype, window_size=(700, 0), layout=layout, score=score, dropout_p=0.3)
+    )
+
+
+@by_dtype
+@by_rows
+def test_heads_apart_or_beside_each_other_give_the_same_bits(rows, dtype):
+    problem = problem_of(rows, dtype)
+    apart = with_tensors(problem, lambda x: x.transpose(1, 2).contiguous().transpose(1, 2))
+    assert_same_bits(solve(by_backend, apart), solve(by_backend, problem))
+
+
+@by_dtype
+@pytest.mark.parametrize("of", ["k", "v"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
+def test_what_is_not_finite(dtype, of, value):
+    problem = problem_of((2, 8, 2), dtype, window_size=(300, 0))
+    x = getattr(problem, of)
+    x[0, KEYS - 400, 0, 3] = value  # hidden
+    x[1, KEYS - 302, 1, 5] = value  # the first key of the first query alone
+    compare_poisoned(problem)

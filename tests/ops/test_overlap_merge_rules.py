@@ -1,0 +1,88 @@
+"""What overlap_merge and overlap_split keep to beside values: autograd, autocast, damaged or bad input."""
+
+import pytest
+import torch
+from helpers.backends import BACKENDS
+
+import lckernels
+from lckernels import Plan, ops, plan_chunks, reference
+
+
+def test_forward_mode_raises():
+    plan = plan_chunks([50], 16, 6)
+    chunks = torch.randn(plan.num_chunks, 16, 5)
+    with pytest.raises(RuntimeError, match="jvp"):
+        torch.func.jvp(lambda x: lckernels.overlap_merge(x, plan), (chunks,), (chunks,))
+
+
+def test_autocast():
+    plan = plan_chunks([50], 16, 6)
+    chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
+    table = torch.rand(plan.num_chunks, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        merged = lckernels.overlap_merge(chunks, plan, table)
+        assert lckernels.overlap_split(merged.float(), plan).dtype == torch.bfloat16
+    assert merged.dtype == torch.bfloat16
+    merged.float().sum().backward()
+    assert chunks.grad.dtype == torch.float32 and table.grad.dtype == torch.float32
+
+
+def test_second_order_raises():
+    plan = plan_chunks([50], 16, 6)
+    chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        lckernels.overlap_merge(chunks, plan).square().sum(), chunks, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "eager"])
+def test_a_damaged_plan_stays_inside_the_tensors(backend):
+    """The op called directly with nonsense segments neither crashes nor writes outside its output."""
+    plan = plan_chunks([200], 32, 8)
+    chunks = torch.randn(plan.num_chunks, 32, 8)
+    for _ in range(50):
+        segments = plan.segments.clone()
+        wild = torch.randint(-(2**31), 2**31 - 1, segments.shape, dtype=torch.int32)
+        near = segments + torch.randint(-40, 40, segments.shape, dtype=torch.int32)
+        choice = torch.rand(segments.shape)
+        segments = torch.where(choice < 0.1, wild, torch.where(choice < 0.5, near, segments))
+        tiles = plan.tile_segments + torch.randint(-3, 300, plan.tile_segments.shape, dtype=torch.int32)
+        ops.overlap_merge(chunks, None, segments, tiles, 200, "triangular", backend)
+        ops.overlap_split(torch.randn(200, 8), segments, tiles, plan.num_chunks, 32, backend)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("cpu", "eager")])
+def test_weights_of_sum_zero_on_a_device_that_is_not_waited_for(backend):
+    """0 there and in all gradients, where the backends of the CPU raise."""
+    plan = plan_chunks([50], 16, 6)
+    chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
+    table = torch.rand(plan.num_chunks, 16) + 0.5
+    table[0, 3] = table[0, 12] = table[1, 2] = 0
+    table.requires_grad_()
+    merged = lckernels.overlap_merge(chunks, plan, table, backend=backend)
+    torch.testing.assert_close(merged, reference.overlap_merge(chunks, plan, table))
+    dchunks, dtable = torch.autograd.grad(merged.sum(), (chunks, table))
+    assert (merged[[3, 12]] == 0).all() and (dchunks[0, [3, 12]] == 0).all() and (dchunks[1, 2] == 0).all()
+    assert dtable[0, 3] == dtable[0, 12] == dtable[1, 2] == 0 and torch.isfinite(dtable).all()
+
+
+def test_crop_needs_keep_ranges_that_partition():
+    plan = Plan.from_segments(
+        [[0, 0, 0, 4, 0, 3], [1, 0, 2, 4, 2, 4]], num_chunks=2, chunk_len=4, total_len=6
+    )
+    with pytest.raises(
+        ValueError, match=r"plan: got position 3 in no or several keep ranges; weights='crop' needs"
+    ):
+        lckernels.overlap_merge(torch.zeros(2, 4, 1), plan, "crop")
+
+
+def test_eager_refuses_bad_explicit_weights_too():
+    plan = plan_chunks([50], 16, 6)
+    with pytest.raises(
+        ValueError, match="weights: got values negative, not finite or of sum zero at position 0"
+    ):
+        lckernels.overlap_merge(
+            torch.zeros(plan.num_chunks, 16, 1), plan, torch.zeros(5, 16), backend="eager"
+        )
