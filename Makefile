@@ -19,7 +19,7 @@ ISA_PART := test_decode or random_problems or inf_and_nan or page_end or (cpu an
 
 demo: $(BUILT)
 	$(BIN)/python -m bench.demo
-	$(BIN)/python -m bench.demo_perplexity
+	$(BIN)/python -m bench.demo.perplexity
 
 test: $(BUILT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -59,14 +59,14 @@ test-triton-all: $(BUILT)
 
 # The Triton kernels compiled ahead of time for sm_90: no spills, wgmma, shared memory that is there.
 compile-triton: $(BUILT)
-	$(BIN)/python -m bench.triton_compile
+	$(BIN)/python -m bench.compile.triton_compile
 
 # The oldest Triton that is served compiles them too, some with spills: a venv over .venv.
 OLD_TRITON ?= 3.6.0
 OLD := build/triton-$(OLD_TRITON)
 compile-triton-old: $(BUILT)
 	$(call venv_over,$(OLD),--no-deps triton==$(OLD_TRITON))
-	PYTHONPATH="$(CURDIR)" $(OLD)/bin/python -m bench.triton_compile --any
+	PYTHONPATH="$(CURDIR)" $(OLD)/bin/python -m bench.compile.triton_compile --any
 
 # Where setup.py has CMake build.
 CMAKE_BUILD = build/cmake-$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
@@ -82,7 +82,7 @@ cuda: $(BUILT)
 	    { tail -n 60 build/cuda.log; exit 1; }; \
 	  PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build $(CMAKE_BUILD) --target cuda_shapes >> build/cuda.log 2>&1 || \
 	    { tail -n 60 build/cuda.log; exit 1; }; \
-	  $(BIN)/python -m bench.cuda_compile --shapes $(CMAKE_BUILD)/cuda_shapes
+	  $(BIN)/python -m bench.compile.cuda_compile --shapes $(CMAKE_BUILD)/cuda_shapes
 
 # The CUDA kernels' own code on the host, several schedules.
 test-cuda: $(BUILT) $(VENV)/.cutlass
@@ -94,13 +94,13 @@ test-all: cuda test test-cuda sanitize aarch64 test-hf test-triton-all compile-t
 	$(BIN)/python -m pytest -q tests -k opcheck --every-trace
 	$(BIN)/python tests/each_isa.py -q $(ISA_TESTS)
 	for target in sm_90 sm_80 sm_100 gfx942; do \
-	  $(BIN)/python -m bench.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
+	  $(BIN)/python -m bench.compile.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
 	$(BIN)/python tests/cuda_plants.py
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 
 bench: $(BUILT)
 	$(BIN)/python -m pytest bench -q
-	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench.harness.report
 
 build: $(BUILT)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.attention_cases import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
-from bench.cases import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
-from bench.contest import Effort
-from bench.model_cases import MODELS_FULL, MODELS_QUICK
-from bench.rows import RESULTS
+from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
+from bench.cases.models import MODELS_FULL, MODELS_QUICK
+from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
+from bench.harness.comparison import Effort
+from bench.harness.rows import RESULTS
 
 QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
 FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)

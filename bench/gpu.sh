@@ -69,29 +69,29 @@ fi
 # A library that was carried here is not built again; one that is older than its sources is.
 if [[ -f lckernels/_C_cuda.so && -z $(find csrc -newer lckernels/_C_cuda.so -type f) ]]; then export LCK_CUDA=0; fi
 section build 300 "$python" setup.py -q build_ext --inplace
-section check 100 "$python" -m bench.gpu_check "${common[@]}"
+section check 100 "$python" -m bench.gpu.check "${common[@]}"
 section random 150 env LCKERNELS=backend=triton "$python" -m pytest -q -n 12 tests/ops/test_random_attention.py \
   tests/backends/test_triton_models.py tests/backends/test_triton_gpu.py tests/backends/test_triton_descriptors.py --random-problems 120
-section merge 100 "$python" -m bench.gpu_time merge --rows "$rows" "${common[@]}"
-section forward 140 "$python" -m bench.gpu_time forward --rows "$rows" "${common[@]}"
-section backward 140 "$python" -m bench.gpu_time backward --rows "$rows" "${common[@]}"
-section models 160 "$python" -m bench.gpu_models --rows "$rows" "${common[@]}"
-section tune 500 "$python" -m bench.gpu_tune --rows "$rows"
+section merge 100 "$python" -m bench.gpu.ops merge --rows "$rows" "${common[@]}"
+section forward 140 "$python" -m bench.gpu.ops forward --rows "$rows" "${common[@]}"
+section backward 140 "$python" -m bench.gpu.ops backward --rows "$rows" "${common[@]}"
+section models 160 "$python" -m bench.gpu.models --rows "$rows" "${common[@]}"
+section tune 500 "$python" -m bench.gpu.tune --rows "$rows"
 cuda=(env LCKERNELS=backend=cuda "$python" -m)
-section primitives 60 bash bench/gpu_primitives.sh
-section cuda_check 100 "$python" -m bench.gpu_check --backend cuda "${common[@]}"
+section primitives 60 bash bench/gpu/primitives.sh
+section cuda_check 100 "$python" -m bench.gpu.check --backend cuda "${common[@]}"
 section cuda_random 150 env LCKERNELS=backend=cuda "$python" -m pytest -q -n 12 tests/ops/test_random_attention.py \
   --random-problems 1500
-section cuda_merge 100 "${cuda[@]}" bench.gpu_time merge --rows "$rows" "${common[@]}"
-section cuda_forward 140 "${cuda[@]}" bench.gpu_time forward --rows "$rows" "${common[@]}"
-section cuda_backward 140 "${cuda[@]}" bench.gpu_time backward --rows "$rows" "${common[@]}"
+section cuda_merge 100 "${cuda[@]}" bench.gpu.ops merge --rows "$rows" "${common[@]}"
+section cuda_forward 140 "${cuda[@]}" bench.gpu.ops forward --rows "$rows" "${common[@]}"
+section cuda_backward 140 "${cuda[@]}" bench.gpu.ops backward --rows "$rows" "${common[@]}"
 for tool in memcheck racecheck; do
-  section $tool 280 compute-sanitizer --tool $tool --error-exitcode 1 "$python" -m bench.gpu_check --backend cuda \
+  section $tool 280 compute-sanitizer --tool $tool --error-exitcode 1 "$python" -m bench.gpu.check --backend cuda \
     "${common[@]}"
 done
 start=()
 [[ $device == cuda ]] || start=(--target sm_90 --only forward-d64)
-section compile 150 "$python" -m bench.triton_start ${start[@]+"${start[@]}"}
+section compile 150 "$python" -m bench.compile.triton_start ${start[@]+"${start[@]}"}
 
 if ((${#failed[@]})); then
   echo "== failed: ${failed[*]}"

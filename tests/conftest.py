@@ -46,7 +46,7 @@ def every_trace(pytestconfig):
 @pytest.fixture(scope="session")
 def smollm2_loaded():
     """SmolLM2 as the command loads it, silently: slow, so once for all tests, which only read it."""
-    from bench import smollm2
+    from bench.cases import smollm2
 
     if smollm2.missing():
         pytest.skip(smollm2.missing())

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from bench import cuda_compile, sass
-from bench.sass import Kernel
+from bench.compile import cuda_compile, sass
+from bench.compile.sass import Kernel
 
 FORWARD = "_ZN3lck17attention_forwardI13__nv_bfloat16Li128ELb0EEEvNS_18GpuAttentionParamsEl"
 FULL = FORWARD.replace("Lb0E", "Lb1E")

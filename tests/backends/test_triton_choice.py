@@ -7,8 +7,9 @@ from lckernels.backends.registry import Problem, backends
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from bench import gpu_time, triton_compile
-from bench.triton_variants import ChunkedVariant, MemoryVariant, Variant
+from bench.compile import triton_compile
+from bench.compile.triton_variants import ChunkedVariant, MemoryVariant, Variant
+from bench.gpu import ops as gpu_ops
 from lckernels.backends.triton import tiles, tuned
 
 KERNELS = (
@@ -101,13 +102,13 @@ def test_a_call_through_descriptors(monkeypatch):
     """A GPU's benchmark runs it beside the call as it is."""
     chips = iter([CHIPS["sm_90"], CHIPS["sm_86"], CHIPS["gfx942"]])
     monkeypatch.setattr(tiles, "chip_of", lambda _: next(chips))
-    call = gpu_time.through_descriptors(
+    call = gpu_ops.through_descriptors(
         lambda: tuned.tiles(CHIPS["sm_90"])[tiles.Key("forward", 64, "half")].descriptors, "cuda"
     )
     assert call() is True and not tuned.tiles(CHIPS["sm_90"])
     for name in ("sm_86", "gfx942"):
         with pytest.raises(ValueError, match=f"{name} has no TMA"):
-            gpu_time.through_descriptors(lambda: (), "cuda")
+            gpu_ops.through_descriptors(lambda: (), "cuda")
 
 
 def test_whole_tiles_are_copied_where_a_descriptor_says_so():

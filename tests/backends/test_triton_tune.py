@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 from triton.runtime.errors import OutOfResources
 
-from bench import gpu_tune
+from bench.gpu import tune as gpu_tune
 from lckernels.backends.triton import tiles, tune, tuned
 from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
 from lckernels.cli.commands.tune import KERNELS, KINDS, ROOMS

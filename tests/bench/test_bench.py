@@ -1,4 +1,4 @@
-"""The benchmark harness: counts against brute force, rows, report, probes, GPU scripts."""
+"""The benchmark harness: counts against brute force, rows, pages, probes, GPU scripts."""
 
 import json
 import math
@@ -11,13 +11,19 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from bench import gpu_check, gpu_models, gpu_time, overlap, report, rows, triton_start
-from bench.attention_cases import AttentionCase
-from bench.cases import OverlapCase
-from bench.check import Checked, check
-from bench.contest import OWN, Subject, make_rows
-from bench.peers import overlap_peers
-from bench.timing import Timing, Turns, measure
+from bench.cases.attention import AttentionCase
+from bench.cases.overlap import OverlapCase
+from bench.compile import triton_start
+from bench.gpu import check as gpu_check
+from bench.gpu import models as gpu_models
+from bench.gpu import ops as gpu_ops
+from bench.harness import rows
+from bench.harness.check import Checked, check
+from bench.harness.comparison import OWN, Subject, make_rows
+from bench.harness.report import pages
+from bench.harness.timing import Timing, Turns, measure
+from bench.peers.overlap import overlap_peers
+from bench.suites import overlap
 from lckernels import Layout, overlap_split, reference
 from lckernels.backends import registry
 from lckernels.visible import visible_pairs
@@ -170,11 +176,11 @@ def test_rows_refuse_a_result_that_is_unchecked_or_wrong(tmp_path):
 
 def test_the_report_is_drawn_from_the_newest_rows(tmp_path):
     with pytest.raises(ValueError, match=r"holds no rows"):
-        report.write(tmp_path)
+        pages.write(tmp_path)
     older = [replace(row, timing=Timing(9.0, 9.0, 9.0, 2)) for row in synthetic()]
     rows.append(older + synthetic() + synthetic(128) + synthetic(64, "backward"), tmp_path)
     assert len((tmp_path / "gpu_attention.jsonl").read_text().splitlines()) == 8
-    written = {path.name: path for path in report.write(tmp_path)}
+    written = {path.name: path for path in pages.write(tmp_path)}
     assert set(written) == {
         "README.md",
         "gpu_attention_windowed_attention_forward.png",
@@ -235,9 +241,9 @@ def test_probes_name_a_bad_argument():
 @needs_host
 def test_the_gpu_scripts_run_on_the_cpu(tmp_path, capsys):
     assert gpu_check.main(["--device", "cpu", "--tiny"]) == 0
-    assert gpu_time.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
+    assert gpu_ops.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
     for section in ("forward", "backward"):
-        assert gpu_time.main([section, "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
+        assert gpu_ops.main([section, "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
     assert "FAILED" not in capsys.readouterr().out
     stored = [json.loads(line) for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
     assert {(row["op"], row["provider"]) for row in stored} >= {
@@ -263,15 +269,15 @@ def test_our_own_absence_is_a_failure(monkeypatch, tmp_path, capsys):
     def broken(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(gpu_time.overlap, "own_run", broken)
-    assert gpu_time.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 1
+    monkeypatch.setattr(gpu_ops.overlap, "own_run", broken)
+    assert gpu_ops.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 1
     assert f"{OWN} is left out: RuntimeError: no such kernel" in capsys.readouterr().out
     assert (tmp_path / "gpu_overlap_merge.jsonl").exists(), "the peers' rows stay"
 
 
 def test_large_results_are_compared_in_a_part_of_their_columns(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_time.overlap, "checked_columns", lambda x: x[..., ::4])
-    assert gpu_time.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
+    monkeypatch.setattr(gpu_ops.overlap, "checked_columns", lambda x: x[..., ::4])
+    assert gpu_ops.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
 
 
 def test_first_calls_of_a_gpu_that_is_not_there(capsys):

@@ -9,8 +9,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from bench import attention, chunked, entrants, goals, report, rows
-from bench.attention_cases import (
+from bench.cases.attention import (
     ATTENTION_FULL,
     ATTENTION_QUICK,
     UNBOUNDED,
@@ -20,15 +19,19 @@ from bench.attention_cases import (
     decode,
     last_level_cache_bytes,
 )
-from bench.attention_contest import contest
-from bench.attention_peers import Peer, Unsupported, sdpa_mask
-from bench.check import FLOOR, Checked
-from bench.contest import OWN, Effort, make_rows
-from bench.entrants import PEERS
-from bench.exam import Exam
-from bench.library_peers import _block_mask, exact_buckets, flex
-from bench.memory import with_extra_bytes
-from bench.timing import Timing, primed_clock, wall_clock
+from bench.harness import rows
+from bench.harness.check import FLOOR, Checked
+from bench.harness.comparison import OWN, Effort, make_rows
+from bench.harness.memory import with_extra_bytes
+from bench.harness.report import goals, pages
+from bench.harness.timing import Timing, primed_clock, wall_clock
+from bench.peers.attention import Peer, sdpa_mask
+from bench.peers.libraries import _block_mask, exact_buckets, flex
+from bench.peers.limits import Unsupported
+from bench.suites import attention, chunked, verified
+from bench.suites.attention_comparison import contest
+from bench.suites.expected import Exam
+from bench.suites.verified import PEERS
 from lckernels import reference
 from lckernels.backends import registry
 
@@ -135,7 +138,7 @@ def test_every_peer_computes_its_definition_or_says_why_not(direction, window):
             continue
         given = attention.by_head(inputs) if peer.by_head else inputs
         exam = Exam(peer.computes or case, direction, inputs)
-        entrants.enter(build.__name__, peer, case, direction, given, exam, limit=60.0)
+        verified.enter(build.__name__, peer, case, direction, given, exam, limit=60.0)
         ran.add(build.__name__)
     windowed = {"sdpa_mask", "eager", "local_attention", "sdpa_causal_no_window"}
     full = {"sdpa_mask", "eager", "sdpa_causal"}
@@ -214,7 +217,7 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
     assert made[1].left_out == {}
     assert made[0].work == case.flops("forward")
     rows.append(made, tmp_path)
-    stored = report.load(tmp_path)
+    stored = pages.load(tmp_path)
     assert {row["provider"] for row in stored} == {OWN, "sdpa_mask"}
     assert all(row["extra_bytes"] is None or row["extra_bytes"] >= 0 for row in stored)
 
@@ -225,8 +228,8 @@ def test_a_slow_peer_is_left_out(monkeypatch):
     made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass over all pairs at 150 GFLOP/s"}
-    monkeypatch.setattr(entrants, "DENSE", {})
-    monkeypatch.setattr(entrants, "_tried_in_vain", {})
+    monkeypatch.setattr(verified, "DENSE", {})
+    monkeypatch.setattr(verified, "_tried_in_vain", {})
     made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass"}
     for tried, on in ((replace(case, num_heads=4), f" on {case.label}"), (replace(case, seqlen=31), "")):
@@ -326,7 +329,7 @@ def test_the_page_shows_goals_memory_and_who_was_left_out(tmp_path):
         *synthetic("decode", causal(8192, 512, torch.bfloat16, num_queries=1, batch=4), 0.1),
     ]
     rows.append(made, tmp_path)
-    names = {path.name for path in report.write(tmp_path)}
+    names = {path.name for path in pages.write(tmp_path)}
     assert names == {"README.md", *(f"attention_{name}.png" for name in ("rate", "time", "ratio"))}
     page = (tmp_path / "README.md").read_text()
     assert "## Goals of windowed_attention" in page

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("sentencex")
 
-from bench import encoder
+from bench.suites import encoder
 from lckernels.long.text_encoder import Tokens
 
 

@@ -12,22 +12,17 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
 
 import lckernels
-from bench import (
-    demo_perplexity,
-    goals,
-    model_cases,
-    model_contest,
-    model_goals,
-    model_peers,
-    models,
-    report,
-    rows,
-    smollm2,
-)
-from bench.attention_peers import Unsupported
-from bench.contest import OWN, Effort
-from bench.entrants import TooSlow
-from bench.model_cases import ModelCase, flops, layer_windows
+from bench.cases import models as model_cases
+from bench.cases import smollm2
+from bench.cases.models import ModelCase, flops, layer_windows
+from bench.demo import perplexity as demo_perplexity
+from bench.harness import rows
+from bench.harness.comparison import OWN, Effort
+from bench.harness.report import goals, model_goals, pages
+from bench.peers import model_attention
+from bench.peers import models as model_peers
+from bench.peers.limits import TooSlow, Unsupported
+from bench.suites import model_comparison
 from lckernels.perplexity import Comparison, Scored
 
 SMALL = {
@@ -54,53 +49,54 @@ def case(request, monkeypatch):
 
 @pytest.mark.parametrize("block_scores", [2**24, 1])
 def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
-    monkeypatch.setattr(models, "_BLOCK_SCORES", block_scores)
-    model, ids = models.build(case)
+    monkeypatch.setattr(model_attention, "_BLOCK_SCORES", block_scores)
+    model, ids = model_attention.build(case)
     eager, plain = (
-        models.run(models.with_attention(model, name), ids)[0] for name in ("eager", models.BLOCKS)
+        model_attention.run(model_attention.with_attention(model, name), ids)[0]
+        for name in ("eager", model_attention.BLOCKS)
     )
     assert 1 < float(eager.abs().max()) < 100
     torch.testing.assert_close(plain, eager, rtol=1e-5, atol=1e-5)
-    without = models.run(models.with_attention(model, models.NONE), ids)[0]
+    without = model_attention.run(model_attention.with_attention(model, model_attention.NONE), ids)[0]
     assert (without - eager).abs().max() > 0.1
 
 
 def test_twins_share_weights_and_nothing_else(case):
-    model, ids = models.build(case)
-    twin = models.with_attention(model, models.NONE)
+    model, ids = model_attention.build(case)
+    twin = model_attention.with_attention(model, model_attention.NONE)
     ours, theirs = dict(model.named_parameters()), dict(twin.named_parameters())
     assert ours.keys() == theirs.keys()
     assert all(ours[name] is theirs[name] for name in ours)
-    assert model.config._attn_implementation != models.NONE
+    assert model.config._attn_implementation != model_attention.NONE
     assert twin.config is not model.config
-    other = models.in_dtype(twin, torch.float64)
-    assert models.run(other, ids)[0].dtype == torch.float64
+    other = model_attention.in_dtype(twin, torch.float64)
+    assert model_attention.run(other, ids)[0].dtype == torch.float64
     assert model.dtype == twin.dtype == torch.float32
 
 
 def test_windows_of_layers_are_those_of_the_masks(case):
     """What transformers' eager attention gets, an additive mask or none, against the counted window."""
-    model, ids = models.build(case)
-    model = models.with_attention(model, "eager")
+    model, ids = model_attention.build(case)
+    model = model_attention.with_attention(model, "eager")
     masks = []
     for name, module in model.named_modules():
         if name.endswith(("self_attn", ".attn")):
             module.register_forward_pre_hook(
                 lambda _, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
             )
-    models.run(model, ids)
+    model_attention.run(model, ids)
     key = torch.arange(case.seqlen)
     assert len(masks) == case.layers
     for mask, window in zip(masks, layer_windows(model.config), strict=True):
         seen = torch.ones(case.seqlen, case.seqlen, dtype=torch.bool) if mask is None else mask[0, 0] == 0
-        assert seen.equal(models.sees(window, key[:, None], key))
+        assert seen.equal(model_attention.sees(window, key[:, None], key))
 
 
 def test_flops_of_a_model():
     case = ModelCase("mistral", 10, torch.float32, 2)
     projections = 576 * (576 + 2 * 192) + 576 * 576 + 3 * 576 * 1536
     pairs = 10 * 11 // 2
-    assert flops(models.build(case)[0], 10) == 2 * (2 * projections * 10 + 4 * 9 * 64 * pairs)
+    assert flops(model_attention.build(case)[0], 10) == 2 * (2 * projections * 10 + 4 * 9 * 64 * pairs)
 
 
 @contextmanager
@@ -112,8 +108,8 @@ def on_eager(model, window=None, sink_tokens=None):
 
 @contextmanager
 def wrong(model, window=None, sink_tokens=None):
-    models.with_attention(model, models.NONE)
-    model.set_attn_implementation(models.NONE)
+    model_attention.with_attention(model, model_attention.NONE)
+    model.set_attn_implementation(model_attention.NONE)
     yield
 
 
@@ -135,39 +131,39 @@ EFFORT = Effort(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
 def test_a_small_contest(case, monkeypatch, tmp_path):
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
     peers = {name: build for name, build in model_peers.PEERS.items() if name != "flex"}
-    monkeypatch.setattr(model_contest, "PEERS", peers)
+    monkeypatch.setattr(model_comparison, "PEERS", peers)
     told = []
-    made = model_contest.contest(Benchmark(), case, EFFORT, told.append)
+    made = model_comparison.contest(Benchmark(), case, EFFORT, told.append)
     expected = {OWN, "eager", "floor"} | ({"sdpa"} if case.family != "gpt_oss" else set())
     assert {row.provider for row in made} == expected
     assert len(told) == (case.family == "gpt_oss")
     rows.append(made, tmp_path)
-    stored = report.load(tmp_path)
+    stored = pages.load(tmp_path)
     own = next(row for row in stored if row["provider"] == OWN)
     assert own["ratios"].keys() == expected - {OWN}
     assert own["shape"]["default"] == ("eager" if case.family == "gpt_oss" else "sdpa")
-    assert own["work"] == flops(models.build(case)[0], case.seqlen)
+    assert own["work"] == flops(model_attention.build(case)[0], case.seqlen)
     assert all(row["extra_bytes"] >= 0 for row in stored)
-    assert f"## {case.family}, forward (models)" in report.markdown(stored)
+    assert f"## {case.family}, forward (models)" in pages.markdown(stored)
 
 
 def test_a_wrong_result_gives_no_row(case, monkeypatch):
     monkeypatch.setattr(lckernels, "patched", wrong, raising=False)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):
-        model_contest.contest(Benchmark(), case, EFFORT)
+        model_comparison.contest(Benchmark(), case, EFFORT)
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
 
     def broken(model, case, stack):
-        return model_peers.ModelPeer(models.with_attention(model, models.NONE))
+        return model_peers.ModelPeer(model_attention.with_attention(model, model_attention.NONE))
 
-    monkeypatch.setattr(model_contest, "PEERS", {"eager": broken})
-    made = model_contest.contest(Benchmark(), case, EFFORT)
+    monkeypatch.setattr(model_comparison, "PEERS", {"eager": broken})
+    made = model_comparison.contest(Benchmark(), case, EFFORT)
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out["eager"].startswith("eager: result 0 is off by")
 
 
 def test_dense_peers_are_refused_before_they_run():
-    model, long = models.build(ModelCase("mistral", 64, torch.float32, 2))[0], 2**15
+    model, long = model_attention.build(ModelCase("mistral", 64, torch.float32, 2))[0], 2**15
     case = ModelCase("mistral", long, torch.float32, 2)
     for name, what in (("eager", "scores"), ("sdpa", "masks")):
         with pytest.raises(Unsupported, match=f"{what} of more than 8 GiB"):
@@ -238,7 +234,7 @@ def test_smollm2_as_a_mistral(smollm2_loaded, monkeypatch):
     ids = torch.tensor(tokenizer("The capital of France is Paris. " * 6)["input_ids"])[None]
     with torch.no_grad():
         assert tokenizer.decode(full(ids[:, :5]).logits[0, -1].argmax()) == " Paris"
-        narrow = models.with_attention(full, "sdpa")
+        narrow = model_attention.with_attention(full, "sdpa")
         narrow.config.sliding_window = 8
         windowed = narrow(ids).logits
         torch.testing.assert_close(full(ids[:, :8]).logits, windowed[:, :8], rtol=1e-4, atol=1e-4)

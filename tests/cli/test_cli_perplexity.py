@@ -19,7 +19,7 @@ from helpers.tiny_decoder import POSITIONS, eager_or_window, save_tiny_decoder
 from test_cli import refused, run, run_without
 
 import lckernels
-from bench import smollm2
+from bench.cases import smollm2
 from lckernels.cli.commands import perplexity as command
 from lckernels.perplexity import score
 from lckernels.perplexity.tokens import tokenize

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.check import FLOOR
+from bench.harness.check import FLOOR
 
 
 def assert_as_good_as(

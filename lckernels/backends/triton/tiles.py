@@ -4,8 +4,8 @@ Cost model. A tile of queries runs over ceil((BLOCK_M + window - 1) / BLOCK_N) t
 its window does not begin at a tile's edge), of which 2 * BLOCK_M / BLOCK_N are masked: small tiles waste less
 of a narrow window, large ones reuse more of what is loaded. Registers bound both: an accumulator of BLOCK_M x
 head_dim fp32 and the scores of BLOCK_M x BLOCK_N lie in them, twice the operands besides for fp32 on tensor
-cores. The sizes are the largest that `python -m bench.triton_compile` shows without spills on sm_90; no GPU
-has timed them yet. `lckernels tune` times others where there is one (tune.py) and keeps what is faster
+cores. The sizes are the largest that `python -m bench.compile.triton_compile` shows without spills on sm_90;
+no GPU has timed them yet. `lckernels tune` times others where there is one (tune.py) and keeps what is faster
 (tuned.py).
 """
 

@@ -1,0 +1,1 @@
+"""What is measured: shapes with their FLOPs and bytes, the bundled texts, the models."""

@@ -1,0 +1,1 @@
+"""Measurement without kernels: timing in turns, memory, checks, rows, the roofline, reports."""

@@ -1,0 +1,131 @@
+"""The other ways to merge and to split: what a torch user writes today, with every table built beforehand."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.cases.overlap import OverlapCase
+from lckernels import reference
+from lckernels.plan import Column, Plan
+
+Run = Callable[[Tensor], Tensor]
+
+
+def shares(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len): the part of an output row that each chunk row makes; 0 outside segments."""
+    share = torch.zeros(plan.num_chunks, plan.chunk_len, dtype=torch.float64)
+    weight_sum = torch.zeros(plan.total_len, dtype=torch.float64)
+    rows = plan.segments.tolist()
+    for row in rows:
+        weight_sum[row[Column.START] :][: row[Column.LENGTH]] += reference.segment_weights(
+            row, weights, torch.float64
+        )
+    for row in rows:
+        chunk, col, start, length = row[:4]
+        a = reference.segment_weights(row, weights, torch.float64)
+        share[chunk, col : col + length] = a / weight_sum[start : start + length]
+    return share.to(dtype)
+
+
+def positions(plan: Plan) -> Tensor:
+    """(num_chunks, chunk_len) int64: output positions of a plan whose segments are whole rows."""
+    starts = plan.segments[plan.segments[:, Column.ROW].argsort(), Column.START].long()
+    return starts[:, None] + torch.arange(plan.chunk_len)
+
+
+def merge_by_index_add(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """index_add_ with the division folded into the weights beforehand."""
+    index = positions(case.plan).flatten().to(device)
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        out = chunks.new_zeros(case.total_len, case.dim)
+        return out.index_add_(0, index, (chunks * share).flatten(0, 1))
+
+    return run
+
+
+def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """F.fold over channel-major chunks: sums every column, so it needs equal strides."""
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        columns = (chunks * share).permute(2, 1, 0).reshape(1, case.dim * case.chunk_len, case.num_chunks)
+        folded = F.fold(columns, (case.total_len, 1), (case.chunk_len, 1), stride=(case.stride, 1))
+        return folded.view(case.dim, case.total_len).t().contiguous()
+
+    return run
+
+
+def merge_by_gather(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """The rows that land on each position, gathered and summed: compiled by torch to one kernel."""
+    index, share = (x.to(device) for x in gather_table(case))
+    share = share[..., None]
+
+    def run(chunks: Tensor) -> Tensor:
+        return (chunks.flatten(0, 1)[index] * share).sum(1)
+
+    torch.compiler.reset()  # else the ninth case would meet torch's limit of recompilations
+    return torch.compile(run, dynamic=False, fullgraph=True)
+
+
+def gather_table(case: OverlapCase) -> tuple[Tensor, Tensor]:
+    """(total_len, most) int64, the chunk rows that land on each position; their parts, 0 where fewer do."""
+    position = positions(case.plan).flatten()
+    part = shares(case.plan, case.weights, case.dtype).flatten()
+    order = position.argsort(stable=True)
+    place = position[order]
+    rank = torch.arange(len(place)) - torch.searchsorted(place, place)
+    index = torch.zeros(case.total_len, int(rank.max()) + 1, dtype=torch.int64)
+    parts = torch.zeros(index.shape, dtype=case.dtype)
+    index[place, rank], parts[place, rank] = order, part[order]
+    return index, parts
+
+
+def merge_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """A Python loop over the chunks."""
+    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+    starts = positions(case.plan)[:, 0].tolist()
+
+    def run(chunks: Tensor) -> Tensor:
+        out = chunks.new_zeros(case.total_len, case.dim)
+        for i, start in enumerate(starts):
+            out[start : start + case.chunk_len] += chunks[i] * share[i]
+        return out
+
+    return run
+
+
+def split_by_index(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """Advanced indexing: one gathered row per chunk column."""
+    index = positions(case.plan).to(device)
+    return lambda sequence: sequence[index]
+
+
+def split_by_unfold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """An unfolded view, copied."""
+    return lambda sequence: sequence.unfold(0, case.chunk_len, case.stride).transpose(1, 2).contiguous()
+
+
+def split_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
+    """A Python loop over the chunks, stacked."""
+    starts = positions(case.plan)[:, 0].tolist()
+    return lambda sequence: torch.stack([sequence[start : start + case.chunk_len] for start in starts])
+
+
+OVERLAP_PEERS: dict[str, dict[str, Callable[..., Run]]] = {
+    "overlap_merge": {"index_add": merge_by_index_add, "fold": merge_by_fold, "loop": merge_by_loop},
+    "overlap_split": {"index": split_by_index, "unfold": split_by_unfold, "loop": split_by_loop},
+}
+# Under autograd each slice of a Python loop copies the whole tensor: far slower than the others.
+FORWARD_ONLY = ("loop",)
+
+
+def overlap_peers(op: str, direction: str) -> dict[str, Callable[..., Run]]:
+    """The peers worth timing, the plain torch route first."""
+    peers = OVERLAP_PEERS[op]
+    return {
+        name: build for name, build in peers.items() if direction == "forward" or name not in FORWARD_ONLY
+    }
