@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers.backends import DEVICE, JUDGED
+from helpers.backends import DEVICE, TESTED
 
 import lckernels
 from lckernels import Layout, Score
@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from lckernels.backends.triton import arguments, launch, tuned
 from lckernels.backends.triton.tiles import TABLE, allowed, with_descriptors
 
-by_the_kernels = pytest.mark.skipif(JUDGED != "triton", reason="make test-triton judges the Triton kernels")
+by_the_kernels = pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels")
 DTYPE = torch.float16 if launch.interpreted() else torch.bfloat16
 
 

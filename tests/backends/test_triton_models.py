@@ -5,19 +5,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers.backends import DEVICE, JUDGED, needs
+from helpers.backends import DEVICE, TESTED, requires_dtype
 
 pytest.importorskip("transformers", reason="patching needs transformers")
 
 from helpers.encoder_models import tiny
-from hf.test_hf_patch import tiny_mistral
+from helpers.hf_patched import tiny_mistral
 
 import lckernels
 from lckernels.backends import registry
 
 pytestmark = [
-    pytest.mark.skipif(JUDGED != "triton", reason="make test-triton judges the Triton kernels"),
-    needs(torch.float32),
+    pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels"),
+    requires_dtype(torch.float32),
     pytest.mark.usefixtures("one_thread"),
 ]
 

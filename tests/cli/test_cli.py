@@ -12,41 +12,13 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("sentencex")
 pytest.importorskip("matplotlib")
-testing = pytest.importorskip("typer.testing")
+pytest.importorskip("typer")
 
-from helpers import fresh_python
-from helpers.tiny_bert import POSITIONS, WORDS, save_tiny_bert, tiny_text
+from helpers.cli import error_message, run, run_without
+from helpers.tiny_bert import POSITIONS, WORDS, tiny_text
 
 import lckernels
-from lckernels.cli.main import app
 from lckernels.search.saved_states import load_states
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(save_tiny_bert(tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture
-def book(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "book.txt"
-    path.write_text(tiny_text())
-    return path
-
-
-def run(*arguments):
-    return testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(*arguments):
-    """The one sentence on stderr of a command that must fail."""
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("lckernels: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def test_search_prints_passages_figures_and_writes_the_picture(model, book, tmp_path):
@@ -217,25 +189,6 @@ def test_info():
     assert "    not eager: it can, cpu comes before it\n" in result.stdout
 
 
-# Hides modules, and _C.so, as if they were not installed; then runs the command.
-WITHOUT = """
-import sys
-from pathlib import Path
-sys.argv[1:] = {arguments!r}
-hidden = {hidden!r}
-sys.modules.update(dict.fromkeys(hidden))
-exists = Path.exists
-Path.exists = lambda self: exists(self) and not ("_C.so" in hidden and self.name == "_C.so")
-from lckernels.cli import main
-main()
-"""
-
-
-def run_without(hidden, *arguments):
-    arguments = [str(argument) for argument in arguments]
-    return fresh_python.run(WITHOUT.format(hidden=hidden, arguments=arguments))
-
-
 @pytest.mark.parametrize(
     ("hidden", "extra"),
     [("typer", "cli"), ("rich", "cli"), ("matplotlib", "cli"), ("transformers", "hf"), ("sentencex", "hf")],
@@ -282,7 +235,7 @@ def test_files_that_are_not_text(model, book, name, content, message):
     if content is not None:
         (book.parent / name).write_bytes(content)
     for command in (("search", name, "river", "--no-plot"), ("encode", name, "-o", "states.safetensors")):
-        assert message in refused(*command, "--model", model, "-q")
+        assert message in error_message(*command, "--model", model, "-q")
     assert not (book.parent / "states.safetensors").exists()
 
 
@@ -304,11 +257,11 @@ def test_files_that_are_not_text(model, book, name, content, message):
     ],
 )
 def test_options_that_do_not_fit(model, book, options, message):
-    assert message in refused("search", book, "river", "--model", model, *options)
+    assert message in error_message("search", book, "river", "--model", model, *options)
 
 
 def test_an_empty_question(model, book):
-    assert "the question is empty" in refused("search", book, " ", "--model", model)
+    assert "the question is empty" in error_message("search", book, " ", "--model", model)
 
 
 @pytest.mark.parametrize(
@@ -337,17 +290,19 @@ def save_other(model, folder, network):
 def test_models_without_encoder_states(model, book, tmp_path):
     gpt2 = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=70))
     folder = save_other(model, tmp_path / "gpt2", gpt2)
-    assert "model: got GPT2Model, a decoder" in refused("search", book, "river", "--model", folder)
+    assert "model: got GPT2Model, a decoder" in error_message("search", book, "river", "--model", folder)
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 70}
     folder = save_other(model, tmp_path / "t5", transformers.T5Model(transformers.T5Config(**sizes)))
-    assert "model: got T5Model, encoder and decoder" in refused("search", book, "river", "--model", folder)
+    assert "model: got T5Model, encoder and decoder" in error_message(
+        "search", book, "river", "--model", folder
+    )
 
 
 def test_a_model_that_cannot_be_merged_in_every_layer(model, book, tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     mpnet = transformers.MPNetModel(transformers.MPNetConfig(vocab_size=70, **sizes))
     folder = save_other(model, tmp_path / "mpnet", mpnet)
-    said = refused("search", book, "river", "--model", folder, "--merge", "layer")
+    said = error_message("search", book, "river", "--model", folder, "--merge", "layer")
     assert "model: got MPNetModel, and the attention of MPNetModel does not go through" in said
     assert said.endswith("merge='layer' cannot run it, merge='final' can\n")
 

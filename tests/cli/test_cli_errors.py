@@ -1,6 +1,6 @@
 """The command `lckernels` on hostile names, texts and places: one sentence or plain output."""
 
-# ruff: noqa: E402, F811
+# ruff: noqa: E402
 import os
 import re
 
@@ -12,8 +12,8 @@ pytest.importorskip("sentencex")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
+from helpers.cli import error_message, run
 from helpers.tiny_bert import tiny_text
-from test_cli import book, model, refused, run  # noqa: F401
 
 from lckernels.backends import registry
 from lckernels.cli.figures.search import plot_search
@@ -43,7 +43,7 @@ def test_passages_are_printed_before_the_picture_fails(model, book, monkeypatch)
 def test_places_are_tried_before_the_work(model, book, command):
     name = "n" * 300
     place = {"search": ("river", "--plot", f"{name}.png"), "encode": ("-o", name)}[command]
-    message = refused(command, book, *place, "--model", "./none")
+    message = error_message(command, book, *place, "--model", "./none")
     assert message.endswith("cannot be written: File name too long\n")
     assert os.listdir(book.parent) == ["book.txt"]
 
@@ -74,18 +74,18 @@ def test_names_that_are_not_utf8(model, book):
 
 @pytest.mark.parametrize("question", ["\udcff river", "\ud800"])
 def test_a_question_that_is_not_utf8(model, book, question):
-    message = refused("search", book, question, "--model", model)
+    message = error_message("search", book, question, "--model", model)
     assert message == "lckernels: the question is not text in UTF-8, at character 0\n"
 
 
 @pytest.mark.parametrize("command", [("search", "river"), ("encode", "-o", "s.safetensors")])
 def test_a_name_that_is_too_long(model, book, command):
-    message = refused(command[0], "n" * 300, *command[1:], "--model", model)
+    message = error_message(command[0], "n" * 300, *command[1:], "--model", model)
     assert message.endswith("n cannot be read: File name too long\n")
 
 
 def test_more_threads_than_the_machine_has(model, book):
-    message = refused("search", book, "river", "--model", model, "--threads", 10**6, "--no-plot")
+    message = error_message("search", book, "river", "--model", model, "--threads", 10**6, "--no-plot")
     assert re.search(r"--threads is 1000000; this machine takes up to \d+\n$", message)
 
 
@@ -95,7 +95,7 @@ def test_a_wrong_setting_in_the_environment(book, monkeypatch, command):
     registry.settings.cache_clear()
     try:
         said = "lckernels: LCKERNELS: got backend='foo'; allowed are cpu, triton, cuda, eager\n"
-        assert refused(*command) == said
+        assert error_message(*command) == said
     finally:
         registry.settings.cache_clear()
 
@@ -105,7 +105,9 @@ def test_a_pipe_has_no_place_beside_it(model, book):
     os.write(writer, b"The river. The winter.")
     os.close(writer)
     try:
-        message = refused("search", f"/dev/fd/{descriptor}", "river", "--model", model, "--keep", "--no-plot")
+        message = error_message(
+            "search", f"/dev/fd/{descriptor}", "river", "--model", model, "--keep", "--no-plot"
+        )
     finally:
         os.close(descriptor)
     assert re.search(r"--keep needs a FILE .*; /dev/fd/\d+ is a pipe, name a --states PATH\n$", message)
@@ -120,7 +122,7 @@ def test_control_characters_do_not_reach_the_terminal(model, book):
 
 
 def test_a_line_feed_in_a_name_does_not_part_the_sentence(model, book):
-    assert refused("search", "no\nsuch\x1bfile", "river").endswith("no such\ufffdfile does not exist\n")
+    assert error_message("search", "no\nsuch\x1bfile", "river").endswith("no such\ufffdfile does not exist\n")
 
 
 def test_printable_keeps_what_is_text():

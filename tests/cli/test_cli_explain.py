@@ -10,8 +10,8 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
+from helpers.cli import error_message, run
 from helpers.hf_models import MODELS, REFUSED, make_config
-from test_cli import refused, run
 
 from lckernels.cli.figures.layers import visible_share
 from lckernels.hf.costs import pairs_of
@@ -69,7 +69,7 @@ def test_a_window_bounds_the_reach(tmp_path):
 
 @pytest.mark.parametrize("name", ["doge", "t5", "longformer"])
 def test_what_a_patch_refuses(name, tmp_path):
-    said = refused("explain", save(name, tmp_path))
+    said = error_message("explain", save(name, tmp_path))
     assert "a patch would do nothing: " in said
     assert REFUSED[name][1] in said
 
@@ -87,18 +87,18 @@ def test_a_text_within_the_window_needs_no_mask(tmp_path):
 
 
 def test_what_is_known_at_the_first_call_only(tmp_path):
-    said = refused("explain", save("mimi", tmp_path), "--plot", tmp_path / "layers.png")
+    said = error_message("explain", save("mimi", tmp_path), "--plot", tmp_path / "layers.png")
     assert "what MimiModel asks of its attention is known at its first call only (RuntimeError: " in said
 
 
 def test_bad_input(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert "no model can be made of the config of" in refused("explain", str(tmp_path))
-    assert "does not exist" in refused("explain", "./nothing")
+    assert "no model can be made of the config of" in error_message("explain", str(tmp_path))
+    assert "does not exist" in error_message("explain", "./nothing")
     model = save("llama", tmp_path / "llama")
-    assert "--window: got 0; expected" in refused("explain", model, "--window", "0")
-    assert "--sink-tokens: got 2; they stay visible" in refused("explain", model, "--sink-tokens", "2")
-    assert "must end in one of" in refused("explain", model, "--plot", "layers.txt")
+    assert "--window: got 0; expected" in error_message("explain", model, "--window", "0")
+    assert "--sink-tokens: got 2; they stay visible" in error_message("explain", model, "--sink-tokens", "2")
+    assert "must end in one of" in error_message("explain", model, "--plot", "layers.txt")
 
 
 def test_kinds_of_all_models_have_words():

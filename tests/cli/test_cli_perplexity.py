@@ -14,9 +14,9 @@ pytest.importorskip("sentencex")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
+from helpers.cli import error_message, run, run_without
 from helpers.tiny_bert import save_tiny_bert, tiny_text
 from helpers.tiny_decoder import POSITIONS, eager_or_window, save_tiny_decoder
-from test_cli import refused, run, run_without
 
 import lckernels
 from bench.cases import smollm2
@@ -141,7 +141,7 @@ def test_a_text_of_two_tokens(model, book):
 )
 def test_options_that_do_not_fit(model, book, options, message):
     Path(model, "broken.gguf").write_bytes(b"GGUF" + bytes(60))
-    assert message in refused("perplexity", book, "--model", model, "-q", *options)
+    assert message in error_message("perplexity", book, "--model", model, "-q", *options)
 
 
 @pytest.mark.parametrize(
@@ -156,24 +156,24 @@ def test_options_that_do_not_fit(model, book, options, message):
 def test_files_that_are_not_text(model, book, name, content, message):
     if content is not None:
         (book.parent / name).write_bytes(content)
-    assert message in refused("perplexity", name, "--model", model, "-q")
+    assert message in error_message("perplexity", name, "--model", model, "-q")
 
 
 def test_a_text_of_one_token(tmp_path, book):
     book.write_text("a")
     model = save_tiny_decoder(tmp_path / "model", bos=False)
-    assert "the text is one token; at least two are needed" in refused(
+    assert "the text is one token; at least two are needed" in error_message(
         "perplexity", book, "--model", model, "-q"
     )
 
 
 def test_models_that_predict_nothing(tmp_path, book):
     bert = save_tiny_bert(tmp_path / "bert")
-    assert "has no weights for cls.predictions" in refused("perplexity", book, "--model", bert, "-q")
+    assert "has no weights for cls.predictions" in error_message("perplexity", book, "--model", bert, "-q")
     folder = save_tiny_decoder(tmp_path / "t5")
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 260}
     transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).save_pretrained(folder)
-    assert "cannot be loaded: Unrecognized configuration class" in refused(
+    assert "cannot be loaded: Unrecognized configuration class" in error_message(
         "perplexity", book, "--model", folder, "-q"
     )
     masked = tmp_path / "masked"
@@ -181,7 +181,7 @@ def test_models_that_predict_nothing(tmp_path, book):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(vocab_size=260, initializer_range=0.3, **sizes)
     transformers.BertForMaskedLM(config).save_pretrained(masked)
-    assert "model: got BertLMHeadModel, which sees the tokens that it is to predict" in refused(
+    assert "model: got BertLMHeadModel, which sees the tokens that it is to predict" in error_message(
         "perplexity", book, "--model", masked, "-q"
     )
 
@@ -191,7 +191,7 @@ def test_what_patched_refuses_is_one_sentence(model, book, monkeypatch):
         raise ValueError("model: nothing in it can be patched")
 
     monkeypatch.setattr(lckernels, "patched", refuses)
-    message = refused("perplexity", book, "--model", model, "-q")
+    message = error_message("perplexity", book, "--model", model, "-q")
     assert message == "lckernels: model: nothing in it can be patched\n"
 
 

@@ -11,21 +11,17 @@ import torch
 
 SafetensorError = pytest.importorskip("safetensors").SafetensorError
 
+from helpers.states import some_states  # noqa: E402
+
 from lckernels.errors import InputError  # noqa: E402
 from lckernels.search.saved_states import (  # noqa: E402
     FORMAT,
-    States,
     check_target,
     differences,
     load_states,
     read_metadata,
     save_states,
 )
-
-
-def some_states(rows=6, **metadata):
-    offsets = torch.arange(2 * rows).view(rows, 2)
-    return States(torch.randn(rows, 4).bfloat16(), offsets, {"format": FORMAT, "overlap": "4", **metadata})
 
 
 def test_states_roundtrip(tmp_path):
@@ -68,7 +64,7 @@ WRITER = """
 import os, signal, sys, time
 import safetensors.torch
 from pathlib import Path
-from test_states import some_states
+from helpers.states import some_states
 from lckernels.search.saved_states import save_states
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -87,7 +83,7 @@ save_states(Path(sys.argv[1]), some_states())
 KILLED = """
 import resource, signal, sys
 from pathlib import Path
-from test_states import some_states
+from helpers.states import some_states
 from lckernels.search.saved_states import save_states
 
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -98,7 +94,7 @@ save_states(Path(sys.argv[1]), some_states(rows=100_000))
 
 
 def start(script, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -8,8 +8,8 @@ import mmap
 
 import torch
 from helpers.attention_problem import Problem, with_tensors
-from helpers.backends import served, some
-from helpers.judge_attention import assert_same_bits, by_backend, solve
+from helpers.backends import scaled_count, supported
+from helpers.compare_attention import assert_same_bits, forward_backward, run_backend
 
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
@@ -35,7 +35,7 @@ def at_page_end(x: torch.Tensor) -> torch.Tensor:
 
 def problems():
     """Lengths and head dims beside those of any tile, with every tensor that a problem can have."""
-    for dtype in served(torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for dtype in supported(torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for head_dim, head_dim_v in ((1, 1), (6, 10), (8, 8), (33, 40), (64, 72)):
             for seqlen in (1, 17, 67):
                 q = torch.randn(2, seqlen, 4, head_dim).to(dtype)
@@ -64,10 +64,10 @@ def problems():
 def main() -> None:
     torch.set_num_threads(1)
     every = list(problems())
-    for problem in every[:: len(every) // some(len(every))]:
+    for problem in every[:: len(every) // scaled_count(len(every))]:
         print(problem, flush=True)
         guarded = with_tensors(problem, at_page_end)
-        assert_same_bits(solve(by_backend, guarded), solve(by_backend, problem))
+        assert_same_bits(forward_backward(run_backend, guarded), forward_backward(run_backend, problem))
     print("done")
 
 

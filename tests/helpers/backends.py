@@ -13,49 +13,51 @@ from helpers.attention_problem import Problem as AttentionProblem
 from lckernels.backends import registry
 from lckernels.backends.registry import Problem
 
-JUDGED = registry.settings().get("backend", "cpu")
-_OF_GPUS = JUDGED in ("triton", "cuda")
+TESTED = registry.settings().get("backend", "cpu")
+_OF_GPUS = TESTED in ("triton", "cuda")
 # Where the judged backend's tensors are: on a GPU, if it serves one that is there and is not interpreted.
 _ON_GPU = _OF_GPUS and torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ
 DEVICE = "cuda" if _ON_GPU else "cpu"
 # The reference as a backend is judged beside cpu alone.
 BACKENDS = [
-    name for name in (("eager", "cpu") if JUDGED == "cpu" else (JUDGED,)) if not registry.availability()[name]
+    name for name in (("eager", "cpu") if TESTED == "cpu" else (TESTED,)) if not registry.availability()[name]
 ]
 # Whether a NaN reaches those rows alone that see it, and not others of their tile (DESIGN: either is right).
 EXACT_NAN = not _OF_GPUS
 
 
-def refusal(
+def unsupported_reason(
     dtype: torch.dtype, head_dim: int = 8, op: str = "windowed_attention", segmented: bool = False
 ) -> str:
     """Why the judged backend takes no tensors of that dtype and head_dim; empty if it does."""
     shapes = ((1, 1, 1, head_dim),) * 3
     problem = Problem(op, DEVICE, dtype, shapes, segmented=segmented, explicit=True)
-    return "; ".join(registry.backends()[JUDGED].reasons(problem))
+    return "; ".join(registry.backends()[TESTED].reasons(problem))
 
 
-def served(*dtypes: torch.dtype, op: str = "windowed_attention") -> tuple[torch.dtype, ...]:
+def supported(*dtypes: torch.dtype, op: str = "windowed_attention") -> tuple[torch.dtype, ...]:
     """Those of the dtypes that the judged backend takes."""
-    return tuple(dtype for dtype in dtypes if not refusal(dtype, op=op))
+    return tuple(dtype for dtype in dtypes if not unsupported_reason(dtype, op=op))
 
 
-def is_served(problem: AttentionProblem) -> bool:
+def is_supported(problem: AttentionProblem) -> bool:
     """Whether the judged backend takes the problem."""
     segmented = problem.options.layout.segment_ids is not None
-    return not any(refusal(problem.q.dtype, x.shape[3], segmented=segmented) for x in (problem.q, problem.v))
+    return not any(
+        unsupported_reason(problem.q.dtype, x.shape[3], segmented=segmented) for x in (problem.q, problem.v)
+    )
 
 
-def needs(dtype: torch.dtype) -> pytest.MarkDecorator:
+def requires_dtype(dtype: torch.dtype) -> pytest.MarkDecorator:
     """Skips a test where the judged backend does not take the dtype, with the reason."""
-    why = refusal(dtype)
+    why = unsupported_reason(dtype)
     return pytest.mark.skipif(bool(why), reason=why or "it takes the dtype")
 
 
-def some(count: int) -> int:
+def scaled_count(count: int) -> int:
     """So many problems of one test; a tenth where a problem takes seconds, in Triton's interpreter."""
-    return -(-count // 10) if JUDGED == "triton" and DEVICE == "cpu" else count
+    return -(-count // 10) if TESTED == "triton" and DEVICE == "cpu" else count
 
 
-quick_machine_code = pytest.mark.skipif(JUDGED == "triton", reason="takes minutes in Triton's interpreter")
-has_fallbacks = pytest.mark.skipif(JUDGED != "cpu", reason="LCKERNELS names a backend: none is a fallback")
+not_interpreted = pytest.mark.skipif(TESTED == "triton", reason="takes minutes in Triton's interpreter")
+requires_fallbacks = pytest.mark.skipif(TESTED != "cpu", reason="LCKERNELS names a backend: no fallback")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from helpers.backends import some
+from helpers.backends import scaled_count
 from torch import Tensor
 
 from lckernels import ExtraTokens, Plan, plan_chunks
@@ -36,7 +36,7 @@ def one_chunk_of_two_texts() -> Plan:
 
 def many_segments() -> Plan:
     """Chunk 0 has 70 segments (or some), every second pair of positions; chunk 1 has all."""
-    number = max(some(70), 16)
+    number = max(scaled_count(70), 16)
     pairs = [[0, 2 * i, 4 * i, 2] for i in range(number)]
     total_len = 4 * number
     return Plan.from_segments(

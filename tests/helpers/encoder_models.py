@@ -37,7 +37,7 @@ def tiny(family="bert", seed=0):
     return transformers.AutoModel.from_config(config_class(**sizes, initializer_range=0.2)).eval()
 
 
-def text(length, seed=0):
+def token_ids(length, seed=0):
     """`length` token ids, [CLS] first and [SEP] last."""
     generator = torch.Generator().manual_seed(1000 * seed + length)
     ids = torch.randint(5, VOCAB, (length,), generator=generator)
@@ -56,7 +56,9 @@ def pad(rows, side):
     return ids, mask
 
 
-def usual_way(model, ids, chunk_len, overlap, weights="triangular", rule="sled", prefix=(), boundaries=None):
+def chunk_by_chunk(
+    model, ids, chunk_len, overlap, weights="triangular", rule="sled", prefix=(), boundaries=None
+):
     """(seqlen, dim) of one text `ids` with one special token at each end, chunk by chunk."""
     content = ids[1:-1]
     prefix = torch.as_tensor(prefix, dtype=torch.long)
@@ -94,3 +96,11 @@ def assert_rows(output, mask, expected):
     for i, truth in enumerate(expected):
         torch.testing.assert_close(output[i][mask[i].bool()], truth, rtol=1e-5, atol=1e-5)
         assert (output[i][~mask[i].bool()] == 0).all()
+
+
+def final(model, *args, **options):
+    return lckernels.LongEncoder(model, *args, attention="model", **options)
+
+
+def layer(model, *args, **options):
+    return lckernels.LongEncoder(model, *args, merge="layer", **options)

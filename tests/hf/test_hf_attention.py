@@ -9,7 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers import fresh_python
-from helpers.encoder_models import FAMILIES, pad, text, tiny
+from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
 from transformers.masking_utils import bidirectional_mask_function
 
 from lckernels.hf import NAME, register
@@ -24,8 +24,8 @@ LENGTHS = (30, 9, 20)
 
 def batch(padding):
     if padding == "none":
-        return torch.stack([text(30, seed) for seed in range(3)]), None
-    ids, mask = pad([text(n) for n in LENGTHS], "left" if padding == "left" else "right")
+        return torch.stack([token_ids(30, seed) for seed in range(3)]), None
+    ids, mask = pad([token_ids(n) for n in LENGTHS], "left" if padding == "left" else "right")
     if padding == "middle":
         mask[:, 4:7] = 0
     return ids, mask
@@ -114,7 +114,7 @@ def attributes(model):
 
 
 def test_the_model_is_as_before():
-    model, ids = tiny(), text(30)[None]
+    model, ids = tiny(), token_ids(30)[None]
     model.gradient_checkpointing_enable()
     before, config = attributes(model), model.config.to_dict()
     with pytest.raises(RuntimeError, match="stop"), attention_of(model, piece_tokens=4), attention_of(model):
@@ -136,7 +136,7 @@ def test_models_that_share_a_config_are_apart():
 
 
 def test_threads_share_a_model():
-    model, ids = tiny(), text(30)[None]
+    model, ids = tiny(), token_ids(30)[None]
     before, inside, leave = attributes(model), threading.Event(), threading.Event()
 
     def stay():
@@ -160,7 +160,7 @@ def test_threads_share_a_model():
 
 def test_feed_forward_in_pieces():
     for family in WITH_INTERFACE:
-        model, ids = tiny(family), text(30)[None]
+        model, ids = tiny(family), token_ids(30)[None]
         widths = []
         linear = next(m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 24)
         linear.register_forward_pre_hook(lambda module, args, widths=widths: widths.append(args[0].shape[1]))

@@ -6,55 +6,14 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from helpers.encoder_models import FAMILIES, SIZES, WIDE, text, tiny
+from helpers.encoder_models import FAMILIES, tiny, token_ids
+from helpers.hf_encoders import make_encoder
 
 import lckernels.hf.attention
 import lckernels.hf.dry_run
 from lckernels import LongEncoder
 from lckernels.hf.changes import attention_of
 from lckernels.hf.dry_run import padded_run
-
-COMMON = {**SIZES, **WIDE, "max_position_embeddings": 32, "initializer_range": 0.2}
-T5GEMMA = {**WIDE, "vocab_size": 60, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
-
-
-def t5gemma_encoder():
-    """Softcaps its scores."""
-    module = {**T5GEMMA, "num_key_value_heads": 2, "layer_types": ["full_attention"] * 2}
-    config = transformers.T5GemmaConfig(encoder=module, decoder=module, vocab_size=60)
-    return transformers.T5GemmaModel(config).get_encoder()
-
-
-def xmod():
-    """Picks rows of a batch by their language, which the meta device cannot."""
-    return transformers.XmodModel(
-        transformers.XmodConfig(**COMMON, languages=["en_XX"], default_language="en_XX")
-    )
-
-
-MODELS = {
-    "layoutlm": lambda: transformers.LayoutLMModel(transformers.LayoutLMConfig(**COMMON)),
-    "markuplm": lambda: transformers.MarkupLMModel(transformers.MarkupLMConfig(**COMMON)),
-    "clip": lambda: transformers.CLIPTextModel(transformers.CLIPTextConfig(**COMMON)),
-    "siglip": lambda: transformers.SiglipTextModel(transformers.SiglipTextConfig(**COMMON)),
-    "chinese_clip": lambda: transformers.ChineseCLIPTextModel(transformers.ChineseCLIPTextConfig(**COMMON)),
-    "esm": lambda: transformers.EsmModel(transformers.EsmConfig(**COMMON, mask_token_id=5)),
-    "fnet": lambda: transformers.FNetModel(transformers.FNetConfig(**COMMON)),
-    "modernbert": lambda: transformers.ModernBertModel(
-        transformers.ModernBertConfig(
-            **{**COMMON, "num_hidden_layers": 4}, local_attention=8, cls_token_id=3, sep_token_id=4,
-            bos_token_id=3, eos_token_id=4,
-        )
-    ),
-    "xmod": xmod,
-    "t5gemma": t5gemma_encoder,
-}  # fmt: skip
-
-
-def make(name):
-    torch.manual_seed(0)
-    return (tiny(name) if name in FAMILIES else MODELS[name]()).eval()
-
 
 SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chinese_clip"]
 
@@ -70,14 +29,14 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
     monkeypatch.setattr(
         lckernels.hf.attention, "windowed_attention", lambda *args, **kw: served.append(1) or op(*args, **kw)
     )
-    model = make(name)
+    model = make_encoder(name)
     run = padded_run(model)
     assert not layers
     assert not run.error
     mask = torch.ones(2, 20, dtype=torch.long)
     mask[1, 12:] = 0
     with torch.no_grad(), attention_of(model):
-        model(torch.stack([text(20), text(20, 1)]), attention_mask=mask if padded else None)
+        model(torch.stack([token_ids(20), token_ids(20, 1)]), attention_mask=mask if padded else None)
     assert (len(run.calls), run.served) == (len(layers), len(served))
     if name in SERVED:
         assert run.reasons() == []
@@ -100,14 +59,14 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
 def test_explain_says_whose_attention(name, said, monkeypatch):
     # As if a backend other than eager served attention on every device.
     monkeypatch.setattr(lckernels.long.attention, "choose", lambda problem: pytest)
-    model = make(name)
+    model = make_encoder(name)
     model.config._attn_implementation = "sdpa"
     encoder = LongEncoder(model, 20, 6)
     explained = encoder.explain(70).attention
     assert explained.startswith(said) if " " in said else explained == said
     with torch.no_grad():
-        expected = LongEncoder(model, 20, 6, attention="model")(text(70)[None]).last_hidden_state
-        ours = encoder(text(70)[None]).last_hidden_state
+        expected = LongEncoder(model, 20, 6, attention="model")(token_ids(70)[None]).last_hidden_state
+        ours = encoder(token_ids(70)[None]).last_hidden_state
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     if said.startswith("the model's own"):
         assert torch.equal(ours, expected)
@@ -119,7 +78,7 @@ def test_explain_says_whose_attention(name, said, monkeypatch):
 
 
 def test_options_that_would_be_lost_are_a_reason():
-    model = make("bert")
+    model = make_encoder("bert")
     own = type(model.encoder.layer[0].attention.self)
     run = own.forward
 
@@ -144,12 +103,12 @@ def test_what_cannot_be_run_dry_is_said():
     said = encoder.explain(70).attention
     assert said.startswith("lckernels, if the model brings no mask but padding, which is not known (Runtime")
     with torch.no_grad():
-        assert encoder(text(70)[None]).last_hidden_state.shape == (1, 70, 16)
-        LongEncoder(model, 20, 6, merge="layer")(text(70)[None])
+        assert encoder(token_ids(70)[None]).last_hidden_state.shape == (1, 70, 16)
+        LongEncoder(model, 20, 6, merge="layer")(token_ids(70)[None])
 
 
 def test_no_trace():
-    model = make("bert").train()
+    model = make_encoder("bert").train()
     seen = []
     model.register_forward_hook(lambda *args: seen.append(args))
     model.encoder.layer[0].register_forward_pre_hook(lambda *args: seen.append(args))
@@ -168,7 +127,7 @@ def test_no_trace():
 
 
 def test_while_a_call_has_changed_the_model():
-    model = make("bert")
+    model = make_encoder("bert")
     with attention_of(model, piece_tokens=2):
         run = padded_run(model)
     assert (len(run.calls), run.served, run.error) == (2, 2, "")
@@ -177,12 +136,12 @@ def test_while_a_call_has_changed_the_model():
 def test_run_once_a_model(monkeypatch):
     ran, run = [], lckernels.hf.dry_run._run
     monkeypatch.setattr(lckernels.hf.dry_run, "_run", lambda *args: ran.append(args) or run(*args))
-    model = make("bert")
+    model = make_encoder("bert")
     for _ in range(2):
         encoder = LongEncoder(model, 20, 6, attention="lckernels")
         encoder.explain(70)
         with torch.no_grad():
-            encoder(text(70)[None])
+            encoder(token_ids(70)[None])
     assert len(ran) == 1
     model.encoder.layer = model.encoder.layer[:1]
     assert len(padded_run(model).calls) == 1

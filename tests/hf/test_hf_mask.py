@@ -9,7 +9,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from helpers.hf_masks import REMAP, LargestTensor
 from transformers import masking_utils as mu
 from transformers.models.gemma3 import modeling_gemma3 as gemma3
 from transformers.models.moonshine_streaming import modeling_moonshine_streaming as moonshine
@@ -87,7 +87,6 @@ def test_the_mask_of_transformers(name, call, kind):
     assert mask.untyped_storage().nbytes() == 1
 
 
-REMAP = getattr(mu, "remap_positions_for_packed_sequence", None)
 FORMS = ["plain", "remapped"] if REMAP else ["plain"]  # 5.17 counts packed windows in slots
 
 
@@ -195,19 +194,6 @@ def test_it_stays_what_it_is():
         torch.nn.functional.pad(mask, (0, 3))
 
 
-class Largest(TorchDispatchMode):
-    """The most elements of memory that any tensor has."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, list | tuple) else [out]:
-            if isinstance(x, torch.Tensor):
-                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
-        return out
-
-
 def decoder(kind):
     common = {
         "vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
@@ -253,7 +239,7 @@ def test_no_tensor_of_n_by_n(kind, side, cache):
         if cache:
             kept = getattr(transformers, f"{cache.title()}Cache")(config=model.config, **CACHES[cache])
             options, pieces = {"past_key_values": kept, "use_cache": True}, [slice(512), slice(512, seqlen)]
-        with torch.no_grad(), Largest() as largest:
+        with torch.no_grad(), LargestTensor() as largest:
             for piece in pieces:
                 part = {name: x[:, : piece.stop] for name, x in inputs.items()}
                 model(ids[:, piece], **part, **options)

@@ -9,6 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
 from functorch.compile import make_boxed_func
+from helpers.hf_masks import REMAP
 from helpers.hf_models import VOCAB
 from helpers.hf_parity import (
     TEXTS,
@@ -23,7 +24,6 @@ from helpers.hf_parity import (
     tiny,
 )
 from helpers.hf_patched import model_of
-from test_hf_mask import REMAP
 from torch._dynamo.backends.common import aot_autograd
 
 import lckernels

@@ -11,19 +11,11 @@ import lckernels
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
+from helpers.hf_patched import tiny_mistral  # noqa: E402
+
 from lckernels.hf.changes import attention_of  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def tiny_mistral(**sizes):
-    torch.manual_seed(0)
-    config = transformers.MistralConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, sliding_window=7, max_position_embeddings=128, **sizes,
-    )  # fmt: skip
-    config._attn_implementation = "eager"
-    return transformers.MistralForCausalLM(config).eval()
 
 
 def logits(model, **inputs):

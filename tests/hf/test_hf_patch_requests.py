@@ -8,9 +8,9 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
+from helpers.hf_masks import LargestTensor
 from helpers.hf_models import VOCAB
 from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
-from test_hf_mask import Largest
 
 import lckernels
 import lckernels.hf.attention
@@ -238,7 +238,7 @@ def test_views_are_not_copied():
     q = torch.randn(1, 4096, 8, 16).transpose(1, 2)
     k, v = (torch.randn(1, 4096, 1, 16).transpose(1, 2) for _ in range(2))
     mask = lckernels.hf.mask_function.key_mask(1, 4096, 4096)
-    with Largest() as largest:
+    with LargestTensor() as largest:
         lckernels.hf.attention.attention(torch.nn.Identity(), q, k, v, mask)
     assert largest.elements <= q.numel()
 

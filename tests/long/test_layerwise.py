@@ -8,20 +8,12 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from helpers.encoder_models import FAMILIES, assert_rows, pad, text, tiny
+from helpers.encoder_models import FAMILIES, assert_rows, final, layer, pad, tiny, token_ids
 
 import lckernels
 from lckernels.checks import WEIGHTS
 
 LAYERWISE = [family for family in FAMILIES if family != "mpnet"]
-
-
-def final(model, *args, **options):
-    return lckernels.LongEncoder(model, *args, attention="model", **options)
-
-
-def layer(model, *args, **options):
-    return lckernels.LongEncoder(model, *args, merge="layer", **options)
 
 
 def chunk_weights(name, length, first, last, keep):
@@ -97,7 +89,7 @@ def by_hand(model, ids, chunk_len, overlap, weights, rule="sled", prefix=(), bou
 @pytest.mark.parametrize("prefix", [(), (7, 8, 9)])
 def test_definition(weights, rule, prefix):
     model = tiny()
-    rows = [text(90), text(18), text(41)]
+    rows = [token_ids(90), token_ids(18), token_ids(41)]
     ids, mask = pad(rows, "left")
     cuts = [[5, 11, 12, 30, 44, 80], [9], [10, 20, 30]]
     columns = [[cut + 91 - len(row) for cut in of_row] for row, of_row in zip(rows, cuts, strict=True)]
@@ -118,7 +110,7 @@ def test_definition(weights, rule, prefix):
 def test_without_overlap_it_is_the_final_merge(family, side, max_tokens):
     """No token is in two chunks: contents are multiples of 18, or shorter."""
     model = tiny(family)
-    rows = [text(2 + n) for n in (0, 18 * 4, 18, 3, 18 * 2, 0)]
+    rows = [token_ids(2 + n) for n in (0, 18 * 4, 18, 3, 18 * 2, 0)]
     ids, mask = pad(rows, side)
     with torch.no_grad():
         expected = final(model, 20, 0)(ids, mask, output_hidden_states=True)
@@ -134,7 +126,7 @@ def test_without_overlap_it_is_the_final_merge(family, side, max_tokens):
 @pytest.mark.parametrize("prefix", [(), (6, 7)])
 def test_one_chunk_is_the_model_itself(family, prefix):
     model = tiny(family)
-    ids, mask = pad([text(n) for n in (9, 32 - len(prefix), 20, 2)], "right")
+    ids, mask = pad([token_ids(n) for n in (9, 32 - len(prefix), 20, 2)], "right")
     with torch.no_grad():
         expected = final(model, prefix=prefix)(ids, mask).last_hidden_state
         output = layer(model, prefix=prefix)(ids, mask).last_hidden_state
@@ -144,9 +136,9 @@ def test_one_chunk_is_the_model_itself(family, prefix):
 @pytest.mark.parametrize(("leading", "trailing"), [(2, 1), (0, 1), (1, 0), (0, 0), (3, 2)])
 def test_special_tokens_of_any_number(leading, trailing):
     model, special = tiny(), leading + trailing
-    rows = [text(max(n, 2))[:n] for n in (special + 7 * 3, special + 1, special + 7)]
+    rows = [token_ids(max(n, 2))[:n] for n in (special + 7 * 3, special + 1, special + 7)]
     if special:
-        rows.append(text(max(special, 2))[:special])
+        rows.append(token_ids(max(special, 2))[:special])
     ids, mask = pad(rows, "left")
     options = {"special_tokens": (leading, trailing)}
     with torch.no_grad():
@@ -158,7 +150,7 @@ def test_special_tokens_of_any_number(leading, trailing):
 @pytest.mark.parametrize("max_tokens", [1, 90, 10_000])
 def test_a_row_alone_and_in_company(max_tokens):
     model = tiny()
-    rows = [text(n) for n in (70, 2, 33, 100, 20)]
+    rows = [token_ids(n) for n in (70, 2, 33, 100, 20)]
     ids, mask = pad(rows, "right")
     with torch.no_grad():
         expected = [layer(model, 20, 6)(row[None]).last_hidden_state[0] for row in rows]
@@ -171,7 +163,7 @@ def test_a_document_is_run_whole_and_once(monkeypatch):
     monkeypatch.setattr(
         model, "forward", lambda **inputs: sizes.append(inputs["input_ids"].numel()) or run(**inputs)
     )
-    ids, mask = pad([text(n) for n in (74, 10, 11, 30)], "right")
+    ids, mask = pad([token_ids(n) for n in (74, 10, 11, 30)], "right")
     with torch.no_grad():
         layer(model, 20, 0, max_tokens=40)(ids, mask)
     # 72 of content in 4 chunks, [CLS] and [SEP] each; then 8 + 2 and 9 + 2; 28 + 4.
@@ -184,7 +176,7 @@ def test_a_model_without_the_interface_is_noticed(monkeypatch):
     with pytest.raises(
         ValueError, match="its attention does not go through transformers' attention interface"
     ):
-        layer(model, 20)(text(40)[None])
+        layer(model, 20)(token_ids(40)[None])
     embed = model.embeddings
     output = transformers.modeling_outputs.BaseModelOutput
     monkeypatch.setattr(
@@ -193,12 +185,12 @@ def test_a_model_without_the_interface_is_noticed(monkeypatch):
         lambda input_ids, position_ids, **inputs: output(embed(input_ids, None, position_ids)),
     )
     with pytest.raises(TypeError, match="BertModel ran without lckernels' attention; take merge='final'"):
-        layer(model, 20)(text(40)[None])
+        layer(model, 20)(token_ids(40)[None])
 
 
 def test_inputs_embeds_and_token_types():
     model = tiny()
-    ids, mask = pad([text(70), text(40), text(11)], "right")
+    ids, mask = pad([token_ids(70), token_ids(40), token_ids(11)], "right")
     types = (torch.arange(70) >= 30).long().expand(3, 70)
     embeds = model.get_input_embeddings()(ids)
     embeds = torch.where(mask[..., None].bool(), embeds, torch.nan)
@@ -212,7 +204,7 @@ def test_inputs_embeds_and_token_types():
 
 
 def test_explicit_weights_and_their_gradient():
-    model, ids = tiny(), text(70)[None]
+    model, ids = tiny(), token_ids(70)[None]
     plan = layer(model, 20, 6).plan(70)
     learned = torch.full((plan.num_chunks, plan.chunk_len), 2.0, requires_grad=True)
     uniform = layer(model, 20, 6, "uniform")(ids).last_hidden_state
@@ -223,7 +215,7 @@ def test_explicit_weights_and_their_gradient():
     by_function = layer(model, 20, 6, lambda plan: torch.ones(plan.num_chunks, plan.chunk_len))
     torch.testing.assert_close(by_function(ids).last_hidden_state, uniform)
     # Rows of a batch are those of the batch's plan, whatever share a row of the model.
-    ids, mask = pad([text(40), text(70)], "right")
+    ids, mask = pad([token_ids(40), token_ids(70)], "right")
     plan = layer(model, 20, 6).plan([40, 70])
     table = torch.rand(plan.num_chunks, plan.chunk_len) + 0.1
     with torch.no_grad():
@@ -233,7 +225,7 @@ def test_explicit_weights_and_their_gradient():
 
 def test_gradients_are_those_by_hand():
     model = tiny()
-    rows = [text(70), text(25)]
+    rows = [token_ids(70), token_ids(25)]
     ids, mask = pad(rows, "right")
     target = torch.randn(2, 70, 16, generator=torch.Generator().manual_seed(5))
 
@@ -254,7 +246,7 @@ def test_gradients_are_those_by_hand():
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(reentrant):
-    ids, mask = pad([text(70), text(25)], "right")
+    ids, mask = pad([token_ids(70), token_ids(25)], "right")
     gradients = []
     for checkpointing in (False, True):
         model = tiny()
@@ -274,7 +266,7 @@ def test_gradient_checkpointing(reentrant):
 
 def test_training_step_with_dropout_lowers_the_loss():
     encoder = layer(tiny(), 20, 6).train()
-    ids, mask = pad([text(70), text(25)], "right")
+    ids, mask = pad([token_ids(70), token_ids(25)], "right")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
     losses = []
     for _ in range(20):
@@ -288,7 +280,7 @@ def test_training_step_with_dropout_lowers_the_loss():
 
 def test_attention_with_dropout_keeps_its_mean():
     model, count, seen = tiny(), 20, {}
-    ids = text(70).expand(count, -1)
+    ids = token_ids(70).expand(count, -1)
     block = model.encoder.layer[0]
     block.attention.output.dense.register_forward_pre_hook(lambda module, args: seen.update(out=args[0]))
     model.encoder.layer = model.encoder.layer[:1]

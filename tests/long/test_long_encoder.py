@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.encoder_models import FAMILIES, assert_rows, pad, text, tiny, usual_way
+from helpers.encoder_models import FAMILIES, assert_rows, chunk_by_chunk, pad, tiny, token_ids
 
 import lckernels
 
@@ -13,11 +13,11 @@ def test_ragged_batch_of_each_architecture(family, side):
     model = tiny(family)
     encoder = lckernels.LongEncoder(model, overlap=9, max_tokens=100)
     assert encoder.cutting.chunk_len == 32
-    rows = [text(n) for n in (100, 32, 33, 7, 31, 75)]
+    rows = [token_ids(n) for n in (100, 32, 33, 7, 31, 75)]
     ids, mask = pad(rows, side)
     with torch.no_grad():
         output = encoder(input_ids=ids, attention_mask=mask)
-        expected = [usual_way(model, row, 32, 9) for row in rows]
+        expected = [chunk_by_chunk(model, row, 32, 9) for row in rows]
     assert output.last_hidden_state.shape == (6, 100, 16)
     assert_rows(output.last_hidden_state, mask, expected)
 
@@ -28,7 +28,7 @@ def test_ragged_batch_of_each_architecture(family, side):
 def test_weights_rules_and_prefix(weights, rule, prefix):
     model = tiny()
     encoder = lckernels.LongEncoder(model, 20, 6, weights, rule, prefix=prefix)
-    rows = [text(90), text(18), text(41)]
+    rows = [token_ids(90), token_ids(18), token_ids(41)]
     ids, mask = pad(rows, "left")
     # Columns of input_ids; cuts in the content are one column (the [CLS]) and the padding further left.
     cuts = [[5, 11, 12, 30, 44, 80], [9], [10, 20, 30]]
@@ -37,7 +37,7 @@ def test_weights_rules_and_prefix(weights, rule, prefix):
     with torch.no_grad():
         output = encoder(ids, mask, sentence_boundaries=columns if sentences else None).last_hidden_state
         expected = [
-            usual_way(model, row, 20, 6, weights, rule, prefix, of_row if sentences else None)
+            chunk_by_chunk(model, row, 20, 6, weights, rule, prefix, of_row if sentences else None)
             for row, of_row in zip(rows, cuts, strict=True)
         ]
     assert_rows(output, mask, expected)
@@ -47,14 +47,14 @@ def test_weights_rules_and_prefix(weights, rule, prefix):
 def test_one_chunk_is_the_model_itself(family):
     model = tiny(family)
     encoder = lckernels.LongEncoder(model)
-    ids = torch.stack([text(32, seed) for seed in range(3)])
+    ids = torch.stack([token_ids(32, seed) for seed in range(3)])
     with torch.no_grad():
         plain, ours = model(input_ids=ids), encoder(input_ids=ids)
         assert type(ours) is type(plain)
         torch.testing.assert_close(ours.last_hidden_state, plain.last_hidden_state, rtol=1e-5, atol=1e-5)
         own = lckernels.LongEncoder(model, attention="model")(input_ids=ids)
         assert torch.equal(own.last_hidden_state, plain.last_hidden_state)
-        short, mask = pad([text(n) for n in (9, 32, 20)], "right")
+        short, mask = pad([token_ids(n) for n in (9, 32, 20)], "right")
         plain = model(input_ids=short, attention_mask=mask).last_hidden_state
         ours = encoder(input_ids=short, attention_mask=mask).last_hidden_state
     assert_rows(ours, mask, [row[m.bool()] for row, m in zip(plain, mask, strict=True)])
@@ -63,7 +63,7 @@ def test_one_chunk_is_the_model_itself(family):
 def test_output_has_the_models_form():
     model = tiny()
     encoder = lckernels.LongEncoder(model)
-    ids = text(80)[None]
+    ids = token_ids(80)[None]
     with torch.no_grad():
         output = encoder(input_ids=ids, output_hidden_states=True)
         assert output.pooler_output is None
@@ -84,7 +84,7 @@ def test_output_has_the_models_form():
 def test_inputs_embeds_give_what_input_ids_give(family, prefix):
     model = tiny(family)
     encoder = lckernels.LongEncoder(model, 24, 8, prefix=prefix)
-    ids, mask = pad([text(70), text(40), text(11), text(10)], "right")
+    ids, mask = pad([token_ids(70), token_ids(40), token_ids(11), token_ids(10)], "right")
     embeds = model.get_input_embeddings()(ids)
     # What lies in padding must not matter.
     embeds = torch.where(mask[..., None].bool(), embeds, torch.nan)
@@ -97,7 +97,7 @@ def test_inputs_embeds_give_what_input_ids_give(family, prefix):
 def test_token_type_ids_follow_their_tokens():
     model = tiny()
     encoder = lckernels.LongEncoder(model, 24, 8)
-    ids = text(60)[None]
+    ids = token_ids(60)[None]
     types = (torch.arange(60) >= 30).long()[None]
     with torch.no_grad():
         output = encoder(input_ids=ids, token_type_ids=types, output_hidden_states=True)
@@ -108,7 +108,7 @@ def test_token_type_ids_follow_their_tokens():
 
 def test_special_tokens_alone_and_none_at_all():
     model = tiny()
-    ids, mask = pad([text(2), text(50), text(2)], "right")
+    ids, mask = pad([token_ids(2), token_ids(50), token_ids(2)], "right")
     with torch.no_grad():
         output = lckernels.LongEncoder(model, 20)(ids, mask).last_hidden_state
         torch.testing.assert_close(output[2, :2], model(ids[2:, :2]).last_hidden_state[0])
@@ -120,7 +120,7 @@ def test_special_tokens_alone_and_none_at_all():
 @pytest.mark.parametrize("max_tokens", [1, 50, 10_000])
 def test_micro_batches_are_bounded_and_do_not_change_the_result(max_tokens, monkeypatch):
     model = tiny()
-    ids, mask = pad([text(n) for n in (100, 12, 13, 15, 61, 14)], "right")
+    ids, mask = pad([token_ids(n) for n in (100, 12, 13, 15, 61, 14)], "right")
     with torch.no_grad():
         expected = lckernels.LongEncoder(model, 20, 5)(ids, mask).last_hidden_state
         sizes, masked, run = [], [], model.forward
@@ -140,10 +140,10 @@ def test_micro_batches_are_bounded_and_do_not_change_the_result(max_tokens, monk
     assert tokens <= sum(sizes) <= 1.125 * tokens
 
 
-def test_gradients_are_those_of_the_usual_way():
+def test_gradients_are_those_read_chunk_by_chunk():
     model = tiny()
     encoder = lckernels.LongEncoder(model, 20, 6, max_tokens=60)
-    rows = [text(70), text(25)]
+    rows = [token_ids(70), token_ids(25)]
     ids, mask = pad(rows, "right")
     target = torch.randn(2, 70, 16, generator=torch.Generator().manual_seed(5))
 
@@ -152,7 +152,7 @@ def test_gradients_are_those_of_the_usual_way():
         (states * target * mask[..., None]).sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    states = [usual_way(model, row, 20, 6) for row in rows]
+    states = [chunk_by_chunk(model, row, 20, 6) for row in rows]
     padded = [torch.nn.functional.pad(state, (0, 0, 0, 70 - len(state))) for state in states]
     truth = gradients(torch.stack(padded))
     ours = gradients(encoder(ids, mask).last_hidden_state)
@@ -163,7 +163,7 @@ def test_gradients_are_those_of_the_usual_way():
 
 def test_gradient_of_inputs_embeds():
     model = tiny()
-    ids, mask = pad([text(70), text(25)], "left")
+    ids, mask = pad([token_ids(70), token_ids(25)], "left")
     embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
     model.requires_grad_(False)
     output = lckernels.LongEncoder(model, 20, 6)(inputs_embeds=embeds, attention_mask=mask)
@@ -176,7 +176,7 @@ def test_training_step_with_dropout_lowers_the_loss():
     model = tiny()
     encoder = lckernels.LongEncoder(model, 20, 6).train()
     assert model.training
-    ids, mask = pad([text(70), text(25)], "right")
+    ids, mask = pad([token_ids(70), token_ids(25)], "right")
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2)
     losses = []
     for _ in range(20):
@@ -191,7 +191,7 @@ def test_training_step_with_dropout_lowers_the_loss():
 
 def test_explicit_weights_and_their_gradient():
     model = tiny()
-    ids = text(70)[None]
+    ids = token_ids(70)[None]
     plan = lckernels.LongEncoder(model, 20, 6).plan(70)
     learned = torch.full((plan.num_chunks, plan.chunk_len), 2.0, requires_grad=True)
     uniform = lckernels.LongEncoder(model, 20, 6, "uniform")(ids).last_hidden_state
@@ -208,19 +208,19 @@ def test_explicit_weights_and_their_gradient():
 def test_chunks_are_merged_on_the_output_device():
     encoder = lckernels.LongEncoder(tiny(), 20, 6, output_device="meta")
     with torch.no_grad():
-        assert encoder(text(70)[None]).last_hidden_state.device.type == "meta"
+        assert encoder(token_ids(70)[None]).last_hidden_state.device.type == "meta"
 
 
 def test_autocast_keeps_the_models_dtype():
     model = tiny()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        plain = model(text(30)[None]).last_hidden_state
-        assert lckernels.LongEncoder(model, 20)(text(30)[None]).last_hidden_state.dtype == plain.dtype
+        plain = model(token_ids(30)[None]).last_hidden_state
+        assert lckernels.LongEncoder(model, 20)(token_ids(30)[None]).last_hidden_state.dtype == plain.dtype
 
 
 def test_progress_bar_counts_tokens(capsys):
     with torch.no_grad():
-        lckernels.LongEncoder(tiny(), 20, 6, progress=True)(text(70)[None])
+        lckernels.LongEncoder(tiny(), 20, 6, progress=True)(token_ids(70)[None])
     assert "LongEncoder: 100%" in capsys.readouterr().err
 
 
@@ -231,8 +231,8 @@ def test_save_and_load(tmp_path):
     loaded = lckernels.LongEncoder.from_pretrained(tmp_path, chunk_len=20, overlap=6)
     assert not loaded.training
     with torch.no_grad():
-        again = loaded(text(70)[None]).last_hidden_state
-        assert torch.equal(again, encoder(text(70)[None]).last_hidden_state)
+        again = loaded(token_ids(70)[None]).last_hidden_state
+        assert torch.equal(again, encoder(token_ids(70)[None]).last_hidden_state)
 
 
 def test_explain_says_what_will_happen():

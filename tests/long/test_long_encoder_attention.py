@@ -11,7 +11,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.compare import assert_as_good_as
-from helpers.encoder_models import FAMILIES, pad, text, tiny
+from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
 
 import lckernels
 import lckernels.hf.attention
@@ -45,7 +45,7 @@ def no_kernel(monkeypatch):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_same_results_on_either(family, side, calls, kernel):
     model = tiny(family)
-    ids, mask = pad([text(n) for n in (100, 32, 33, 7, 31, 75)], side)
+    ids, mask = pad([token_ids(n) for n in (100, 32, 33, 7, 31, 75)], side)
     with torch.no_grad():
         expected = lckernels.LongEncoder(model, overlap=9, attention="model")(ids, mask).last_hidden_state
         assert not calls
@@ -58,7 +58,7 @@ def test_same_results_on_either(family, side, calls, kernel):
 
 
 def test_gradients_on_either(kernel):
-    ids, mask = pad([text(70), text(25)], "right")
+    ids, mask = pad([token_ids(70), token_ids(25)], "right")
     gradients = []
     for attention in ("model", "auto"):
         model = tiny()
@@ -105,7 +105,7 @@ def test_models_that_enlarge_roundings(build, seed):
         model.set_attn_implementation(implementation)
         encoder = lckernels.LongEncoder(model, 20, 6, attention=attention)
         with torch.no_grad():
-            return encoder(text(70, seed)[None]).last_hidden_state
+            return encoder(token_ids(70, seed)[None]).last_hidden_state
 
     # In fp64 eager would not do: ModernBERT's takes its softmax in fp32.
     truth = states(copy.deepcopy(model).double(), "model")
@@ -132,7 +132,7 @@ def test_the_choice_is_said(calls, kernel):
 def test_without_a_kernel_the_model_keeps_its_own(calls, no_kernel):
     encoder = lckernels.LongEncoder(tiny(), 20)
     with torch.no_grad():
-        encoder(text(70)[None])
+        encoder(token_ids(70)[None])
     assert not calls
     assert reason(encoder) == "the model's own: lckernels has no kernel for it on cpu in torch.float32"
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -152,7 +152,7 @@ def test_what_the_user_chose_stays(chosen, calls, kernel):
     assert reason(encoder) == f"the model's own: the model was given {chosen!r}"
     if chosen == "eager":
         with torch.no_grad():
-            encoder(text(70)[None])
+            encoder(token_ids(70)[None])
     assert not calls
 
 
@@ -162,7 +162,7 @@ def test_attention_weights_need_the_models_own(calls, kernel):
     model.config.output_attentions = True
     encoder = lckernels.LongEncoder(model, 20)
     with torch.no_grad():
-        encoder(text(70)[None])
+        encoder(token_ids(70)[None])
     assert not calls
     assert "output_attentions" in reason(encoder)
     with pytest.raises(TypeError, match="model: got BertModel; attention='lckernels' cannot serve it"):
@@ -178,7 +178,7 @@ def test_a_compiled_model_stays(kernel):
 def test_a_model_without_the_interface(calls, kernel):
     encoder = lckernels.LongEncoder(tiny("mpnet"), 20)
     with torch.no_grad():
-        encoder(text(70)[None])
+        encoder(token_ids(70)[None])
     assert not calls
     assert "MPNetModel does not go through" in reason(encoder)
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 import transformers  # encoder_models skips where it is missing
-from helpers.encoder_models import text, tiny
+from helpers.encoder_models import tiny, token_ids
 
 import lckernels
 
@@ -42,7 +42,7 @@ def test_padding_offset_counts_as_no_position():
 
 
 def call_with(**arguments):
-    inputs = {"input_ids": torch.stack([text(40), text(40, 1)]), **arguments}
+    inputs = {"input_ids": torch.stack([token_ids(40), token_ids(40, 1)]), **arguments}
     return lambda: lckernels.LongEncoder(tiny(), 20)(**inputs)
 
 
@@ -68,8 +68,11 @@ ALMOST[1, 0] = 1
         (call_with(token_type_ids=torch.zeros(2, 3)), r"token_type_ids: got shape \(2, 3\)"),
         (call_with(input_ids=None), "input_ids, inputs_embeds: got neither"),
         (call_with(inputs_embeds=torch.zeros(2, 40, 16)), "input_ids, inputs_embeds: got both"),
-        (call_with(input_ids=text(5)), r"input_ids: got shape \(5,\); expected \(batch, seqlen\), not empty"),
-        (call_with(input_ids=text(5)[None, :0]), r"input_ids: got shape \(1, 0\)"),
+        (
+            call_with(input_ids=token_ids(5)),
+            r"input_ids: got shape \(5,\); expected \(batch, seqlen\), not empty",
+        ),
+        (call_with(input_ids=token_ids(5)[None, :0]), r"input_ids: got shape \(1, 0\)"),
         (call_with(position_ids=torch.zeros(2, 40)), "position_ids: got Tensor; LongEncoder cannot take it"),
         (
             call_with(sentence_boundaries=[[1], [2]]),
@@ -85,9 +88,9 @@ def test_bad_input_of_a_call(call, message):
 def test_sentence_rule_needs_boundaries():
     encoder = lckernels.LongEncoder(tiny(), 20, boundaries="sentence")
     with pytest.raises(ValueError, match="sentence_boundaries: got None; expected one list a row"):
-        encoder(text(40)[None])
+        encoder(token_ids(40)[None])
     with pytest.raises(ValueError, match="sentence_boundaries: got 2 lists; input has 1 rows"):
-        encoder(text(40)[None], sentence_boundaries=[[3], [4]])
+        encoder(token_ids(40)[None], sentence_boundaries=[[3], [4]])
 
 
 def test_models_without_encoder_states():
@@ -107,7 +110,7 @@ def test_models_without_encoder_states():
     with pytest.raises(
         TypeError, match="BertForMaskedLM returned MaskedLMOutput, which has no last_hidden_state"
     ):
-        lckernels.LongEncoder(head)(text(40)[None])
+        lckernels.LongEncoder(head)(token_ids(40)[None])
 
 
 def test_missing_extra_is_named(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from helpers.encoder_models import FAMILIES, pad, text, tiny
+from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
 
 import lckernels
 import lckernels.long.merging
@@ -24,7 +24,7 @@ def rows_of(plan):
 def test_special_tokens_of_any_number(leading, trailing, side):
     model, chunk_len, overlap = tiny(), 12, 3
     lengths = (40, leading + trailing + 1, 12, 27)
-    texts = [text(max(n, 2))[:n] for n in lengths]
+    texts = [token_ids(max(n, 2))[:n] for n in lengths]
     ids, mask = pad(texts, side)
     encoder = lckernels.LongEncoder(model, chunk_len, overlap, "uniform", special_tokens=(leading, trailing))
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_special_tokens_of_any_number(leading, trailing, side):
 def test_hidden_states_of_a_ragged_batch(family, monkeypatch):
     model = tiny(family)
     encoder = lckernels.LongEncoder(model, 20, 6, max_tokens=50)
-    texts = [text(70), text(5), text(33)]
+    texts = [token_ids(70), token_ids(5), token_ids(33)]
     ids, mask = pad(texts, "left")
     merges, merge = [], lckernels.long.merging.overlap_merge
     monkeypatch.setattr(
@@ -80,7 +80,7 @@ class Doubled(torch.nn.Module):
 
 
 def test_last_state_that_is_no_layers_state():
-    model, ids = tiny(), text(70)[None]
+    model, ids = tiny(), token_ids(70)[None]
     with torch.no_grad():
         plain = lckernels.LongEncoder(model, 20, 6)(ids, output_hidden_states=True)
         output = lckernels.LongEncoder(Doubled(model), 20, 6)(ids, output_hidden_states=True)
@@ -90,7 +90,7 @@ def test_last_state_that_is_no_layers_state():
 
 
 def test_a_copy_is_a_module_of_its_own():
-    encoder, ids = lckernels.LongEncoder(tiny(), 20, 6, prefix=[7, 8]), text(70)[None]
+    encoder, ids = lckernels.LongEncoder(tiny(), 20, 6, prefix=[7, 8]), token_ids(70)[None]
     again = copy.deepcopy(encoder)
     with torch.no_grad():
         expected = encoder(ids).last_hidden_state
@@ -104,13 +104,13 @@ def test_state_dict_is_the_models():
     assert one.state_dict().keys() == {f"model.{name}" for name in one.model.state_dict()}
     two.load_state_dict(one.state_dict())
     with torch.no_grad():
-        states = [encoder(text(70)[None]).last_hidden_state for encoder in (one, two)]
+        states = [encoder(token_ids(70)[None]).last_hidden_state for encoder in (one, two)]
     assert torch.equal(*states)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes_of_the_module(dtype):
-    encoder, ids = lckernels.LongEncoder(tiny(), 20, 6, prefix=[7]), text(70)[None]
+    encoder, ids = lckernels.LongEncoder(tiny(), 20, 6, prefix=[7]), token_ids(70)[None]
     with torch.no_grad():
         expected = encoder(ids).last_hidden_state
         states = encoder.to(dtype)(ids).last_hidden_state
@@ -141,7 +141,7 @@ def test_prefix_is_made_where_the_model_is():
 @pytest.mark.parametrize("merge", ["final", "layer"])
 def test_default_device_is_not_asked(merge):
     model = tiny()
-    ids, mask = pad([text(70), text(2), text(12)], "left")
+    ids, mask = pad([token_ids(70), token_ids(2), token_ids(12)], "left")
     options = {"boundaries": "sentence", "prefix": [7], "merge": merge}
     encoder = lckernels.LongEncoder(model, 20, 6, **options)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_no_text_to_plan():
     ],
 )
 def test_sentence_boundaries_are_named_by_the_callers_row(boundaries, message):
-    ids, mask = pad([text(2), text(60)], "left")
+    ids, mask = pad([token_ids(2), token_ids(60)], "left")
     encoder = lckernels.LongEncoder(tiny(), 20, 6, boundaries="sentence")
     with pytest.raises(ValueError, match=message):
         encoder(ids, mask, sentence_boundaries=boundaries)
@@ -246,4 +246,4 @@ def test_a_long_encoder_is_no_model_for_another():
 
 def test_arguments_behind_the_mask_have_names():
     with pytest.raises(TypeError, match="takes from 1 to 3 positional arguments but 4 were given"):
-        lckernels.LongEncoder(tiny(), 20)(text(40)[None], None, torch.zeros(1, 40, 16))
+        lckernels.LongEncoder(tiny(), 20)(token_ids(40)[None], None, torch.zeros(1, 40, 16))

@@ -13,15 +13,21 @@ from helpers.attention_problem import Problem, with_tensors
 from helpers.backends import (
     BACKENDS,
     EXACT_NAN,
-    JUDGED,
-    is_served,
-    needs,
-    quick_machine_code,
-    refusal,
-    served,
-    some,
+    TESTED,
+    is_supported,
+    not_interpreted,
+    requires_dtype,
+    scaled_count,
+    supported,
+    unsupported_reason,
 )
-from helpers.judge_attention import assert_same_bits, by_backend, by_eager, compare_problem, solve
+from helpers.compare_attention import (
+    assert_same_bits,
+    compare_problem,
+    forward_backward,
+    run_backend,
+    run_eager,
+)
 from helpers.random_attention import draw_problem
 
 import lckernels
@@ -31,7 +37,7 @@ from lckernels.options import AttentionOptions
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MAX = 2**31 - 1
-DTYPES = served(torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = supported(torch.float32, torch.bfloat16, torch.float16, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -56,8 +62,8 @@ def problem_of(
 
 def random_problems(count: int) -> list[Problem]:
     """Of the first `count`, or some of them, those that the judged backend takes."""
-    drawn = (draw_problem(1, index) for index in range(some(count)))
-    return [problem for problem in drawn if is_served(problem)]
+    drawn = (draw_problem(1, index) for index in range(scaled_count(count)))
+    return [problem for problem in drawn if is_supported(problem)]
 
 
 @by_dtype
@@ -65,31 +71,31 @@ def test_misaligned_pointers(dtype):
     problem = problem_of(
         seqlen_q=50, seqlen_k=70, head_dim=40, head_dim_v=24, window_size=(30, 9), dtype=dtype
     )
-    want = solve(by_backend, problem)
+    want = forward_backward(run_backend, problem)
 
     def shifted(x, shift):
         room, begin = torch.zeros(x.numel() + 64, dtype=x.dtype), -(-shift // x.element_size())
         return room[begin : begin + x.numel()].view(x.shape).copy_(x)
 
     shifts = range(dtype.itemsize, 64, dtype.itemsize)
-    for shift in shifts[:: len(shifts) // some(len(shifts))]:
+    for shift in shifts[:: len(shifts) // scaled_count(len(shifts))]:
         moved = with_tensors(problem, lambda x, shift=shift: shifted(x, shift))
         assert moved.q.data_ptr() % 64 == shift
-        assert_same_bits(solve(by_backend, moved), want)
+        assert_same_bits(forward_backward(run_backend, moved), want)
 
 
 @by_dtype
 def test_last_dim_not_contiguous(dtype):
     problem = problem_of(seqlen_q=50, head_dim=10, head_dim_v=6, window_size=(9, 3), dtype=dtype)
-    want = solve(by_backend, problem)
-    got = solve(by_backend, with_tensors(problem, lambda x: x.mT.contiguous().mT))
+    want = forward_backward(run_backend, problem)
+    got = forward_backward(run_backend, with_tensors(problem, lambda x: x.mT.contiguous().mT))
     assert_same_bits(got, want)
 
 
 def test_expanded_dout():
     problem = problem_of(seqlen_q=50, window_size=(9, 3))
     q, k, v = (x.requires_grad_() for x in (problem.q, problem.k, problem.v))
-    out = by_backend(q, k, v, problem.options)[0]
+    out = run_backend(q, k, v, problem.options)[0]
     got = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
     want = torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
     assert all(torch.equal(x, y) for x, y in zip(got, want, strict=True))
@@ -107,8 +113,8 @@ def test_memory_around_views_is_not_used():
 
     for problem in random_problems(80):
         contiguous = with_tensors(problem, torch.Tensor.contiguous)
-        got = solve(by_backend, with_tensors(contiguous, surrounded))
-        assert_same_bits(got, solve(by_backend, contiguous))
+        got = forward_backward(run_backend, with_tensors(contiguous, surrounded))
+        assert_same_bits(got, forward_backward(run_backend, contiguous))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects a page as Linux does")
@@ -126,7 +132,7 @@ def test_inputs_stay_and_outputs_are_new_memory():
         tensors = []
         with_tensors(problem, lambda x, seen=tensors: seen.append(x) or x)
         before = [x.clone() for x in tensors]
-        results = solve(by_backend, problem)
+        results = forward_backward(run_backend, problem)
         for x, y in zip(tensors, before, strict=True):
             assert torch.equal(x, y)
         places = [x.untyped_storage().data_ptr() for x in results.values() if x.numel()]
@@ -136,10 +142,10 @@ def test_inputs_stay_and_outputs_are_new_memory():
 
 def test_fresh_memory_is_not_used():
     """Under this suite it holds NaN; the same bits come without."""
-    poisoned = [solve(by_backend, problem) for problem in random_problems(60)]
+    poisoned = [forward_backward(run_backend, problem) for problem in random_problems(60)]
     torch.use_deterministic_algorithms(False)
     for problem, want in zip(random_problems(60), poisoned, strict=True):
-        assert_same_bits(solve(by_backend, problem), want)
+        assert_same_bits(forward_backward(run_backend, problem), want)
 
 
 ZERO_SIZES = {
@@ -154,7 +160,7 @@ ZERO_SIZES = {
 
 
 @pytest.mark.parametrize("name", ZERO_SIZES)
-@pytest.mark.parametrize("dtype", served(torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", supported(torch.float32, torch.bfloat16), ids=str)
 def test_sizes_of_zero(name, dtype):
     sizes = ZERO_SIZES[name]
     compare_problem(problem_of(**sizes, dtype=dtype))
@@ -173,7 +179,7 @@ def test_sizes_of_zero(name, dtype):
 @pytest.mark.parametrize("head_dims", ((3, 300), (257, 5), (512, 512)), ids=str)
 def test_large_head_dims(head_dims):
     head_dim, head_dim_v = head_dims
-    if why := refusal(torch.float32, max(head_dims)):
+    if why := unsupported_reason(torch.float32, max(head_dims)):
         pytest.skip(why)
     compare_problem(problem_of(head_dim=head_dim, head_dim_v=head_dim_v, seqlen_k=70, window_size=(40, 3)))
 
@@ -208,7 +214,7 @@ def test_windows_that_see_nothing(name, sink):
     problem = problem_of(window_size=window_size, layout=layout, score=score)
     problem.k.fill_(torch.nan)
     problem.v.fill_(torch.nan)
-    results = solve(by_backend, problem)
+    results = forward_backward(run_backend, problem)
     lse = score.sink_logits[None, :, None].expand(1, 2, 21) if sink else torch.full((1, 2, 21), -torch.inf)
     assert torch.equal(results.pop("lse"), lse)
     if sink:
@@ -288,11 +294,11 @@ def test_strides_past_2_31(dim):
         strides = [stride if i == dim else s for i, s in enumerate(x.stride())]
         return room.as_strided(x.shape, strides, next(places)).copy_(x)
 
-    got = solve(by_backend, with_tensors(problem, far_apart))
-    assert_same_bits(got, solve(by_backend, problem))
+    got = forward_backward(run_backend, with_tensors(problem, far_apart))
+    assert_same_bits(got, forward_backward(run_backend, problem))
 
 
-@needs(torch.bfloat16)
+@requires_dtype(torch.bfloat16)
 def test_keys_past_2_31_elements():
     """Their heads are one head, expanded; the queries see the last few keys."""
     num_heads, seqlen_k, window = 512, 2**16, 20
@@ -301,24 +307,24 @@ def test_keys_past_2_31_elements():
     options = problem_of(head_dim=64, window_size=(window, 0)).options
     wide_k, wide_v = (x.expand(-1, -1, num_heads, -1) for x in (k, v))
     assert wide_k.numel() >= 2**31
-    out, lse = by_backend(q, wide_k, wide_v, options)
+    out, lse = run_backend(q, wide_k, wide_v, options)
     near = slice(seqlen_k - window - 5, None)
-    want_out, want_lse = by_eager(q, k[:, near], v[:, near], options)
+    want_out, want_lse = run_eager(q, k[:, near], v[:, near], options)
     torch.testing.assert_close(out, want_out, rtol=2e-2, atol=2e-3)
     torch.testing.assert_close(lse, want_lse)
 
 
-@quick_machine_code
+@not_interpreted
 def test_scores_past_2_31():
     """70,000 queries and keys: the middle and both ends as texts of their own."""
     seqlen, left, right = 70_000, 16, 3
     problem = problem_of(seqlen_q=seqlen, seqlen_k=seqlen, num_heads=1, window_size=(left, right))
-    got = solve(by_backend, problem)
+    got = forward_backward(run_backend, problem)
     for begin in (0, 46_300, seqlen - 100):
         end, around = begin + 100, slice(max(begin - 40, 0), begin + 140)
         inner = slice(begin - around.start, end - around.start)
         local = with_tensors(problem, lambda x, rows=around: x[:, :, rows] if x.dim() == 3 else x[:, rows])
-        want = solve(by_eager, local)
+        want = forward_backward(run_eager, local)
         for name, x in want.items():
             part = (slice(None), slice(None)) if name == "lse" else (slice(None),)
             torch.testing.assert_close(
@@ -331,8 +337,8 @@ def test_scores_whose_rounding_is_far_from_1(seqlen_q):
     """Near 2^36 a score is rounded to thousands: each query still sees its largest one, and no other."""
     problem = problem_of(seqlen_q=seqlen_q, seqlen_k=200)
     q, k = problem.q * 2.0**18, problem.k * 2.0**18
-    out, lse = by_backend(q, k, problem.v, problem.options)
-    want_out, want_lse = by_eager(q, k, problem.v, problem.options)
+    out, lse = run_backend(q, k, problem.v, problem.options)
+    want_out, want_lse = run_eager(q, k, problem.v, problem.options)
     torch.testing.assert_close(out, want_out)
     torch.testing.assert_close(lse, want_lse)
 
@@ -342,8 +348,8 @@ def test_large_scores_that_are_equal_share():
     problem = problem_of(seqlen_q=100, seqlen_k=200)
     q, k = (torch.randint(-1, 2, x.shape).float() for x in (problem.q, problem.k))
     options = problem.options._replace(softmax_scale=3e4)
-    out, _ = by_backend(q, k, problem.v, options)
-    want, _ = by_eager(q, k, problem.v, options)
+    out, _ = run_backend(q, k, problem.v, options)
+    want, _ = run_eager(q, k, problem.v, options)
     torch.testing.assert_close(out, want)
 
 
@@ -357,7 +363,7 @@ def test_what_is_not_finite_reaches_no_padding(where, softcap):
         problem.dlse[:, :, 20] = torch.inf
     else:
         getattr(problem, where)[:, 20] = torch.inf
-    results = solve(by_backend, problem)
+    results = forward_backward(run_backend, problem)
     assert not results["dq"].isfinite().all(), "it was planted"
     for name in ("dk", "dv"):
         assert (results[name][:, 40:] == 0).all(), name
@@ -377,7 +383,7 @@ def test_a_row_of_nan_shows_in_every_gradient(backend):
         assert torch.equal(x.isnan(), bad) if exact else x[bad].isnan().all()
 
 
-@pytest.mark.skipif(JUDGED == "cpu", reason="the cpu backend reads bounds and refuses them")
+@pytest.mark.skipif(TESTED == "cpu", reason="the cpu backend reads bounds and refuses them")
 @pytest.mark.parametrize(
     "bounds",
     ([0], [0, 7], [3, 9, 15], [0, 40], [9, 4, 21], [-5, 2**31 - 1]),
@@ -388,7 +394,7 @@ def test_wrong_bounds_stay_inside_the_tensors(bounds):
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
     layout = Layout(cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
     problem = problem_of(layout=layout, window_size=(5, 0))
-    results = solve(by_backend, problem)
+    results = forward_backward(run_backend, problem)
     covered = torch.zeros(21, dtype=torch.bool)
     for begin, end in pairwise(bounds):
         covered[max(begin, 0) : max(min(end, 21), 0)] = True

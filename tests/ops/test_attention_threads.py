@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers.judge_attention import assert_same_bits, by_backend, solve
+from helpers.compare_attention import assert_same_bits, forward_backward, run_backend
 from helpers.random_attention import draw_problem
 
 
@@ -18,18 +18,18 @@ def problems(one_thread):
 
 
 def test_same_bits_for_any_number_of_threads(problems):
-    want = [solve(by_backend, problem) for problem in problems]
+    want = [forward_backward(run_backend, problem) for problem in problems]
     for number in (2, 3, 5):
         torch.set_num_threads(number)
         for problem, results in zip(problems, want, strict=True):
-            assert_same_bits(solve(by_backend, problem), results)
+            assert_same_bits(forward_backward(run_backend, problem), results)
 
 
 def test_concurrent_calls(problems):
-    want = [solve(by_backend, problem) for problem in problems]
+    want = [forward_backward(run_backend, problem) for problem in problems]
     torch.set_num_threads(2)
     rounds = 3 * list(zip(problems, want, strict=True))
     with ThreadPoolExecutor(6) as pool:
-        got = list(pool.map(lambda pair: solve(by_backend, pair[0]), rounds))
+        got = list(pool.map(lambda pair: forward_backward(run_backend, pair[0]), rounds))
     for results, (_, expected) in zip(got, rounds, strict=True):
         assert_same_bits(results, expected)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, needs, served
+from helpers.backends import BACKENDS, requires_dtype, supported
 from helpers.brute_force import chunked_attention as brute_force_chunked_attention
 from helpers.chunked_cases import CASES, LONG_CASES, ChunkedInputs
 from helpers.compare import assert_as_good_as
@@ -11,7 +11,7 @@ from helpers.opcheck import opcheck
 import lckernels
 from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
 
-DTYPES = served(torch.float32, torch.bfloat16, torch.float16)
+DTYPES = supported(torch.float32, torch.bfloat16, torch.float16)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -78,7 +78,7 @@ def test_forward_and_backward(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name)
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @by_case
 @by_backend
 def test_in_double_precision_it_is_the_reference(case, backend):
@@ -93,7 +93,7 @@ def test_in_double_precision_it_is_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("ragged_extra", "by_hand", "gqa", "two_extra_tokens")]
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @by_backend
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):

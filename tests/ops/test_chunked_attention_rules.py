@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, EXACT_NAN, JUDGED, has_fallbacks, needs
+from helpers.backends import BACKENDS, EXACT_NAN, TESTED, requires_dtype, requires_fallbacks
 from helpers.chunked_cases import LONG_CASES, ChunkedCase, ChunkedInputs, hand_made_plan
 
 import lckernels
@@ -57,7 +57,7 @@ def test_a_bad_key_reaches_the_chunks_that_see_it(name, value, backend):
     assert not shown or all(bad(x[position]).all() for x in got[:2])
 
 
-@pytest.mark.skipif(JUDGED != "cpu", reason="compares cpu and eager value by value")
+@pytest.mark.skipif(TESTED != "cpu", reason="compares cpu and eager value by value")
 @by_value
 @pytest.mark.parametrize("name", ("q", "k", "v"))
 @pytest.mark.parametrize("case", LONG_CASES, ids=lambda case: case.name)
@@ -101,7 +101,7 @@ def test_a_row_of_weight_zero_reaches_no_key(backend):
     torch.testing.assert_close((dk[:10], dv[:10]), (clean[1][:10], clean[2][:10]))
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @by_backend
 def test_gradient_of_a_zero_weight(backend):
     """<dout, out_c - out> / sum of weights there too."""
@@ -124,7 +124,7 @@ def test_extra_tokens_whose_result_is_not_used(backend):
     assert all(torch.isfinite(x).all() for x in grads)
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @by_backend
 def test_only_the_extra_tokens_are_used(backend):
     inputs = CASE.tensors(torch.float64, requires_grad=True)
@@ -147,7 +147,7 @@ def test_a_scale_of_zero_counts(backend):
     torch.testing.assert_close(got, v.mean(0, keepdim=True).expand_as(got))
 
 
-@needs(torch.bfloat16)
+@requires_dtype(torch.bfloat16)
 def test_autocast():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -158,7 +158,7 @@ def test_autocast():
         assert x.grad.dtype == torch.float32
 
 
-@needs(torch.bfloat16)
+@requires_dtype(torch.bfloat16)
 def test_backward_under_autocast_keeps_its_precision():
     inputs = CASE.tensors(torch.float32, requires_grad=True)
     out, _ = attend(inputs, None)
@@ -182,7 +182,7 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda q: attend(replace(inputs, q=q), None)[0], (inputs.q,), (inputs.q,))
 
 
-@has_fallbacks
+@requires_fallbacks
 def test_the_fallback_counts_the_scores_of_one_chunk(monkeypatch):
     """30,000 tokens in chunks of 64 are little; one chunk of 30,000 would be 3.4 GiB."""
     monkeypatch.setattr("lckernels.backends.registry.BACKENDS", ("eager",))
@@ -271,7 +271,7 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_bad_input(name):
     change, message = ERRORS[name]
-    if name in ("weights_zero", "weights_negative") and JUDGED == "triton":
+    if name in ("weights_zero", "weights_negative") and TESTED == "triton":
         pytest.skip("the triton backend reads no values on the host")
     with pytest.raises((ValueError, TypeError), match=message):
         _call(**change)

@@ -3,16 +3,22 @@
 import pytest
 import torch
 from helpers.attention_problem import Problem, with_tensors
-from helpers.backends import served, some
-from helpers.judge_attention import assert_same_bits, by_backend, compare_poisoned, compare_problem, solve
+from helpers.backends import scaled_count, supported
+from helpers.compare_attention import (
+    assert_same_bits,
+    compare_poisoned,
+    compare_problem,
+    forward_backward,
+    run_backend,
+)
 
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-KEYS = max(some(2100), 700)  # three tasks' worth for a text, two splits; a last tile that is not whole
-DTYPES = served(torch.float32, torch.bfloat16, torch.float16, torch.float64)
+KEYS = max(scaled_count(2100), 700)  # three tasks a sequence, two splits; a partial last tile
+DTYPES = supported(torch.float32, torch.bfloat16, torch.float16, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Queries, heads and key heads: below, at and above what is read in place.
 by_rows = pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_everything_that_a_score_can_have(dtype):
 def test_heads_apart_or_beside_each_other_give_the_same_bits(rows, dtype):
     problem = problem_of(rows, dtype)
     apart = with_tensors(problem, lambda x: x.transpose(1, 2).contiguous().transpose(1, 2))
-    assert_same_bits(solve(by_backend, apart), solve(by_backend, problem))
+    assert_same_bits(forward_backward(run_backend, apart), forward_backward(run_backend, problem))
 
 
 @by_dtype

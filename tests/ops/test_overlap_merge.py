@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, DEVICE, JUDGED
+from helpers.backends import BACKENDS, DEVICE, TESTED
 from helpers.chunked_cases import hand_made_plan
 from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
@@ -276,7 +276,7 @@ def test_extreme_values(backend):
 @pytest.mark.parametrize("dim", (1, 1000))
 def test_every_16_bit_value_survives(dtype, dim):
     """A sum of halves of each value with itself rounds to the value, in the vector loop and in its tail."""
-    if dtype == torch.bfloat16 and JUDGED == "triton" and DEVICE == "cpu":
+    if dtype == torch.bfloat16 and TESTED == "triton" and DEVICE == "cpu":
         pytest.skip("Triton's interpreter makes bf16 of the least sizes 0")
     values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     values = values[~values.isnan()]

@@ -4,8 +4,8 @@
 """
 
 import pytest
-from helpers.backends import is_served
-from helpers.judge_attention import compare_poisoned, compare_problem
+from helpers.backends import is_supported
+from helpers.compare_attention import compare_poisoned, compare_problem
 from helpers.random_attention import draw_problem, poisoned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,7 +26,7 @@ def each(problems: range, seed: int, draw, judge) -> None:
     failures, judged = [], 0
     for index in problems:
         problem = draw(seed, index)
-        if not is_served(problem):
+        if not is_supported(problem):
             continue
         judged += 1
         try:

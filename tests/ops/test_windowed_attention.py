@@ -4,12 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.attention_problem import Problem
-from helpers.backends import BACKENDS, EXACT_NAN, has_fallbacks, needs, quick_machine_code, served
+from helpers.backends import (
+    BACKENDS,
+    EXACT_NAN,
+    not_interpreted,
+    requires_dtype,
+    requires_fallbacks,
+    supported,
+)
 from helpers.brute_force import attention as brute_force_attention
 from helpers.brute_force import philox
 from helpers.cases import CASES, AttentionCase
 from helpers.compare import assert_as_good_as
-from helpers.judge_attention import rounding_errors
+from helpers.compare_attention import rounding_errors
 from helpers.opcheck import opcheck
 
 import lckernels
@@ -60,7 +67,7 @@ def test_reference_is_the_definition(case):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "dtype", served(torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str
+    "dtype", supported(torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str
 )
 @by_name
 def test_forward(case, dtype, backend):
@@ -76,7 +83,7 @@ def test_forward(case, dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", served(torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("dtype", supported(torch.float32, torch.bfloat16, torch.float16), ids=str)
 @by_name
 def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
     """Against the reference in fp64; honest is autograd through it with all arithmetic in dtype."""
@@ -107,7 +114,7 @@ def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name, rounding[name])
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @pytest.mark.parametrize("backend", BACKENDS)
 @by_name
 def test_backward_is_that_of_the_reference(case, backend):
@@ -133,7 +140,7 @@ def test_backward_is_that_of_the_reference(case, backend):
 SMALL = [case for case in CASES if case.name in ("gqa", "all_scores", "packed", "dropout", "left_padding")]
 
 
-@needs(torch.float64)
+@requires_dtype(torch.float64)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_gradcheck(case, backend):
@@ -326,7 +333,7 @@ def test_second_order_raises():
         dq.sum().backward()
 
 
-@needs(torch.bfloat16)
+@requires_dtype(torch.bfloat16)
 def test_autocast():
     q, k, v = (torch.randn(1, 5, 2, 8, requires_grad=True) for _ in range(3))
     score = Score(sink_logits=torch.zeros(2))
@@ -337,7 +344,7 @@ def test_autocast():
     assert q.grad.dtype == torch.float32
 
 
-@needs(torch.bfloat16)
+@requires_dtype(torch.bfloat16)
 def test_backward_under_autocast_keeps_its_precision():
     q, k, v = (torch.randn(1, 9, 2, 8, requires_grad=True) for _ in range(3))
     out = lckernels.windowed_attention(q, k, v)
@@ -354,7 +361,7 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda x: lckernels.windowed_attention(x, k, v), (q,), (q,))
 
 
-@quick_machine_code
+@not_interpreted
 def test_packed_input_counts_its_own_scores():
     """500 segments of 100 tokens would be 9 GiB of scores were they one text."""
     bounds = torch.arange(0, 50_001, 100, dtype=torch.int32)
@@ -363,7 +370,7 @@ def test_packed_input_counts_its_own_scores():
     assert lckernels.windowed_attention(q, q, q, window_size=(5, 0), layout=layout).shape == q.shape
 
 
-@has_fallbacks
+@requires_fallbacks
 def test_fallback_over_the_memory_limit_is_refused(monkeypatch):
     monkeypatch.setattr("lckernels.backends.registry.BACKENDS", ("eager",))
     q = torch.empty(1, 40_000, 1, 8)

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import torch
 from helpers.attention_problem import Problem, moved
-from helpers.backends import DEVICE, EXACT_NAN, JUDGED
+from helpers.backends import DEVICE, EXACT_NAN, TESTED
 from helpers.compare import assert_as_good_as
 
 from lckernels import ops, reference
@@ -14,21 +14,21 @@ from lckernels.checks import check_attention, check_layout, check_score
 from lckernels.options import AttentionOptions
 
 
-def by_eager(q, k, v, options: AttentionOptions):
+def run_eager(q, k, v, options: AttentionOptions):
     return ops.windowed_attention(q, k, v, *ops.flat_options(options, "eager"))
 
 
-def by_backend(q, k, v, options: AttentionOptions):
+def run_backend(q, k, v, options: AttentionOptions):
     """The judged backend, on its device; the results are on the CPU."""
     layout, score = (moved(group, DEVICE) for group in (options.layout, options.score))
     seed = None if options.seed is None else options.seed.to(DEVICE)
     options = options._replace(layout=layout, score=score, seed=seed)
     inputs = (x.to(DEVICE) for x in (q, k, v))
-    results = ops.windowed_attention(*inputs, *ops.flat_options(options, JUDGED))
+    results = ops.windowed_attention(*inputs, *ops.flat_options(options, TESTED))
     return tuple(x.cpu() for x in results)
 
 
-def solve(attend, problem: Problem, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+def forward_backward(attend, problem: Problem, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Results and gradients by name, with the inputs in dtype, or as they are."""
 
     def leaf(x):
@@ -53,19 +53,19 @@ def solve(attend, problem: Problem, dtype: torch.dtype | None = None) -> dict[st
     return {"out": out.detach(), "lse": lse.detach(), **dict(zip(names, grads, strict=True))}
 
 
-def honest_solution(attend, problem: Problem, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def torch_results(attend, problem: Problem, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What plain torch arithmetic in the problem's dtype gives; the lse is fp32 below fp64.
 
     In fp64, where that is the truth itself: fp32's error, smaller by the ratio of the two roundings.
     """
     dtype = problem.q.dtype
     if dtype == torch.float32:
-        return solve(attend, problem)
+        return forward_backward(attend, problem)
     if dtype == torch.float64:
-        single = solve(attend, problem, torch.float32)
+        single = forward_backward(attend, problem, torch.float32)
         return {name: x + (single[name] - x).nan_to_num() * 2**-29 for name, x in truth.items()}
     with patch.object(reference, "compute_dtype", lambda dtype: dtype):
-        honest = solve(attend, problem)
+        honest = forward_backward(attend, problem)
     with torch.no_grad():
         honest["lse"] = attend(problem.q, problem.k, problem.v, problem.options)[1]
     return honest
@@ -107,9 +107,9 @@ def compare_problem(problem: Problem) -> None:
     check_attention(q, k, v, options.window_size, options.softmax_scale, options.dropout_p)
     check_layout(options.layout, q, k)
     check_score(options.score, q)
-    got = solve(by_backend, problem)
-    truth = solve(reference.attend, problem, torch.float64)
-    honest = cache(partial(honest_solution, reference.attend, problem, truth))
+    got = forward_backward(run_backend, problem)
+    truth = forward_backward(reference.attend, problem, torch.float64)
+    honest = cache(partial(torch_results, reference.attend, problem, truth))
     assert got["out"].dtype == q.dtype and got["lse"].dtype == reference.compute_dtype(q.dtype)
     rounding = rounding_errors(problem)
     for name, x in got.items():
@@ -123,9 +123,9 @@ def compare_poisoned(problem: Problem) -> None:
     Where a NaN may reach its whole tile: that it shows in those rows, and that what is finite besides is
     right. There an infinite key whose score is -inf has weight 0.
     """
-    got = solve(by_backend, problem)
-    truth = solve(by_eager, problem, torch.float64)
-    honest = cache(partial(honest_solution, by_eager, problem, truth))
+    got = forward_backward(run_backend, problem)
+    truth = forward_backward(run_eager, problem, torch.float64)
+    honest = cache(partial(torch_results, run_eager, problem, truth))
     if problem.q.isinf().any():  # its scores may be -inf, and then the gradients 0 * inf or 0
         got = {name: got[name] for name in ("out", "lse")}
     rounding = rounding_errors(problem)
