@@ -38,7 +38,7 @@ class Plant(NamedTuple):
 def plants() -> list[Plant]:
     """Those of tests/csrc/plants.toml, and one that changes nothing, which must not be noticed."""
     listed = tomllib.loads((ROOT / "tests/csrc/plants.toml").read_text())["plant"]
-    return [Plant(_NONE, "tile.cuh", "", ""), *(Plant(**entry) for entry in listed)]
+    return [Plant(_NONE, "attention/tile.cuh", "", ""), *(Plant(**entry) for entry in listed)]
 
 
 class Workshop:

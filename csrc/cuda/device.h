@@ -8,7 +8,7 @@
 #include <string>
 
 #include "binding/tensors.h"
-#include "cuda/launch.h"
+#include "cuda/common/launch.h"
 
 namespace lck {
 

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/attention_run.h"
+#include "cpu/attention/run.h"
 #include "params.h"
 #include "plain_attention.h"
 #include "plain_window.h"

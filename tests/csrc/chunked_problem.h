@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/chunked_run.h"
+#include "cpu/chunked/run.h"
 #include "params.h"
 #include "plain_attention.h"
 #include "tensor.h"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "attention_cases.h"
-#include "cuda/attention_run.h"
+#include "cuda/attention/run.h"
 #include "cuda_launch.h"
 
 namespace lck::test {

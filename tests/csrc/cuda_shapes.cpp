@@ -4,8 +4,8 @@
 
 #include <cstdio>
 
-#include "cuda/attention_run.h"
-#include "cuda/chunked_run.h"
+#include "cuda/attention/run.h"
+#include "cuda/chunked/run.h"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/overlap.h"
+#include "cpu/overlap/kernels.h"
 #include "params.h"
 
 namespace lck::test {

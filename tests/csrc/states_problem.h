@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/states.h"
+#include "cpu/states/kernels.h"
 #include "params.h"
 
 namespace lck::test {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "chunked_problem.h"
-#include "cuda/chunked_run.h"
+#include "cuda/chunked/run.h"
 #include "cuda_launch.h"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/overlap.h"
-#include "cuda/overlap_run.h"
+#include "cpu/overlap/kernels.h"
+#include "cuda/overlap/run.h"
 #include "cuda_launch.h"
 #include "overlap_problem.h"
 #include "tensor.h"

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/states.h"
-#include "cuda/states_run.h"
+#include "cpu/states/kernels.h"
+#include "cuda/states/run.h"
 #include "cuda_launch.h"
 #include "states_problem.h"
 #include "tensor.h"

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/overlap.h"
+#include "cpu/overlap/kernels.h"
 #include "overlap_problem.h"
 #include "params.h"
 

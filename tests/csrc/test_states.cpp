@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/states.h"
+#include "cpu/states/kernels.h"
 #include "params.h"
 #include "states_problem.h"
 

@@ -1,4 +1,4 @@
-"""How much each chunk counts at a position: the twin of csrc/cpu/overlap_shares.h.
+"""How much each chunk counts at a position: the twin of csrc/cpu/overlap/kernel/shares.h.
 
 The only place in Triton where merge weights are made, and where the plan's tensors are read: whatever they
 say, nothing outside the tensors is touched.

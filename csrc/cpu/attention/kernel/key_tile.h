@@ -1,0 +1,174 @@
+// Packed key tiles. Included only by files that are compiled once per instruction set.
+#pragma once
+
+#include "cpu/attention/kernel/rows.h"
+#include "cpu/attention/kernels.h"
+
+namespace lck::LCK_ISA {
+
+// Hands out 64-byte aligned pieces of a buffer; from a null buffer it only counts.
+struct Arena {
+  char* base;
+  int64_t used = 0;
+
+  template <typename E>
+  E* take(int64_t count) {
+    E* piece = base ? reinterpret_cast<E*>(base + used) : nullptr;
+    used += round_up(count * static_cast<int64_t>(sizeof(E)), 64);
+    return piece;
+  }
+};
+
+inline int64_t larger_of(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+// 64 keys of a kv head. Rows that are hidden or not finite hold zeros: `penalty` and `bad_value` stand for
+// them.
+template <typename U>
+struct KeyTile {
+  UnitOf<U>* k;        // across
+  UnitOf<U>* v;        // along in the forward, across in the backward
+  UnitOf<U>* k_along;  // backward only
+  AccOf<U>* penalty;   // (kTile) 0; -inf: hidden by kv_mask; NaN: the key is not finite
+  uint8_t* bad_value;  // (kTile) 1: the value is not finite
+  int32_t* special;    // whether any of the two is set
+
+  static KeyTile of(Arena* arena, const AttentionParams& p, bool backward) {
+    KeyTile tile{};
+    tile.k = arena->take<UnitOf<U>>(across_units<U>(p.head_dim));
+    tile.v = arena->take<UnitOf<U>>(backward ? across_units<U>(p.head_dim_v) : along_units<U>(p.head_dim_v));
+    if (backward) tile.k_along = arena->take<UnitOf<U>>(along_units<U>(p.head_dim));
+    tile.penalty = arena->take<AccOf<U>>(kTile);
+    tile.bad_value = arena->take<uint8_t>(kTile);
+    tile.special = arena->take<int32_t>(1);
+    return tile;
+  }
+  static int64_t bytes(const AttentionParams& p, bool backward) {
+    Arena arena{nullptr};
+    of(&arena, p, backward);
+    return arena.used;
+  }
+  static KeyTile at(const AttentionParams& p, bool backward, std::byte* packed) {
+    Arena arena{reinterpret_cast<char*>(packed)};
+    return of(&arena, p, backward);
+  }
+};
+
+template <typename U>
+inline void zero_row(UnitOf<U>* row, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) row[i] = 0;
+}
+
+// Stages keys [n0, n0 + kTile) of x, zeros where there is no key, it is hidden, or it is not finite; `each`
+// is told of every key whether it is hidden and whether it is finite.
+template <typename U, typename T, typename Each>
+inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
+                       int64_t dim, int64_t n0, UnitOf<U>* staged, Each each) {
+  const int64_t stride = staged_units<U>(dim);
+  const Span valid = valid_keys(text.bounds);
+  const uint8_t* mask = p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  for (int n = 0; n < kTile; ++n) {
+    const int64_t j = n0 + n;
+    const bool outside = j < valid.begin || j >= valid.end;
+    const bool hidden = !outside && mask && !mask[j];
+    bool finite = true;
+    if (!outside && !hidden) {
+      const T* row = row_of<const T>(x, text.batch, text.k_begin + j, kv_head);
+      prefetch_row(row + kPrefetchRows * x.row_stride, dim);
+      finite = stage_row<U>(row, dim, staged + n * stride);
+    }
+    if (outside || hidden || !finite) zero_row<U>(staged + n * stride, stride);
+    each(n, hidden, finite);
+  }
+}
+
+// Where the next tile's share of a head begins: in its own rows if they follow one another, and else, where
+// the task's heads make up whole rows, in that order, which is the memory's.
+template <typename T>
+inline const T* ahead_of(const Text& text, const HeadsTensor& x, int64_t kv_head, int64_t dim,
+                         ReadAhead next) {
+  if (next.n0 < 0 || next.n0 + kTile > text.bounds.num_keys) return nullptr;
+  const int64_t row = text.k_begin + next.n0;
+  if (x.row_stride == dim) return row_of<const T>(x, text.batch, row, kv_head);
+  if (x.head_stride != dim || x.row_stride != next.heads * dim) return nullptr;
+  return row_of<const T>(x, text.batch, row, next.first_head) + (kv_head - next.first_head) * kTile * dim;
+}
+
+// Panels across or along of keys [n0, n0 + kTile). each(key, hidden, finite) is told of every key only if one
+// is hidden or not finite, which is what the result says. staged: room for kTile rows.
+template <typename U, typename T, bool kAcross, typename Each>
+inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
+                      int64_t dim, int64_t n0, ReadAhead next, UnitOf<U>* staged, UnitOf<U>* panels,
+                      Each each) {
+  const auto pack = [&](auto load) {
+    if constexpr (kAcross) {
+      return pack_across<U>(dim, panels, load);
+    } else {
+      return pack_along<U>(dim, panels, load);
+    }
+  };
+  const Span valid = valid_keys(text.bounds);
+  const bool all_there = !p.kv_mask && n0 >= valid.begin && n0 + kTile <= valid.end;
+  if (all_there && whole_vectors<U>(dim)) {
+    const T* rows = row_of<const T>(x, text.batch, text.k_begin + n0, kv_head);
+    if (pack(from_rows<U, T>(rows, x.row_stride, ahead_of<T>(text, x, kv_head, dim, next)))) return false;
+  }
+  bool special = false;
+  stage_keys<U, T>(p, text, x, kv_head, dim, n0, staged, [&](int n, bool hidden, bool finite) {
+    each(n, hidden, finite);
+    special |= hidden || !finite;
+  });
+  pack(from_staged<U>(staged, dim));
+  return special;
+}
+
+// staged: kTile rows of the longer head dim.
+template <typename U, typename T>
+void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0, bool backward,
+                   ReadAhead next, UnitOf<U>* staged, const KeyTile<U>& tile) {
+  using A = AccOf<U>;
+  for (int n = 0; n < kTile; ++n) tile.penalty[n] = 0, tile.bad_value[n] = 0;
+  const auto key = [&](int n, bool hidden, bool finite) {
+    tile.penalty[n] = hidden ? -kInf<A> : finite ? A{0} : kNan<A>;
+  };
+  const auto value = [&](int n, bool, bool finite) { tile.bad_value[n] = !finite; };
+  int32_t special = pack_keys<U, T, true>(p, text, p.k, kv_head, p.head_dim, n0, next, staged, tile.k, key);
+  if (backward) {
+    pack_keys<U, T, false>(p, text, p.k, kv_head, p.head_dim, n0, kNoReadAhead, staged, tile.k_along,
+                           [](int, bool, bool) {});
+    special |= pack_keys<U, T, true>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
+  } else {
+    special |= pack_keys<U, T, false>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
+  }
+  *tile.special = special;
+}
+
+// Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`.
+template <typename U, typename T>
+inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
+                           const PackedTiles& packed, ReadAhead next, UnitOf<U>* staged,
+                           const KeyTile<U>& own) {
+  if (packed.data) return KeyTile<U>::at(p, false, packed.at(index));
+  pack_key_tile<U, T>(p, text, kv_head, index * kTile, false, next, staged, own);
+  return own;
+}
+
+// What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's
+// number differs.
+template <typename A>
+inline const A* row_penalty(const AttentionParams& p, const Text& text, const A* tile_penalty, int64_t n0,
+                            int64_t position, A* scratch) {
+  if (!p.scattered) return tile_penalty;
+  const int32_t* numbers = p.segments + text.batch * p.seqlen_k;
+  const bool inside = position >= 0 && position < text.bounds.num_keys;
+  const int32_t own = inside ? numbers[position] : -1;
+  for (int n = 0; n < kTile; ++n) {
+    const int64_t j = n0 + n;
+    const bool same = j < text.bounds.num_keys && numbers[j] == own;
+    scratch[n] = same ? tile_penalty[n] : -kInf<A>;
+  }
+  return scratch;
+}
+
+}  // namespace lck::LCK_ISA

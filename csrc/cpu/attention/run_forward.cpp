@@ -1,0 +1,135 @@
+// The tasks of windowed attention: what is split, in which order, with which memory.
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/attention/key_waves.h"
+#include "cpu/attention/run.h"
+#include "cpu/attention/tiles.h"
+#include "cpu/common/workspace.h"
+
+namespace lck {
+
+namespace {
+
+int64_t rows_per_kv_head(const AttentionParams& p, const Text& text) {
+  return text.q_len * (p.num_heads / p.num_kv_heads);
+}
+
+// each(first_row, rows) for the query tasks of one part of a kv head. Where heads are short, tasks go across
+// them; the tasks of a text are the same however it is parted.
+template <typename Each>
+void for_query_tasks(const AttentionParams& p, const Text& text, Span queries, const Each& each) {
+  const int64_t rows = rows_per_kv_head(p, text);
+  if (rows <= kMostTileRows) return each(int64_t{0}, rows);
+  const bool across = across_heads(text);
+  const int64_t stride = across ? rows : text.q_len;
+  if (across) queries = {0, rows};
+  for (int64_t head_row = 0; head_row < rows; head_row += stride) {
+    for (int64_t first = queries.begin; first < queries.end; first += kQueryTileRows) {
+      each(head_row + first, std::min(kQueryTileRows, queries.end - first));
+    }
+  }
+}
+
+std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<WavePart>& parts) {
+  std::vector<QueryTask> tasks;
+  const int64_t group = p.num_heads / p.num_kv_heads;
+  bool first_head = true;
+  for (const WavePart& part : parts) {
+    const Text& text = p.texts[part.text];
+    for_query_tasks(p, text, part.queries, [&](int64_t first, int64_t rows) {
+      const int64_t near = first_head && first < text.q_len ? part.near_heads * group : 1;
+      tasks.push_back({part.text, part.kv_head, 1, first, rows, near, part.tiles, 0, 1, nullptr, nullptr});
+    });
+    first_head = part.near_heads == 1;
+  }
+  return tasks;
+}
+
+// kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys
+// are then read in the order of memory; but one where few tasks would be left.
+int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
+  constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
+  const bool in_place = reads_in_place(p, rows);
+  const int64_t enough_tasks =
+      in_place ? 8 : 64;  // in place the memory is the limit, which few threads reach
+  if (tiles <= kSplitTiles && p.num_texts < enough_tasks) return 1;
+  const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
+  const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
+  const int64_t most = in_place ? by_rows : std::min(by_rows, by_bytes);
+  return std::clamp<int64_t>(most, 1, p.num_kv_heads);
+}
+
+// Products of a query task, or a little more.
+int64_t task_work(const AttentionParams& p, const QueryTask& task) {
+  const Text& text = p.texts[task.text];
+  const Span positions = row_positions(text, task.first_row, task.rows);
+  const int64_t tiles = count(tile_list(p, text, positions.begin, positions.end - 1));
+  return task.heads * task.rows * std::min(tiles, task.num_splits > 1 ? kSplitTiles : tiles) * kTile *
+         (p.head_dim + p.head_dim_v);
+}
+
+// That of the task in the middle, which stands for all.
+int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks) {
+  return tasks.empty() ? 0 : task_work(p, tasks[tasks.size() / 2]);
+}
+
+// Texts with few rows: one task for several heads and a part of the keys, which it packs as it reads them.
+void run_short_texts(const AttentionForward& passes, DType dtype, const AttentionParams& p) {
+  std::vector<QueryTask> tasks, merges;
+  std::vector<int64_t> first_tasks;  // of each merge
+  int64_t partial_bytes = 0;
+  for (int64_t t = 0; t < p.num_texts; ++t) {
+    const Text& text = p.texts[t];
+    const int64_t rows = rows_per_kv_head(p, text);
+    if (rows == 0 || rows > kMostTileRows) continue;
+    const int64_t tiles = count(tile_list(p, text, text.offset, text.offset + text.q_len - 1));
+    const int64_t heads = heads_of_short_task(p, dtype, rows, tiles);
+    const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
+    for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
+      const int64_t some = std::min(heads, p.num_kv_heads - kv_head);
+      const QueryTask whole{t, kv_head, some, 0, rows, 1, {}, 0, splits, nullptr, nullptr};
+      if (splits > 1) {
+        merges.push_back(whole);
+        first_tasks.push_back(tasks.size());
+        partial_bytes += splits * some * rows * (p.head_dim_v + 1) * acc_bytes(dtype);
+      }
+      for (int64_t split = 0; split < splits; ++split) tasks.push_back(whole), tasks.back().split = split;
+    }
+  }
+  // Partial results: all outs of a merge, then its lses.
+  const Workspace partial = make_workspace(partial_bytes);
+  std::byte* place = partial.get();
+  for (size_t i = 0; i < merges.size(); ++i) {
+    QueryTask& merge = merges[i];
+    const int64_t rows = merge.num_splits * merge.heads * merge.rows;
+    merge.partial_out = place;
+    merge.partial_lse = place + rows * p.head_dim_v * acc_bytes(dtype);
+    place += rows * (p.head_dim_v + 1) * acc_bytes(dtype);
+    for (int64_t split = 0; split < merge.num_splits; ++split) {
+      QueryTask& task = tasks[first_tasks[i] + split];
+      task.partial_out = merge.partial_out, task.partial_lse = merge.partial_lse;
+    }
+  }
+  run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
+                   [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
+  const int64_t merge_work =
+      merges.empty() ? 0 : merges[0].num_splits * merges[0].heads * merges[0].rows * p.head_dim_v;
+  run_with_scratch(merges.size(), merge_work, 0,
+                   [&](int64_t i, void*) { passes.merge_splits(p, merges[i]); });
+}
+
+}  // namespace
+
+void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
+  const AttentionForward& passes = attention_forward(isa, dtype);
+  run_short_texts(passes, dtype, p);
+  const auto wanted = [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; };
+  run_waves(passes, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
+    const std::vector<QueryTask> tasks = query_tasks(p, parts);
+    run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
+                     [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
+  });
+}
+
+}  // namespace lck

@@ -1,0 +1,53 @@
+// Chunked attention on the CPU. Compiled once per instruction set (LCK_ISA).
+#include "cpu/chunked/kernel/gradients.h"
+
+namespace lck::LCK_ISA {
+
+namespace {
+
+template <typename U, typename T>
+const ChunkedPasses kChunked = {
+    [](const ChunkedParams& p, const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
+      (task.chunk >= 0 ? chunked_extra<U, T> : chunked_positions<U, T>)(p, task, packed, scratch);
+    },
+    chunk_gradients<U, T>,
+    merge_chunk_gradients<U, T>,
+    ChunkParts<U>::bytes,
+    [](const ChunkedParams& p) {
+      Arena arena{nullptr};
+      ForwardScratch<U>::of(&arena, p.sequence);
+      arena.take<AccOf<U>>(kQueryTileRows * padded_columns<U>(p.sequence.head_dim_v));
+      return arena.used;
+    },
+    [](const ChunkedParams& p) {
+      Arena arena{nullptr};
+      ChunkScratch<U>::of(&arena, p);
+      return arena.used;
+    },
+    [](const ChunkedParams& p) {
+      const int64_t longest = larger_of(p.sequence.head_dim, p.sequence.head_dim_v);
+      return kQueryTileRows * padded_columns<U>(longest) * static_cast<int64_t>(sizeof(AccOf<U>));
+    },
+};
+
+}  // namespace
+
+const ChunkedPasses& chunked_passes(DType dtype) {
+#if defined(__AVX512BF16__)
+  (void)dtype;
+  return kChunked<BFloat16Unit, BFloat16>;
+#else
+  switch (dtype) {
+    case DType::kFloat32:
+      return kChunked<Float32Unit, float>;
+    case DType::kBFloat16:
+      return kChunked<BFloat16Unit, BFloat16>;
+    case DType::kFloat16:
+      return kChunked<Float32Unit, Float16>;
+    default:
+      return kChunked<Float64Unit, double>;
+  }
+#endif
+}
+
+}  // namespace lck::LCK_ISA

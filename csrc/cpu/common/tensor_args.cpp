@@ -1,0 +1,33 @@
+#include "cpu/common/tensor_args.h"
+
+#if defined(__linux__)
+  #include <sys/mman.h>
+#endif
+
+#include <cstdint>
+
+namespace lck {
+
+namespace {
+
+// Outputs this large are fresh mappings when the caller has just allocated them; smaller ones come from
+// malloc's heap.
+constexpr int64_t kFreshMappingBytes = int64_t{32} << 20;
+// Outputs that outgrow the inner caches are streamed when their pages are already there.
+constexpr int64_t kStreamBytes = int64_t{4} << 20;
+
+}  // namespace
+
+bool prepare_output(const Tensor& out, bool fresh) {
+  const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
+  if (!fresh || bytes < kFreshMappingBytes) return bytes >= kStreamBytes;
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = (begin + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return false;
+}
+
+}  // namespace lck

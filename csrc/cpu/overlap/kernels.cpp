@@ -1,0 +1,45 @@
+// Chooses the passes compiled for an instruction set.
+#include "cpu/overlap/kernels.h"
+
+#include <algorithm>
+
+namespace lck {
+
+namespace generic {
+const OverlapKernels& overlap_kernels(DType dtype);
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const OverlapKernels& overlap_kernels(DType dtype);
+}
+namespace avx512 {
+const OverlapKernels& overlap_kernels(DType dtype);
+}
+#endif
+
+const OverlapKernels& overlap_kernels(Isa isa, DType dtype) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) return avx512::overlap_kernels(dtype);
+  if (isa >= Isa::kAvx2) return avx2::overlap_kernels(dtype);
+#endif
+  (void)isa;
+  return generic::overlap_kernels(dtype);
+}
+
+int64_t most_segments(const OverlapParams& params) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < params.num_tiles; ++i) {
+    const int64_t first = std::max<int64_t>(params.tile_segments[2 * i], 0);
+    const int64_t stop = std::min<int64_t>(params.tile_segments[2 * i + 1], params.num_segments);
+    most = std::max(most, stop - first);
+  }
+  return most;
+}
+
+int64_t overlap_scratch_bytes(const OverlapParams& params) {
+  // The sums and each segment's shares, row pointer, share, dot product and itself.
+  constexpr int64_t kShares = kTileLen * sizeof(double);
+  return kShares + params.most_segments * (kShares + 3 * sizeof(double) + sizeof(Segment));
+}
+
+}  // namespace lck

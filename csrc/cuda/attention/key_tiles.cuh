@@ -1,0 +1,163 @@
+// Which tile of rows a block has, and over which tiles of keys it runs: the twin of
+// lckernels/backends/triton/kernels/key_tiles.py. Places in a text are int32, positions int64.
+#pragma once
+
+#include "cuda/attention/params.h"
+#include "cuda/ptx.cuh"
+
+namespace lck {
+
+// A tile of the rows of a text.
+struct TextTile {
+  int64_t text;
+  int first;  // row of the text
+};
+
+// Tile `slot` of a row of the batch, see num_tiles; without a text of its own it is past the text's end,
+// whatever the bounds say. `total`: rows of the tensor.
+__device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
+                                           int64_t total, int64_t batch, int64_t slot, int rows) {
+  constexpr int kPast = INT32_MAX;
+  const auto slot_of = [&](int64_t text) {
+    return rows_of_text(cu_seqlens, text, total).begin / rows + text;
+  };
+  int64_t text = batch, first_slot = 0;
+  if (cu_seqlens) {
+    int64_t end = layout.num_texts;
+    for (text = 0; end - text > 1;) {
+      const int64_t middle = (text + end) / 2;
+      (slot_of(middle) <= slot ? text : end) = middle;
+    }
+    first_slot = slot_of(text);
+  }
+  const int64_t first = (slot - first_slot) * rows;
+  return {text, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
+}
+
+// What a block of queries works on, in a grid of batch > kv heads > tiles > heads of the group, the last
+// fastest. The last tiles come first: with a causal window they see most keys, and balance best so.
+struct QueryBlock {
+  Text text;
+  int64_t head, kv_head;
+  int first;  // query of the text; behind its end if the block has none
+};
+
+__device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, int64_t tiles, int rows) {
+  const AttentionParams& p = a.p;
+  const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x, slot = block / group;
+  const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
+  const TextTile place =
+      locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, tiles - 1 - slot % tiles, rows);
+  return {text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text),
+          kv_head * group + block % group, kv_head, place.first};
+}
+
+// Keys that one query sees, cut to its text: [begin, end) by its window, [sink, sink_end) as sink tokens.
+struct RowKeys {
+  int begin, end, sink, sink_end;
+
+  __device__ __forceinline__ bool sees(int j) const { return j >= begin && j < end; }
+  __device__ __forceinline__ bool sees_sink(int j) const { return j >= sink && j < sink_end; }
+};
+
+// The same in shared memory.
+inline constexpr int kRowKeysBytes = 16;
+
+__device__ __forceinline__ void store_row_keys(uint32_t to, const RowKeys& row) {
+  const int at[4] = {row.begin, row.end, row.sink, row.sink_end};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) ptx::store_shared(to + 4 * i, static_cast<uint32_t>(at[i]));
+}
+__device__ __forceinline__ RowKeys load_row_keys(uint32_t from) {
+  uint32_t at[4];
+  ptx::load_shared(at, from);
+  return {static_cast<int>(at[0]), static_cast<int>(at[1]), static_cast<int>(at[2]), static_cast<int>(at[3])};
+}
+
+__device__ __forceinline__ int inside_text(int64_t key, int64_t num_keys) {
+  return static_cast<int>(smaller(larger(key, 0), num_keys));
+}
+
+__device__ __forceinline__ RowKeys row_keys(const Window& window, const Text& text, int query) {
+  const int64_t num_keys = text.bounds.num_keys;
+  const VisibleKeys seen = visible_keys(window, text.bounds, whole_text(text.bounds), query + text.offset);
+  return {inside_text(seen.window.begin, num_keys), inside_text(seen.window.end, num_keys),
+          inside_text(seen.sink.begin, num_keys), inside_text(seen.sink.end, num_keys)};
+}
+
+// Tiles of keys that a tile of queries runs over: first those of its windows, [begin, end), then those of the
+// sink tokens left of them, [sink, sink_end). With features tiles lie on every fourth key, which
+// dropout draws for together.
+// Every row sees all keys of the tiles [clear, clear_end).
+struct KeyTiles {
+  int begin, end, sink, sink_end;
+  int num_window, clear, clear_end, count;
+};
+
+// A tile of keys, from `first` on; those outside [begin, end) do not belong to it. The next tile begins
+// `step` keys behind its first.
+struct KeyTile {
+  int first, begin, end;
+  bool masked;
+  int step;
+
+  __device__ __forceinline__ bool has(int j) const {
+    return static_cast<unsigned>(j - begin) < static_cast<unsigned>(end - begin);
+  }
+};
+
+// Whether a row sees a key of a masked tile; kv_mask begins at the text's first key, or is null.
+template <bool kFull>
+__device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, const uint8_t* kv_mask,
+                                     int key) {
+  if (!kFull) return row.sees(key);
+  return (row.sees(key) || row.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
+}
+
+// Where tiles of the keys from `begin` on begin.
+template <bool kFull>
+__device__ __forceinline__ int tiles_begin(int begin) {
+  return kFull ? begin & ~3 : begin;
+}
+
+template <bool kFull>
+__device__ __forceinline__ int tiles_between(int begin, int end, int keys_a_tile) {
+  return end > begin ? (end - tiles_begin<kFull>(begin) + keys_a_tile - 1) / keys_a_tile : 0;
+}
+
+template <bool kFull>
+__device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const Text& text, int first,
+                                              int last, int keys_a_tile) {
+  const int64_t num_keys = text.bounds.num_keys;
+  const VisibleKeys seen =
+      visible_hull(a.p.window, text.bounds, false, first + text.offset, last + text.offset);
+  KeyTiles t{};
+  t.begin = inside_text(seen.window.begin, num_keys), t.end = inside_text(seen.window.end, num_keys);
+  t.count = t.num_window = tiles_between<kFull>(t.begin, t.end, keys_a_tile);
+  if (kFull) {
+    t.sink = inside_text(seen.sink.begin, num_keys), t.sink_end = inside_text(seen.sink.end, num_keys);
+    t.count += tiles_between<kFull>(t.sink, t.sink_end, keys_a_tile);
+  }
+  if (a.p.kv_mask) return t;
+  // A window's ends do not go back from one query to the next.
+  const RowKeys of_first = row_keys(a.p.window, text, first), of_last = row_keys(a.p.window, text, last);
+  const int from = of_last.begin - tiles_begin<kFull>(t.begin),
+            to = of_first.end - tiles_begin<kFull>(t.begin);
+  t.clear = static_cast<int>(smaller(from > 0 ? (from + keys_a_tile - 1) / keys_a_tile : 0, t.num_window));
+  t.clear_end = static_cast<int>(larger(smaller(to > 0 ? to / keys_a_tile : 0, t.num_window), t.clear));
+  // Tile 0 may begin with a key that nobody sees.
+  if (t.clear == 0 && t.begin != tiles_begin<kFull>(t.begin)) t.clear = t.clear_end > 0 ? 1 : 0;
+  return t;
+}
+
+template <bool kFull>
+__device__ __forceinline__ KeyTile key_tile(const KeyTiles& t, int n, int keys_a_tile) {
+  const int first = tiles_begin<kFull>(t.begin) + n * keys_a_tile, sink = tiles_begin<kFull>(t.sink);
+  if (!kFull || n < t.num_window) {
+    const int step = kFull && n + 1 == t.num_window ? sink - first : keys_a_tile;
+    return {first, t.begin, t.end, n < t.clear || n >= t.clear_end, step};
+  }
+  return {sink + (n - t.num_window) * keys_a_tile, t.sink, t.sink_end, true, keys_a_tile};
+}
+
+}  // namespace lck

@@ -1,0 +1,101 @@
+// From two products of a tile, q.k and dout.v, to probabilities and the gradient of the scores. Rows of the
+// tile may be queries or keys.
+#pragma once
+
+#include "cuda/attention/dropout.cuh"
+#include "cuda/attention/score.cuh"
+#include "cuda/attention/tile.cuh"
+
+namespace lck {
+
+__device__ __forceinline__ bool is_finite(float x) {
+  return x - x == 0;
+}
+
+// What a query brings to its gradients: its lse times log2(e), and delta. The lse is inf, and delta 0, of a
+// query without probabilities: one that sees no key, or in a chunked attention has a share of 0.
+struct OneQuery {
+  float lse, delta;
+
+  __device__ __forceinline__ static OneQuery of(float lse, float delta) {
+    const bool without = fabsf(lse) == INFINITY;
+    return {without ? INFINITY : lse * kLog2E, without ? 0.0f : delta};
+  }
+};
+
+// The same of two queries of a fragment.
+struct QueryStats {
+  float lse[2], delta[2];
+};
+
+// What one head of a text's queries brings to its gradients.
+struct GradientRule {
+  ScoreRule score;
+  DropoutRule dropout;
+  int64_t head, offset;
+
+  __device__ __forceinline__ static GradientRule of(const GpuAttentionParams& a, const Text& text,
+                                                    int64_t head) {
+    return {ScoreRule::of(a.p, head, text.offset), DropoutRule::of(a, text, head), head, text.offset};
+  }
+};
+
+// s: products q.k in, probabilities out, of those that dropout keeps, times its scale. ds: products dout.v
+// in, the gradient of the scores out: behind the softcap with kBehindCap, else before it. Both are 0 where
+// `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is asked only if tile.masked().
+//
+// Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the text; stats(i, j) of the
+// fragment's queries, and which of the two is its: stats_of(e).
+template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename Tile>
+__device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
+                                               float (&s)[kM][kN][4], float (&ds)[kM][kN][4],
+                                               const Tile& tile) {
+  const float factor = kFull ? kLog2E : rule.score.scale * kLog2E;
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int j = 0; j < kN; ++j) {
+      const QueryStats stats = tile.stats(i, j);
+      [[maybe_unused]] float slope[4];
+      if constexpr (kFull) {
+        rule.score.apply(s[i][j], slope, [&](int e) { return tile.key(i, j, e) - tile.query(i, j, e); });
+      }
+      Kept kept{{true, true, true, true}};
+      if (kFull && p.dropout) {
+        const int64_t position = tile.query(i, j, 0) + rule.offset;
+        kept = kKeysFirst ? kept_queries(rule.dropout, {tile.key(i, j, 0), tile.key(i, j, 2)}, position)
+                          : kept_keys(rule.dropout, tile.key(i, j, 0),
+                                      {position, tile.query(i, j, 2) + rule.offset});
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float prob = ptx::exp2_approx(fmaf(s[i][j][e], factor, -stats.lse[tile.stats_of(e)]));
+        float dprob = ds[i][j][e], dropped = prob;
+        if (kFull && p.dropout) {
+          const float scale = static_cast<float>(p.keep_scale);
+          dropped = kept.at[e] ? prob * scale : 0.0f, dprob = kept.at[e] ? dprob * scale : 0.0f;
+        }
+        float gradient = prob * (dprob - stats.delta[tile.stats_of(e)]);
+        if (kFull && !kBehindCap) gradient *= slope[e];
+        s[i][j][e] = dropped, ds[i][j][e] = gradient;
+      }
+    }
+  }
+  if (!tile.masked()) return;
+#pragma unroll
+  for (int i = 0; i < kM; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto bounds = tile.bounds(i, half);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          if (!tile.seen(bounds, i, j, e)) s[i][j][e] = ds[i][j][e] = 0;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace lck
