@@ -12,7 +12,8 @@ from lckernels.functional import (
     windowed_attention,
 )
 from lckernels.options import ExtraTokens, Layout, Score
-from lckernels.plan import Plan, plan_chunks
+from lckernels.plan import Plan
+from lckernels.planner import plan_chunks
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lckernels import ops
-from lckernels.checks import (
+from lckernels.arguments import (
     check_attention,
     check_chunked,
     check_chunks,
@@ -15,9 +15,9 @@ from lckernels.checks import (
     check_sequence,
     check_states,
 )
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
-from lckernels.reference import compute_dtype
 
 _DEFAULT_LAYOUT = Layout()
 _DEFAULT_SCORE = Score()

@@ -1,49 +1,33 @@
-"""Which columns of which chunk land where in the output. Pure torch; only `plan_chunks` needs `_host`."""
+"""Which columns of which chunk land where in the output: the value that the overlap and chunked ops take."""
 
 import dataclasses
-import itertools
-import operator
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-TILE_LEN = 64
-INT32_MAX = 2**31 - 1
-
-
-class Column(IntEnum):
-    """Columns of `Plan.segments`, as in `struct Segment` of csrc/params.h."""
-
-    ROW = 0
-    COL = 1
-    START = 2
-    LENGTH = 3
-    KEEP_START = 4
-    KEEP_END = 5
-    STARTS_DOCUMENT = 6
-    ENDS_DOCUMENT = 7
-    FILL_START = 8
-    FILL_END = 9
+from lckernels import segments as plan_segments
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How the rows of `chunks (num_chunks, chunk_len, dim)` land on one output axis of `total_len` positions.
 
-    Made by `plan_chunks` or `Plan.from_segments`, which validate it once; an op only reads it.
+    Made by `plan_chunks` or `Plan.from_segments`, which validate it once; the ops do not check it again.
 
-    segments       (num_segments, 10) int32, sorted by (start, row), columns named by `Column`: columns
-                   [col, col + length) of row `row` land on positions [start, start + length). The keep range
-                   is relative to the segment. [fill_start, fill_end) are the columns of the row that this
-                   segment owns when whole rows are written; a row that lands nowhere has one segment of
-                   length 0.
-    tile_segments  (ceil(total_len / 64), 2) int32: the half-open range of segments that may touch output tile
-                   i, positions [64 i, 64 (i + 1))
-    cu_seqlens     (num_documents + 1,) int32: where each document begins in the output
-    crop_gap       the first position that no keep range covers, or two do; -1 if they partition the output
+    Attributes:
+        segments: (num_segments, 10) int32, sorted by (start, row), columns named by `segments.Column`:
+            columns [col, col + length) of row `row` land on positions [start, start + length). The keep range
+            is relative to the segment. [fill_start, fill_end) are the columns of the row that this segment
+            owns when whole rows are written; a row that lands nowhere has one segment of length 0.
+        tile_segments: (ceil(total_len / 64), 2) int32: the half-open range of segments that may touch output
+            tile i, positions [64 i, 64 (i + 1)).
+        cu_seqlens: (num_documents + 1,) int32: where each document begins in the output.
+        num_chunks: rows of the chunks tensor.
+        chunk_len: columns of the chunks tensor.
+        total_len: positions of the output.
+        crop_gap: the first position that no keep range covers, or two do; -1 if they partition the output.
     """
 
     segments: Tensor
@@ -56,14 +40,16 @@ class Plan:
 
     @property
     def num_segments(self) -> int:
+        """Rows of `segments`."""
         return self.segments.shape[0]
 
     @property
     def device(self) -> torch.device:
+        """The device of the plan's tensors."""
         return self.segments.device
 
     def to(self, device: torch.device | str) -> "Plan":
-        """This plan with its tensors on `device`; itself if they are there."""
+        """This plan with its tensors on `device`; the same object if they are there."""
         if torch.empty(0, device=device).device == self.device:
             return self
         return dataclasses.replace(
@@ -91,240 +77,45 @@ class Plan:
     ) -> "Plan":
         """A plan from explicit segments, in any order.
 
-        segments    (num_segments, 4), (num_segments, 6) or (num_segments, 8) integers: the first columns of
-                    `Column`. With 4 each segment keeps all its positions; with 4 or 6 a segment starts (ends)
-                    a document where its first (last) position is the document's. Length 0 drops a segment.
-        cu_seqlens  (num_documents + 1,) integers, offsets of the documents; default: one document
+        Args:
+            segments: (num_segments, 4), (num_segments, 6) or (num_segments, 8) integers: the first columns of
+                `segments.Column`. With 4 columns each segment keeps all its positions. With 4 or 6 a segment
+                starts (ends) a document where its first (last) position is the document's. A segment of
+                length 0 is dropped.
+            num_chunks: rows of the chunks tensor.
+            chunk_len: columns of the chunks tensor.
+            total_len: positions of the output.
+            cu_seqlens: (num_documents + 1,) integers, offsets of the documents; default: one document.
 
-        Raises ValueError for a row, column, position or keep range outside, two segments of one row that
-        share a column, a segment that crosses a document's end, and a position that no segment covers.
+        Returns:
+            A plan with its tensors on the CPU.
+
+        Raises:
+            ValueError: a row, column, position or keep range is outside, two segments of one row share a
+                column, a segment crosses a document's end, or no segment covers a position.
         """
-        num_chunks, chunk_len = _size("num_chunks", num_chunks), _size("chunk_len", chunk_len)
-        total_len = _size("total_len", total_len)
-        offsets = _document_offsets(cu_seqlens, total_len)
-        table = _integers("segments", segments, ndim=2)
-        if table.shape[1] not in (4, 6, 8):
-            raise ValueError(f"segments must have 4, 6 or 8 columns, got shape {tuple(table.shape)}")
-        _check_values(table, num_chunks, chunk_len, total_len)
-
-        given = (table[:, Column.LENGTH] > 0).nonzero().squeeze(1)
-        table = table.index_select(0, given).t().contiguous()
-        row, col, start, length = table[:4]
-        end = start + length
-        keep_start, keep_end = table[4:6] if len(table) >= 6 else (torch.zeros_like(start), length)
-        document = torch.searchsorted(offsets, start, right=True) - 1
-        first, last = offsets[document], offsets[document + 1]
-        crossing = end > last
-        if crossing.any():
-            i = int(crossing.nonzero()[0])
-            raise ValueError(
-                f"segments[{int(given[i])}] crosses a document's end: its positions are [{int(start[i])}, "
-                f"{int(end[i])}), document {int(document[i])} has [{int(first[i])}, {int(last[i])})"
-            )
-        starts, ends = table[6:8] if len(table) == 8 else (start == first, end == last)
-        fill_start, fill_end = _fill_ranges(row, col, length, chunk_len, given)
-
-        columns = (row, col, start, length, keep_start, keep_end, starts, ends, fill_start, fill_end)
-        full = torch.stack([column.to(torch.int32) for column in columns], dim=1)
-        full = torch.cat([_empty_rows(row, num_chunks, chunk_len), full])
-        # start * num_chunks + row < 2^62.
-        order = _sorting_order(full[:, Column.START].long() * num_chunks + full[:, Column.ROW])
-        full = full if order is None else full[order]
-        return cls(
-            segments=full.contiguous(),
-            tile_segments=_tile_segments(full, total_len),
-            cu_seqlens=offsets.to(torch.int32),
-            num_chunks=num_chunks,
-            chunk_len=chunk_len,
-            total_len=total_len,
-            crop_gap=_crop_gap(start + keep_start, start + keep_end, total_len),
+        sizes = (
+            plan_segments.size("num_chunks", num_chunks),
+            plan_segments.size("chunk_len", chunk_len),
+            plan_segments.size("total_len", total_len),
         )
+        tables = plan_segments.tables(segments, *sizes, cu_seqlens)
+        return cls(*tables[:3], *sizes, tables.crop_gap)
 
 
 class PlanArgs(NamedTuple):
-    """The part of a Plan that a backend reads."""
+    """The part of a Plan that a backend reads.
 
-    segments: Tensor  # (num_segments, 10) int32
-    tile_segments: Tensor  # (num_tiles, 2) int32
+    Attributes:
+        segments: (num_segments, 10) int32.
+        tile_segments: (num_tiles, 2) int32.
+        num_chunks: rows of the chunks tensor.
+        chunk_len: columns of the chunks tensor.
+        total_len: positions of the output.
+    """
+
+    segments: Tensor
+    tile_segments: Tensor
     num_chunks: int
     chunk_len: int
     total_len: int
-
-
-def plan_chunks(
-    lengths: int | Sequence[int] | Tensor,
-    chunk_len: int,
-    overlap: int,
-    *,
-    rule: str = "sled",
-    boundaries: Sequence[Sequence[int] | Tensor] | None = None,
-    num_leading: int = 0,
-    num_trailing: int = 0,
-) -> Plan:
-    """Cuts documents into overlapping chunks, one per row, and says which positions each row keeps ("crop").
-
-    lengths       tokens of each document without special tokens; the documents lie one after the other in the
-                  output
-    chunk_len     columns of a row: num_leading ([CLS], a prefix), content, num_trailing ([SEP]), padding. A
-                  document that fits into the C = chunk_len - num_leading - num_trailing content columns is
-                  one chunk; otherwise chunks begin every C - overlap tokens, and the last is shifted left to
-                  be full.
-    overlap       tokens that neighbouring chunks share, 0 <= overlap < C
-    rule          "sled": each chunk gives up overlap // 2 positions on its left, the rest on its right.
-                  "max_context": a token is kept by the chunk where it has the most context on its poorer
-                  side, the earlier one in a tie.
-                  "sentence": kept cores end at the furthest of `boundaries` that leaves room for
-                  overlap // 2 tokens of context before the core and overlap - overlap // 2 after it; a
-                  sentence longer than the room is cut at the end of the room.
-    boundaries    for "sentence": per document the sorted token offsets where a cut is allowed
-
-    Raises ValueError for bad input and RuntimeError if the compiled extension is missing.
-    """
-    try:
-        from lckernels import _host
-    except ImportError as error:
-        raise RuntimeError(
-            "planning needs lckernels' compiled extension, which needs a C++ compiler at install time; "
-            "Plan.from_segments works without it"
-        ) from error
-    chunk_len, overlap = _size("chunk_len", chunk_len), _size("overlap", overlap)
-    num_leading, num_trailing = _size("num_leading", num_leading), _size("num_trailing", num_trailing)
-    lengths = _integers("lengths", [lengths] if isinstance(lengths, int) else lengths).tolist()
-    if boundaries is not None:
-        boundaries = [_integers(f"boundaries[{i}]", offsets).tolist() for i, offsets in enumerate(boundaries)]
-    spans = _host.plan_chunks(lengths, chunk_len, overlap, str(rule), boundaries, num_leading, num_trailing)
-    table = torch.frombuffer(spans, dtype=torch.int32) if spans else torch.empty(0, dtype=torch.int32)
-    table = table.view(-1, 8)
-    return Plan.from_segments(
-        table,
-        num_chunks=len(table),
-        chunk_len=chunk_len,
-        total_len=sum(lengths),
-        cu_seqlens=[0, *itertools.accumulate(lengths)],
-    )
-
-
-def _size(name: str, value: int) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = -1
-    if not 0 <= size <= INT32_MAX:
-        raise ValueError(f"{name} must be an integer between 0 and {INT32_MAX}, got {value!r}")
-    return size
-
-
-def _integers(name: str, values: object, ndim: int = 1) -> Tensor:
-    """`values` as an int64 tensor of `ndim` dimensions on the CPU."""
-    expected = f"{name} must be a {'sequence' if ndim == 1 else 'table'} of integers"
-    try:
-        tensor = torch.as_tensor(values, device="cpu")
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{expected}, got {type(values).__name__}: {error}") from error
-    if tensor.numel() == 0 and not isinstance(values, Tensor):
-        return torch.empty((0,) if ndim == 1 else (0, 4), dtype=torch.int64, device="cpu")
-    if tensor.ndim != ndim or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
-    return tensor.to(torch.int64)
-
-
-def _document_offsets(cu_seqlens: Tensor | Sequence[int] | None, total_len: int) -> Tensor:
-    if cu_seqlens is None:
-        return torch.tensor([0, total_len], device="cpu")
-    offsets = _integers("cu_seqlens", cu_seqlens)
-    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total_len or (offsets.diff() < 0).any():
-        raise ValueError(
-            f"cu_seqlens must begin with 0, end with total_len = {total_len} and never fall, got {offsets}"
-        )
-    return offsets
-
-
-def _check_values(table: Tensor, num_chunks: int, chunk_len: int, total_len: int) -> None:
-    """Each segment on its own: inside int32, its row, its output and itself."""
-    wild = ((table < 0) | (table > INT32_MAX)).any(1)
-    if wild.any():
-        i = int(wild.nonzero()[0])
-        raise ValueError(f"segments[{i}] must hold values between 0 and {INT32_MAX}, got {table[i].tolist()}")
-    row, col, start, length = table[:, :4].unbind(1)
-    rules = [
-        (row >= num_chunks, f"a row below num_chunks = {num_chunks}"),
-        (col + length > chunk_len, f"col + length within chunk_len = {chunk_len}"),
-        (start + length > total_len, f"start + length within total_len = {total_len}"),
-    ]
-    if table.shape[1] >= 6:
-        keep_start, keep_end = table[:, 4], table[:, 5]
-        rules.append(((keep_start > keep_end) | (keep_end > length), "keep_start <= keep_end <= length"))
-    if table.shape[1] == 8:
-        rules.append(((table[:, 6:] > 1).any(1), "0 or 1 in starts_document and ends_document"))
-    for bad, allowed in rules:
-        if bad.any():
-            i = int(bad.nonzero()[0])
-            names = [column.name.lower() for column in Column][: table.shape[1]]
-            got = ", ".join(f"{name} {value}" for name, value in zip(names, table[i].tolist(), strict=True))
-            raise ValueError(f"segments[{i}] must have {allowed}, got {got}")
-
-
-def _sorting_order(key: Tensor) -> Tensor | None:
-    """The stable permutation that sorts `key`; None if it is sorted."""
-    return None if (key[1:] >= key[:-1]).all() else key.argsort(stable=True)
-
-
-def _fill_ranges(
-    row: Tensor, col: Tensor, length: Tensor, chunk_len: int, given: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The columns of its row that each segment owns. Raises if two segments of a row share a column."""
-    order = _sorting_order(row * chunk_len + col)
-    if order is None:
-        order = torch.arange(len(row), device="cpu")
-    row, col, end = row[order], col[order], (col + length)[order]
-    same_row = row[1:] == row[:-1]
-    shared = same_row & (col[1:] < end[:-1])
-    if shared.any():
-        i = int(shared.nonzero()[0])
-        pair = sorted(given[order[i : i + 2]].tolist())
-        raise ValueError(
-            f"segments[{pair[0]}] and segments[{pair[1]}] share column {int(col[i + 1])} of row {int(row[i])}"
-        )
-    fill_start, fill_end = torch.zeros_like(end), torch.full_like(end, chunk_len)
-    fill_start[order[1:]] = end[:-1] * same_row
-    fill_end[order[:-1]] = torch.where(same_row, end[:-1], chunk_len)
-    return fill_start, fill_end
-
-
-def _empty_rows(row: Tensor, num_chunks: int, chunk_len: int) -> Tensor:
-    """(num_empty, 10) int32: one segment of length 0 for each row without any, so that all are filled."""
-    empty = torch.ones(num_chunks, dtype=torch.bool, device="cpu")
-    empty[row] = False
-    rows = empty.nonzero().squeeze(1)
-    segments = torch.zeros(len(rows), len(Column), dtype=torch.int32, device="cpu")
-    segments[:, Column.ROW] = rows.to(torch.int32)
-    segments[:, Column.FILL_END] = chunk_len
-    return segments
-
-
-def _tile_segments(segments: Tensor, total_len: int) -> Tensor:
-    """(num_tiles, 2) int32 from sorted segments. Raises if a position is uncovered."""
-    start = segments[:, Column.START].long()
-    reached = (start + segments[:, Column.LENGTH]).cummax(0).values
-    before = torch.cat([reached.new_zeros(1), reached])
-    gaps = (torch.cat([start, start.new_tensor([total_len])]) > before).nonzero()
-    if len(gaps):
-        raise ValueError(f"the plan leaves position {int(before[gaps[0]])} uncovered: no segment lands on it")
-    num_tiles = -(-total_len // TILE_LEN)
-    # Segments that end before tile i, and segments that start before its end.
-    first = torch.bincount((reached + TILE_LEN - 1) // TILE_LEN, minlength=num_tiles).cumsum(0)
-    stop = torch.bincount(start // TILE_LEN, minlength=num_tiles).cumsum(0)
-    return torch.stack([first[:num_tiles], stop[:num_tiles]], dim=1).to(torch.int32)
-
-
-def _crop_gap(begin: Tensor, end: Tensor, total_len: int) -> int:
-    """The first position that the ranges [begin, end) do not cover exactly once; -1 if there is none."""
-    kept = end > begin
-    begin, end = begin[kept], end[kept]
-    order = _sorting_order(begin)
-    if order is not None:
-        begin, end = begin[order], end[order]
-    begin = torch.cat([begin, begin.new_tensor([total_len])])
-    end = torch.cat([end.new_zeros(1), end])
-    wrong = (begin != end).nonzero()
-    return int(torch.minimum(begin, end)[wrong[0]]) if len(wrong) else -1

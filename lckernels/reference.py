@@ -12,14 +12,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from lckernels.checks import check_packed_bounds
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.philox import dropout_keep
 from lckernels.plan import Plan, PlanArgs
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """fp64 for fp64, else fp32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtype) -> Tensor:
@@ -180,25 +177,10 @@ def attention_pieces(
     if layout.cu_seqlens_q is None:
         yield 0, slice(None), slice(None), options
         return
-    bounds = packed_bounds(layout, total_q, total_k)
+    bounds = check_packed_bounds(layout, total_q, total_k)
     sides = [[slice(begin, end) for begin, end in pairwise(side)] for side in bounds]
     for b, (rows, keys) in enumerate(zip(*sides, strict=True)):
         yield b, rows, keys, options._replace(layout=_segment_layout(layout, b, keys))
-
-
-def packed_bounds(layout: Layout, total_q: int, total_k: int) -> list[list[int]]:
-    """cu_seqlens_q and cu_seqlens_k as lists, none if not packed. Raises ValueError if they are no bounds."""
-    sides = []
-    for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
-        cu_seqlens = getattr(layout, name)
-        if cu_seqlens is None:
-            continue
-        bounds = cu_seqlens.tolist()
-        if bounds[0] != 0 or bounds[-1] != total or bounds != sorted(bounds):
-            allowed = f"expected bounds that start at 0, never fall and end at {total}"
-            raise ValueError(f"layout.{name}: got {bounds}; {allowed}")
-        sides.append(bounds)
-    return sides
 
 
 def _segment_layout(layout: Layout, b: int, keys: slice) -> Layout:

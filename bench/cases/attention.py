@@ -9,7 +9,7 @@ import torch
 from bench.cases.overlap import MIB
 from bench.harness.rows import dtype_name
 from lckernels import Plan, plan_chunks
-from lckernels.plan import Column
+from lckernels.segments import Column
 from lckernels.visible import visible_pairs
 
 BACKWARD_FLOPS = 2.5  # of the forward: five matrix products against two

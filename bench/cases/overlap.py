@@ -8,7 +8,7 @@ import torch
 from bench.harness.roofline import Traffic
 from bench.harness.rows import dtype_name
 from lckernels import Plan, plan_chunks
-from lckernels.plan import Column
+from lckernels.segments import Column
 
 
 @dataclass(frozen=True)

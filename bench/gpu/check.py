@@ -24,6 +24,7 @@ from lckernels import (
     reference,
 )
 from lckernels.backends import registry
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions
 
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
@@ -183,7 +184,7 @@ def states_jobs() -> Iterator[Job]:
     for dtype in DTYPES:
         generator = torch.Generator().manual_seed(0)
         outs = [torch.randn(2, 9, 3, 8, generator=generator).to(dtype) for _ in range(3)]
-        lse_dtype = reference.compute_dtype(dtype)
+        lse_dtype = compute_dtype(dtype)
         lses = [torch.randn(2, 3, 9, generator=generator).to(lse_dtype) for _ in range(3)]
         lses[0][:, :, 4] = -torch.inf
         yield f"merge_attention_states {dtype}", own, definition, outs + lses

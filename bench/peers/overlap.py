@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bench.cases.overlap import OverlapCase
 from lckernels import reference
-from lckernels.plan import Column, Plan
+from lckernels.plan import Plan
+from lckernels.segments import Column
 
 Run = Callable[[Tensor], Tensor]
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lckernels.plan import Column, Plan, plan_chunks
+from lckernels.plan import Plan
+from lckernels.planner import plan_chunks
+from lckernels.segments import Column
 
 # Rows of unequal length share a micro-batch while at most this part of it is padding.
 MAX_PADDING = 1 / 8

@@ -16,8 +16,9 @@ from lckernels.long.attention import cannot_be_replaced
 from lckernels.long.batches import Batch
 from lckernels.long.chunking import Chunks, Cutting
 from lckernels.long.limits import position_table
-from lckernels.plan import Column, Plan
+from lckernels.plan import Plan
 from lckernels.reference import segment_weights
+from lckernels.segments import Column
 
 _MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
+from lckernels.dtypes import compute_dtype
 from lckernels.ops.registration import register, register_autocast, register_autograd
 from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
-from lckernels.reference import compute_dtype
 
 _ATTENTION_OPTIONS = (
     "SymInt[2] window_size, float softmax_scale, SymInt? offset, Tensor? offset_tensor, Tensor? kv_start, "

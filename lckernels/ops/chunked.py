@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
+from lckernels.dtypes import compute_dtype
 from lckernels.ops.registration import register, register_autocast, register_autograd
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
-from lckernels.reference import compute_dtype
 
 _INPUTS = (
     "Tensor q, Tensor k, Tensor v, Tensor? extra_q, Tensor? extra_k, Tensor? extra_v, Tensor? weights, "

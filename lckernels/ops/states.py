@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
+from lckernels.dtypes import compute_dtype
 from lckernels.ops.registration import register, register_autocast, register_autograd
-from lckernels.reference import compute_dtype
 
 
 def _states_problem(outs: list[Tensor]) -> Problem:

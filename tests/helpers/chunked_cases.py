@@ -8,7 +8,7 @@ from helpers.backends import scaled_count
 from torch import Tensor
 
 from lckernels import ExtraTokens, Plan, plan_chunks
-from lckernels.reference import compute_dtype
+from lckernels.dtypes import compute_dtype
 
 
 def hand_made_plan() -> Plan:

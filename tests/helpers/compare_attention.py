@@ -10,7 +10,8 @@ from helpers.backends import DEVICE, EXACT_NAN, TESTED
 from helpers.compare import assert_as_good_as
 
 from lckernels import ops, reference
-from lckernels.checks import check_attention, check_layout, check_score
+from lckernels.arguments import check_attention, check_layout, check_score
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions
 
 
@@ -83,7 +84,7 @@ def rounding_errors(problem: Problem) -> dict[str, float]:
     tensors = {name: getattr(problem, name) for name in ("q", "k", "v", "dout", "dlse")}
     largest = {name: _largest(x) for name, x in tensors.items()}
     norm = {name: _largest(x.double().norm(dim=-1)) for name, x in tensors.items() if x is not None}
-    score = torch.finfo(reference.compute_dtype(dtype)).eps * scale * norm["q"] * norm["k"]
+    score = torch.finfo(compute_dtype(dtype)).eps * scale * norm["q"] * norm["k"]
     probability = torch.finfo(dtype).eps + score
     dscore = probability * (norm.get("dout", 0.0) * norm["v"] * keep + largest["dlse"])
     return {
@@ -110,7 +111,7 @@ def compare_problem(problem: Problem) -> None:
     got = forward_backward(run_backend, problem)
     truth = forward_backward(reference.attend, problem, torch.float64)
     honest = cache(partial(torch_results, reference.attend, problem, truth))
-    assert got["out"].dtype == q.dtype and got["lse"].dtype == reference.compute_dtype(q.dtype)
+    assert got["out"].dtype == q.dtype and got["lse"].dtype == compute_dtype(q.dtype)
     rounding = rounding_errors(problem)
     for name, x in got.items():
         assert x.is_contiguous(), f"{name}: not contiguous"

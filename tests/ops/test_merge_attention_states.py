@@ -9,6 +9,7 @@ from helpers.opcheck import opcheck
 import lckernels
 from lckernels import Score, ops, reference
 from lckernels.backends import registry
+from lckernels.dtypes import compute_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEAD_DIMS = (1, 3, 8, 40, 64, 257)
@@ -19,7 +20,7 @@ def random_states(dtype, num_states=3, shape=(2, 37, 3, 4), requires_grad=False)
     batch, seqlen, heads, _ = shape
     outs = [torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(num_states)]
     lses = [
-        torch.randn(batch, heads, seqlen, dtype=torch.float64).to(reference.compute_dtype(dtype))
+        torch.randn(batch, heads, seqlen, dtype=torch.float64).to(compute_dtype(dtype))
         for _ in range(num_states)
     ]
     lses[0][:1, :1, :2] = -torch.inf

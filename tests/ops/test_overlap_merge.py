@@ -12,6 +12,7 @@ from helpers.opcheck import opcheck
 
 import lckernels
 from lckernels import Plan, ops, plan_chunks, reference
+from lckernels.dtypes import compute_dtype
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
@@ -37,7 +38,7 @@ by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def weights_of(name, plan, dtype=torch.float32):
     if name != "explicit":
         return name
-    return torch.rand(plan.num_chunks, plan.chunk_len).to(reference.compute_dtype(dtype)) + 0.5
+    return torch.rand(plan.num_chunks, plan.chunk_len).to(compute_dtype(dtype)) + 0.5
 
 
 def random(shape, dtype):

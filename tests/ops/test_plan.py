@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from lckernels.plan import TILE_LEN, Column, Plan
+from lckernels.plan import Plan
+from lckernels.segments import TILE_LEN, Column
 
 
 def explicit(segments, total_len, num_chunks=2, chunk_len=8, **kwargs):

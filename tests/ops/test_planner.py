@@ -8,8 +8,10 @@ from bisect import bisect_right
 import pytest
 import torch
 
-import lckernels.plan
-from lckernels.plan import Column, Plan, plan_chunks
+import lckernels
+from lckernels.plan import Plan
+from lckernels.planner import plan_chunks
+from lckernels.segments import Column
 
 needs_host = pytest.mark.skipif(
     importlib.util.find_spec("lckernels._host") is None, reason="the compiled extension is not built"

@@ -5,15 +5,16 @@ from torch import Tensor
 
 from lckernels.backends.shared.compiled_arguments import attention_arguments
 from lckernels.backends.shared.tensor_rows import contiguous_rows
+from lckernels.checks import check_packed_bounds
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions
-from lckernels.reference import compute_dtype, packed_bounds
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
     acc = compute_dtype(q.dtype)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
-    packed_bounds(options.layout, q.shape[1], k.shape[1])
+    check_packed_bounds(options.layout, q.shape[1], k.shape[1])
     arguments = attention_arguments(options, acc)
     inputs = (contiguous_rows(x) for x in (q, k, v))
     torch.ops.lckernels_cpu.attention_forward(*inputs, *arguments, out, lse)
@@ -38,7 +39,7 @@ def windowed_attention_backward(
         None if x is None else x.new_empty(x.shape, dtype=acc) for x in (score.rel_bias, score.sink_logits)
     )
     inputs = (*(contiguous_rows(x) for x in (q, k, v, out)), lse.contiguous())
-    packed_bounds(options.layout, q.shape[1], k.shape[1])
+    check_packed_bounds(options.layout, q.shape[1], k.shape[1])
     arguments = attention_arguments(options, acc)
     torch.ops.lckernels_cpu.attention_backward(
         contiguous_rows(dout),

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from lckernels.backends.cpu.overlap import overlap_merge, overlap_merge_backward
 from lckernels.backends.shared.tensor_rows import contiguous_rows
+from lckernels.dtypes import compute_dtype
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
-from lckernels.reference import compute_dtype
 
 
 def chunked_attention(

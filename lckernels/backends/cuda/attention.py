@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lckernels.backends.cuda.library import aligned_rows
-from lckernels.backends.eager.attention import sink_gradient
 from lckernels.backends.shared.compiled_arguments import attention_arguments
+from lckernels.backends.shared.sink_gradient import sink_gradient
 from lckernels.options import AttentionOptions
 
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from lckernels import reference
+from lckernels.backends.shared.sink_gradient import sink_gradient
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions
 from lckernels.philox import dropout_keep
 
@@ -23,7 +25,7 @@ def windowed_attention_backward(
     options: AttentionOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
-    dtype, score = reference.compute_dtype(q.dtype), options.score
+    dtype, score = compute_dtype(q.dtype), options.score
     dout, q_c, k_c, v_c, out = (x.to(dtype) for x in (dout, q, k, v, out))
     delta = (dout * out).sum(-1).transpose(1, 2)
     delta = delta if dlse is None else delta - dlse
@@ -38,12 +40,6 @@ def windowed_attention_backward(
         dsink = sink_gradient(score.sink_logits, lse, delta)
     dbias = None if dbias is None else dbias.to(score.rel_bias.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsink
-
-
-def sink_gradient(sink_logits: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
-    """dsink = sum over queries of P_sink (dlse - <dout, out>); 0 where a row has no denominator."""
-    share = torch.exp(sink_logits.to(lse.dtype)[:, None] - lse)
-    return torch.where(lse == -torch.inf, 0, -share * delta).sum((0, 2)).to(sink_logits.dtype)
 
 
 def dense_backward(
@@ -101,7 +97,7 @@ def merge_attention_states_backward(
     dout: Tensor | None, dlse: Tensor | None, outs: list[Tensor], lses: list[Tensor], out: Tensor, lse: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`dout_i = w_i dout`, `dlse_i = w_i (<dout, out_i - out> + dlse)`."""
-    dtype = reference.compute_dtype(out.dtype)
+    dtype = compute_dtype(out.dtype)
     dout = torch.zeros_like(out) if dout is None else dout
     dout, out = dout.to(dtype), out.to(dtype)
     douts, dlses = [], []

@@ -8,6 +8,7 @@ from torch import Tensor
 from lckernels import reference
 from lckernels.backends.eager.attention import dense_backward
 from lckernels.backends.eager.overlap import check_weights, weights_and_sum
+from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import PlanArgs
 
@@ -34,7 +35,7 @@ def chunked_attention(
     """out, and extra_out where there are extra tokens."""
     if isinstance(weights, Tensor) and weights.device.type == "cpu":
         check_weights(weights, plan)
-    dtype, options = reference.compute_dtype(q.dtype), _options(softmax_scale)
+    dtype, options = compute_dtype(q.dtype), _options(softmax_scale)
     out = q.new_zeros(plan.total_len, q.shape[1], v.shape[2], dtype=dtype)
     extra_out = None if extra is None else q.new_empty(*extra.q.shape[:3], v.shape[2])
     for chunk, pieces in enumerate(_chunks(weights, plan, dtype)):
@@ -65,7 +66,7 @@ def chunked_attention_backward(
     With `share_c = a_c / sum a`, chunk c's attention gets `dout_c = share_c dout`, and the weight a_c
     `(<dout, out_c> - <dout, out>) / sum a`. A row of share 0 is not read: nothing flows, whatever it holds.
     """
-    dtype, options = reference.compute_dtype(q.dtype), _options(softmax_scale)
+    dtype, options = compute_dtype(q.dtype), _options(softmax_scale)
     dout = dout.to(dtype)
     mean = (dout * out.to(dtype)).sum((1, 2))
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v)]

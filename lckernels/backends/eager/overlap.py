@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lckernels import reference
 from lckernels.checks import weights_error
+from lckernels.dtypes import compute_dtype
 from lckernels.plan import PlanArgs
 
 
@@ -18,7 +19,7 @@ def overlap_merge_backward(
     dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
-    dtype = reference.compute_dtype(dout.dtype)
+    dtype = compute_dtype(dout.dtype)
     rows = plan.segments.tolist()
     table, weight_sum = weights_and_sum(weights, plan, dtype)
     safe = torch.where(weight_sum > 0, weight_sum, 1)
@@ -76,7 +77,7 @@ def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
 
 def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
     rows = plan.segments.tolist()
-    dtype = reference.compute_dtype(dchunks.dtype)
+    dtype = compute_dtype(dchunks.dtype)
     pieces = [dchunks[chunk, col : col + length].to(dtype) for chunk, col, _, length, *_ in rows]
     total = dchunks.new_zeros(plan.total_len, dchunks.shape[2], dtype=dtype)
     return overlap_add(pieces, rows, total).to(dchunks.dtype)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lckernels.plan import Column, PlanArgs
+from lckernels.plan import PlanArgs
+from lckernels.segments import Column
 
 
 def segments_by_chunk(plan: PlanArgs) -> tuple[Tensor, Tensor]:

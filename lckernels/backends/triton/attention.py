@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lckernels.backends.eager.attention import sink_gradient
+from lckernels.backends.shared.sink_gradient import sink_gradient
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.backends.triton.arguments import Arguments, attention_arguments
 from lckernels.backends.triton.kernels.attention_backward import (

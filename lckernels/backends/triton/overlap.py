@@ -28,8 +28,9 @@ from lckernels.backends.triton.overlap_shares import (
     weights_gradient,
 )
 from lckernels.backends.triton.tiles import power_of_two
-from lckernels.plan import TILE_LEN, PlanArgs
-from lckernels.reference import compute_dtype
+from lckernels.dtypes import compute_dtype
+from lckernels.plan import PlanArgs
+from lckernels.segments import TILE_LEN
 
 _ROW_BYTES = 512  # of a block: 16 for each thread of a warp
 _BLOCK_BYTES = 8192  # 64 for each of 128 threads

@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from lckernels.backends.triton.launch import launch
-from lckernels.plan import TILE_LEN, Column, PlanArgs
+from lckernels.plan import PlanArgs
+from lckernels.segments import TILE_LEN, Column
 
 TILE = tl.constexpr(TILE_LEN)
 # As kernels name what `sizes` gives; it differs from call to call.

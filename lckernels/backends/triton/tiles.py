@@ -18,7 +18,7 @@ import torch
 import triton
 
 from lckernels.backends.triton.launch import interpreted
-from lckernels.plan import TILE_LEN
+from lckernels.segments import TILE_LEN
 
 NARROW_WINDOW = 128  # up to so many keys tiles are small
 MAX_SPLITS = 64

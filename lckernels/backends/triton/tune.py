@@ -26,7 +26,8 @@ from lckernels.backends.triton.tiles import (
 )
 from lckernels.functional import chunked_attention
 from lckernels.options import AttentionOptions, Layout, Score
-from lckernels.plan import Plan, plan_chunks
+from lckernels.plan import Plan
+from lckernels.planner import plan_chunks
 
 GAIN = 0.02  # what a change of tiles must save, as a share of the time
 STEPS = 4  # from a pass' tiles to neighbours, to theirs, ...

@@ -1,0 +1,206 @@
+"""Argument checks of the public functions, one function per op."""
+
+import sys
+
+from torch import Tensor
+
+from lckernels import checks
+from lckernels.checks import INT32_MAX, WEIGHTS, bad
+from lckernels.dtypes import compute_dtype
+from lckernels.options import ExtraTokens, Layout, Score
+from lckernels.plan import Plan
+
+
+def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """dtypes, devices, heads and head_dims of (..., heads, head_dim) fit one another."""
+    checks.floating("q", q)
+    for x, name in ((k, "k"), (v, "v")):
+        checks.floating(name, x)
+        checks.like(name, x, "q", q, autocasts=True)
+    if q.shape[-1] == 0:
+        raise bad("q", "head_dim 0", "expected head_dim >= 1")
+    if k.shape[-1] != q.shape[-1]:
+        raise bad("k", f"head_dim {k.shape[-1]}", f"q has head_dim {q.shape[-1]}")
+    if v.shape[:-1] != k.shape[:-1]:
+        raise bad("v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise bad("q", f"{q.shape[-2]} heads", f"the number must be a multiple of k's {k.shape[-2]} heads")
+
+
+def check_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: tuple[int, int],
+    softmax_scale: float | None,
+    dropout_p: float,
+) -> None:
+    """q, k, v fit one another; the numbers are in range."""
+    checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)")
+    checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
+    checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
+    _heads(q, k, v)
+    if k.shape[0] != q.shape[0]:
+        raise bad("k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
+    if not isinstance(window_size, tuple | list) or len(window_size) != 2:
+        raise bad("window_size", window_size, "expected (left, right)")
+    checks.integer("window_size left", window_size[0], -1)
+    checks.integer("window_size right", window_size[1], -1)
+    if softmax_scale is not None:
+        checks.number("softmax_scale", softmax_scale, -sys.float_info.max)
+    checks.number("dropout_p", dropout_p, 0)
+    if dropout_p >= 1:
+        raise bad("dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
+
+
+def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
+    """Every tensor of the layout fits q and k; every number is in range."""
+    batch = (
+        q.shape[0] if layout.cu_seqlens_q is None and layout.cu_seqlens_k is None else _segments(layout, q)
+    )
+    for name in ("offset", "chunk_origin"):
+        value = getattr(layout, name)
+        if isinstance(value, Tensor):
+            checks.option(f"layout.{name}", value, "integer", "q", q, (), (batch,))
+        elif value is not None or name == "chunk_origin":
+            if not checks.is_integer(value):
+                raise TypeError(f"layout.{name}: got {value!r}; expected an int or an integer tensor")
+            checks.integer(f"layout.{name}", value, -INT32_MAX)
+    checks.option("layout.kv_start", layout.kv_start, "integer", "q", q, (batch,))
+    checks.option("layout.kv_end", layout.kv_end, "integer", "q", q, (batch,))
+    checks.option("layout.kv_mask", layout.kv_mask, "bool", "q", q, tuple(k.shape[:2]))
+    checks.option("layout.segment_ids", layout.segment_ids, "integer", "q", q, tuple(k.shape[:2]))
+    checks.integer("layout.sink_tokens", layout.sink_tokens, 0)
+    checks.integer("layout.chunk", layout.chunk, 0)
+    for name in ("max_seqlen_q", "max_seqlen_k"):
+        if getattr(layout, name) is not None:
+            checks.integer(f"layout.{name}", getattr(layout, name), 0)
+
+
+def _segments(layout: Layout, q: Tensor) -> int:
+    """The number of segments of packed input."""
+    if layout.cu_seqlens_q is None or layout.cu_seqlens_k is None:
+        raise bad("layout.cu_seqlens", "one of cu_seqlens_q and cu_seqlens_k", "expected both or none")
+    if q.shape[0] != 1:
+        raise bad("q", f"batch {q.shape[0]}", "packed input (cu_seqlens) has batch 1")
+    if layout.segment_ids is not None:
+        raise bad("layout.segment_ids", "a tensor beside cu_seqlens", "expected one of the two")
+    checks.tensor("layout.cu_seqlens_q", layout.cu_seqlens_q, 1, "(num_segments + 1,)")
+    bounds = layout.cu_seqlens_q.shape[0]
+    if bounds == 0:
+        raise bad("layout.cu_seqlens_q", "length 0", "expected num_segments + 1 bounds")
+    checks.option("layout.cu_seqlens_q", layout.cu_seqlens_q, "integer", "q", q, (bounds,))
+    checks.option("layout.cu_seqlens_k", layout.cu_seqlens_k, "integer", "q", q, (bounds,))
+    return bounds - 1
+
+
+def check_score(score: Score, q: Tensor) -> None:
+    """The score's tensors have one row per head of q; its numbers are in range."""
+    num_heads, bias = q.shape[2], score.rel_bias
+    checks.number("score.softcap", score.softcap, 0)
+    if bias is not None:
+        checks.tensor("score.rel_bias", bias, 2, "(num_heads, L)")
+        if bias.shape[1] == 0:
+            raise bad("score.rel_bias", f"shape {tuple(bias.shape)}", "expected L >= 1")
+        checks.option("score.rel_bias", bias, "floating", "q", q, (num_heads, bias.shape[1]))
+    checks.integer("score.bias_center", score.bias_center, -INT32_MAX)
+    checks.option("score.sink_logits", score.sink_logits, "floating", "q", q, (num_heads,))
+
+
+def check_states(outs: list[Tensor], lses: list[Tensor]) -> None:
+    """The states have one shape, dtype and device."""
+    if not outs:
+        raise bad("outs", "no states", "expected at least one")
+    if len(lses) != len(outs):
+        raise bad("lses", f"{len(lses)} states", f"outs has {len(outs)}")
+    for i, (out, lse) in enumerate(zip(outs, lses, strict=True)):
+        checks.tensor(f"outs[{i}]", out, 4, "(batch, seqlen_q, num_heads, head_dim)")
+        checks.tensor(f"lses[{i}]", lse, 3, "(batch, num_heads, seqlen_q)")
+        checks.floating(f"outs[{i}]", out)
+        checks.like(f"outs[{i}]", out, "outs[0]", outs[0])
+        if out.shape != outs[0].shape:
+            raise bad(f"outs[{i}]", f"shape {tuple(out.shape)}", f"outs[0] has shape {tuple(outs[0].shape)}")
+        rows = (out.shape[0], out.shape[2], out.shape[1])
+        if tuple(lse.shape) != rows:
+            raise bad(f"lses[{i}]", f"shape {tuple(lse.shape)}", f"expected {rows}")
+        if lse.device != out.device:
+            raise bad(f"lses[{i}]", f"device {lse.device}", f"outs is on {out.device}")
+        if lse.dtype != compute_dtype(out.dtype):
+            raise bad(f"lses[{i}]", f"dtype {lse.dtype}", f"expected {compute_dtype(out.dtype)}")
+
+
+def _plan(plan: object, x: Tensor, name: str) -> None:
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan: got {type(plan).__name__}; expected a lckernels.Plan")
+    if plan.segments.device != x.device:
+        raise bad("plan", f"device {plan.device}", f"{name} is on {x.device}; use plan.to(device)")
+
+
+def check_chunks(chunks: Tensor, plan: Plan, weights: str | Tensor) -> None:
+    """chunks, plan and weights fit one another."""
+    checks.tensor("chunks", chunks, 3, "(num_chunks, chunk_len, dim)")
+    checks.floating("chunks", chunks)
+    _plan(plan, chunks, "chunks")
+    rows = (plan.num_chunks, plan.chunk_len)
+    if tuple(chunks.shape[:2]) != rows:
+        raise bad("chunks", f"shape {tuple(chunks.shape)}", f"the plan has (num_chunks, chunk_len) = {rows}")
+    _merge_weights(weights, plan, chunks, "chunks")
+
+
+def _merge_weights(weights: str | Tensor, plan: Plan, x: Tensor, name: str) -> None:
+    if isinstance(weights, Tensor):
+        checks.option("weights", weights, "floating", name, x, (plan.num_chunks, plan.chunk_len))
+    elif weights not in WEIGHTS:
+        names = ", ".join(WEIGHTS)
+        raise bad("weights", repr(weights), f"allowed are {names} or a (num_chunks, chunk_len) tensor")
+    elif weights == "crop" and plan.crop_gap >= 0:
+        got = f"position {plan.crop_gap} in no or several keep ranges"
+        raise bad("plan", got, "weights='crop' needs exactly one")
+
+
+def check_chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    plan: Plan,
+    weights: str | Tensor,
+    extra: ExtraTokens | None,
+    softmax_scale: float | None,
+) -> None:
+    """q, k, v, the plan, the weights and the extra tokens fit one another; the scale is a number."""
+    checks.tensor("q", q, 3, "(total_len, num_heads, head_dim)")
+    checks.tensor("k", k, 3, "(total_len, num_kv_heads, head_dim)")
+    checks.tensor("v", v, 3, "(total_len, num_kv_heads, head_dim_v)")
+    _heads(q, k, v)
+    _plan(plan, q, "q")
+    for x, name in ((q, "q"), (k, "k")):
+        if x.shape[0] != plan.total_len:
+            raise bad(name, f"shape {tuple(x.shape)}", f"the plan has total_len = {plan.total_len}")
+    _merge_weights(weights, plan, q, "q")
+    if extra is not None:
+        _extra_tokens(extra, q, k, v, plan.num_chunks)
+    if softmax_scale is not None:
+        checks.number("softmax_scale", softmax_scale, -sys.float_info.max)
+
+
+def _extra_tokens(extra: ExtraTokens, q: Tensor, k: Tensor, v: Tensor, num_chunks: int) -> None:
+    if not isinstance(extra, ExtraTokens):
+        raise TypeError(f"extra: got {type(extra).__name__}; expected a lckernels.ExtraTokens")
+    shape_text = "(num_chunks, num_extra, heads, head_dim)"
+    for name, x in zip("qkv", (q, k, v), strict=True):
+        own, argument = getattr(extra, name), f"extra.{name}"
+        checks.tensor(argument, own, 4, shape_text)
+        checks.floating(argument, own)
+        checks.like(argument, own, "q", q, autocasts=True)
+        shape = (num_chunks, extra.q.shape[1], *x.shape[1:])
+        if tuple(own.shape) != shape:
+            raise bad(argument, f"shape {tuple(own.shape)}", f"expected {shape_text} = {shape}")
+
+
+def check_sequence(sequence: Tensor, plan: Plan) -> None:
+    """sequence and plan fit one another."""
+    checks.tensor("sequence", sequence, 2, "(total_len, dim)")
+    checks.floating("sequence", sequence)
+    _plan(plan, sequence, "sequence")
+    if sequence.shape[0] != plan.total_len:
+        raise bad("sequence", f"shape {tuple(sequence.shape)}", f"the plan has total_len = {plan.total_len}")
