@@ -1,5 +1,5 @@
 """`python -m lckernels.cli`."""
 
-from lckernels.cli import main
+from lckernels.cli.main import main
 
 main()

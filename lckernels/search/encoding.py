@@ -11,13 +11,13 @@ from lckernels.search.text import Text
 
 
 def encode_text(
-    text: Text, encoder: TextEncoder, language: str, progress: bool, say: Callable[[str], None]
+    text: Text, encoder: TextEncoder, language: str, progress: bool, notify: Callable[[str], None]
 ) -> States:
     """Runs the encoder over the whole text; the metadata tells all that the result depends on."""
     tokens = encoder.tokenize(text.content)
     if not len(tokens.offsets):
         raise InputError(f"{text.path} is an empty text to the tokenizer of {encoder.name}")
-    encoded = encoder.encode(tokens, text.content, language, say, progress)
+    encoded = encoder.encode(tokens, text.content, language, notify, progress)
     metadata = _identity(text, encoder, language) | {
         "format": FORMAT,
         "model": encoder.name,
@@ -29,24 +29,24 @@ def encode_text(
     return States(encoded.states, tokens.offsets, metadata)
 
 
-def obtain_states(
+def load_or_encode(
     text: Text,
     encoder: TextEncoder,
     language: str,
     kept: Path | None,
     progress: bool,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> tuple[States, bool]:
     """The states, and whether they came from the file `kept`; if they did not, they are kept there."""
     if kept is not None and kept.exists():
         reasons = differences(read_metadata(kept), _identity(text, encoder, language))
         if not reasons:
             return load_states(kept), True
-        say(f"{kept} does not fit and is made anew: {'; '.join(reasons)}")
-    states = encode_text(text, encoder, language, progress, say)
+        notify(f"{kept} does not fit and is made anew: {'; '.join(reasons)}")
+    states = encode_text(text, encoder, language, progress, notify)
     if kept is not None:
         save_states(kept, states)
-        say(f"states kept in {kept}, {kept.stat().st_size / 2**20:,.1f} MiB")
+        notify(f"states kept in {kept}, {kept.stat().st_size / 2**20:,.1f} MiB")
     return states, False
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lckernels.errors import InputError
-from lckernels.files import real_path, reason, whole_file
+from lckernels.files import reason, resolve_link, whole_file
 
 FORMAT = "lckernels-states-1"
 # These must agree for states to be used again; the versions and the model's name are only told.
@@ -79,7 +79,7 @@ def load_states(path: Path) -> States:
 
 def check_target(path: Path) -> None:
     """Raises InputError before any work when `path` cannot be written, or holds anything but states."""
-    path = real_path(path)
+    path = resolve_link(path)
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} for {path.name} does not exist")
     if path.is_dir():
@@ -99,7 +99,7 @@ def save_states(path: Path, states: States) -> None:
     from safetensors.torch import save_file
 
     tensors = {"states": states.states.contiguous(), "offsets": states.offsets.contiguous()}
-    with whole_file(real_path(path)) as partial:
+    with whole_file(resolve_link(path)) as partial:
         try:
             save_file(tensors, partial, states.metadata)
         except SafetensorError as error:

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import textwrap
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Text:
 
     def lines(self, start: int, end: int) -> str:
         """The lines from `start` to `end`, without the indentation that they share and without blank ends."""
-        first, _, rest = printable(self.content[start:end]).partition("\n")
+        first, _, rest = self.content[start:end].replace("\r\n", "\n").partition("\n")
         return f"{first.strip()}\n{textwrap.dedent(rest)}".strip("\n")
 
     def percent(self, position: int) -> float:
@@ -41,18 +40,6 @@ class Text:
         sample = self.content[:100_000]
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
         return "zh" if 5 * chinese > len(sample) else "en"
-
-
-def printable(text: str) -> str:
-    """`text` without what a terminal obeys or cannot encode: line feeds and tabs stay, other control
-    characters become a space if they are one, else U+FFFD, as do lone surrogates."""
-    return "".join(map(_printable_character, text.replace("\r\n", "\n")))
-
-
-def _printable_character(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs"):
-        return character
-    return " " if character.isspace() else "\ufffd"
 
 
 def read_text(path: Path) -> Text:

@@ -134,9 +134,9 @@ def test_environment_forces_an_instruction_set(isa):
 )
 def test_environment_errors(value, message):
     assert message in python(MERGE.format(""), LCKERNELS=value).stderr
-    command = python("from lckernels.cli import main; main()", LCKERNELS=value)
+    command = python("from lckernels.cli.main import main; main()", LCKERNELS=value)
     assert command.returncode == 2 and "Usage" in command.stdout + command.stderr, "help needs no settings"
-    code = "import sys; sys.argv[1:] = ['info']; from lckernels.cli import main; main()"
+    code = "import sys; sys.argv[1:] = ['info']; from lckernels.cli.main import main; main()"
     refused = python(code, LCKERNELS=value)
     assert refused.returncode == 2 and refused.stderr.strip() == f"lckernels: {message}", refused.stderr
 

@@ -18,8 +18,8 @@ from triton.runtime.errors import OutOfResources
 from bench.gpu import tune as gpu_tune
 from lckernels.backends.triton import tiles, tune, tuned
 from lckernels.backends.triton.tiles import TABLE, Chip, Key, Tiles
+from lckernels.cli.app import app
 from lckernels.cli.commands.tune import KERNELS, KINDS, ROOMS
-from lckernels.cli.main import app
 
 CHIP = Chip("sm_90", 227 * 1024, 132)
 KEY = Key("forward", 128, "half")

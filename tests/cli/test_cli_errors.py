@@ -16,8 +16,9 @@ from helpers.cli import error_message, run
 from helpers.tiny_bert import tiny_text
 
 from lckernels.backends import registry
+from lckernels.cli.console import printable
 from lckernels.cli.figures.search import plot_search
-from lckernels.search.text import printable, read_text
+from lckernels.search.text import read_text
 
 
 def test_two_dollars_are_not_mathematics(model, book):

@@ -13,7 +13,7 @@ pytest.importorskip("typer")
 from helpers.cli import error_message, run
 from helpers.hf_models import MODELS, REFUSED, make_config
 
-from lckernels.cli.figures.layers import visible_share
+from lckernels.cli.figures.explain import visible_share
 from lckernels.hf.costs import pairs_of
 from lckernels.hf.settings import Kind
 from lckernels.options import Layout

@@ -65,9 +65,11 @@ import os, signal, sys, time
 import safetensors.torch
 from pathlib import Path
 from helpers.states import some_states
+from lckernels.cli.signals import exit_on_signals
 from lckernels.search.saved_states import save_states
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+exit_on_signals()
 real = safetensors.torch.save_file
 
 def slow_save(tensors, path, metadata):

@@ -5,7 +5,7 @@ import subprocess
 from helpers import fresh_python
 from typer import testing
 
-from lckernels.cli.main import app
+from lckernels.cli.app import app
 
 # Python code that runs the command where some modules are missing; `_C.so` is the compiled library.
 WITHOUT = """
@@ -16,7 +16,7 @@ hidden = {hidden!r}
 sys.modules.update(dict.fromkeys(hidden))
 exists = Path.exists
 Path.exists = lambda self: exists(self) and not ("_C.so" in hidden and self.name == "_C.so")
-from lckernels.cli import main
+from lckernels.cli.main import main
 main()
 """
 

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lckernels.cli.console import need
-from lckernels.cli.figures.search import check_target
-from lckernels.cli.report import out
+from lckernels.cli.console import printable, require_extras, stdout
+from lckernels.cli.figures.common import check_figure_path
+from lckernels.cli.reports.explain import lines
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
 from lckernels.long.loading import folder
-from lckernels.search.text import printable
 
 if TYPE_CHECKING:
     from lckernels.hf.costs import Costs
@@ -50,35 +49,17 @@ def explain(
 
     Only the config is read: no weights are loaded and nothing is computed.
     """
-    need({"transformers": "hf"} | ({"matplotlib": "cli"} if plot else {}))
+    require_extras({"transformers": "hf"} | ({"matplotlib": "cli"} if plot else {}))
     if plot is not None:
-        check_target(plot)
+        check_figure_path(plot)
     found = _costs(model, seqlen, window, sink_tokens)
     for line in lines(found):
-        out.print(printable(line))
+        stdout.print(printable(line))
     if plot is not None:
-        from lckernels.cli.figures.layers import plot_layers
+        from lckernels.cli.figures.explain import plot_layers
 
         plot_layers(plot, found, sink_tokens or 0)
-        out.print(printable(f"picture: {plot}"))
-
-
-def lines(costs: "Costs") -> list[str]:
-    """The report's table, then the figures."""
-    reach = ["all tokens" if side is None else f"{side:,} tokens" for side in costs.reach]
-    beside = (
-        ", beside the sink tokens" if any("sink tokens" in row.verdict for row in costs.report.rows) else ""
-    )
-    share = costs.flops_patched / costs.flops if costs.flops else 1.0
-    return [
-        *str(costs.report).splitlines(),
-        "",
-        f"for a text of {costs.seqlen:,} tokens:",
-        f"masks       {_bytes(costs.mask_bytes)} under sdpa; patched {_bytes(costs.mask_bytes_patched)}",
-        f"attention   {_flops(costs.flops)} under sdpa; patched {_flops(costs.flops_patched)}, "
-        f"{100 * share:.1f} %",
-        f"reach       {reach[0]} before a token, {reach[1]} behind it, through all layers{beside}",
-    ]
+        stdout.print(printable(f"picture: {plot}"))
 
 
 def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
@@ -117,17 +98,3 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
             "lckernels.patch says the rest"
         )
     return costs(run, report, wanted, seqlen)
-
-
-def _bytes(size: int) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size} byte{'' if size == 1 else 's'}"
-
-
-def _flops(count: int) -> str:
-    for unit, scale in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.2f} {unit}"
-    return f"{count:,} FLOP"

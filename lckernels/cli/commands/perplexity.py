@@ -8,19 +8,25 @@ from typing import Annotated
 import typer
 
 from lckernels.backends.registry import BackendError
-from lckernels.cli import perplexity_report as report
-from lckernels.cli.console import need, set_threads, talk
-from lckernels.cli.figures import perplexity as picture
-from lckernels.cli.figures.search import check_target
+from lckernels.cli.console import (
+    printable,
+    remarks,
+    require_extras,
+    set_threads,
+    show_progress,
+    stdout,
+)
+from lckernels.cli.figures.common import check_figure_path
+from lckernels.cli.figures.perplexity import plot_perplexity
 from lckernels.cli.options import Dtype, FileArgument, ThreadsOption
-from lckernels.cli.report import out
+from lckernels.cli.reports import perplexity as report
 from lckernels.errors import InputError
 from lckernels.long.loading import load
 from lckernels.long.text_encoder import DTYPES
 from lckernels.perplexity.scoring import check_sizes, fit, score
 from lckernels.perplexity.scoring import compare as compare_ways
 from lckernels.perplexity.tokens import tokenize
-from lckernels.search.text import printable, read_text
+from lckernels.search.text import read_text
 
 _GGUF = dict.fromkeys(("gguf", "accelerate"), "gguf")
 _OPTIONS = {
@@ -92,7 +98,9 @@ def perplexity(
 
     Each token is scored once, by the tokens before it in its context; the first one of the text is not.
     """
-    need({"transformers": "hf"} | (_GGUF if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {}))
+    require_extras(
+        {"transformers": "hf"} | (_GGUF if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {})
+    )
     sizes = {"context": context, "stride": stride, "window": window, "sink_tokens": sink_tokens}
     with _errors_as_options():
         check_sizes(**sizes)
@@ -100,30 +108,29 @@ def perplexity(
         raise InputError(f"--max-tokens: got {max_tokens}; expected at least 2")
     text = read_text(file)
     if plot is not None:
-        check_target(plot)
+        check_figure_path(plot)
     set_threads(threads)
-    progress, say = talk(quiet)
     tokenizer, decoder, _ = load(model, DTYPES[dtype.value], "AutoModelForCausalLM", gguf_file)
     tokens = tokenize(tokenizer, text.content, max_tokens)
     with _errors_as_options():
         sizes["context"], sizes["stride"] = fit(decoder, len(tokens.input_ids), context, stride)
-        say(
+        remarks(quiet)(
             "reading {:,} tokens, {context:,} at a time, {stride:,} apart".format(
                 len(tokens.input_ids), **sizes
             )
         )
-        options = {**sizes, "given": tokens.given, "progress": progress}
+        options = {**sizes, "given": tokens.given, "progress": show_progress(quiet)}
         comparison = compare_ways(decoder, tokens.input_ids, **options) if compare else None
         patched = comparison.patched if comparison else score(decoder, tokens.input_ids, **options)
     reading = report.Reading(
         text, model, tokens, dtype=dtype.value, patched=patched, comparison=comparison, **sizes
     )
     for line in [report.as_json(reading)] if as_json else report.lines(reading):
-        out.print(line)
+        stdout.print(line)
     if plot is not None:
-        picture.plot_perplexity(plot, reading)
+        plot_perplexity(plot, reading)
         if not as_json:
-            out.print(printable(f"picture: {plot}"))
+            stdout.print(printable(f"picture: {plot}"))
 
 
 @contextmanager

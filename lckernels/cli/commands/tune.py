@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from lckernels.cli.console import talk
-from lckernels.cli.report import out
+from lckernels.cli.console import printable, show_progress, stdout
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
 from lckernels.files import check_writable, reason, whole_file
-from lckernels.search.text import printable
 
 if TYPE_CHECKING:
     from lckernels.backends.triton.tune import Tuned
@@ -71,8 +69,8 @@ def tune(
         _make_folder(target)
         check_writable(target)
     found = dict(tuned.read(chip))
-    for row in _shown(tune.tune(keys, device, tune.gpu_seconds), len(keys), talk(quiet)[0]):
-        out.print(printable(row.line))
+    for row in _shown(tune.tune(keys, device, tune.gpu_seconds), len(keys), show_progress(quiet)):
+        stdout.print(printable(row.line))
         if row.failure:
             continue
         found[row.key] = row.after
@@ -80,7 +78,7 @@ def tune(
             with whole_file(target) as partial:
                 partial.write_text(tuned.text(found), encoding="utf-8")
     if not dry_run:
-        out.print(printable(f"tiles: {target}"))
+        stdout.print(printable(f"tiles: {target}"))
 
 
 def _among(option: str, values: list | None, allowed: tuple) -> list:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from lckernels.cli.figures.search import fonts, save_figure
-from lckernels.cli.perplexity_report import Reading
+from lckernels.cli.console import printable
+from lckernels.cli.figures.common import fonts, save_figure
+from lckernels.cli.reports.perplexity import Reading
 from lckernels.extras import import_extra
 from lckernels.perplexity.results import Scored
-from lckernels.search.text import printable
 
 BUCKETS = 100
 _COLORS = {"stock": ("#d9b8a3", "#b0413e"), "patched": ("#b9c7d9", "#1f4e79")}

@@ -1,34 +1,18 @@
 """The picture of a search: similarity along the text, the best passages marked."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from rich.cells import cell_len, set_cell_size
 from torch import Tensor
 
-from lckernels.errors import InputError
+from lckernels.cli.console import printable
+from lckernels.cli.figures.common import fonts, save_figure
 from lckernels.extras import import_extra
-from lckernels.files import check_writable, real_path, reason
-from lckernels.search.text import Text, printable
+from lckernels.search.text import Text
 
-FORMATS = ("png", "svg", "pdf", "jpg")
-_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
 _LABEL_GAP = 1.5  # percent of the text
 _LIGHT, _DARK, _MARK = "#b9c7d9", "#1f4e79", "#c8102e"
-
-
-def check_target(path: Path) -> None:
-    """Raises InputError before any work when the picture cannot be written to `path`."""
-    if path.suffix.lower().lstrip(".") not in FORMATS:
-        raise InputError(f"the picture {path} must end in one of .{', .'.join(FORMATS)}")
-    path = real_path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} for {path.name} does not exist")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file for the picture")
-    check_writable(path)
 
 
 def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Tensor, best: Tensor) -> None:
@@ -54,17 +38,6 @@ def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Te
             legend.text(0.0, y, where, va="center", family="monospace", fontsize=9, color=_MARK)
             legend.text(0.27, y, _excerpt(text.content[start:end]), va="center", fontsize=9, parse_math=False)
         save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure of matplotlib. Raises InputError when the file cannot be written."""
-    with warnings.catch_warnings():
-        # Characters that no font here has are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise InputError(f"the picture {path} cannot be written: {reason(error)}") from None
 
 
 def _draw_scores(axes: object, text: Text, chars: Tensor, scores: Tensor, best: Tensor) -> None:
@@ -118,10 +91,3 @@ def _excerpt(passage: str, cells: int = 100) -> str:
     """The beginning as one line; a Chinese character takes two cells."""
     line = " ".join(printable(passage).split())
     return line if cell_len(line) <= cells else set_cell_size(line, cells - 1).rstrip() + "…"
-
-
-def fonts() -> dict[str, list[str]]:
-    """Settings of matplotlib: a font for Chinese behind the usual one where this machine has it."""
-    manager = import_extra("matplotlib.font_manager", "cli")
-    installed = {font.name for font in manager.fontManager.ttflist}
-    return {"font.family": ["DejaVu Sans", *(name for name in _CJK_FONTS if name in installed)]}

@@ -5,9 +5,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lckernels.cli.console import printable
 from lckernels.perplexity.results import Comparison, Scored
 from lckernels.perplexity.tokens import Tokens
-from lckernels.search.text import Text, printable
+from lckernels.search.text import Text
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lckernels.cli.figures.search import fonts, save_figure
+from lckernels.cli.console import printable
+from lckernels.cli.figures.common import fonts, save_figure
 from lckernels.extras import import_extra
 from lckernels.hf.costs import Costs
 from lckernels.hf.settings import Kind
-from lckernels.search.text import printable
 from lckernels.visible import visible_range
 
 CELLS = 128

@@ -1,0 +1,54 @@
+"""The app of the command line; each module in commands/ is one command, named like the module."""
+
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from pkgutil import iter_modules
+
+import typer
+
+from lckernels.backends import registry
+from lckernels.cli import commands
+from lckernels.cli.console import print_error
+from lckernels.errors import InputError
+
+
+def make_app() -> typer.Typer:
+    """The app with a command for each module in the folder commands/, from its function of the same name."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Searches and encodes texts of any length with an encoder built for short ones, and measures "
+        "how well a decoder predicts a text.",
+    )
+    for name in sorted(module.name for module in iter_modules(commands.__path__)):
+        command = getattr(import_module(f"{commands.__name__}.{name}"), name)
+        app.command(name)(_with_input_errors(command))
+    return app
+
+
+def _with_input_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Bad input and a missing extra end the command with one sentence on stderr and exit code 2."""
+
+    @wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        try:
+            _check_environment()
+            command(*args, **kwargs)
+        except (InputError, ImportError) as error:
+            print_error(str(error))
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def _check_environment() -> None:
+    """Raises InputError for a wrong setting in the environment variable LCKERNELS."""
+    try:
+        registry.settings()
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+app = make_app()

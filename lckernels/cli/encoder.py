@@ -1,0 +1,40 @@
+"""The encoder of the commands search and encode, and its options as they are typed."""
+
+from pathlib import Path
+
+from lckernels.cli.console import set_threads
+from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
+from lckernels.errors import InputError
+from lckernels.long.text_encoder import TextEncoder
+
+EXTRAS = dict.fromkeys(("safetensors", "sentencex", "transformers"), "hf")
+
+
+def load_encoder(
+    model: str,
+    threads: int | None,
+    chunk_len: int | None,
+    overlap: int | None,
+    weights: Weights,
+    boundaries: Boundaries,
+    merge: Merge,
+    dtype: Dtype,
+) -> TextEncoder:
+    """The encoder with the options of the command line; sets the number of threads first."""
+    set_threads(threads)
+    return TextEncoder(
+        model,
+        dtype=dtype.value,
+        chunk_len=chunk_len,
+        overlap=overlap,
+        weights=weights.value,
+        boundaries=boundaries.value,
+        merge=merge.value,
+    )
+
+
+def states_beside(file: Path) -> Path:
+    """FILE.safetensors. Raises InputError for a pipe, which has no folder."""
+    if not file.is_file():
+        raise InputError(f"--keep needs a FILE to keep states beside; {file} is a pipe, name a --states PATH")
+    return file.with_name(f"{file.name}.safetensors")
