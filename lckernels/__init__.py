@@ -19,7 +19,6 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "LongEncoder": "lckernels.long.encoder",
-    "explain": "lckernels.long.explain",
     "patch": "lckernels.hf.patch",
     "patched": "lckernels.hf.patch",
     "unpatch": "lckernels.hf.patch",

@@ -1,4 +1,4 @@
-"""A padded batch as the model would take it: checked, flattened, and read chunk by chunk."""
+"""The arguments of a call as one batch: validated, flattened, and gathered chunk by chunk."""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +10,14 @@ from lckernels.checks import bad
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs (batch, seqlen, ...) and where each row's tokens lie: columns [first, first + length).
+    """Inputs (batch, seqlen, ...); the tokens of each row are its columns [first, first + length).
 
-    first, lengths: (batch,) int64 on the CPU. sources: the model's arguments, flattened to entries; `on` adds
-    the prefix and one entry of padding to them. `Chunks.index` counts in them.
+    Attributes:
+        shape: (batch, seqlen).
+        first: (batch,) int64 on the CPU.
+        lengths: (batch,) int64 on the CPU, special tokens included.
+        sources: the model's arguments, flattened to entries, which `Chunks.index` indexes; `on` appends the
+            prefix and one entry of padding.
     """
 
     shape: tuple[int, int]
@@ -26,11 +30,16 @@ class Batch:
         return self.shape[0] * self.shape[1]
 
     @property
+    def device(self) -> torch.device:
+        return next(iter(self.sources.values())).device
+
+    @property
     def flat_first(self) -> Tensor:
+        """(batch,) int64, the entry of each row's first token."""
         return self.first + torch.arange(self.shape[0], device="cpu") * self.shape[1]
 
     def on(self, device: torch.device, prefix: Tensor, model: nn.Module) -> "Batch":
-        """This batch on the model's device, with the prefix and one entry of padding behind its entries."""
+        """This batch on the model's device; the prefix and one entry of padding follow its entries."""
         extra = {}
         if "input_ids" in self.sources:
             pad = getattr(model.config, "pad_token_id", None) or 0
@@ -46,7 +55,7 @@ class Batch:
         return replace(self, sources=sources)
 
     def gather(self, index: Tensor, widths: list[int]) -> dict[str, Tensor]:
-        """The model's arguments for chunks: index (rows, width); with a mask only where widths differ."""
+        """The model's arguments for chunks: index (rows, width); a mask is added only where widths differ."""
         inputs = {}
         for name, source in self.sources.items():
             # Embeddings are not copied to append a row of padding: the mask makes padding zero.
@@ -79,7 +88,7 @@ def read_batch(
     token_type_ids: Tensor | None,
     num_special: int,
 ) -> Batch:
-    """Checks the arguments of a call and finds each row's tokens. Raises ValueError naming argument, row."""
+    """The batch of a call's arguments. Raises ValueError naming the argument and the row."""
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"input_ids, inputs_embeds: got {given}; expected one of the two")

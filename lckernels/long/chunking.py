@@ -1,13 +1,14 @@
-"""How a padded batch of documents is cut into chunks, and where the chunks' tokens and outputs lie."""
+"""The chunks of a padded batch of documents, and where the chunks' tokens and outputs are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lckernels.plan import Plan
-from lckernels.planner import plan_chunks
+from lckernels.planner import plan_segments
 from lckernels.segments import Column
 
 # Rows of unequal length share a micro-batch while at most this part of it is padding.
@@ -15,11 +16,16 @@ MAX_PADDING = 1 / 8
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """chunk_len: tokens of a chunk, special tokens and prefix included. rule: as in `plan_chunks`.
+class Chunking:
+    """The sizes of a chunk, and the rule that plans the chunks.
 
-    num_leading, num_trailing: special tokens at a document's ends, which every chunk gets.
-    num_prefix: tokens of the prefix, between the leading special tokens and the content.
+    Attributes:
+        chunk_len: tokens of a chunk, special tokens and prefix included.
+        overlap: tokens that neighbouring chunks share.
+        rule: as in `plan_chunks`.
+        num_leading: special tokens at the beginning of a document, which every chunk gets.
+        num_trailing: special tokens at its end, which every chunk gets.
+        num_prefix: tokens of the prefix, between the leading special tokens and the content.
     """
 
     chunk_len: int
@@ -36,43 +42,79 @@ class Cutting:
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """Rows, the longest first, and where their outputs land.
+    """The chunks of a batch, longest first, and the positions of their outputs, all documents packed.
 
-    plan    outputs of all documents, packed, special tokens included
-    widths  tokens of each row
-    index   (num_chunks, plan.chunk_len) int64: entry of the flattened batch that each column shows; entries
-            from num_entries on are the prefix, and num_entries + num_prefix is padding
+    Attributes:
+        segments: (num_segments, 8) int64, columns as in `plan.Column`; special tokens included.
+        cu_seqlens: (num_documents + 1,) int64, where each document begins in the packed output.
+        widths: tokens of each chunk.
+        index: (num_chunks, chunk_len) int64, the entry of the flattened batch that each column reads. Entries
+            from num_entries on are the prefix; num_entries + num_prefix is padding.
     """
 
-    plan: Plan
+    segments: Tensor
+    cu_seqlens: Tensor
     widths: list[int]
     index: Tensor
 
     @property
+    def num_chunks(self) -> int:
+        return self.index.shape[0]
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def chunk_len(self) -> int:
+        """Tokens of the longest chunk."""
+        return self.index.shape[1]
+
+    @property
+    def total_len(self) -> int:
+        return int(self.cu_seqlens[-1])
+
+    @property
     def num_tokens(self) -> int:
+        """Tokens read: those of all chunks."""
         return sum(self.widths)
 
+    @cached_property
+    def plan(self) -> Plan:
+        """The validated plan, built at first use."""
+        return Plan.from_segments(
+            self.segments,
+            num_chunks=self.num_chunks,
+            chunk_len=self.chunk_len,
+            total_len=self.total_len,
+            cu_seqlens=self.cu_seqlens,
+        )
 
-def cut_documents(
+
+def chunk_documents(
     first: Tensor,
     lengths: Tensor,
     num_entries: int,
-    cutting: Cutting,
+    chunking: Chunking,
     boundaries: Sequence[Sequence[int]] | None = None,
 ) -> Chunks:
-    """Cuts the documents that lie in a flattened batch.
+    """The chunks of the documents in a flattened batch.
 
-    first       (num_documents,) int64, CPU: entry of the flattened batch at which each document begins
-    lengths     (num_documents,) int64, CPU: its tokens, special tokens included
-    boundaries  for the rule "sentence": per document the offsets in its content at which a cut is allowed
+    Args:
+        first: (num_documents,) int64 on the CPU, the entry of the flattened batch at which each begins.
+        lengths: (num_documents,) int64 on the CPU, tokens of each, special tokens included.
+        num_entries: length of the flattened batch.
+        chunking: sizes and rule.
+        boundaries: for the rule "sentence", the offsets in each document's content at which a chunk's kept
+            part may end.
     """
-    lead, trail = cutting.num_leading, cutting.num_trailing
-    content_col = lead + cutting.num_prefix
-    row_document, row_offset, row_content, content_segments = _content_rows(lengths, cutting, boundaries)
+    lead, trail = chunking.num_leading, chunking.num_trailing
+    content_col = lead + chunking.num_prefix
+    row_document, row_offset, row_content, content_segments = _content_rows(lengths, chunking, boundaries)
     num_chunks = len(row_document)
     widths = row_content + content_col + trail
 
-    # Longest first, so that a micro-batch is a range of rows of nearly equal width.
+    # Longest first: a micro-batch is a range of rows of nearly equal width.
     order = widths.argsort(descending=True, stable=True)
     new_row = torch.empty_like(order).scatter_(0, order, torch.arange(num_chunks, device="cpu"))
     content_segments[:, Column.ROW] = new_row[content_segments[:, Column.ROW]]
@@ -86,29 +128,29 @@ def cut_documents(
         segments.append(_special_segments(new_row[first_row], torch.zeros_like(ends), ends - lengths, lead))
     if trail:
         segments.append(_special_segments(new_row[last_row], trailing_col, ends - trail, trail))
-    width = int(widths.max())
-    plan = Plan.from_segments(
-        torch.cat(segments),
-        num_chunks=num_chunks,
-        chunk_len=width,
-        total_len=int(ends[-1]),
-        cu_seqlens=torch.cat([ends.new_zeros(1), ends]),
-    )
 
     content_end = (content_col + row_content)[order, None]
     base = first[row_document][order, None]
-    column = torch.arange(width, device="cpu")
+    column = torch.arange(int(widths.max()), device="cpu")
     index = base + lead + row_offset[order, None] + (column - content_col)
     index = torch.where(column < content_col, num_entries + (column - lead), index)
     index = torch.where(column < lead, base + column, index)
     tail = base + lengths[row_document][order, None] - trail + (column - content_end)
     index = torch.where(column >= content_end, tail, index)
-    index = torch.where(column >= content_end + trail, num_entries + cutting.num_prefix, index)
-    return Chunks(plan, widths[order].tolist(), index)
+    index = torch.where(column >= content_end + trail, num_entries + chunking.num_prefix, index)
+    return Chunks(
+        segments=torch.cat(segments),
+        cu_seqlens=torch.cat([ends.new_zeros(1), ends]),
+        widths=widths[order].tolist(),
+        index=index,
+    )
 
 
 def micro_batches(widths: list[int], max_tokens: int) -> list[tuple[int, int]]:
-    """Ranges of rows of falling width: one row, or at most max_tokens, at most MAX_PADDING of it padding."""
+    """Half-open ranges of rows of falling width, one micro-batch each.
+
+    A micro-batch is one row, or at most max_tokens tokens of which at most MAX_PADDING is padding.
+    """
     ranges, start, padding = [], 0, 0
     for row, width in enumerate(widths):
         tokens = (row + 1 - start) * widths[start]
@@ -120,27 +162,29 @@ def micro_batches(widths: list[int], max_tokens: int) -> list[tuple[int, int]]:
 
 
 def _content_rows(
-    lengths: Tensor, cutting: Cutting, boundaries: Sequence[Sequence[int]] | None
+    lengths: Tensor, chunking: Chunking, boundaries: Sequence[Sequence[int]] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per row its document, its offset in that document's content and its content's length, rows in document
-    order; and segments (num_segments, 8) of the content on the packed output."""
-    content = lengths - cutting.num_special
+    """Each row's document, offset in that document's content and content length, in document order.
+
+    The fourth result is segments (num_segments, 8): the content's positions in the packed output.
+    """
+    content = lengths - chunking.num_special
     filled = (content > 0).nonzero().squeeze(1)
     empty = (content == 0).nonzero().squeeze(1)
     segments = torch.zeros(0, 8, dtype=torch.int64, device="cpu")
     document = filled[:0]
     if len(filled):
-        plan = plan_chunks(
+        planned = plan_segments(
             content[filled].tolist(),
-            cutting.chunk_len,
-            cutting.overlap,
-            rule=cutting.rule,
+            chunking.chunk_len,
+            chunking.overlap,
+            rule=chunking.rule,
             boundaries=None if boundaries is None else [boundaries[i] for i in filled.tolist()],
-            num_leading=cutting.num_leading + cutting.num_prefix,
-            num_trailing=cutting.num_trailing,
+            num_leading=chunking.num_leading + chunking.num_prefix,
+            num_trailing=chunking.num_trailing,
         )
-        segments = plan.segments[:, :8].long()
-        cu_seqlens = plan.cu_seqlens.long()
+        segments = planned.segments.long()
+        cu_seqlens = torch.tensor(planned.cu_seqlens, device="cpu")
         index = torch.searchsorted(cu_seqlens, segments[:, Column.START].contiguous(), right=True) - 1
         document = filled[index]
         segments[:, Column.START] -= cu_seqlens[index]
@@ -151,12 +195,12 @@ def _content_rows(
     row_content = torch.cat([segments[:, Column.LENGTH], none])[order]
     rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device="cpu"))
     segments[:, Column.ROW] = rows[: len(segments)]
-    segments[:, Column.START] += (lengths.cumsum(0) - lengths)[document] + cutting.num_leading
+    segments[:, Column.START] += (lengths.cumsum(0) - lengths)[document] + chunking.num_leading
     return row_document, row_offset, row_content, segments
 
 
 def _special_segments(row: Tensor, col: Tensor, start: Tensor, length: int) -> Tensor:
-    """(num_documents, 8): `length` special tokens of each document, kept whole."""
+    """(num_documents, 8): `length` special tokens per document, kept whole."""
     size = torch.full_like(row, length)
     one = torch.ones_like(row)
     return torch.stack([row, col, start, size, torch.zeros_like(row), size, one, one], dim=1)

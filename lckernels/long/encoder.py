@@ -1,8 +1,7 @@
-"""LongEncoder: an encoder with a position limit reads texts of any length, chunk by chunk."""
+"""LongEncoder: an encoder with a limit of positions reads sequences of any length, chunk by chunk."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,14 +9,16 @@ from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
 from lckernels.extras import import_extra
+from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
 from lckernels.long.attention import check_attention, on_lckernels, reasons_against
-from lckernels.long.batches import Batch, read_batch
-from lckernels.long.chunking import Chunks, cut_documents, micro_batches
+from lckernels.long.batches import read_batch
+from lckernels.long.chunking import chunk_documents
 from lckernels.long.explain import Explanation, explain
-from lckernels.long.integers import content_boundaries, integers, text_lengths
-from lckernels.long.layerwise import Rows, check_layerwise, read_row
-from lckernels.long.limits import check_encoder, first_position, fit_cutting
-from lckernels.long.merging import ChunkStates
+from lckernels.long.layer_merge import run_rows
+from lckernels.long.layer_rows import PackedRows
+from lckernels.long.layer_support import check_layer_merge
+from lckernels.long.limits import check_encoder, resolve_chunking
+from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.plan import Plan
 from lckernels.progress import token_bar
@@ -28,41 +29,42 @@ Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
 class LongEncoder(nn.Module):
-    """Wraps an encoder of transformers and is called like it; the result is one sequence as long as the text.
+    """Wraps an encoder of transformers and is called like it; returns one sequence as long as the input.
 
-    A text is cut into overlapping chunks that the model can read; the chunks' hidden states are merged by
-    `overlap_merge`, or with merge="layer" what each attention layer gave them, by `chunked_attention`. A text
-    that fits in one chunk gives the model's own result; a longer one approximates a model with more
-    positions, since a token sees its chunk and not the whole text.
+    A sequence is cut into overlapping chunks that fit the model; the chunks' hidden states are merged by
+    `overlap_merge`, or with merge="layer" the results of each attention layer, by `chunked_attention`. A
+    sequence that fits in one chunk gives the model's own result; a longer one approximates a model with more
+    positions, since a token attends to its chunk and not to the whole sequence.
 
     Args:
         model: an encoder whose output has `last_hidden_state`, as AutoModel loads it (BERT, RoBERTa, XLM-R,
-            ELECTRA, DistilBERT, MPNet, ...). It is kept as `encoder.model`, not copied.
+            ELECTRA, DistilBERT, MPNet, ...). Stored as `encoder.model`, not copied.
         chunk_len: tokens of a chunk, special tokens and prefix included. Default: all the model's positions.
         overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
         weights: as in `overlap_merge`: "triangular" (default), "uniform", "hann", "crop", a tensor
             (num_chunks, chunk_len) with rows as in `encoder.plan(...)`, or a function plan -> such a tensor.
         boundaries: where chunks are cut and, with weights "crop", which tokens each keeps: the rule of
-            `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call needs
+            `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call requires
             sentence_boundaries.
         special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].
-            They are given to every chunk; their own states come from the first and the last.
+            Every chunk gets them; their own states come from the first and the last chunk.
         prefix: token ids that every chunk reads after its leading special tokens; their states are dropped.
         merge: "final" (default) runs the model on every chunk and merges its results. "layer" runs it once on
-            the whole text and merges after each layer's attention: all else of the model runs once a token.
-            That approximates "final": a token has one position, that in the chunk which weighs it most (the
-            earlier one in a tie). It takes a model with absolute positions (BERT, RoBERTa, XLM-R, ELECTRA,
-            DistilBERT, ...).
-        attention: whose attention the model runs on. "auto" (default) takes lckernels' instead of torch's
-            where a backend has a kernel for it; "lckernels" takes it always, whatever backend that is;
-            "model" keeps the model's own. Results are the same up to rounding; a call leaves no trace.
-        max_tokens: bound on the tokens of a micro-batch; one chunk is read alone if it is longer, and with
-            merge="layer" one text, whose feed-forward runs in pieces of so many.
+            the whole sequence and merges after each layer's attention: all else of the model runs once per
+            token. That approximates "final": a token has one position, that in the chunk which weighs it most
+            (the earlier one in a tie). It supports models with absolute positions (BERT, RoBERTa, XLM-R,
+            ELECTRA, DistilBERT, ...).
+        attention: attention backend. "auto" (default) runs lckernels' attention instead of torch's where a
+            backend has a kernel for it; "lckernels" always does, on any backend; "model" never does. Results
+            are the same up to rounding; after a call the model is as before.
+        max_tokens: bound on the tokens of a micro-batch. A longer chunk is a micro-batch of its own; with
+            merge="layer" a longer sequence is, and its feed-forward runs in pieces of at most max_tokens.
         output_device: where chunks are merged and results returned. Default: the model's device.
         progress: show a progress bar (tqdm) over the tokens read.
 
-    Raises TypeError for a model that is no encoder or not one for `merge` and `attention`, ValueError for
-    sizes that do not fit it.
+    Raises:
+        TypeError: a model that is no encoder, or not one for `merge` and `attention`.
+        ValueError: sizes that do not fit the model.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class LongEncoder(nn.Module):
         if merge not in MERGES:
             raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
         if merge == "layer":
-            check_layerwise(model)
+            check_layer_merge(model)
             if attention == "model":
                 raise bad("attention", repr(attention), "merge='layer' needs that of lckernels")
         self.model = model
@@ -110,7 +112,7 @@ class LongEncoder(nn.Module):
         prefix = integers("prefix", [] if prefix is None else prefix)
         parameter = next(model.parameters(), prefix)
         self.register_buffer("prefix", prefix.to(parameter.device), persistent=False)
-        self.cutting = fit_cutting(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
+        self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
 
     @classmethod
     def from_pretrained(
@@ -139,20 +141,52 @@ class LongEncoder(nn.Module):
         parameter = next(self.model.parameters(), None)
         return self.get_input_embeddings().weight.dtype if parameter is None else parameter.dtype
 
+    @property
+    def chunk_len(self) -> int:
+        """Tokens of a chunk, special tokens and prefix included."""
+        return self.chunking.chunk_len
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that neighbouring chunks share."""
+        return self.chunking.overlap
+
+    @property
+    def boundaries(self) -> str:
+        """The rule that cuts: "sled", "max_context" or "sentence"."""
+        return self.chunking.rule
+
+    @property
+    def special_tokens(self) -> tuple[int, int]:
+        """How many special tokens begin and end each row."""
+        return self.chunking.num_leading, self.chunking.num_trailing
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
     def plan(
         self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
     ) -> Plan:
-        """The plan of a call with texts of so many tokens, special tokens included; longest rows first."""
-        lengths = text_lengths("lengths", lengths, self.cutting.num_special)
+        """The plan of a call, longest chunks first.
+
+        Args:
+            lengths: tokens of the sequence, or of each sequence of the batch, special tokens included.
+            sentence_boundaries: as in a call.
+        """
+        lengths = sequence_lengths("lengths", lengths, self.chunking.num_special)
         first = lengths.cumsum(0) - lengths
-        offsets = content_boundaries(sentence_boundaries, self.cutting, torch.zeros_like(lengths), lengths)
-        return cut_documents(first, lengths, int(lengths.sum()), self.cutting, offsets).plan
+        offsets = content_boundaries(sentence_boundaries, self.chunking, torch.zeros_like(lengths), lengths)
+        return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets).plan
 
     def explain(self, seqlen: int | Sequence[int]) -> Explanation:
-        """What a text (or a batch) of `seqlen` tokens costs, and how far its tokens see, before it runs."""
+        """Cost and accuracy of a call with sequences of `seqlen` tokens, special tokens included.
+
+        Nothing is computed. With boundaries="sentence" the chunks depend on the text: the numbers are those
+        of "sled" with the same sizes.
+
+        Raises:
+            ValueError: no sequence, or one shorter than its special tokens.
+        """
         return explain(self, seqlen)
 
     def forward(
@@ -167,7 +201,7 @@ class LongEncoder(nn.Module):
         sentence_boundaries: Sequence[Sequence[int]] | None = None,
         **unsupported: Any,
     ) -> Any:
-        """Hidden states of texts of any length.
+        """Hidden states of sequences of any length.
 
         Args:
             input_ids: (batch, seqlen) integers; or
@@ -175,96 +209,51 @@ class LongEncoder(nn.Module):
             attention_mask: (batch, seqlen), 1 for tokens, 0 for padding, which is at the ends of a row only.
             token_type_ids: (batch, seqlen); the prefix has type 0.
             output_hidden_states: also merge the states of every layer. Default: the model's config.
-            return_dict: False gives a tuple. Default: the model's config.
+            return_dict: False returns a tuple. Default: the model's config.
             sentence_boundaries: for boundaries="sentence": per row the columns of input_ids at which a
-                sentence begins, as `lckernels.sentences.token_boundaries` gives them.
+                sentence begins, as `lckernels.sentences.token_boundaries` returns them.
 
         Returns:
             The model's own output class: last_hidden_state (batch, seqlen, dim), rows of padding zero;
-            hidden_states, a tuple of such, if asked for; pooler_output None.
+            hidden_states, a tuple of such, if requested; pooler_output None.
 
         Raises:
-            ValueError: bad input, naming argument and row. TypeError: a model without last_hidden_state.
+            ValueError: bad input, naming argument and row.
+            TypeError: the model's output has no last_hidden_state.
         """
         for name, value in unsupported.items():
             if value is not None and value is not False:
                 raise bad(name, type(value).__name__, "LongEncoder cannot take it")
-        batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, self.cutting.num_special)
-        offsets = content_boundaries(sentence_boundaries, self.cutting, batch.first, batch.lengths)
-        chunks = cut_documents(batch.flat_first, batch.lengths, batch.num_entries, self.cutting, offsets)
+        chunking = self.chunking
+        batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, chunking.num_special)
+        offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths)
+        chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets)
         if output_hidden_states is None:
             output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
         outputs = Outputs(self.model, output_hidden_states)
-        read = self._read_rows if self.merge == "layer" else self._read_chunks
-        merged = read(batch.on(self.device, self.prefix, self.model), chunks, outputs)
+        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
+        device = self.output_device or self.device
+        batch = batch.on(self.device, self.prefix, self.model)
+        if self.merge == "layer":
+            rows = PackedRows(chunks, chunking, self.max_tokens)
+            num_tokens, attention = sum(rows.num_tokens()), on_lckernels(self.model, self.max_tokens)
+        else:
+            own = reasons_against(self.model, self.attention, chunks.chunk_len)
+            num_tokens, attention = chunks.num_tokens, nullcontext() if own else on_lckernels(self.model)
+        with attention, token_bar(num_tokens, "LongEncoder", self.progress) as advance:
+            if self.merge == "layer":
+                merged = run_rows(self.model, batch, rows, outputs, weights, device, advance)
+            else:
+                merged = run_chunks(
+                    self.model, batch, chunks, outputs, weights, self.max_tokens, device, advance
+                )
         output = outputs.build([batch.unpack(state) for state in merged])
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
-    def _read_chunks(self, batch: Batch, chunks: Chunks, outputs: Outputs) -> list[Tensor]:
-        """merge="final": each chunk through the model, then each state merged, (total_len, dim)."""
-        target = self.output_device or self.device
-        gathered: list[ChunkStates] = []
-        own = reasons_against(self.model, self.attention, chunks.widths[0])
-        attention = nullcontext() if own else on_lckernels(self.model)
-        with attention, self._progress(chunks.num_tokens) as advance:
-            for start, stop in micro_batches(chunks.widths, self.max_tokens):
-                index = chunks.index[start:stop, : chunks.widths[start]].to(self.device)
-                widths = chunks.widths[start:stop]
-                states = outputs.states(
-                    self.model(
-                        **batch.gather(index, widths),
-                        output_hidden_states=outputs.hidden_states,
-                        return_dict=True,
-                    )
-                )
-                gathered = gathered or [ChunkStates(chunks.plan, state, target) for state in states]
-                for rows, state in zip(gathered, states, strict=True):
-                    rows.add(state)
-                advance(sum(widths))
-        weights = self._weights(chunks.plan)
-        # Without overlap every weight is the same, and uniform ones divide by exactly 1.
-        if isinstance(weights, str) and chunks.plan.num_chunks == chunks.plan.cu_seqlens.shape[0] - 1:
-            weights = "uniform"
-        return [rows.merge(weights) for rows in gathered]
-
-    def _read_rows(self, batch: Batch, chunks: Chunks, outputs: Outputs) -> list[Tensor]:
-        """merge="layer": each document once through the model, (total_len, dim)."""
-        target, weights = self.output_device or self.device, self._weights(chunks.plan)
-        rows = Rows(chunks, self.cutting, self.max_tokens)
-        layers = getattr(self.config, "num_hidden_layers", 1)
-        parts: list[list[Tensor]] = []
-        attention = on_lckernels(self.model, self.max_tokens)
-        with attention, self._progress(sum(rows.num_tokens())) as advance:
-            for start, stop in rows.documents:
-                row = rows.make(start, stop, weights)
-                done = [row.num_tokens * n // layers for n in range(layers + 1)]
-                shares = (after - before for before, after in pairwise(done))
-                output = read_row(
-                    self.model,
-                    batch,
-                    row,
-                    first_position(self.model),
-                    lambda shares=shares: advance(next(shares, 0)),
-                    output_hidden_states=outputs.hidden_states,
-                    return_dict=True,
-                )
-                results = row.results.to(self.device)
-                parts.append(
-                    [state[0].index_select(0, results).to(target) for state in outputs.states(output)]
-                )
-        return [torch.cat(states) if len(states) > 1 else states[0] for states in zip(*parts, strict=True)]
-
-    def _weights(self, plan: Plan) -> str | Tensor:
-        return self.weights(plan) if callable(self.weights) else self.weights
-
-    def _progress(self, num_tokens: int) -> AbstractContextManager[Callable[[int], object]]:
-        return token_bar(num_tokens, "LongEncoder", self.progress)
-
     def extra_repr(self) -> str:
-        cutting = self.cutting
         return (
-            f"chunk_len={cutting.chunk_len}, overlap={cutting.overlap}, weights={self.weights!r}, "
-            f"boundaries={cutting.rule!r}, merge={self.merge!r}"
+            f"chunk_len={self.chunk_len}, overlap={self.overlap}, weights={self.weights!r}, "
+            f"boundaries={self.boundaries!r}, merge={self.merge!r}"
         )

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
+from lckernels.long.arguments import sequence_lengths
 from lckernels.long.attention import whose_attention
-from lckernels.long.chunking import cut_documents, micro_batches
-from lckernels.long.integers import text_lengths
-from lckernels.long.layerwise import Rows
+from lckernels.long.chunking import chunk_documents, micro_batches
+from lckernels.long.layer_rows import PackedRows
+
+if TYPE_CHECKING:
+    from lckernels.long.encoder import LongEncoder
 
 _MERGED = {"final": "of the results", "layer": "in every layer, after attention"}
 _LOSSES = {
@@ -25,7 +27,6 @@ class Explanation:
 
     merge             as LongEncoder was given it; with "layer" a micro-batch is one row of whole texts
     attention         "lckernels", in how many layers if not in all, or why the model keeps its own
-    reach             how far a token sees to each side in the model without a limit; None is the whole text
     halo              a token at a seam has at least so many tokens of context on either side in its better
                       chunk; None if no text has a seam
     recompute_factor  tokens read, prefix and special tokens included, per token of the text; with
@@ -48,7 +49,6 @@ class Explanation:
     weights: str
     merge: str
     attention: str
-    reach: int | None
     halo: int | None
     recompute_factor: float
     exact: bool
@@ -62,7 +62,6 @@ class Explanation:
         halo = "none needed, every text is one chunk"
         if self.halo is not None:
             halo = f"{self.halo:,} tokens at least"
-        reach = "the whole text" if self.reach is None else f"{self.reach:,} tokens"
         verdict = "exact" if self.exact else f"approximate: {_LOSSES[self.merge]}"
         texts = "1 text" if self.num_documents == 1 else f"{self.num_documents:,} texts"
         batch_bytes = "" if self.batch_bytes is None else f", about {_bytes(self.batch_bytes)} a micro-batch"
@@ -73,7 +72,6 @@ class Explanation:
             f"merge        {_MERGED[self.merge]}",
             f"attention    {self.attention}",
             f"result       {verdict}",
-            f"reach        {reach}",
             f"halo         {halo}",
             f"recompute    {self.recompute_factor:.2f} tokens read per token",
             f"memory       {_bytes(self.output_bytes)} result, {_bytes(self.buffer_bytes)} chunks"
@@ -85,30 +83,20 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Explanation:
-    """What a LongEncoder does with texts of `seqlen` tokens, special tokens included; nothing is computed.
-
-    model    a LongEncoder, or an encoder that `options` would make one of
-    seqlen   tokens of the text, or of each text
-
-    Under the rule "sentence" chunks depend on the text: the numbers are those of "sled" with the same sizes.
-    Raises ValueError for no text at all, or one without room for its special tokens.
-    """
-    from lckernels.long.encoder import LongEncoder
-
-    encoder = model if isinstance(model, LongEncoder) else LongEncoder(model, **options)
-    cutting = encoder.cutting
-    tokens = text_lengths("seqlen", seqlen, cutting.num_special)
+def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
+    """The explanation of `LongEncoder.explain`."""
+    chunking = encoder.chunking
+    tokens = sequence_lengths("seqlen", seqlen, chunking.num_special)
     lengths = tokens.tolist()
-    chunks = cut_documents(tokens.cumsum(0) - tokens, tokens, sum(lengths), replace(cutting, rule="sled"))
-    plan, widths = chunks.plan, chunks.widths
-    one_piece = plan.num_chunks == len(lengths)
+    chunks = chunk_documents(tokens.cumsum(0) - tokens, tokens, sum(lengths), replace(chunking, rule="sled"))
+    widths = chunks.widths
+    one_piece = chunks.num_chunks == len(lengths)
     sizes = _sizes(encoder.config)
     dtype_bytes = torch.finfo(encoder.dtype).bits // 8
     hidden = getattr(encoder.config, "hidden_size", 0)
     layer = encoder.merge == "layer"
     if layer:
-        batch_tokens = Rows(chunks, cutting, encoder.max_tokens).num_tokens()
+        batch_tokens = PackedRows(chunks, chunking, encoder.max_tokens).num_tokens()
     else:
         batch_tokens = [(b - a) * widths[a] for a, b in micro_batches(widths, encoder.max_tokens)]
     read = sum(batch_tokens) if layer else sum(widths)
@@ -120,19 +108,18 @@ def explain(model: nn.Module, seqlen: int | Sequence[int], **options: Any) -> Ex
     return Explanation(
         seqlen=sum(lengths),
         num_documents=len(lengths),
-        num_chunks=plan.num_chunks,
+        num_chunks=chunks.num_chunks,
         num_micro_batches=len(batch_tokens),
-        chunk_len=cutting.chunk_len,
-        overlap=cutting.overlap,
+        chunk_len=chunking.chunk_len,
+        overlap=chunking.overlap,
         weights=encoder.weights if isinstance(encoder.weights, str) else "explicit",
         merge=encoder.merge,
         attention=attention,
-        reach=None,
-        halo=None if one_piece else cutting.overlap // 2,
+        halo=None if one_piece else chunking.overlap // 2,
         recompute_factor=read / sum(lengths),
-        exact=one_piece and cutting.num_prefix == 0,
-        output_bytes=plan.total_len * hidden * dtype_bytes,
-        buffer_bytes=0 if layer else plan.num_chunks * plan.chunk_len * hidden * dtype_bytes,
+        exact=one_piece and chunking.num_prefix == 0,
+        output_bytes=chunks.total_len * hidden * dtype_bytes,
+        buffer_bytes=0 if layer else chunks.num_chunks * chunks.chunk_len * hidden * dtype_bytes,
         batch_bytes=sizes and dtype_bytes * _layer_values(largest, wide, *sizes[1:]),
         flops=sizes and _encoder_flops(read, widths, *sizes),
         flops_one_piece=sizes and _encoder_flops(sum(lengths), lengths, *sizes),

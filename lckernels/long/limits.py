@@ -3,7 +3,7 @@
 from torch import nn
 
 from lckernels.checks import bad
-from lckernels.long.chunking import Cutting
+from lckernels.long.chunking import Chunking
 
 
 def check_encoder(model: nn.Module) -> None:
@@ -45,14 +45,14 @@ def usable_positions(model: nn.Module) -> tuple[int, str] | None:
     return positions, f"max_position_embeddings {positions}"
 
 
-def fit_cutting(
+def resolve_chunking(
     model: nn.Module,
     chunk_len: int | None,
     overlap: int | None,
     rule: str,
     special_tokens: tuple[int, int],
     num_prefix: int,
-) -> Cutting:
+) -> Chunking:
     """The sizes of a chunk, checked against the model."""
     limit = usable_positions(model)
     name = type(model).__name__
@@ -74,4 +74,4 @@ def fit_cutting(
     if not 0 <= overlap < content:
         allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len} with {sizes}"
         raise bad("overlap", overlap, allowed)
-    return Cutting(chunk_len, overlap, rule, leading, trailing, num_prefix)
+    return Chunking(chunk_len, overlap, rule, leading, trailing, num_prefix)

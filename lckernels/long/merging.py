@@ -1,29 +1,70 @@
-"""Hidden states of chunks on their way to one sequence."""
+"""merge="final": the model runs on every chunk; the chunks' hidden states are merged into one sequence."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from lckernels.functional import overlap_merge
+from lckernels.long.batches import Batch
+from lckernels.long.chunking import Chunks, micro_batches
+from lckernels.long.outputs import Outputs
 from lckernels.plan import Plan
 
 
+def run_chunks(
+    model: nn.Module,
+    batch: Batch,
+    chunks: Chunks,
+    outputs: Outputs,
+    weights: str | Tensor,
+    max_tokens: int,
+    device: torch.device | str,
+    advance: Callable[[int], object],
+) -> list[Tensor]:
+    """The batch's states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
+
+    The model runs on micro-batches of at most `max_tokens` tokens; `advance` receives the number read.
+    """
+    gathered: list[ChunkStates] = []
+    for start, stop in micro_batches(chunks.widths, max_tokens):
+        index = chunks.index[start:stop, : chunks.widths[start]].to(batch.device)
+        widths = chunks.widths[start:stop]
+        states = outputs.states(
+            model(**batch.gather(index, widths), output_hidden_states=outputs.hidden_states, return_dict=True)
+        )
+        gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
+        for rows, state in zip(gathered, states, strict=True):
+            rows.add(state)
+        advance(sum(widths))
+    # Without overlap every weight is the same, and uniform ones divide by exactly 1.
+    if isinstance(weights, str) and chunks.num_chunks == chunks.num_documents:
+        weights = "uniform"
+    return [rows.merge(weights) for rows in gathered]
+
+
 class ChunkStates:
-    """One hidden state of all chunks, collected in the order of the plan's rows."""
+    """One hidden state of all chunks, collected in the order of the plan's rows.
+
+    Args:
+        plan: the chunks' plan.
+        like: a state of some chunks; the others have its dtype and dim, and require a gradient if it does.
+        device: where the chunks are merged.
+    """
 
     def __init__(self, plan: Plan, like: Tensor, device: torch.device | str) -> None:
         self.plan = plan.to(device)
         self.rows = 0
         self.parts: list[Tensor] = []
         self.buffer = None
-        # With a gradient the parts are joined by autograd; without one they are written in place, once.
+        # With a gradient autograd concatenates the parts; without one they are written in place, once.
         if not like.requires_grad:
             shape = (plan.num_chunks, plan.chunk_len, like.shape[2])
             self.buffer = torch.empty(shape, dtype=like.dtype, device=device)
 
     def add(self, state: Tensor) -> None:
-        """state (rows, width, dim), width <= chunk_len; columns behind width are never read."""
+        """Appends state (rows, width, dim), width <= chunk_len; columns from width on are never read."""
         rows, width, _ = state.shape
         if self.buffer is not None:
             self.buffer[self.rows : self.rows + rows, :width] = state
@@ -33,12 +74,12 @@ class ChunkStates:
         self.rows += rows
 
     def merge(self, weights: str | Tensor) -> Tensor:
-        """(total_len, dim) in the states' dtype; the chunks are let go."""
+        """(total_len, dim) in the states' dtype; frees the chunks."""
         chunks = torch.cat(self.parts) if self.buffer is None else self.buffer
         self.parts, self.buffer = [], None
         if isinstance(weights, Tensor):
             weights = weights.to(chunks.device)
-        # The result keeps the dtype that the model gave its states, under autocast too.
+        # The result has the dtype of the model's states, under autocast too.
         device = chunks.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False) if autocast else nullcontext():

@@ -71,16 +71,16 @@ class TextEncoder:
 
     def identity(self, language: str) -> dict[str, str]:
         """What the states depend on beside the text, as strings; `language` only where it places cuts."""
-        cutting = self.encoder.cutting
+        encoder = self.encoder
         return {
-            "weights_sha256": weights_sha256(self.encoder.model, self._random),
+            "weights_sha256": weights_sha256(encoder.model, self._random),
             "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
-            "chunk_len": str(cutting.chunk_len),
-            "overlap": str(cutting.overlap),
-            "weights": str(self.encoder.weights),
-            "boundaries": cutting.rule,
-            "merge": self.encoder.merge,
-            "language": language if cutting.rule == "sentence" else "any",
+            "chunk_len": str(encoder.chunk_len),
+            "overlap": str(encoder.overlap),
+            "weights": str(encoder.weights),
+            "boundaries": encoder.boundaries,
+            "merge": encoder.merge,
+            "language": language if encoder.boundaries == "sentence" else "any",
             "dtype": self.dtype,
         }
 
@@ -99,7 +99,7 @@ class TextEncoder:
     ) -> Encoded:
         """The merged last hidden state of a text; `language` places the cuts of boundaries="sentence"."""
         options = {}
-        if self.encoder.cutting.rule == "sentence":
+        if self.encoder.boundaries == "sentence":
             cuts = token_boundaries(tokens.offsets, sentence_boundaries(text, language))
             options["sentence_boundaries"] = [[cut + tokens.leading for cut in cuts]]
         num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
@@ -118,7 +118,7 @@ class TextEncoder:
         ids = self.tokenizer(question, truncation=False, verbose=False, split_special_tokens=True)[
             "input_ids"
         ]
-        options = {"sentence_boundaries": [[]]} if self.encoder.cutting.rule == "sentence" else {}
+        options = {"sentence_boundaries": [[]]} if self.encoder.boundaries == "sentence" else {}
         self.encoder.progress = False
         with torch.inference_mode():
             states = self.encoder(input_ids=self._without_special(ids)[None], **options).last_hidden_state[0]

@@ -184,7 +184,7 @@ def test_a_model_without_the_interface_is_noticed(monkeypatch):
         "forward",
         lambda input_ids, position_ids, **inputs: output(embed(input_ids, None, position_ids)),
     )
-    with pytest.raises(TypeError, match="BertModel ran without lckernels' attention; take merge='final'"):
+    with pytest.raises(TypeError, match="BertModel ran without lckernels' attention; use merge='final'"):
         layer(model, 20)(token_ids(40)[None])
 
 

@@ -12,7 +12,7 @@ import lckernels
 def test_ragged_batch_of_each_architecture(family, side):
     model = tiny(family)
     encoder = lckernels.LongEncoder(model, overlap=9, max_tokens=100)
-    assert encoder.cutting.chunk_len == 32
+    assert encoder.chunk_len == 32
     rows = [token_ids(n) for n in (100, 32, 33, 7, 31, 75)]
     ids, mask = pad(rows, side)
     with torch.no_grad():
@@ -240,22 +240,22 @@ def test_explain_says_what_will_happen():
     encoder = lckernels.LongEncoder(model, 20, 6)
     said = encoder.explain([70, 10])
     # Content 68 in chunks of 18 that begin every 12 tokens: 0, 12, 24, 36, 48, 50.
-    assert (said.num_chunks, said.halo, said.exact, said.reach) == (7, 3, False, None)
+    assert (said.num_chunks, said.halo, said.exact) == (7, 3, False)
     assert said.recompute_factor == (6 * 20 + 10) / 80
     assert said.output_bytes == 80 * 16 * 4
     assert said.buffer_bytes == 7 * 20 * 16 * 4
     flops = {n: 2 * (8 * n * 16**2 + 4 * n**2 * 16 + 4 * n * 16 * 24) for n in (20, 10, 70)}
     assert said.flops == 6 * flops[20] + flops[10]
     assert said.flops_one_piece == flops[70] + flops[10]
-    assert lckernels.explain(model, [70, 10], chunk_len=20, overlap=6) == said
+    assert lckernels.LongEncoder(model, chunk_len=20, overlap=6).explain([70, 10]) == said
     assert "approximate" in str(said)
-    one = lckernels.explain(encoder, 20)
+    one = encoder.explain(20)
     assert one.exact
     assert "none needed" in str(one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_explain_knows_each_familys_sizes(family):
-    said = lckernels.explain(tiny(family), 32)
+    said = lckernels.LongEncoder(tiny(family)).explain(32)
     assert said.flops == 2 * (8 * 32 * 16**2 + 4 * 32**2 * 16 + 4 * 32 * 16 * 24)
     assert said.exact

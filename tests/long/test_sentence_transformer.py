@@ -107,7 +107,7 @@ def test_lengthened_twice_has_one_long_encoder(tiny):
     lengthen(tiny)
     encoder = lengthen(tiny, overlap=4, chunk_len=12)
     assert encoder.model is model
-    assert encoder.cutting.chunk_len == 12
+    assert encoder.chunk_len == 12
 
 
 def test_texts_are_not_joined_to_one_row(tiny):

@@ -1,4 +1,4 @@
-"""Integers that a caller gives: text lengths, a prefix, boundaries; checked and brought to the CPU."""
+"""Integer arguments: sequence lengths, a prefix, sentence boundaries; validated and copied to the CPU."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lckernels.checks import bad
-from lckernels.long.chunking import Cutting
+from lckernels.long.chunking import Chunking
 
 
 def integers(name: str, values: object) -> Tensor:
@@ -23,8 +23,8 @@ def integers(name: str, values: object) -> Tensor:
     return tensor.reshape(-1).to(torch.int64)
 
 
-def text_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
-    """(num_texts,) int64. Raises ValueError for no text, and for one too short for its special tokens."""
+def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
+    """(num_sequences,) int64. Raises ValueError for no text, and for one too short for its special tokens."""
     tensor = integers(name, lengths)
     if not len(tensor):
         raise bad(name, "no text", "expected the tokens of one text, or of each of several")
@@ -37,7 +37,7 @@ def text_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: 
 
 
 def content_boundaries(
-    boundaries: Sequence[Sequence[int]] | None, cutting: Cutting, first: Tensor, lengths: Tensor
+    boundaries: Sequence[Sequence[int]] | None, chunking: Chunking, first: Tensor, lengths: Tensor
 ) -> list[list[int]] | None:
     """Columns of each row as offsets into its content; None unless the rule is "sentence".
 
@@ -45,16 +45,16 @@ def content_boundaries(
     """
     name = "sentence_boundaries"
     if boundaries is None:
-        if cutting.rule == "sentence":
+        if chunking.rule == "sentence":
             raise bad(name, "None", "expected one list a row with boundaries='sentence'")
         return None
     got = f"{len(boundaries)} lists"
-    if cutting.rule != "sentence":
-        raise bad(name, got, f"expected None with boundaries={cutting.rule!r}")
+    if chunking.rule != "sentence":
+        raise bad(name, got, f"expected None with boundaries={chunking.rule!r}")
     if len(boundaries) != len(lengths):
         raise bad(name, got, f"input has {len(lengths)} rows")
-    origins = (first + cutting.num_leading).tolist()
-    contents = (lengths - cutting.num_special).tolist()
+    origins = (first + chunking.num_leading).tolist()
+    contents = (lengths - chunking.num_special).tolist()
     offsets = []
     for i, (columns, origin, size) in enumerate(zip(boundaries, origins, contents, strict=True)):
         shifted = integers(f"{name}[{i}]", columns) - origin
