@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from helpers.marks import marks_of_case
 
 
 def pytest_addoption(parser):
@@ -17,8 +18,19 @@ def pytest_addoption(parser):
     traces = parser.getgroup("traces of the ops (opcheck.py)")
     traces.addoption("--every-trace", action="store_true", help="of every call, not of new forms only")
     parity = parser.getgroup("transformers' models (test_hf_parity.py)")
-    parity.addoption("--hf-all", action="store_true", help="every architecture, not a part of them")
     parity.addoption("--hf-table", metavar="PATH", help="write the table of what came out")
+
+
+def pytest_itemcollected(item):
+    """Adds the marks that `@pytest.mark.cases(mark=condition)` gives to this case of its test."""
+    for marker in item.iter_markers("cases"):
+        for mark in marks_of_case(marker.kwargs, item.callspec.params):
+            item.add_marker(mark)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("requires a GPU")
 
 
 @pytest.fixture(autouse=True)

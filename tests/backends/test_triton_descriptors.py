@@ -15,6 +15,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from lckernels.backends.triton import arguments, launch, tuned
 from lckernels.backends.triton.tiles import TABLE, allowed, with_descriptors
 
+pytestmark = pytest.mark.triton_all
+
 by_the_kernels = pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels")
 DTYPE = torch.float16 if launch.interpreted() else torch.bfloat16
 
@@ -85,6 +87,7 @@ def solve(case: Case, inputs: list[torch.Tensor], dout: torch.Tensor) -> list[to
     return [out.detach(), *torch.autograd.grad(out, leaves, dout)]
 
 
+@pytest.mark.cases(triton=lambda name: name in ("groups", "fused", "packed"))
 @by_the_kernels
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_bits_as_through_addresses(name, monkeypatch):
@@ -108,6 +111,7 @@ def test_the_same_bits_as_through_addresses(name, monkeypatch):
         assert torch.equal(x, y)
 
 
+@pytest.mark.triton
 @by_the_kernels
 @pytest.mark.skipif(not launch.interpreted(), reason="loads are counted in Triton's interpreter")
 def test_whole_tiles_are_read_through_them(monkeypatch):

@@ -9,9 +9,7 @@ import torch
 import lckernels
 from lckernels import Layout, Plan, Score, plan_chunks
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a GPU: streams, graphs and waiting are not interpreted"
-)
+pytestmark = pytest.mark.gpu
 
 
 def attention_inputs(dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
@@ -114,7 +112,7 @@ def test_autocast_to_bf16():
     assert got.dtype == torch.bfloat16 and torch.equal(got, want)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="requires two GPUs")
 def test_it_runs_on_the_device_of_its_tensors():
     inputs = attention_inputs()
     want = attend(*inputs)

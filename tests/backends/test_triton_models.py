@@ -16,6 +16,8 @@ import lckernels
 from lckernels.backends import registry
 
 pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.triton_all,
     pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels"),
     requires_dtype(torch.float32),
     pytest.mark.usefixtures("one_thread"),

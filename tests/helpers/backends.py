@@ -22,6 +22,9 @@ DEVICE = "cuda" if _ON_GPU else "cpu"
 BACKENDS = [
     name for name in (("eager", "cpu") if TESTED == "cpu" else (TESTED,)) if not registry.availability()[name]
 ]
+by_backend = pytest.mark.parametrize("backend", BACKENDS)
+# Marks a test's cases on the CPU backend.
+on_each_isa = pytest.mark.cases(isa=lambda backend: backend == "cpu")
 # Whether a NaN reaches those rows alone that see it, and not others of their tile (DESIGN: either is right).
 EXACT_NAN = not _OF_GPUS
 

@@ -170,3 +170,6 @@ CASES = (
     AttentionCase("dropout_all_scores", (6, 2), num_heads=4, score=_all_scores, dropout_p=0.3),
     AttentionCase("dropout_packed", (6, 2), batch=1, seqlen_k=17, layout=_packed, dropout_p=0.4),
 )
+SMALL_CASES = [
+    case for case in CASES if case.name in ("gqa", "all_scores", "packed", "dropout", "left_padding")
+]

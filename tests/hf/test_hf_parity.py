@@ -1,6 +1,6 @@
 """Every architecture with local attention that can be built here: patched, it does what it does under eager.
 
-A part runs by default; `--hf-all` runs all, `--hf-table PATH` writes what came out as a table.
+Those outside PART have the mark `slow`; `-m hf` runs all. `--hf-table PATH` writes the results as a table.
 """
 
 # ruff: noqa: E402
@@ -27,13 +27,16 @@ PART = (
 
 
 def pytest_generate_tests(metafunc):
-    every = metafunc.config.getoption("--hf-all")
-    names = [name for name in (MODELS if every else PART) if has(name)]
-    if "check" in metafunc.fixturenames:
-        pairs = [(name, check) for name in names for check in checks_of(name)]
-        metafunc.parametrize(("name", "check"), pairs, scope="module", ids=map("-".join, pairs))
-    elif "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", names, scope="module")
+    if "name" not in metafunc.fixturenames:
+        return
+    with_check = "check" in metafunc.fixturenames
+    cases = [
+        pytest.param(*case, id="-".join(case), marks=() if name in PART else pytest.mark.slow)
+        for name in MODELS
+        if has(name)
+        for case in ([(name, check) for check in checks_of(name)] if with_check else [(name,)])
+    ]
+    metafunc.parametrize(("name", "check") if with_check else "name", cases, scope="module")
 
 
 @pytest.fixture(scope="module")

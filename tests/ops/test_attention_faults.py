@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers.attention_problem import Problem, with_tensors
 from helpers.backends import (
-    BACKENDS,
     EXACT_NAN,
     TESTED,
+    by_backend,
     is_supported,
     not_interpreted,
     requires_dtype,
@@ -34,7 +34,7 @@ import lckernels
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all, pytest.mark.usefixtures("one_thread")]
 
 MAX = 2**31 - 1
 DTYPES = supported(torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -117,6 +117,7 @@ def test_memory_around_views_is_not_used():
         assert_same_bits(got, forward_backward(run_backend, contiguous))
 
 
+@pytest.mark.isa
 @pytest.mark.skipif(sys.platform != "linux", reason="protects a page as Linux does")
 def test_nothing_is_read_past_the_page_end():
     program = Path(__file__).parents[1] / "helpers/attention_at_page_end.py"
@@ -369,7 +370,7 @@ def test_what_is_not_finite_reaches_no_padding(where, softcap):
         assert (results[name][:, 40:] == 0).all(), name
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@by_backend
 def test_a_row_of_nan_shows_in_every_gradient(backend):
     q, k, v = (torch.randn(1, 6, 2, 4) for _ in range(3))
     q[:, 3] = torch.nan

@@ -7,6 +7,8 @@ import torch
 from helpers.compare_attention import assert_same_bits, forward_backward, run_backend
 from helpers.random_attention import draw_problem
 
+pytestmark = pytest.mark.isa_all
+
 
 @pytest.fixture
 def problems(one_thread):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, requires_dtype, supported
+from helpers.backends import by_backend, on_each_isa, requires_dtype, supported
 from helpers.brute_force import chunked_attention as brute_force_chunked_attention
 from helpers.chunked_cases import CASES, LONG_CASES, ChunkedInputs
 from helpers.compare import assert_as_good_as
@@ -11,9 +11,11 @@ from helpers.opcheck import opcheck
 import lckernels
 from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
 
+pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
+
 DTYPES = supported(torch.float32, torch.bfloat16, torch.float16)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-by_backend = pytest.mark.parametrize("backend", BACKENDS)
+on_triton_in_ci = pytest.mark.cases(triton=lambda case: case.name.startswith("by_hand"))
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -48,6 +50,7 @@ def names(inputs: ChunkedInputs) -> list:
     return ["out", *(["extra_out"] if extra else []), *(f"d{name}" for name in tensors)]
 
 
+@on_triton_in_ci
 @by_case
 def test_reference_is_the_definition(case):
     inputs = case.tensors(torch.float64)
@@ -61,6 +64,8 @@ def test_reference_is_the_definition(case):
         torch.testing.assert_close(x, torch.tensor(expected_extra, dtype=torch.float64).view(x.shape))
 
 
+@on_triton_in_ci
+@on_each_isa
 @pytest.mark.parametrize("case", (*CASES, *LONG_CASES), ids=lambda case: case.name)
 @by_dtype
 @by_backend
@@ -78,6 +83,7 @@ def test_forward_and_backward(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name)
 
 
+@on_triton_in_ci
 @requires_dtype(torch.float64)
 @by_case
 @by_backend
@@ -104,6 +110,8 @@ def test_gradcheck(case, backend):
     )
 
 
+@pytest.mark.opcheck
+@on_triton_in_ci
 @by_case
 @by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
@@ -117,33 +125,6 @@ def test_opcheck(case, backend, requires_grad, every_trace):
     for dextra_out in (torch.randn_like(extra_out), None) if inputs.extra is not None else (None,):
         backward_args = (torch.randn_like(out), dextra_out, *args[:-1], out, backend)
         opcheck(ops.chunked_attention_backward, backward_args, every_trace)
-
-
-@by_backend
-def test_compile(backend):
-    torch._dynamo.reset()
-
-    def program(q, k, v, extra, table, plan):
-        out = lckernels.chunked_attention(q, k, v, plan, backend=backend)
-        more, extra_out = lckernels.chunked_attention(
-            q, k, v, plan, table, extra=ExtraTokens(*extra), softmax_scale=0.3, backend=backend
-        )
-        return out + more, extra_out
-
-    compiled = torch.compile(program, fullgraph=True, dynamic=True, backend="aot_eager")
-    for length, requires_grad in ((40, False), (55, True)):
-        plan = plan_chunks([length], 16, 6)
-        q, k, v = (torch.randn(length, n, 8, requires_grad=requires_grad) for n in (4, 2, 2))
-        extra = [torch.randn(plan.num_chunks, 1, n, 8, requires_grad=requires_grad) for n in (4, 2, 2)]
-        table = (torch.rand(plan.num_chunks, 16) + 0.5).requires_grad_(requires_grad)
-        args = (q, k, v, extra, table, plan)
-        got, want = compiled(*args), program(*args)
-        torch.testing.assert_close(got, want)
-        if requires_grad:
-            tensors = (q, k, v, *extra, table)
-            losses = (x.square().sum() + y.sum() for x, y in (got, want))
-            for x, y in zip(*(torch.autograd.grad(loss, tensors) for loss in losses), strict=True):
-                torch.testing.assert_close(x, y)
 
 
 @by_backend

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, EXACT_NAN, TESTED, requires_dtype, requires_fallbacks
+from helpers.backends import EXACT_NAN, TESTED, by_backend, requires_dtype, requires_fallbacks
 from helpers.chunked_cases import LONG_CASES, ChunkedCase, ChunkedInputs, hand_made_plan
 
 import lckernels
 from lckernels import ExtraTokens, Plan, plan_chunks, reference
 
-by_backend = pytest.mark.parametrize("backend", BACKENDS)
+pytestmark = pytest.mark.triton_all
+
 by_value = pytest.mark.parametrize("value", (float("nan"), float("inf"), float("-inf")))
 CASE = ChunkedCase("", lambda: plan_chunks([50], 16, 6), num_extra=1, weights="explicit")
 OVERLAP = slice(10, 16)  # the positions that chunks 0 and 1 of the case's plan share

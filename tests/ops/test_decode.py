@@ -15,7 +15,12 @@ from helpers.compare_attention import (
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.isa,
+    pytest.mark.isa_all,
+    pytest.mark.triton_all,
+    pytest.mark.usefixtures("one_thread"),
+]
 
 KEYS = max(scaled_count(2100), 700)  # three tasks a sequence, two splits; a partial last tile
 DTYPES = supported(torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -2,33 +2,19 @@
 
 import pytest
 import torch
-from helpers.backends import BACKENDS
+from helpers.attention_states import random_states
+from helpers.backends import by_backend, on_each_isa
 from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
 
 import lckernels
 from lckernels import Score, ops, reference
 from lckernels.backends import registry
-from lckernels.dtypes import compute_dtype
+
+pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEAD_DIMS = (1, 3, 8, 40, 64, 257)
-
-
-def random_states(dtype, num_states=3, shape=(2, 37, 3, 4), requires_grad=False):
-    """Some rows of the first two states saw nothing, and one row of all the others neither."""
-    batch, seqlen, heads, _ = shape
-    outs = [torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(num_states)]
-    lses = [
-        torch.randn(batch, heads, seqlen, dtype=torch.float64).to(compute_dtype(dtype))
-        for _ in range(num_states)
-    ]
-    lses[0][:1, :1, :2] = -torch.inf
-    if num_states > 1:
-        lses[1][:1, :1, :1] = -torch.inf
-    for lse in lses:
-        lse[-1:, -1:, -1:] = -torch.inf
-    return [x.requires_grad_(requires_grad) for x in outs], [x.requires_grad_(requires_grad) for x in lses]
 
 
 def wide(states):
@@ -72,7 +58,8 @@ def check_backward(outs, lses, backend):
         assert_as_good_as(got, want, plain, f"gradient {i} of {2 * num}", rounding)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 def test_is_attention_over_the_union(backend):
     q, k, v = (torch.randn(2, 7, 2, 4, dtype=torch.float64) for _ in range(3))
     score = Score(sink_logits=torch.randn(2, dtype=torch.float64))
@@ -92,7 +79,9 @@ def test_is_attention_over_the_union(backend):
     torch.testing.assert_close(merged, whole)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.cases(triton=lambda head_dim: head_dim < 257)
+@on_each_isa
+@by_backend
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_forward_and_backward(dtype, head_dim, backend):
@@ -102,7 +91,7 @@ def test_forward_and_backward(dtype, head_dim, backend):
         check_backward(*states, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@by_backend
 def test_many_states_of_very_different_size(backend):
     outs, lses = random_states(torch.float32, 300, (1, 33, 2, 24))
     lses = [lse * 40 for lse in lses]
@@ -110,7 +99,8 @@ def test_many_states_of_very_different_size(backend):
     check_backward(outs, lses, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("shape", ((0, 3, 2, 8), (2, 0, 2, 8), (2, 3, 0, 8), (2, 3, 2, 0)), ids=str)
 def test_nothing_to_merge(shape, backend):
     states = random_states(torch.float32, 2, shape)
@@ -118,7 +108,8 @@ def test_nothing_to_merge(shape, backend):
     check_backward(*states, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_strides(dtype, backend):
     outs, lses = random_states(dtype, 4, (2, 19, 3, 40))
@@ -139,7 +130,8 @@ def test_strides(dtype, backend):
         check_backward(views[:count], lse_views[:count], backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 def test_gradients_of_any_strides(backend):
     outs, lses = random_states(torch.float32, 2)
     out, lse = lckernels.merge_attention_states(outs, lses)
@@ -157,7 +149,8 @@ def test_gradients_of_any_strides(backend):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("which", (0, 1))
 def test_gradient_of_one_result(which, backend):
     outs, lses = random_states(torch.float64, requires_grad=True)
@@ -171,7 +164,8 @@ def test_gradient_of_one_result(which, backend):
     torch.testing.assert_close(got, run(reference.merge_attention_states))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nan_shows(dtype, backend):
     """Also one whose bits are all ones, which a careless rounding to 16 bits turns into zero."""
@@ -192,7 +186,8 @@ def test_nan_shows(dtype, backend):
         )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_state_without_weight_is_not_read(dtype, backend):
     outs, lses = random_states(dtype)
@@ -213,7 +208,8 @@ def test_a_state_without_weight_is_not_read(dtype, backend):
     assert (got[0][1][:, 4:9] == 0).all() and (got[1][2][:, :, 20:25] == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.triton
+@by_backend
 def test_all_states_empty(backend):
     outs, lses = [torch.full((1, 2, 1, 3), torch.nan)], [torch.full((1, 1, 2), -torch.inf)]
     out, lse = lckernels.merge_attention_states(outs, lses, backend=backend)
@@ -223,7 +219,7 @@ def test_all_states_empty(backend):
     assert (douts == 0).all() and (dlses == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@by_backend
 def test_gradcheck(backend):
     outs, lses = (
         [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2)]
@@ -234,7 +230,9 @@ def test_gradcheck(backend):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.opcheck
+@pytest.mark.triton
+@by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
 def test_opcheck(requires_grad, backend, every_trace):
     outs, lses = random_states(torch.float32, shape=(2, 5, 3, 4), requires_grad=requires_grad)
@@ -246,22 +244,7 @@ def test_opcheck(requires_grad, backend, every_trace):
     opcheck(ops.merge_attention_states_backward, (None, None, outs, lses, out, lse, backend), every_trace)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_compile(backend):
-    def merge(outs, lses):
-        return lckernels.merge_attention_states(outs, lses, backend=backend)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(merge, fullgraph=True, dynamic=True, backend="aot_eager")
-    for requires_grad in (False, True):
-        outs, lses = random_states(torch.float32, requires_grad=requires_grad)
-        got, want = compiled(outs, lses), merge(outs, lses)
-        torch.testing.assert_close(got, want)
-        if requires_grad:
-            for x, y in zip(*(torch.autograd.grad(r[0].sum(), outs) for r in (got, want)), strict=True):
-                torch.testing.assert_close(x, y)
-
-
+@pytest.mark.triton
 def test_every_instruction_set():
     """Those below the best one, in every dtype."""
     best = torch.ops.lckernels_cpu.isa()
@@ -277,6 +260,7 @@ def test_every_instruction_set():
         torch.ops.lckernels_cpu.set_isa(best)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("head_dim", (64, 65))
 def test_threads_and_large_results_change_nothing(head_dim):
     """Results on both sides of the sizes from which memory is streamed to or mapped in large pages."""
@@ -301,6 +285,7 @@ def test_threads_and_large_results_change_nothing(head_dim):
         torch.set_num_threads(before)
 
 
+@pytest.mark.triton
 def test_the_private_ops_refuse_what_does_not_fit():
     outs, lses = random_states(torch.float32, 2)
     out, lse = torch.empty_like(outs[0]), torch.empty_like(lses[0])

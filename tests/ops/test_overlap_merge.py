@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, DEVICE, TESTED
+from helpers.backends import BACKENDS, DEVICE, TESTED, by_backend
 from helpers.chunked_cases import hand_made_plan
 from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
@@ -13,6 +13,8 @@ from helpers.opcheck import opcheck
 import lckernels
 from lckernels import Plan, ops, plan_chunks, reference
 from lckernels.dtypes import compute_dtype
+
+pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
@@ -31,8 +33,14 @@ PLANS = {
     "by_hand": hand_made_plan,
 }
 by_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
-by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def _is_quick_in_the_interpreter(plan, dtype, weights="uniform"):
+    return plan is PLANS["half"] and dtype != torch.float64 and weights != "hann"
+
+
+on_triton_in_ci = pytest.mark.cases(triton=_is_quick_in_the_interpreter)
 
 
 def weights_of(name, plan, dtype=torch.float32):
@@ -72,6 +80,7 @@ def test_reference_by_hand():
     )
 
 
+@on_triton_in_ci
 @by_plan
 @by_dtype
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -88,6 +97,7 @@ def test_merge(plan, dtype, weights, dim):
         assert_as_good_as(merged, truth, honest, backend, interpreter_rounding(backend, truth, dtype))
 
 
+@on_triton_in_ci
 @by_plan
 @by_dtype
 @by_backend
@@ -106,6 +116,7 @@ def test_split_and_its_backward(plan, dtype, backend):
     assert_as_good_as(dsequence, truth, honest, rounding=rounding)
 
 
+@on_triton_in_ci
 @by_plan
 @by_dtype
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -151,6 +162,7 @@ def test_gradcheck(backend, weights):
     )
 
 
+@pytest.mark.opcheck
 @by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
 def test_opcheck(backend, requires_grad, every_trace):
@@ -170,28 +182,6 @@ def test_opcheck(backend, requires_grad, every_trace):
     sequence = torch.randn(15, 3, requires_grad=requires_grad)
     opcheck(ops.overlap_split, (sequence, *where, 5, 10, backend), every_trace)
     opcheck(ops.overlap_split_backward, (torch.randn(5, 10, 3), *where, 15, backend), every_trace)
-
-
-@by_backend
-def test_compile(backend):
-    torch._dynamo.reset()
-
-    def run(chunks, plan, table):
-        merged = lckernels.overlap_merge(chunks, plan, backend=backend)
-        merged = merged + lckernels.overlap_merge(chunks, plan, table, backend=backend)
-        return lckernels.overlap_split(merged, plan, backend=backend)
-
-    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
-    for length, requires_grad in ((40, False), (55, True)):
-        plan = plan_chunks([length], 16, 6)
-        chunks = torch.randn(plan.num_chunks, 16, 3, requires_grad=requires_grad)
-        table = torch.rand(plan.num_chunks, 16, requires_grad=requires_grad)
-        got, want = compiled(chunks, plan, table), run(chunks, plan, table)
-        torch.testing.assert_close(got, want)
-        if requires_grad:
-            grads = (torch.autograd.grad(x.square().sum(), (chunks, table)) for x in (got, want))
-            for x, y in zip(*grads, strict=True):
-                torch.testing.assert_close(x, y)
 
 
 @by_backend

@@ -7,6 +7,8 @@ from helpers.backends import BACKENDS
 import lckernels
 from lckernels import Plan, ops, plan_chunks, reference
 
+pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
+
 
 def test_forward_mode_raises():
     plan = plan_chunks([50], 16, 6)

@@ -8,7 +8,12 @@ from helpers.backends import is_supported
 from helpers.compare_attention import compare_poisoned, compare_problem
 from helpers.random_attention import draw_problem, poisoned
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.isa,
+    pytest.mark.isa_all,
+    pytest.mark.triton_all,
+    pytest.mark.usefixtures("one_thread"),
+]
 
 PER_TEST = 50
 

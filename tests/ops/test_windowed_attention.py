@@ -5,16 +5,17 @@ import torch
 import torch.nn.functional as F
 from helpers.attention_problem import Problem
 from helpers.backends import (
-    BACKENDS,
     EXACT_NAN,
+    by_backend,
     not_interpreted,
+    on_each_isa,
     requires_dtype,
     requires_fallbacks,
     supported,
 )
 from helpers.brute_force import attention as brute_force_attention
 from helpers.brute_force import philox
-from helpers.cases import CASES, AttentionCase
+from helpers.cases import CASES, SMALL_CASES, AttentionCase
 from helpers.compare import assert_as_good_as
 from helpers.compare_attention import rounding_errors
 from helpers.opcheck import opcheck
@@ -24,7 +25,12 @@ from lckernels import Layout, Score, ops, reference
 from lckernels.options import AttentionOptions
 from lckernels.philox import philox4x32
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.isa_all,
+    pytest.mark.triton,
+    pytest.mark.triton_all,
+    pytest.mark.usefixtures("one_thread"),
+]
 
 SEED = torch.tensor([-0x123456789ABCDEF])
 
@@ -65,7 +71,8 @@ def test_reference_is_the_definition(case):
     torch.testing.assert_close(lse, torch.tensor(expected[1], dtype=torch.float64).view(lse.shape))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_each_isa
+@by_backend
 @pytest.mark.parametrize(
     "dtype", supported(torch.float32, torch.bfloat16, torch.float16, torch.float64), ids=str
 )
@@ -82,7 +89,8 @@ def test_forward(case, dtype, backend):
     assert_as_good_as(lse, truth_lse, truth_lse, "lse")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@on_each_isa
+@by_backend
 @pytest.mark.parametrize("dtype", supported(torch.float32, torch.bfloat16, torch.float16), ids=str)
 @by_name
 def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
@@ -114,8 +122,9 @@ def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
         assert_as_good_as(g, t, h, name, rounding[name])
 
 
+@on_each_isa
 @requires_dtype(torch.float64)
-@pytest.mark.parametrize("backend", BACKENDS)
+@by_backend
 @by_name
 def test_backward_is_that_of_the_reference(case, backend):
     q, k, v = case.tensors(torch.float64, requires_grad=True)
@@ -137,12 +146,9 @@ def test_backward_is_that_of_the_reference(case, backend):
         torch.testing.assert_close(got, want, msg=lambda text, name=name: f"{name}: {text}")
 
 
-SMALL = [case for case in CASES if case.name in ("gqa", "all_scores", "packed", "dropout", "left_padding")]
-
-
 @requires_dtype(torch.float64)
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@by_backend
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
 def test_gradcheck(case, backend):
     q, k, v = case.tensors(torch.float64, requires_grad=True)
     options = options_of(case, torch.float64, backend, requires_grad=True)
@@ -155,17 +161,19 @@ def test_gradcheck(case, backend):
     assert torch.autograd.gradcheck(run, (q, k, v, *parameters(options)), fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.opcheck
+@by_backend
 @pytest.mark.parametrize("requires_grad", (False, True))
 @by_name
 def test_opcheck(case, requires_grad, backend, every_trace):
     q, k, v = case.tensors(torch.float32, requires_grad)
     options = options_of(case, torch.float32, backend, requires_grad)
-    if backend == "triton" and case not in SMALL and not every_trace:
+    if backend == "triton" and case not in SMALL_CASES and not every_trace:
         pytest.skip("takes seconds a case in Triton's interpreter; all with --every-trace")
     opcheck(ops.windowed_attention, (q, k, v, *options), every_trace)
 
 
+@pytest.mark.opcheck
 @by_name
 def test_opcheck_backward(case, every_trace):
     q, k, v = case.tensors(torch.float32)
@@ -174,38 +182,6 @@ def test_opcheck_backward(case, every_trace):
     for dlse in (torch.randn_like(lse), None):
         args = (torch.randn_like(out), dlse, q, k, v, out, lse, *options)
         opcheck(ops.windowed_attention_backward, args, every_trace)
-
-
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_compile(case):
-    layout = case.layout(case)
-    score = case.score(case, torch.float32)
-
-    def run(q, k, v):
-        out, lse = lckernels.windowed_attention(
-            q, k, v, window_size=case.window_size, layout=layout, score=score, return_lse=True
-        )
-        return out, lse
-
-    torch._dynamo.reset()
-    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend="aot_eager")
-    for requires_grad in (False, True):
-        q, k, v = case.tensors(torch.float32, requires_grad)
-        got, want = compiled(q, k, v), run(q, k, v)
-        torch.testing.assert_close(got, want)
-        if requires_grad:
-            for x, y in zip(
-                *(torch.autograd.grad(r[0].square().sum(), (q, k, v)) for r in (got, want)), strict=True
-            ):
-                torch.testing.assert_close(x, y)
-
-
-def test_compile_with_dropout_draws_a_seed():
-    q, k, v = CASES[0].tensors(torch.float32)
-    run = torch.compile(
-        lambda: lckernels.windowed_attention(q, k, v, dropout_p=0.5), fullgraph=True, backend="aot_eager"
-    )
-    assert not torch.equal(run(), run())
 
 
 def test_full_window_equals_sdpa():

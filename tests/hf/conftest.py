@@ -1,0 +1,5 @@
+"""Every test of this folder has the mark `hf`."""
+
+
+def pytest_itemcollected(item):
+    item.add_marker("hf")
