@@ -54,7 +54,7 @@ class Table:
         lines += ["", "| not in the sweep | because |", "|---|---|"]
         lines += [f"| {name} | {why} |" for name, why in NOT_SWEPT.items()]
         title = "# What transformers' models do on lckernels"
-        command = "pytest tests/hf/test_hf_parity.py --hf-all --hf-table docs/huggingface_support.md"
+        command = "pytest tests/hf/test_hf_parity.py -m hf --hf-table docs/huggingface_support.md"
         head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
         return "\n".join([title, "", head, "", text, "", *lines, ""])
 
