@@ -85,7 +85,7 @@ test-all: models cuda test test-cuda sanitize aarch64 test-hf test-triton-all co
 	$(BIN)/python tests/each_isa.py -q -m isa_all tests/ops
 	for target in sm_90 sm_80 sm_100 gfx942; do \
 	  $(BIN)/python -m bench.compile.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
-	$(BIN)/python tests/cuda_plants.py
+	$(BIN)/python tests/cuda_mutations.py
 	bash tests/check_wheel.sh $(BIN)/python "$(TORCH)"
 
 # A finding is a script that shows a surprise about outside software.

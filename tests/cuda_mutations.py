@@ -1,7 +1,6 @@
-"""Plants faults into copies of the CUDA kernels and checks that the host tests notice every one.
+"""Mutation test of the CUDA kernels' host tests: each fault of tests/csrc/mutations/ must make one fail.
 
-`python tests/cuda_plants.py` takes minutes; `--only TEXT` plants those whose name has the text. It is how the
-host tests themselves are tested: a fault that nothing notices is a failure.
+`python tests/cuda_mutations.py` takes minutes; `--only TEXT` runs those whose name contains the text.
 """
 
 import argparse
@@ -22,27 +21,36 @@ BUILDS = {
     "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "thread": ("-O1", "-fsanitize=thread", "-Wno-tsan"),
 }
-
-
 _NONE = "none"
 
 
-class Plant(NamedTuple):
+class Mutation(NamedTuple):
+    """One change of a source file.
+
+    Attributes:
+        name: printed with the result.
+        file: the file, relative to csrc/cuda.
+        old: a text of the file.
+        new: what replaces it.
+        test: the program of tests/csrc that must fail.
+    """
+
     name: str
-    file: str  # of csrc/cuda
+    file: str
     old: str
     new: str
-    test: str = "plants_attention"
+    test: str = "mutation_attention"
 
 
-def plants() -> list[Plant]:
-    """Those of tests/csrc/plants.toml, and one that changes nothing, which must not be noticed."""
-    listed = tomllib.loads((ROOT / "tests/csrc/plants.toml").read_text())["plant"]
-    return [Plant(_NONE, "attention/tile.cuh", "", ""), *(Plant(**entry) for entry in listed)]
+def all_mutations() -> list[Mutation]:
+    """Those of tests/csrc/mutations/, and one without a change, with which every test must pass."""
+    files = sorted((ROOT / "tests/csrc/mutations").glob("*.toml"))
+    entries = [entry for path in files for entry in tomllib.loads(path.read_text())["mutation"]]
+    return [Mutation(_NONE, "attention/tile.cuh", "", ""), *(Mutation(**entry) for entry in entries)]
 
 
-class Workshop:
-    """A copy of the sources, in which one file at a time is damaged; the runtime is compiled once."""
+class MutatedSources:
+    """A copy of the sources, in which one file at a time is changed; the runtime is compiled once."""
 
     def __init__(self, folder: Path, cuda: str, cpu_kernels: list[str]) -> None:
         self.folder, self.cpu_kernels = folder, cpu_kernels
@@ -63,28 +71,28 @@ class Workshop:
                 raise RuntimeError(f"{name}.cpp does not compile: {error.splitlines()[0]}")
 
     def _compile(self, *arguments: str) -> str:
-        """What is wrong; empty if nothing is."""
+        """The compiler's errors; empty if there are none."""
         compiler = os.environ.get("CXX", "g++").split()
         done = subprocess.run([*compiler, *self.flags, *arguments], capture_output=True, text=True)
         return done.stderr if done.returncode else ""
 
-    def refuse_unplantable(self, plants: list[Plant]) -> None:
-        """Raises ValueError naming all plants whose text the sources do not have."""
-        lost = [p for p in plants if p.old not in (self.folder / "csrc/cuda" / p.file).read_text()]
+    def check_texts(self, mutations: list[Mutation]) -> None:
+        """Raises ValueError with all mutations whose text is not in the sources."""
+        lost = [m for m in mutations if m.old not in (self.folder / "csrc/cuda" / m.file).read_text()]
         if lost:
-            raise ValueError("\n".join(f"{p.name}: {p.file} has no {p.old!r}" for p in lost))
+            raise ValueError("\n".join(f"{m.name}: {m.file} has no {m.old!r}" for m in lost))
 
-    def notices(self, plant: Plant) -> str:
-        """Which run notices the plant and how; empty if none does."""
-        path = self.folder / "csrc/cuda" / plant.file
+    def failure(self, mutation: Mutation) -> str:
+        """The first run that fails with the mutation, and its message; empty if none fails."""
+        path = self.folder / "csrc/cuda" / mutation.file
         intact = path.read_text()
-        path.write_text(intact.replace(plant.old, plant.new) if plant.old else intact)
+        path.write_text(intact.replace(mutation.old, mutation.new) if mutation.old else intact)
         try:
-            return next(filter(None, (self._notices(plant.test, build) for build in BUILDS)), "")
+            return next(filter(None, (self._failure(mutation.test, build) for build in BUILDS)), "")
         finally:
             path.write_text(intact)
 
-    def _notices(self, test: str, build: str) -> str:
+    def _failure(self, test: str, build: str) -> str:
         program = str(self.folder / "program")
         source = str(self.folder / "tests/csrc" / f"{test}.cpp")
         libraries = [*self.runtime, *self.cpu_kernels, "-lpthread"]
@@ -99,15 +107,15 @@ class Workshop:
             except subprocess.TimeoutExpired:
                 return f"{build}, {schedule}: no end"
             if done.returncode:
-                said = (done.stdout + done.stderr).strip().splitlines()
-                told = [line for line in said if "simt:" in line or "ERROR" in line or "WARNING" in line]
-                return f"{build}, {schedule}: {(told or said or ['a crash'])[0].strip()[:90]}"
+                lines = (done.stdout + done.stderr).strip().splitlines()
+                errors = [line for line in lines if "simt:" in line or "ERROR" in line or "WARNING" in line]
+                return f"{build}, {schedule}: {(errors or lines or ['a crash'])[0].strip()[:90]}"
         return ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="plants whose name has the text")
+    parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name contains the text")
     parser.add_argument(
         "--cuda", default="/usr/local/cuda/include", metavar="FOLDER", help="the CUDA headers"
     )
@@ -119,22 +127,22 @@ def main() -> int:
         str(p) for name in ("cpu_kernels", "host") for p in ROOT.glob(f"build/cmake-*/lib{name}.a")
     ]
     if not (Path(options.cuda) / "cuda_fp16.h").exists():
-        print(f"cuda_plants: skipped, no CUDA headers in {options.cuda}")
+        print(f"cuda_mutations: skipped, no CUDA headers in {options.cuda}")
         return 0
-    unnoticed = []
-    chosen = [plant for plant in plants() if plant.name == _NONE or options.only in plant.name]
+    wrong = []
+    chosen = [
+        mutation for mutation in all_mutations() if mutation.name == _NONE or options.only in mutation.name
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        workshop = Workshop(Path(folder), options.cuda, kernels)
-        workshop.refuse_unplantable(chosen)
-        for plant in chosen:
-            seen = workshop.notices(plant)
-            print(f"{plant.name:45} {seen or 'nothing notices'}", flush=True)
-            if bool(seen) != (plant.name != _NONE):
-                unnoticed.append(plant.name)
-    print(
-        f"{len(chosen) - len(unnoticed)} of {len(chosen)} plants are as they should be", *unnoticed, sep="; "
-    )
-    return 1 if unnoticed else 0
+        sources = MutatedSources(Path(folder), options.cuda, kernels)
+        sources.check_texts(chosen)
+        for mutation in chosen:
+            failure = sources.failure(mutation)
+            print(f"{mutation.name:45} {failure or 'every test passes'}", flush=True)
+            if bool(failure) != (mutation.name != _NONE):
+                wrong.append(mutation.name)
+    print(f"{len(chosen) - len(wrong)} of {len(chosen)} mutations give the expected result", *wrong, sep="; ")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// What tests/cuda_plants.py runs on kernels with a planted fault: one head dim, both variants, few cases.
+// What tests/cuda_mutations.py runs on kernels with a fault: one head dim, both variants, few cases.
 #include <cstdio>
 
 #include "cuda_attention_check.h"
@@ -82,5 +82,5 @@ int main() {
     lck::test::check_attention(lck::test::for_cuda(c), DType::kBFloat16,
                                [](auto dtype, const auto& a, const auto& use) { with_run(dtype, a, use); });
   }
-  std::puts("plants_attention: ok");
+  std::puts("mutation_attention: ok");
 }
