@@ -65,3 +65,23 @@ def moved(group: Layout | Score, device: str, dtype: torch.dtype | None = None) 
         if isinstance(value := getattr(group, field.name), Tensor)
     }
     return replace(group, **tensors)
+
+
+def problem_of(
+    batch=1, seqlen_q=21, seqlen_k=21, num_heads=2, num_kv_heads=1, head_dim=8, head_dim_v=8,
+    dtype=torch.float32, window_size=(-1, -1), layout=None, score=None, dropout_p=0.0,
+) -> Problem:  # fmt: skip
+    """A random problem of these sizes and options."""
+    shapes = (
+        (batch, seqlen_q, num_heads, head_dim),
+        (batch, seqlen_k, num_kv_heads, head_dim),
+        (batch, seqlen_k, num_kv_heads, head_dim_v),
+        (batch, seqlen_q, num_heads, head_dim_v),
+    )
+    q, k, v, dout = (torch.randn(shape).to(dtype) for shape in shapes)
+    dlse = torch.randn(batch, num_heads, seqlen_q).to(torch.promote_types(dtype, torch.float32))
+    seed = torch.tensor([77]) if dropout_p else None
+    options = AttentionOptions(
+        window_size, head_dim**-0.5, layout or Layout(), score or Score(), dropout_p, seed
+    )
+    return Problem(q, k, v, options, dout, dlse)

@@ -1,6 +1,5 @@
 """Each call of LongEncoder validates its plan once."""
 
-# ruff: noqa: E402
 import pytest
 import torch
 
