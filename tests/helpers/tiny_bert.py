@@ -10,8 +10,8 @@ WORDS = ("river", "mountain", "winter", "engine", "garden", "letter", "silver", 
 POSITIONS = 32
 
 
-def save_tiny_bert(folder: Path, dim: int = 16) -> Path:
-    """Model and tokenizer in `folder`, as AutoModel and AutoTokenizer load them; 32 positions."""
+def save_tiny_bert(folder: Path, dim: int = 16, positions: int = POSITIONS) -> Path:
+    """Model and tokenizer in `folder`, as AutoModel and AutoTokenizer load them; `positions` positions."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "?", "[", "]", *WORDS, *LETTERS]
     vocabulary += [f"##{letter}" for letter in LETTERS]
@@ -24,7 +24,7 @@ def save_tiny_bert(folder: Path, dim: int = 16) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=2 * dim,
-        max_position_embeddings=POSITIONS,
+        max_position_embeddings=positions,
         initializer_range=0.5,
     )
     torch.manual_seed(0)

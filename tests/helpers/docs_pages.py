@@ -1,0 +1,71 @@
+"""The pages of the documentation: their blocks of code, their links, and what they use of a user's machine."""
+
+import re
+from pathlib import Path
+
+import torch
+import transformers
+from helpers.tiny_bert import save_tiny_bert, tiny_text
+from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder, tiny_mistral
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NOT_RUN = "# not run: "  # the first line of a block that the tests leave out, with the reason
+
+_BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
+    """Line number and text of each block of the language that is to be run."""
+    text = page.read_text(encoding="utf-8")
+    found = [(text.count("\n", 0, m.start(2)) + 1, m[2]) for m in _BLOCK.finditer(text) if m[1] == language]
+    return [(line, code) for line, code in found if not code.startswith(NOT_RUN)]
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks of code and what stands between backquotes."""
+    return re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", page.read_text(encoding="utf-8")))
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the page's links to files of the repository."""
+    return [target for target in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+
+
+def save_models_and_texts(folder: Path) -> None:
+    """Tiny models under the hub names that the pages load, and the texts that they read, in `folder`."""
+    save_tiny_bert(folder / "sentence-transformers" / "all-MiniLM-L6-v2", positions=512)
+    save_tiny_modernbert(folder / "answerdotai" / "ModernBERT-base")
+    save_tiny_decoder(folder / "HuggingFaceTB" / "SmolLM2-135M")
+    text = folder / "bench" / "data" / "jargon-file.txt"
+    text.parent.mkdir(parents=True)
+    text.write_text(tiny_text(200), encoding="utf-8")
+    (folder / "book.txt").write_text(tiny_text(200), encoding="utf-8")
+
+
+def save_tiny_modernbert(folder: Path) -> None:
+    """A ModernBERT with windows in two of three layers, and a tokenizer of bytes."""
+    config = transformers.ModernBertConfig(
+        vocab_size=260,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        local_attention=16,
+        pad_token_id=3,
+        cls_token_id=0,
+        sep_token_id=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    transformers.ModernBertModel(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+
+
+def namespace(page: Path) -> dict[str, object]:
+    """Names that a page uses without defining them: a model that the reader has."""
+    if page.name == "huggingface.md":
+        return {"model": tiny_mistral(sliding_window=8)}
+    return {"path": "sentence-transformers/all-MiniLM-L6-v2"}

@@ -1,0 +1,62 @@
+"""Every page of the documentation: its blocks run, its links lead somewhere, its language is plain."""
+
+import re
+
+import pytest
+from helpers.docs_pages import NOT_RUN, PAGES, ROOT, blocks, links, namespace, prose, save_models_and_texts
+
+PAGE_IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+# Verbs that make a function or a tensor a person, and names that belong to no glossary.
+NOT_PLAIN = (
+    *("knows", "know", "wants", "want", "asks", "asked", "tells", "told", "refuses", "refused"),
+    *("thinks", "judges", "hands over", "gives up", "by itself", "by themselves", "for a while", "for ever"),
+)
+WORDS = re.compile(rf"\b(?:{'|'.join(NOT_PLAIN)})\b", re.IGNORECASE)
+
+
+@pytest.fixture(scope="module")
+def models_and_texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    save_models_and_texts(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_every_block_runs(page, models_and_texts, monkeypatch):
+    """In one namespace a page, in the order of the page."""
+    monkeypatch.chdir(models_and_texts)
+    names = namespace(page)
+    for line, code in blocks(page):
+        padded = "\n" * (line - 1) + code  # an error's traceback has the line of the page
+        exec(compile(padded, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    missing = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists():
+            missing.append(target)
+        elif anchor and anchor not in headings(file.read_text(encoding="utf-8")):
+            missing.append(target)
+    assert missing == []
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    lines = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_the_language_is_plain(page):
+    assert sorted({word.lower() for word in WORDS.findall(prose(page))}) == []
+
+
+def test_a_block_that_is_not_run_says_why():
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if line.startswith(NOT_RUN.strip()):
+                assert line.removeprefix(NOT_RUN.strip()).strip(), f"{page.name}: {line}"
