@@ -1,6 +1,5 @@
 """The table of docs/huggingface_support.md, which the parity sweep leaves."""
 
-import re
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from helpers.hf_models import NOT_SWEPT
 import lckernels
 from lckernels.hf.report import LATER
 
-NAMES = "The sweep's architectures: "  # how the README's list begins
+NAMES = "Architectures that pass: "  # how the list begins
 FAILED, REFUSED = "**no**", "refused"
 BAD = {FAILED, REFUSED}
 
@@ -25,13 +24,8 @@ class Table:
     refused: dict[str, str] = field(default_factory=dict)
 
     def write(self, docs: Path, versions: str) -> None:
-        """The table to `docs`, and the names of what passed to a README of the folder above."""
+        """The page with the table, at `docs`."""
         docs.write_text(self.markdown(versions))
-        readme = docs.parents[1] / "README.md"
-        if readme.exists():
-            names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
-            text = re.sub(f"{NAMES}.*?(?=\n\n)", names, readme.read_text(), count=1, flags=re.DOTALL)
-            readme.write_text(text)
 
     def passed(self) -> list[str]:
         """The architectures in which every check passed that eager attention passes."""
@@ -56,7 +50,8 @@ class Table:
         title = "# What transformers' models do on lckernels"
         command = "pytest tests/hf/test_hf_parity.py -m hf --hf-table docs/huggingface_support.md"
         head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
-        return "\n".join([title, "", head, "", text, "", *lines, ""])
+        names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
+        return "\n".join([title, "", head, "", text, "", names, "", *lines, ""])
 
 
 def _mark(result: str) -> str:
