@@ -1,17 +1,24 @@
-"""What a layer's attention costs for a text, from which keys its queries see."""
+"""What a model's attention costs for a sequence, with a patch and without."""
 
 from dataclasses import dataclass
 
-from lckernels.hf.dry_run import DryRun
-from lckernels.hf.mask import CAUSAL, FULL
+from lckernels.flops import attention_flops
+from lckernels.hf.masks.kinds import CAUSAL, FULL, Kind
+from lckernels.hf.patch.dry_run import DryRun
 from lckernels.hf.report import Report
-from lckernels.hf.settings import Kind, LayerSettings
+from lckernels.hf.settings import LayerSettings
 from lckernels.visible import visible_pairs
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that a patch would take: its kind with the patch and without, its heads and their sizes."""
+    """An attention layer that a patch would change.
+
+    Attributes:
+        kind: its kind of attention with the patch.
+        before: its kind without the patch.
+        num_heads, head_dim, head_dim_v: its sizes.
+    """
 
     kind: Kind
     before: Kind
@@ -20,19 +27,24 @@ class Layer:
     head_dim_v: int
 
     def flops(self, pairs: int) -> int:
-        """Of q.k and of probabilities times v; a multiply-add is two."""
-        return 2 * pairs * self.num_heads * (self.head_dim + self.head_dim_v)
+        """Of its two products, for the visible pairs of one head."""
+        return attention_flops(pairs, self.num_heads, self.head_dim, self.head_dim_v)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one text of `seqlen` tokens, a forward without a cache.
+    """Of a forward over one sequence without padding and without a cache.
 
-    report: of the patch. layers: those it takes. mask_bytes: the dense masks of transformers' sdpa for a text
-    without padding, one for each kind of layer that is not full, bool; mask_bytes_patched: what stands for
-    them. flops: of attention's two products in these layers under sdpa, which computes every pair where there
-    is a mask; flops_patched: of the pairs that are visible. reach: how many tokens before and behind a token
-    the last layer's state can depend on, None to a side for all of them, or where a layer was left.
+    Attributes:
+        seqlen: number of tokens.
+        report: of the patch.
+        layers: the attention layers that the patch changes.
+        mask_bytes: dense bool masks of transformers' sdpa, one for each kind of layer that is not full.
+        mask_bytes_patched: their descriptors.
+        flops: of the two products of attention under sdpa, which computes every pair where there is a mask.
+        flops_patched: of the visible pairs.
+        reach: how many tokens before and after a token the state of the last layer depends on; None for all
+            of them, or where a layer is left to dense attention.
     """
 
     seqlen: int
@@ -46,27 +58,34 @@ class Costs:
 
 
 def pairs_of(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
-    """How many (query, key) pairs are visible, of a text of its own or of two as long."""
+    """The number of visible (query, key) pairs of a sequence, or of two sequences of that length."""
     if kind.cross:
         return seqlen * seqlen
     return visible_pairs(seqlen, seqlen, kind.window, sink_tokens=sink_tokens, chunk=kind.chunk)
 
 
-def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Costs:
-    """run: of the model. report: of the patch with `wanted`, from `plan_patch`."""
-    layers, seen = [], set()
+def costs(run: DryRun, report: Report, requested: LayerSettings, seqlen: int) -> Costs:
+    """The costs of a sequence of `seqlen` tokens.
+
+    Args:
+        run: of the model.
+        report: of the patch, from `plan_patch`.
+        requested: window and sink tokens of the patch.
+        seqlen: number of tokens.
+    """
+    layers, names = [], set()
     for call in run.calls:
-        if call.kind is None or call.layer in seen:
+        if call.kind is None or call.layer in names:
             continue
-        seen.add(call.layer)
+        names.add(call.layer)
         q, _, v = call.shapes
-        layers.append(Layer(wanted.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
+        layers.append(Layer(requested.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
     kinds = {layer.before for layer in layers}
     masked = {kind for kind in kinds if needs_mask(kind, seqlen)}
     before = {kind: seqlen * seqlen if kind in masked else pairs_of(kind, seqlen) for kind in kinds}
     pairs = {layer.kind: 0 for layer in layers}
     for kind in pairs:
-        sinks = wanted.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
+        sinks = requested.sink_tokens if any(x.kind == kind != x.before for x in layers) else 0
         pairs[kind] = pairs_of(kind, seqlen, sinks)
     return Costs(
         seqlen=seqlen,
@@ -81,13 +100,13 @@ def costs(run: DryRun, report: Report, wanted: LayerSettings, seqlen: int) -> Co
 
 
 def needs_mask(kind: Kind, seqlen: int) -> bool:
-    """Whether transformers' sdpa makes a mask for a text without padding: where a key in reach is hidden."""
+    """Whether transformers' sdpa builds a mask for a sequence without padding: where a window hides a key."""
     full = Kind(CAUSAL if kind.window[1] == 0 else FULL)
     return pairs_of(kind, seqlen) < pairs_of(full, seqlen)
 
 
 def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
-    """Chunks lie at the same places in all layers: what is in one chunk stays in it, layer after layer."""
+    """The sum of the layers' windows. Chunks begin at the same positions in all layers, so they bound it."""
     kinds = [layer.kind for layer in layers if not layer.kind.cross]
     chunk = max((kind.chunk for kind in kinds), default=0) if all(kind.chunk for kind in kinds) else 0
     sides: list[int | None] = []
@@ -100,6 +119,6 @@ def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
 
 
 def _width(kind: Kind, side: int) -> int | None:
-    """How many keys a layer sees to a side at most; None for all."""
+    """The largest number of keys that a layer sees to a side; None for all."""
     bounds = [n for n in (kind.window[side], kind.chunk - 1) if n >= 0]
     return min(bounds) if bounds else None

@@ -1,10 +1,12 @@
-"""Attention with an N x N mask, bias or weights: what no kernel of lckernels does."""
+"""Dense attention: every score in memory, with a mask, a bias or weights that no kernel supports."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from lckernels.hf.masks.kinds import is_causal
 
 
 def dense_attention(
@@ -18,10 +20,16 @@ def dense_attention(
     weights: bool = False,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Arguments and results as of `attention`; mask (batch, 1 or heads, seqlen_q, seqlen_k), bool or added.
+    """Attention by scaled_dot_product_attention; softcap, sinks and weights by plain torch operations.
 
-    torch's scaled_dot_product_attention where it can; for softcap, sinks and `weights` (then the second
-    result, (batch, num_heads, seqlen_q, seqlen_k)) plain arithmetic, softmax in fp32.
+    Args:
+        module, query, key, value, dropout, scaling, **options: as of `attention`.
+        mask: (batch, 1 or num_heads, seqlen_q, seqlen_k), bool or numbers to add to the scores; or None.
+        weights: whether to return the attention weights.
+
+    Returns:
+        out (batch, seqlen_q, num_heads, head_dim_v); the weights, (batch, num_heads, seqlen_q, seqlen_k), or
+        None. The softmax is in fp32.
     """
     softcap, sinks = options.pop("softcap", None), options.pop("s_aux", None)
     if not softcap and sinks is None and not weights:
@@ -47,9 +55,3 @@ def dense_attention(
     probs = probs if sinks is None else probs[..., :-1]
     probs = nn.functional.dropout(probs, dropout, training=dropout > 0)
     return (probs @ value).transpose(1, 2).contiguous(), probs if weights else None
-
-
-def is_causal(module: nn.Module, options: dict[str, Any]) -> bool:
-    """Whether a call without a mask means a causal one."""
-    given = options.get("is_causal")
-    return bool(getattr(module, "is_causal", True) if given is None else given)

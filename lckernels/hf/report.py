@@ -1,4 +1,4 @@
-"""What a patch did to each attention layer of a model, as rows and as a printed table."""
+"""The report of a patch: each attention layer as a row, and a table of them."""
 
 import re
 from dataclasses import dataclass
@@ -12,10 +12,13 @@ LATER = "known at its first call"
 class Row:
     """One attention layer.
 
-    layer: name of the module. kind: which keys it sees, in words. window: (left, right) keys of the window it
-    runs with, None if there is none to say. backend: what runs it, empty if it was left or is not known.
-    verdict: "exact", "approximate: ...", "known at its first call" (with a window "approximate if full, known
-    at its first call"), or why it was left to the model's own or to torch's dense attention.
+    Attributes:
+        layer: name of the module.
+        kind: which keys it sees, in words.
+        window: (left, right) keys of its window; None for dense attention or if it is not known.
+        backend: that runs it; empty if the layer was left or is not known.
+        verdict: "exact", "approximate: ...", "known at its first call" (with a window "approximate if full,
+            known at its first call"), or why it was left to the model's own or to torch's dense attention.
     """
 
     layer: str
@@ -26,15 +29,18 @@ class Row:
 
     @property
     def taken(self) -> bool:
+        """Whether lckernels runs the layer."""
         return bool(self.backend)
 
 
 @dataclass(frozen=True)
 class Report:
-    """rows: each attention layer in the order of the model's calls, then those that no call reached.
+    """What a patch changed. `str()` is a table, where layers that differ only in their numbers share a line.
 
-    unknown: what kept a dry run from seeing all layers, empty if nothing did. `str()` gives the table; layers
-    that differ in their numbers alone share a line there.
+    Attributes:
+        model: name of its class.
+        rows: each attention layer in the order of the model's calls, then those that no call reached.
+        unknown: what stopped the dry run before all layers were known; empty if nothing did.
     """
 
     model: str
@@ -43,28 +49,29 @@ class Report:
 
     @property
     def taken(self) -> tuple[Row, ...]:
+        """The layers that lckernels runs."""
         return tuple(row for row in self.rows if row.taken)
 
     @property
     def exact(self) -> bool:
-        """Whether every layer that was taken, or will be at its first call, gives what it gave before."""
+        """Whether every layer that lckernels runs, now or from its first call, gives the same results."""
         return not any(row.verdict.startswith(APPROXIMATE) for row in self.rows)
 
     def __str__(self) -> str:
         lines = [("layer", "kind", "window", "backend", "result")]
-        for (pattern, kind, window, backend, verdict), numbers in _shared(self.rows).items():
+        for (pattern, kind, window, backend, verdict), numbers in _grouped(self.rows).items():
             name = pattern.replace("*", _ranges(numbers), 1) if numbers else pattern
             lines.append((name, kind, "" if window is None else str(window), backend or "-", verdict))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ("  ".join(x.ljust(n) for x, n in zip(line, widths, strict=True)).rstrip() for line in lines)
         head = f"{self.model}: {len(self.taken)} of {len(self.rows)} attention layers on lckernels"
         if self.unknown:
-            head += f" (not all could be seen before the first call: {self.unknown})"
+            head += f" (some are known only at their first call: {self.unknown})"
         return "\n".join([head, *table])
 
 
-def _shared(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:
-    """What rows have in common, their first number as *, and these numbers."""
+def _grouped(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:
+    """Rows without the first number of their layer's name, which is *, and these numbers."""
     found: dict[tuple, list[int]] = {}
     for row in rows:
         pattern, count = re.subn(r"(?<=\.)\d+(?=\.)", "*", row.layer, count=1)
@@ -75,7 +82,7 @@ def _shared(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2,5"; one number stays one."""
+    """[0, 1, 2, 5] -> "[0-2,5]"; one number stays one."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][1] + 1:

@@ -1,7 +1,7 @@
 """LongEncoder: an encoder with a limit of positions reads sequences of any length, chunk by chunk."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from lckernels.checks import WEIGHTS, bad
 from lckernels.extras import import_extra
 from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
-from lckernels.long.attention import check_attention, on_lckernels, reasons_against
 from lckernels.long.batches import read_batch
 from lckernels.long.chunking import chunk_documents
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
-from lckernels.long.limits import check_encoder, resolve_chunking
+from lckernels.long.limits import check_encoder, is_transformers_model, resolve_chunking
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.plan import Plan
@@ -25,6 +24,7 @@ from lckernels.progress import token_bar
 
 RULES = ("sled", "max_context", "sentence")
 MERGES = ("final", "layer")
+ATTENTIONS = ("auto", "lckernels", "model")
 Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
@@ -94,7 +94,12 @@ class LongEncoder(nn.Module):
             raise bad("weights", repr(weights), allowed)
         if max_tokens < 1:
             raise bad("max_tokens", max_tokens, "expected at least 1")
-        check_attention(model, attention)
+        if attention not in ATTENTIONS:
+            raise bad("attention", repr(attention), f"allowed are {', '.join(ATTENTIONS)}")
+        if attention == "lckernels":
+            from lckernels.hf.support import check_supported
+
+            check_supported(model)
         if merge not in MERGES:
             raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
         if merge == "layer":
@@ -236,10 +241,10 @@ class LongEncoder(nn.Module):
         batch = batch.on(self.device, self.prefix, self.model)
         if self.merge == "layer":
             rows = PackedRows(chunks, chunking, self.max_tokens)
-            num_tokens, attention = sum(rows.num_tokens()), on_lckernels(self.model, self.max_tokens)
+            num_tokens, piece_tokens = sum(rows.num_tokens()), self.max_tokens
         else:
-            own = reasons_against(self.model, self.attention, chunks.chunk_len)
-            num_tokens, attention = chunks.num_tokens, nullcontext() if own else on_lckernels(self.model)
+            num_tokens, piece_tokens = chunks.num_tokens, None
+        attention = self._attention_context(chunks.chunk_len, piece_tokens)
         with attention, token_bar(num_tokens, "LongEncoder", self.progress) as advance:
             if self.merge == "layer":
                 merged = run_rows(self.model, batch, rows, outputs, weights, device, advance)
@@ -251,6 +256,18 @@ class LongEncoder(nn.Module):
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
+
+    def _attention_context(self, seqlen: int, piece_tokens: int | None) -> AbstractContextManager[None]:
+        """The context of a call with rows of `seqlen` tokens: lckernels' attention, or the model's own."""
+        always = self.merge == "layer" or self.attention == "lckernels"
+        if not always and (self.attention == "model" or not is_transformers_model(self.model)):
+            return nullcontext()
+        from lckernels.hf.patch.modules import lckernels_attention
+        from lckernels.hf.support import own_attention_reasons
+
+        if not always and own_attention_reasons(self.model, self.attention, seqlen):
+            return nullcontext()
+        return lckernels_attention(self.model, piece_tokens)
 
     def extra_repr(self) -> str:
         return (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from lckernels.long.arguments import sequence_lengths
-from lckernels.long.attention import whose_attention
 from lckernels.long.chunking import chunk_documents, micro_batches
 from lckernels.long.layer_rows import PackedRows
+from lckernels.long.limits import is_transformers_model
 
 if TYPE_CHECKING:
     from lckernels.long.encoder import LongEncoder
@@ -104,7 +104,7 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
     # A row's feed-forward runs in pieces.
     wide = min(largest, encoder.max_tokens) if layer else largest
     # A model that merge="layer" takes runs on lckernels in every layer.
-    attention = "lckernels" if layer else whose_attention(encoder.model, encoder.attention, max(widths))
+    attention = "lckernels" if layer else _attention(encoder, max(widths))
     return Explanation(
         seqlen=sum(lengths),
         num_documents=len(lengths),
@@ -124,6 +124,15 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         flops=sizes and _encoder_flops(read, widths, *sizes),
         flops_one_piece=sizes and _encoder_flops(sum(lengths), lengths, *sizes),
     )
+
+
+def _attention(encoder: "LongEncoder", seqlen: int) -> str:
+    """The attention of chunks of `seqlen` tokens in words."""
+    if encoder.attention == "auto" and not is_transformers_model(encoder.model):
+        return "the model's own: it is no model of transformers"
+    from lckernels.hf.support import attention_backend
+
+    return attention_backend(encoder.model, encoder.attention, seqlen)
 
 
 def _sizes(config: object) -> tuple[int, int, int] | None:

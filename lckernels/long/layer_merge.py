@@ -52,7 +52,7 @@ def _run_row(
     model: nn.Module, batch: Batch, row: PackedRow, on_layer: Callable[[], None], **options: Any
 ) -> Any:
     """The model's output for one row; `on_layer` is called after each attention layer."""
-    from lckernels.hf.mask import ChunkMask
+    from lckernels.hf.masks.chunk_mask import ChunkMask
 
     mask = ChunkMask.of_shape(1, 1, row.num_tokens, row.num_tokens, device=batch.device)
     mask.plan, mask.num_extra = row.plan.to(batch.device), row.num_extra

@@ -1,5 +1,7 @@
 """What a transformers model can read: that it is an encoder, and how many positions it has."""
 
+import sys
+
 from torch import nn
 
 from lckernels.checks import bad
@@ -17,6 +19,14 @@ def check_encoder(model: nn.Module) -> None:
     causal = any(getattr(module, "is_causal", False) is True for module in model.modules())
     if causal or getattr(config, "is_decoder", False):
         raise TypeError(f"model: got {name}, a decoder, which sees only what is before; expected an encoder")
+
+
+def is_transformers_model(model: nn.Module) -> bool:
+    """Whether a module of the model is a transformers model; does not import transformers."""
+    transformers = sys.modules.get("transformers")
+    return transformers is not None and any(
+        isinstance(module, transformers.PreTrainedModel) for module in model.modules()
+    )
 
 
 def position_table(model: nn.Module) -> nn.Embedding | None:

@@ -77,7 +77,7 @@ def check_sizes(context: int | None, stride: int | None, window: int | None, sin
     if stride is not None and (stride < 1 or stride > (context or stride)):
         raise ValueError(f"stride: got {stride}; expected 1 <= stride <= context = {context}")
     if window is not None or sink_tokens is not None:
-        from lckernels.hf.patch import check_window
+        from lckernels.hf.patch.arguments import check_window
 
         check_window(window, sink_tokens)
 

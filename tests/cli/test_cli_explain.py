@@ -15,7 +15,7 @@ from helpers.hf_models import MODELS, REFUSED, make_config
 
 from lckernels.cli.figures.explain import visible_share
 from lckernels.hf.costs import pairs_of
-from lckernels.hf.settings import Kind
+from lckernels.hf.masks.kinds import Kind
 from lckernels.options import Layout
 from lckernels.reference import visible_keys
 
@@ -97,7 +97,9 @@ def test_bad_input(tmp_path):
     assert "does not exist" in error_message("explain", "./nothing")
     model = save("llama", tmp_path / "llama")
     assert "--window: got 0; expected" in error_message("explain", model, "--window", "0")
-    assert "--sink-tokens: got 2; they stay visible" in error_message("explain", model, "--sink-tokens", "2")
+    assert "--sink-tokens: got 2; sink tokens require" in error_message(
+        "explain", model, "--sink-tokens", "2"
+    )
     assert "must end in one of" in error_message("explain", model, "--plot", "layers.txt")
 
 

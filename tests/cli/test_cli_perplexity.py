@@ -128,7 +128,7 @@ def test_a_text_of_two_tokens(model, book):
         (("--stride", 0), "--stride: got 0; expected 1 <= stride"),
         (("--window", 0), "--window: got 0; expected an int >= 1"),
         (("--window", -3), "--window: got -3; expected an int >= 1"),
-        (("--sink-tokens", 4), "--sink-tokens: got 4; they stay visible beside a window"),
+        (("--sink-tokens", 4), "--sink-tokens: got 4; sink tokens require a window"),
         (("--window", 4, "--sink-tokens", -1), "--sink-tokens: got -1; expected an int >= 0"),
         (("--max-tokens", 1), "--max-tokens: got 1; expected at least 2"),
         (("--plot", "no/p.png"), "the folder no for p.png does not exist"),

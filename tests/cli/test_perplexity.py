@@ -188,7 +188,7 @@ def test_a_nan_is_not_lost(model, monkeypatch):
         ({"stride": 0}, "stride: got 0; expected 1 <= stride"),
         ({"window": 0}, "window: got 0; expected an int >= 1"),
         ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
-        ({"sink_tokens": 4}, "sink_tokens: got 4; they stay visible beside a window; window is None"),
+        ({"sink_tokens": 4}, "sink_tokens: got 4; sink tokens require a window; window is None"),
     ],
 )
 def test_sizes_that_do_not_fit(model, options, message):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import lckernels
-from lckernels.hf.mask import NotServed
+from lckernels.hf.masks.descriptor import NotServed
 
 NEW = 10
 EXACT = 1e-9  # relative, in fp64
@@ -91,7 +91,7 @@ def texts(name: str, model: nn.Module) -> None:
             raise NotPossible("it does not hand cu_seq_lens to its attention")
         with lckernels.patched(model) as report:
             if any(row.kind == "dense" for row in report.rows):
-                with pytest.raises(NotServed, match="runs densely, where its texts would mix"):
+                with pytest.raises(NotServed, match="runs as dense attention, which would mix its sequences"):
                     run(model, inputs)
                 raise NotPossible("lckernels refuses it: one of its layers is dense")
         expected = eager(model, each_text, parts)

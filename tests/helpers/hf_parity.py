@@ -11,7 +11,7 @@ from helpers.hf_models import MODELS, VOCAB, build
 from torch import Tensor, nn
 
 import lckernels
-import lckernels.hf.attention as served
+import lckernels.hf.interface as served
 
 SEQLEN, PADDED, PROMPT = 23, 5, 13
 TEXTS = (9, 1, 13)

@@ -12,11 +12,13 @@ from helpers import fresh_python
 from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
 from transformers.masking_utils import bidirectional_mask_function
 
-from lckernels.hf import NAME, register
-from lckernels.hf.attention import attention
-from lckernels.hf.changes import attention_of, reasons
-from lckernels.hf.mask import KeyMask, padding_layout
-from lckernels.hf.mask_function import make_mask
+from lckernels.hf import NAME
+from lckernels.hf.interface import attention
+from lckernels.hf.masks.create import create_mask
+from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.masks.padding import padding_layout
+from lckernels.hf.patch.modules import lckernels_attention
+from lckernels.hf.support import unsupported_reasons
 
 WITH_INTERFACE = [family for family in FAMILIES if family != "mpnet"]
 LENGTHS = (30, 9, 20)
@@ -46,7 +48,7 @@ def test_same_states_as_transformers(family, padding, implementation):
     model.set_attn_implementation(implementation)
     with torch.no_grad():
         expected = states(model, ids, mask)
-        with attention_of(model):
+        with lckernels_attention(model):
             assert model.config._attn_implementation == NAME
             ours = states(model, ids, mask)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
@@ -59,7 +61,7 @@ def test_dtypes(dtype):
         exact = states(model.double(), ids, mask)
         model.to(dtype)
         honest = states(model, ids, mask)
-        with attention_of(model):
+        with lckernels_attention(model):
             ours = states(model, ids, mask)
     for state, torchs, truth in zip(ours, honest, exact, strict=True):
         assert state.dtype == dtype
@@ -78,7 +80,7 @@ def test_gradients_and_checkpointing(reentrant):
     def gradients(within):
         model.zero_grad()
         if within:
-            with attention_of(model):
+            with lckernels_attention(model):
                 output = model(ids, attention_mask=mask).last_hidden_state
         else:
             output = model(ids, attention_mask=mask).last_hidden_state
@@ -100,7 +102,7 @@ def test_gradients_and_checkpointing(reentrant):
 
 def test_dropout_of_training_acts():
     model, (ids, mask) = tiny().train(), batch("right")
-    with attention_of(model), torch.no_grad():
+    with lckernels_attention(model), torch.no_grad():
         one, other = (states(model, ids, mask)[-1] for _ in range(2))
         torch.manual_seed(7)
         again = states(model, ids, mask)[-1]
@@ -117,7 +119,11 @@ def test_the_model_is_as_before():
     model, ids = tiny(), token_ids(30)[None]
     model.gradient_checkpointing_enable()
     before, config = attributes(model), model.config.to_dict()
-    with pytest.raises(RuntimeError, match="stop"), attention_of(model, piece_tokens=4), attention_of(model):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        lckernels_attention(model, piece_tokens=4),
+        lckernels_attention(model),
+    ):
         model(ids)
         raise RuntimeError("stop")
     assert attributes(model) == before
@@ -129,7 +135,7 @@ def test_models_that_share_a_config_are_apart():
     model = tiny()
     other = transformers.BertModel(model.config).eval()
     assert other.config is model.config
-    with attention_of(model):
+    with lckernels_attention(model):
         assert all(m.config is not other.config for m in model.modules() if hasattr(m, "config"))
         assert other.config._attn_implementation == "sdpa"
         assert all(m.config is other.config for m in other.modules() if hasattr(m, "config"))
@@ -140,14 +146,14 @@ def test_threads_share_a_model():
     before, inside, leave = attributes(model), threading.Event(), threading.Event()
 
     def stay():
-        with attention_of(model):
+        with lckernels_attention(model):
             inside.set()
             leave.wait(10)
 
     thread = threading.Thread(target=stay)
     with torch.no_grad():
         expected = model(ids).last_hidden_state
-        with attention_of(model):
+        with lckernels_attention(model):
             thread.start()
             assert inside.wait(10)
         # The other thread still needs it.
@@ -167,7 +173,7 @@ def test_feed_forward_in_pieces():
         with torch.no_grad():
             expected = model(ids).last_hidden_state
             widths.clear()
-            with attention_of(model, piece_tokens=8):
+            with lckernels_attention(model, piece_tokens=8):
                 ours = model(ids).last_hidden_state
         assert widths == [8, 8, 8, 6], family
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
@@ -177,7 +183,7 @@ def test_feed_forward_in_pieces():
 def test_no_mask_is_made(padding):
     _, mask = batch(padding)
     mask = None if mask is None else mask.bool()
-    made = make_mask(
+    made = create_mask(
         3, 30, 30, mask_function=bidirectional_mask_function, attention_mask=mask, device=torch.device("cpu")
     )
     assert isinstance(made, KeyMask)
@@ -200,7 +206,7 @@ def test_rows_without_a_valid_key():
 
 def key_mask(seqlen=4):
     valid = torch.arange(seqlen)[None] < 3
-    return make_mask(
+    return create_mask(
         1, seqlen, seqlen, mask_function=bidirectional_mask_function, attention_mask=valid, device="cpu"
     )
 
@@ -256,13 +262,12 @@ def test_what_is_not_served_falls_back_to_torch(kind):
 def test_options_that_would_be_lost_are_refused(name):
     q = torch.randn(1, 2, 4, 8)
     with pytest.raises(
-        ValueError, match=f"{name}: got Tensor; attn_implementation='lckernels' does not serve"
+        ValueError, match=f"{name}: got Tensor; attn_implementation='lckernels' does not support"
     ):
         attention(Bare(), q, q, q, key_mask(), **{name: torch.ones(2)})
 
 
 def test_an_encoder_can_ask_for_it_by_name():
-    register()
     model, (ids, mask) = tiny(), batch("right")
     with torch.no_grad():
         expected = states(model, ids, mask)
@@ -272,7 +277,6 @@ def test_an_encoder_can_ask_for_it_by_name():
 
 @pytest.mark.parametrize("padding", ["none", "right", "middle"])
 def test_compiled(padding):
-    register()
     model, (ids, mask) = tiny(), batch(padding)
     model.set_attn_implementation(NAME)
     torch._dynamo.reset()
@@ -291,30 +295,31 @@ def test_compiled(padding):
 
 
 def test_reasons():
-    assert reasons(tiny()) == []
-    assert reasons(torch.nn.Linear(1, 1)) == ["it is no model of transformers"]
-    assert "MPNetModel does not go through" in reasons(tiny("mpnet"))[0]
+    assert unsupported_reasons(tiny()) == []
+    assert unsupported_reasons(torch.nn.Linear(1, 1)) == ["it is no model of transformers"]
+    assert "MPNetModel does not go through" in unsupported_reasons(tiny("mpnet"))[0]
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
     t5 = transformers.T5EncoderModel(transformers.T5Config(**sizes, is_encoder_decoder=False))
-    assert "relative position bias" in reasons(t5)[0]
+    assert "relative position bias" in unsupported_reasons(t5)[0]
     config = tiny().config
     config._attn_implementation, config.output_attentions = "eager", True
-    assert "output_attentions" in reasons(transformers.BertModel(config))[0]
+    assert "output_attentions" in unsupported_reasons(transformers.BertModel(config))[0]
 
 
-def test_importing_registers_nothing():
+def test_importing_lckernels_hf_registers_the_name():
     code = (
-        "import lckernels.hf.patch, lckernels.hf.changes, transformers\n"
+        "import lckernels, transformers\n"
         "assert 'lckernels' not in transformers.AttentionInterface._global_mapping\n"
         "assert 'lckernels' not in transformers.AttentionMaskInterface._global_mapping\n"
-        "lckernels.hf.register()\n"
+        "import lckernels.hf\n"
         "assert 'lckernels' in transformers.AttentionInterface._global_mapping\n"
+        "assert 'lckernels' in transformers.AttentionMaskInterface._global_mapping\n"
     )
     done = fresh_python.run(code)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["hf", "hf.attention", "hf.patch", "hf.dry_run"])
+@pytest.mark.parametrize("module", ["hf", "hf.interface", "hf.patch", "hf.patch.dry_run"])
 def test_missing_extra_is_named(module):
     code = f"import sys\nsys.modules['transformers'] = None\nimport lckernels.{module}"
     result = fresh_python.run(code)

@@ -7,13 +7,15 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import FAMILIES, tiny, token_ids
+from helpers.hf_calls import counted_attention
 from helpers.hf_encoders import make_encoder
 
-import lckernels.hf.attention
-import lckernels.hf.dry_run
+import lckernels.hf.interface
+import lckernels.hf.support
 from lckernels import LongEncoder
-from lckernels.hf.changes import attention_of
-from lckernels.hf.dry_run import padded_run
+from lckernels.hf.patch import dry_run
+from lckernels.hf.patch.dry_run import padded_dry_run
+from lckernels.hf.patch.modules import lckernels_attention
 
 SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chinese_clip"]
 
@@ -21,21 +23,18 @@ SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chi
 @pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet", "t5gemma"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_it_is_what_a_call_does(name, padded, monkeypatch):
-    layers, served = [], []
-    attention, op = lckernels.hf.attention.attention, lckernels.hf.attention.windowed_attention
+    layers, served = counted_attention(monkeypatch), []
+    op = lckernels.hf.interface.windowed_attention
     monkeypatch.setattr(
-        lckernels.hf.attention, "attention", lambda *args, **kw: layers.append(1) or attention(*args, **kw)
-    )
-    monkeypatch.setattr(
-        lckernels.hf.attention, "windowed_attention", lambda *args, **kw: served.append(1) or op(*args, **kw)
+        lckernels.hf.interface, "windowed_attention", lambda *args, **kw: served.append(1) or op(*args, **kw)
     )
     model = make_encoder(name)
-    run = padded_run(model)
+    run = padded_dry_run(model)
     assert not layers
     assert not run.error
     mask = torch.ones(2, 20, dtype=torch.long)
     mask[1, 12:] = 0
-    with torch.no_grad(), attention_of(model):
+    with torch.no_grad(), lckernels_attention(model):
         model(torch.stack([token_ids(20), token_ids(20, 1)]), attention_mask=mask if padded else None)
     assert (len(run.calls), run.served) == (len(layers), len(served))
     if name in SERVED:
@@ -58,7 +57,7 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
 )
 def test_explain_says_whose_attention(name, said, monkeypatch):
     # As if a backend other than eager served attention on every device.
-    monkeypatch.setattr(lckernels.long.attention, "choose", lambda problem: pytest)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: pytest)
     model = make_encoder(name)
     model.config._attn_implementation = "sdpa"
     encoder = LongEncoder(model, 20, 6)
@@ -70,7 +69,7 @@ def test_explain_says_whose_attention(name, said, monkeypatch):
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     if said.startswith("the model's own"):
         assert torch.equal(ours, expected)
-        with pytest.raises(TypeError, match=r"model: got .*; attention='lckernels' cannot serve it: "):
+        with pytest.raises(TypeError, match=r"model: got .*; attention='lckernels' does not support it: "):
             LongEncoder(model, 20, 6, attention="lckernels")
     else:
         forced = LongEncoder(model, 20, 6, attention="lckernels")
@@ -87,9 +86,9 @@ def test_options_that_would_be_lost_are_a_reason():
             return run(self, *args, **options, indices=torch.zeros(1, device="meta"))
 
     model.encoder.layer[0].attention.self.__class__ = Indexed
-    reason = "indices: got Tensor; attn_implementation='lckernels' does not serve it yet"
-    assert padded_run(model).reasons() == [reason]
-    with pytest.raises(TypeError, match=f"attention='lckernels' cannot serve it: {reason}"):
+    reason = "indices: got Tensor; attn_implementation='lckernels' does not support it"
+    assert padded_dry_run(model).reasons() == [reason]
+    with pytest.raises(TypeError, match=f"attention='lckernels' does not support it: {reason}"):
         LongEncoder(model, 20, 6, attention="lckernels")
 
 
@@ -101,7 +100,7 @@ def test_what_cannot_be_run_dry_is_said():
     model = Reads(tiny().config).eval()
     encoder = LongEncoder(model, 20, 6, attention="lckernels")
     said = encoder.explain(70).attention
-    assert said.startswith("lckernels, if the model brings no mask but padding, which is not known (Runtime")
+    assert said.startswith("lckernels, if the model uses no mask but padding, which is not known (Runtime")
     with torch.no_grad():
         assert encoder(token_ids(70)[None]).last_hidden_state.shape == (1, 70, 16)
         LongEncoder(model, 20, 6, merge="layer")(token_ids(70)[None])
@@ -116,7 +115,7 @@ def test_no_trace():
     before = [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()]
     config, random = model.config.to_dict(), torch.get_rng_state()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert (len(padded_run(model).calls), padded_run(model).dense) == (2, ())
+    assert (len(padded_dry_run(model).calls), padded_dry_run(model).dense) == (2, ())
     assert not seen
     assert [{name: id(value) for name, value in m.__dict__.items()} for m in model.modules()] == before
     assert all(module.training for module in model.modules())
@@ -128,14 +127,14 @@ def test_no_trace():
 
 def test_while_a_call_has_changed_the_model():
     model = make_encoder("bert")
-    with attention_of(model, piece_tokens=2):
-        run = padded_run(model)
+    with lckernels_attention(model, piece_tokens=2):
+        run = padded_dry_run(model)
     assert (len(run.calls), run.served, run.error) == (2, 2, "")
 
 
 def test_run_once_a_model(monkeypatch):
-    ran, run = [], lckernels.hf.dry_run._run
-    monkeypatch.setattr(lckernels.hf.dry_run, "_run", lambda *args: ran.append(args) or run(*args))
+    ran, run = [], dry_run._run
+    monkeypatch.setattr(dry_run, "_run", lambda *args: ran.append(args) or run(*args))
     model = make_encoder("bert")
     for _ in range(2):
         encoder = LongEncoder(model, 20, 6, attention="lckernels")
@@ -144,5 +143,5 @@ def test_run_once_a_model(monkeypatch):
             encoder(token_ids(70)[None])
     assert len(ran) == 1
     model.encoder.layer = model.encoder.layer[:1]
-    assert len(padded_run(model).calls) == 1
+    assert len(padded_dry_run(model).calls) == 1
     assert len(ran) == 2

@@ -15,9 +15,11 @@ from transformers.models.gemma3 import modeling_gemma3 as gemma3
 from transformers.models.moonshine_streaming import modeling_moonshine_streaming as moonshine
 from transformers.models.t5gemma2 import modeling_t5gemma2 as t5gemma2
 
-from lckernels.hf.attention import NAME, register
-from lckernels.hf.mask import KeyMask, NotServed
-from lckernels.hf.mask_function import key_mask, make_mask, read_pattern
+from lckernels.hf import NAME
+from lckernels.hf.masks.create import create_mask, key_mask
+from lckernels.hf.masks.descriptor import NotServed
+from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.masks.readers import read_pattern
 
 LEFT = torch.tensor([0, 3])
 FUNCTIONS = {
@@ -134,8 +136,8 @@ def renamed(function):
 )
 def test_what_is_not_known_is_dense_and_said(function):
     assert key_mask(2, 8, 8, mask_function=function) is None
-    with pytest.warns(UserWarning, match="is not known to it and runs as a dense mask"):
-        mask = make_mask(2, 8, 8, mask_function=function, local_size=len(str(function)) + id(function))
+    with pytest.warns(UserWarning, match="is not supported and runs as a dense mask"):
+        mask = create_mask(2, 8, 8, mask_function=function, local_size=len(str(function)) + id(function))
     assert torch.equal(mask, transformers_mask(8, 8, 0, 0, function, None).expand(2, 1, 8, 8))
 
 
@@ -224,7 +226,6 @@ CACHES = {"static": {"max_cache_len": 1024}, "dynamic": {}}
 )
 def test_no_tensor_of_n_by_n(kind, side, cache):
     """1024 tokens; the widest activation has 32 numbers a token, a mask would have 1024."""
-    register()
     model = decoder(kind).eval()
     ids, seqlen = torch.randint(3, 20, (1, 1024)), 1024
     inputs = {}

@@ -27,7 +27,7 @@ from helpers.hf_patched import model_of
 from torch._dynamo.backends.common import aot_autograd
 
 import lckernels
-from lckernels.hf.mask import NotServed
+from lckernels.hf.masks.descriptor import NotServed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Window, windowed and full, softcap, sinks, D != Dv, chunks, both sides, full.
@@ -119,7 +119,10 @@ def test_compiled(name):
 
 def test_a_padded_row_of_chunks_is_refused():
     inputs, _ = packed_inputs("llama4_text", "padded")
-    with lckernels.patched(tiny("llama4_text")), pytest.raises(NotServed, match="beside padding and chunks"):
+    with (
+        lckernels.patched(tiny("llama4_text")),
+        pytest.raises(NotServed, match="got a tensor, padding and chunks"),
+    ):
         run(tiny("llama4_text"), inputs)
 
 
@@ -128,7 +131,9 @@ def test_what_would_mix_the_texts_is_refused():
     full = torch.zeros(1, 1, sum(TEXTS), sum(TEXTS))
     with torch.no_grad(), lckernels.patched(model):
         for dense in ({"output_attentions": True}, {"attention_mask": full}):
-            with pytest.raises(NotServed, match="cu_seq_lens_q: got a tensor in a call that runs densely"):
+            with pytest.raises(
+                NotServed, match="cu_seq_lens_q: got a tensor in a call that runs as dense attention"
+            ):
                 run(model, {**inputs, **dense})
         cache = transformers.DynamicCache(config=model.config)
         # Its name in transformers 5.17 and in newer ones.
@@ -137,7 +142,7 @@ def test_what_would_mix_the_texts_is_refused():
         )
         more = {**inputs, "use_cache": True, name: cache}
         run(model, more)
-        with pytest.raises(NotServed, match="cu_seq_lens_q: got a tensor beside keys of a cache"):
+        with pytest.raises(NotServed, match="cu_seq_lens_q: got a tensor and keys of a cache"):
             run(model, more)
 
 

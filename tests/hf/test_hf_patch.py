@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers", reason="patching needs transf
 
 from helpers.hf_patched import tiny_mistral  # noqa: E402
 
-from lckernels.hf.changes import attention_of  # noqa: E402
+from lckernels.hf.patch.modules import lckernels_attention  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,7 +141,7 @@ def test_nothing_is_half_patched():
     model.model.layers[1].self_attn.config = model.config
     assert [dict(module.__dict__) for module in model.modules()] == before
     with (
-        attention_of(model),
+        lckernels_attention(model),
         pytest.raises(ValueError, match="model: got MistralForCausalLM, in use by a"),
     ):
         lckernels.patch(model)

@@ -17,8 +17,7 @@ from helpers.hf_patched import IDS, MASK, VALID, close, logits, model_of
 from torch._dynamo.backends.common import aot_autograd
 
 import lckernels
-import lckernels.hf.attention
-from lckernels.hf.mask import KeyMask
+from lckernels.hf.masks.key_mask import KeyMask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

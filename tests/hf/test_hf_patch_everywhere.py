@@ -13,8 +13,7 @@ from helpers.fresh_python import run
 from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
 
 import lckernels
-import lckernels.hf.attention
-from lckernels.hf import NAME, register
+from lckernels.hf import NAME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,7 +96,6 @@ def test_registering_alone_serves_from_pretrained(tmp_path):
     model = model_of("gpt_oss")
     expected = logits(model)
     model.save_pretrained(tmp_path)
-    register()
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation=NAME, dtype=torch.float32
     )

@@ -13,10 +13,13 @@ from helpers.hf_models import VOCAB
 from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
 
 import lckernels
-import lckernels.hf.attention
-from lckernels.hf import NAME, register
-from lckernels.hf.mask import NotServed
-from lckernels.hf.settings import SETTINGS, Kind, LayerSettings
+import lckernels.hf.interface
+import lckernels.hf.warn
+from lckernels.hf import NAME
+from lckernels.hf.masks.create import key_mask
+from lckernels.hf.masks.descriptor import NotServed
+from lckernels.hf.masks.kinds import Kind
+from lckernels.hf.settings import SETTINGS, LayerSettings
 from lckernels.reference import windowed_attention as reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,8 +31,10 @@ def test_weights_are_given_by_eager_and_said():
     with torch.no_grad():
         expected = model(**options).attentions
         lckernels.patch(model)
-        lckernels.hf.mask_function._say.cache_clear()
-        with pytest.warns(UserWarning, match="output_attentions needs all weights; these calls run as eager"):
+        lckernels.hf.warn._warn.cache_clear()
+        with pytest.warns(
+            UserWarning, match="output_attentions requires all attention weights; these calls run as eager"
+        ):
             ours = model(**options).attentions
     assert len(ours) == len(expected) == 2
     for one, other in zip(ours, expected, strict=True):
@@ -45,7 +50,7 @@ def test_a_mask_of_the_user_is_honoured_densely_and_said(name, kind):
     added = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
     expected = logits(model, input_ids=IDS, attention_mask=added)
     lckernels.patch(model)
-    lckernels.hf.mask_function._say.cache_clear()
+    lckernels.hf.warn._warn.cache_clear()
     with pytest.warns(UserWarning, match="a dense 4-D mask runs as dense attention"):
         ours = logits(model, input_ids=IDS, attention_mask=added if kind == "added" else seen)
     close(ours, expected, slice(None))
@@ -53,13 +58,13 @@ def test_a_mask_of_the_user_is_honoured_densely_and_said(name, kind):
 
 def test_a_mask_of_a_wrong_shape_is_an_error():
     q = torch.randn(2, 4, 5, 8)
-    mask = lckernels.hf.mask_function.key_mask(2, 5, 7)
-    said = r"attention_mask: got shape \(2, 1, 5, 7\); the layer needs \(2, 1, 5, 5\)"
+    mask = key_mask(2, 5, 7)
+    said = r"attention_mask: got shape \(2, 1, 5, 7\); expected \(2, 1, 5, 5\)"
     with pytest.raises(NotServed, match=said):
-        lckernels.hf.attention.attention(torch.nn.Identity(), q, q, q, mask)
+        lckernels.hf.interface.attention(torch.nn.Identity(), q, q, q, mask)
     sinks = torch.zeros(1, 4)
     with pytest.raises(NotServed, match=r"s_aux: got shape \(1, 4\); expected \(num_heads,\) = \(4,\)"):
-        lckernels.hf.attention.attention(torch.nn.Identity(), q, q, q, None, s_aux=sinks)
+        lckernels.hf.interface.attention(torch.nn.Identity(), q, q, q, None, s_aux=sinks)
 
 
 def test_a_config_that_requires_eager():
@@ -98,7 +103,7 @@ def test_dropout_of_training_acts():
 @pytest.mark.parametrize("sinks", [0, 2])
 def test_a_window_is_the_ops(name, window, expected, sinks, monkeypatch):
     """The layers ask the op for this window and these sinks; the report says that it is not exact."""
-    asked, op = [], lckernels.hf.attention.windowed_attention
+    asked, op = [], lckernels.hf.interface.windowed_attention
 
     def run(q, k, v, **options):
         asked.append((options["window_size"], options["layout"].sink_tokens))
@@ -107,7 +112,7 @@ def test_a_window_is_the_ops(name, window, expected, sinks, monkeypatch):
         torch.testing.assert_close(out, reference(q, k, v, **{n: options[n] for n in given})[0])
         return out
 
-    monkeypatch.setattr(lckernels.hf.attention, "windowed_attention", run)
+    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
     model = model_of(name)
     if expected == (-1, 0):
         with pytest.raises(TypeError, match="it has no full attention that a window could narrow"):
@@ -132,7 +137,7 @@ def test_a_window_leaves_cross_attention_and_other_windows_as_they_are():
 
 
 def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(monkeypatch):
-    asked, op = [], lckernels.hf.attention.windowed_attention
+    asked, op = [], lckernels.hf.interface.windowed_attention
 
     class Reads(transformers.BartForConditionalGeneration):
         def forward(self, input_ids, **options):
@@ -142,7 +147,7 @@ def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(mo
         asked.append(options["window_size"])
         return op(q, k, v, **options)
 
-    monkeypatch.setattr(lckernels.hf.attention, "windowed_attention", run)
+    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
     model = model_of("bart")
     model.__class__ = Reads
     report = lckernels.patch(model, window=4)
@@ -158,7 +163,7 @@ def test_a_window_of_a_query_without_a_mask():
     q, k, v = (torch.randn(1, 2, seqlen, 8) for seqlen in (1, 9, 9))
     layer = torch.nn.Identity()
     setattr(layer, SETTINGS, LayerSettings(window=4, kind=Kind((-1, 0))))
-    out, _ = lckernels.hf.attention.attention(layer, q, k, v, None)
+    out, _ = lckernels.hf.interface.attention(layer, q, k, v, None)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, -4:], v[:, :, -4:])
     torch.testing.assert_close(out, expected.transpose(1, 2))
 
@@ -180,9 +185,9 @@ def test_a_window_goes_with_generation():
         ({"window": (1, 2, 3)}, r"window: got \(1, 2, 3\); expected"),
         ({"window": (1, -2)}, r"window: got \(1, -2\); expected"),
         ({"window": True}, "window: got True; expected"),
-        ({"sink_tokens": 2}, "sink_tokens: got 2; they stay visible beside a window; window is None"),
+        ({"sink_tokens": 2}, "sink_tokens: got 2; sink tokens require a window; window is None"),
         ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
-        ({"positions": "cache"}, "positions: got 'cache'; allowed is 'absolute'; 'cache' is not served yet"),
+        ({"positions": "cache"}, "positions: got 'cache'; expected 'absolute'; 'cache' is not supported yet"),
         ({"backend": "fast"}, "backend: got 'fast'; allowed are "),
     ],
 )
@@ -223,7 +228,6 @@ def backend():
 
 
 def test_a_bias_is_served_densely_where_asked_by_name():
-    register()
     model = transformers.T5EncoderModel(
         transformers.T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, vocab_size=VOCAB)
     ).eval()
@@ -237,14 +241,14 @@ def test_views_are_not_copied():
     """Attention of grouped heads allocates nothing as large as repeated keys would be."""
     q = torch.randn(1, 4096, 8, 16).transpose(1, 2)
     k, v = (torch.randn(1, 4096, 1, 16).transpose(1, 2) for _ in range(2))
-    mask = lckernels.hf.mask_function.key_mask(1, 4096, 4096)
+    mask = key_mask(1, 4096, 4096)
     with LargestTensor() as largest:
-        lckernels.hf.attention.attention(torch.nn.Identity(), q, k, v, mask)
+        lckernels.hf.interface.attention(torch.nn.Identity(), q, k, v, mask)
     assert largest.elements <= q.numel()
 
 
 def test_no_warning_where_everything_is_served():
-    lckernels.hf.mask_function._say.cache_clear()
+    lckernels.hf.warn._warn.cache_clear()
     model = model_of("gpt_oss")
     lckernels.patch(model)
     with warnings.catch_warnings():

@@ -12,33 +12,30 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.compare import assert_as_good_as
 from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
+from helpers.hf_calls import counted_attention
 
 import lckernels
-import lckernels.hf.attention
-import lckernels.long.attention
+import lckernels.hf.support
+from lckernels.long.limits import is_transformers_model
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Counts calls of lckernels' attention function."""
-    counted, run = [], lckernels.hf.attention.attention
-    monkeypatch.setattr(
-        lckernels.hf.attention, "attention", lambda *args, **kwargs: counted.append(1) or run(*args, **kwargs)
-    )
-    return counted
+    return counted_attention(monkeypatch)
 
 
 @pytest.fixture
 def kernel(monkeypatch):
     """As if a backend other than eager served attention on every device."""
     fast = ModuleType("lckernels.backends.fast")
-    monkeypatch.setattr(lckernels.long.attention, "choose", lambda problem: fast)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: fast)
 
 
 @pytest.fixture
 def no_kernel(monkeypatch):
     slow = ModuleType("lckernels.backends.eager")
-    monkeypatch.setattr(lckernels.long.attention, "choose", lambda problem: slow)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: slow)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mpnet"])
@@ -149,7 +146,7 @@ def test_what_the_user_chose_stays(chosen, calls, kernel):
     model = tiny()
     model.set_attn_implementation(chosen)
     encoder = lckernels.LongEncoder(model, 20)
-    assert reason(encoder) == f"the model's own: the model was given {chosen!r}"
+    assert reason(encoder) == f"the model's own: the model has attn_implementation={chosen!r}"
     if chosen == "eager":
         with torch.no_grad():
             encoder(token_ids(70)[None])
@@ -165,7 +162,7 @@ def test_attention_weights_need_the_models_own(calls, kernel):
         encoder(token_ids(70)[None])
     assert not calls
     assert "output_attentions" in reason(encoder)
-    with pytest.raises(TypeError, match="model: got BertModel; attention='lckernels' cannot serve it"):
+    with pytest.raises(TypeError, match="model: got BertModel; attention='lckernels' does not support it"):
         lckernels.LongEncoder(model, 20, attention="lckernels")
 
 
@@ -185,9 +182,11 @@ def test_a_model_without_the_interface(calls, kernel):
 
 def test_a_model_that_is_not_of_transformers(monkeypatch):
     model = torch.nn.Linear(1, 1)
-    assert lckernels.long.attention.cannot_be_replaced(model) == ["it is no model of transformers"]
+    assert lckernels.hf.support.unsupported_reasons(model) == ["it is no model of transformers"]
+    assert is_transformers_model(tiny())
+    assert not is_transformers_model(model)
     monkeypatch.delitem(sys.modules, "transformers")
-    assert lckernels.long.attention.cannot_be_replaced(model) == ["it is no model of transformers"]
+    assert not is_transformers_model(model)
 
 
 def test_bad_attention():

@@ -68,8 +68,9 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
 
     from lckernels.backends.registry import BackendError
     from lckernels.hf.costs import costs
-    from lckernels.hf.dry_run import padded_run
-    from lckernels.hf.patch import check_window, plan_patch
+    from lckernels.hf.patch.arguments import check_window
+    from lckernels.hf.patch.dry_run import padded_dry_run
+    from lckernels.hf.patch.plan import plan_patch
     from lckernels.hf.settings import LayerSettings
 
     try:
@@ -87,7 +88,7 @@ def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) 
         # A damaged folder makes the libraries raise whatever they run into.
         why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise InputError(f"no model can be made of the config of {name}: {why}") from None
-    run, wanted = padded_run(model), LayerSettings(window, sink_tokens or 0)
+    run, wanted = padded_dry_run(model), LayerSettings(window, sink_tokens or 0)
     try:
         report, _ = plan_patch(model, run, wanted, device_type="cpu")
     except (TypeError, BackendError) as error:

@@ -10,7 +10,7 @@ from lckernels.cli.console import printable
 from lckernels.cli.figures.common import fonts, save_figure
 from lckernels.extras import import_extra
 from lckernels.hf.costs import Costs
-from lckernels.hf.settings import Kind
+from lckernels.hf.masks.kinds import Kind
 from lckernels.visible import visible_range
 
 CELLS = 128

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from lckernels.flops import format_bytes, format_flops
+
 if TYPE_CHECKING:
     from lckernels.hf.costs import Costs
 
@@ -17,22 +19,9 @@ def lines(costs: "Costs") -> list[str]:
         *str(costs.report).splitlines(),
         "",
         f"for a text of {costs.seqlen:,} tokens:",
-        f"masks       {_bytes(costs.mask_bytes)} under sdpa; patched {_bytes(costs.mask_bytes_patched)}",
-        f"attention   {_flops(costs.flops)} under sdpa; patched {_flops(costs.flops_patched)}, "
+        f"masks       {format_bytes(costs.mask_bytes)} under sdpa; "
+        f"patched {format_bytes(costs.mask_bytes_patched)}",
+        f"attention   {format_flops(costs.flops)} under sdpa; patched {format_flops(costs.flops_patched)}, "
         f"{100 * share:.1f} %",
         f"reach       {reach[0]} before a token, {reach[1]} behind it, through all layers{beside}",
     ]
-
-
-def _bytes(size: int) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size} byte{'' if size == 1 else 's'}"
-
-
-def _flops(count: int) -> str:
-    for unit, scale in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
-        if count >= scale:
-            return f"{count / scale:,.2f} {unit}"
-    return f"{count:,} FLOP"

@@ -1,0 +1,39 @@
+"""Floating point operations of attention and encoders (a multiply-add is two), and sizes in words."""
+
+
+def attention_flops(pairs: int, num_heads: int, head_dim: int, head_dim_v: int) -> int:
+    """Of q.k and of probabilities times v, for the visible (query, key) pairs of one head."""
+    return 2 * pairs * num_heads * (head_dim + head_dim_v)
+
+
+def encoder_flops(
+    tokens: int, lengths: list[int], num_layers: int, hidden_size: int, intermediate_size: int
+) -> int:
+    """Matrix products of an encoder with full attention.
+
+    Args:
+        tokens: that projections and feed-forward read, each with
+            8 * hidden_size ** 2 + 4 * hidden_size * intermediate_size operations per layer.
+        lengths: of the sequences that attention reads, each with 4 * length ** 2 * hidden_size operations per
+            layer.
+        num_layers, hidden_size, intermediate_size: sizes of the encoder.
+    """
+    pairs = sum(length * length for length in lengths)
+    dense = 4 * hidden_size * tokens * (2 * hidden_size + intermediate_size)
+    return num_layers * (dense + attention_flops(pairs, 1, hidden_size, hidden_size))
+
+
+def format_flops(count: int) -> str:
+    """A number of operations with its unit, such as "1.25 TFLOP"."""
+    for unit, scale in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.2f} {unit}"
+    return f"{count:,} FLOP"
+
+
+def format_bytes(size: int) -> str:
+    """A number of bytes with its unit, such as "1.5 GiB"."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size} byte{'' if size == 1 else 's'}"

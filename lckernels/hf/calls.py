@@ -1,0 +1,193 @@
+"""What happens to a call of attention: the one decision of the forward, the dry run and LongEncoder.
+
+`classify` returns Served, Chunked or Dense, and raises NotServed for a call whose result would differ.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.hf.family import relative_bias, unsupported_reason
+from lckernels.hf.masks.chunk_mask import ChunkMask
+from lckernels.hf.masks.descriptor import Mask, NotServed
+from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask
+from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, is_causal, kind_without_mask
+from lckernels.hf.masks.packing import has_cu_seqlens, has_segments, packed_layout
+from lckernels.hf.settings import PLAIN, LayerSettings
+from lckernels.options import Layout, Score
+
+WEIGHTS = "output_attentions requires all attention weights"
+BIAS = "it adds a relative position bias"
+BROADCAST = "its mask has other sizes than its keys and is broadcast"
+OWN_MASK = "it brings a dense mask of its own"
+TRACED = "its mask is traced and the layer's kind is not known"
+# Options that change the result and are not supported.
+_UNSUPPORTED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A call that runs as windowed_attention.
+
+    Attributes:
+        kind: the layer's kind of attention, before a patch's window.
+        window, layout, score: arguments of windowed_attention.
+    """
+
+    kind: Kind
+    window: Window
+    layout: Layout
+    score: Score
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """A call that runs as chunked_attention.
+
+    Attributes:
+        mask: plan, weights and extra tokens.
+    """
+
+    mask: ChunkMask
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A call that runs as dense attention.
+
+    Attributes:
+        reason: why, as the end of a sentence about the model.
+    """
+
+    reason: str
+
+
+def classify(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+    settings: LayerSettings = PLAIN,
+    weights: bool = False,
+) -> Served | Chunked | Dense:
+    """How a call of attention runs.
+
+    Args:
+        module: the attention layer.
+        query: (batch, num_heads, seqlen_q, head_dim).
+        key: (batch, num_kv_heads, seqlen_k, head_dim).
+        mask: a descriptor, a dense mask, or None.
+        options: the keyword arguments of the call.
+        settings: of the layer.
+        weights: whether the call returns the attention weights.
+
+    Raises:
+        NotServed: the call has an unsupported option or mask, and the result would differ.
+        TypeError: a relative position bias where chunks are merged in each layer.
+    """
+    _check_supported(module, query, key, mask, options)
+    if isinstance(mask, ChunkMask):
+        return Chunked(mask)
+    call = Dense(WEIGHTS) if weights else _served_or_dense(module, query, key, mask, options, settings)
+    if isinstance(call, Dense) and has_cu_seqlens(options) and not has_segments(mask):
+        raise NotServed(
+            "cu_seq_lens_q: got a tensor in a call that runs as dense attention, which would mix its "
+            "sequences; expected position_ids that restart with each sequence, and no cache"
+        )
+    return call
+
+
+def _check_supported(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> None:
+    for name in _UNSUPPORTED:
+        if options.get(name) is not None:
+            got = type(options[name]).__name__
+            raise NotServed(f"{name}: got {got}; attn_implementation='lckernels' does not support it")
+    sinks = options.get("s_aux")
+    if sinks is not None and tuple(sinks.shape) != (query.shape[1],):
+        raise NotServed(f"s_aux: got shape {tuple(sinks.shape)}; expected (num_heads,) = ({query.shape[1]},)")
+    if isinstance(mask, KeyMask):
+        got, sizes = tuple(mask.shape), mask_sizes(query, key)
+        if any(x not in (1, size) for x, size in zip(got, sizes, strict=True)):
+            raise NotServed(f"attention_mask: got shape {got}; expected {sizes}")
+    if isinstance(mask, ChunkMask) and options.get("position_bias") is not None:
+        raise TypeError(f"model: {BIAS}; merge='layer' requires absolute positions")
+    if not torch.compiler.is_compiling():
+        reason = unsupported_reason(module)
+        if reason:
+            raise NotServed(f"model: {reason}")
+
+
+def _served_or_dense(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: KeyMask | None,
+    options: dict[str, Any],
+    settings: LayerSettings,
+) -> Served | Dense:
+    score = _score(module, options)
+    if score is None:
+        return Dense(BIAS)
+    if isinstance(mask, KeyMask) and tuple(mask.shape) != mask_sizes(query, key):
+        return Dense(BROADCAST)
+    if mask is not None and not isinstance(mask, Mask):
+        return Dense(OWN_MASK)
+    found = _without_mask(module, query, key, options) if mask is None else _with_mask(mask, settings)
+    if found is None:
+        return Dense(TRACED)
+    kind, layout = found
+    narrow = settings.narrowed(kind)
+    if narrow is not kind and settings.sink_tokens:
+        layout = replace(layout, sink_tokens=settings.sink_tokens)
+    if has_cu_seqlens(options) and not has_segments(mask):
+        layout = packed_layout(layout, key.shape[2], options)
+    return Served(kind, narrow.window, layout, score)
+
+
+def mask_sizes(query: Tensor, key: Tensor) -> tuple[int, ...]:
+    """The shape of the call's mask, (batch, 1, seqlen_q, seqlen_k)."""
+    return query.shape[0], 1, query.shape[2], key.shape[2]
+
+
+def _score(module: nn.Module, options: dict[str, Any]) -> Score | None:
+    """The score of windowed_attention; None for a bias that it cannot represent."""
+    softcap, sinks = options.get("softcap") or 0.0, options.get("s_aux")
+    bias = options.get("position_bias")
+    if bias is None:
+        return Score(softcap=softcap, sink_logits=sinks)
+    table = relative_bias(module, bias)
+    if table is None:
+        return None
+    return Score(softcap=softcap, rel_bias=table[0], bias_center=table[1], sink_logits=sinks)
+
+
+def _without_mask(
+    module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]
+) -> tuple[Kind, Layout]:
+    """By transformers' rule: causal layers are aligned at the first key, a single query sees every key."""
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
+    kind = kind_without_mask(is_causal(module, options), seqlen_q, seqlen_k)
+    return kind, Layout(offset=0 if seqlen_q > 1 else seqlen_k - 1)
+
+
+def _with_mask(mask: KeyMask, settings: LayerSettings) -> tuple[Kind, Layout] | None:
+    """Kind and layout of a mask; None for a traced mask that the layer's kind does not complete."""
+    layout, kind = mask.visible, settings.kind
+    if mask.window is not None:
+        kind = kind_of_mask(mask)
+    elif kind is None or kind.cross or (kind.window[1] == 0) != mask.causal:
+        return None
+    else:
+        size = kind.chunk or max(kind.window[0], kind.window[1] - 1) + mask.causal
+        if mask.local_size not in (None, size):
+            return None
+        if layout.segment_ids is None:
+            layout = replace(layout, chunk=kind.chunk)
+        elif kind.chunk:  # the traced segments end where a chunk ends
+            kind = Kind(CAUSAL)
+    return kind, layout if layout.chunk else replace(layout, chunk_origin=0)

@@ -1,0 +1,10 @@
+"""Moonshine streaming: each layer of its encoder has a window (keys before, keys after)."""
+
+from lckernels.hf.family import Family
+from lckernels.hf.masks.patterns import two_sided
+
+_MASK = ("modeling_moonshine_streaming", "sliding_window_mask_function.<locals>.inner_mask")
+
+FAMILY = Family(
+    name="moonshine_streaming", mask_readers={_MASK: lambda closure: two_sided(*closure["sliding_window"])}
+)

@@ -1,0 +1,115 @@
+"""The interface between lckernels and one architecture of transformers; `families/` has one file for each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from lckernels.hf.masks.readers import Reader, add_readers, remove_readers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What is particular to one architecture; every hook is optional.
+
+    Attributes:
+        name: of the architecture; by default its folder in transformers.models.
+        matches: whether a module's class belongs to the family; default: a class of its MRO is defined in
+            transformers.models.<name>. The hooks below get matching modules only.
+        mask_readers: readers of its own mask functions, by (last part of the module's name, qualified name).
+        unsupported: attention layer -> why its calls raise NotServed, as the end of a sentence about the
+            model; empty if they are supported.
+        relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
+            call runs as dense attention.
+        replacements: module -> attributes that the module has while it is patched, such as a forward.
+        feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
+        mixes_tokens: model -> what mixes neighbouring tokens outside attention, as the end of a sentence
+            about the model; empty if nothing does.
+        dry_inputs: model -> the keyword arguments of a forward on the meta device; None: the usual ones.
+    """
+
+    name: str
+    matches: Callable[[type], bool] | None = None
+    mask_readers: Mapping[tuple[str, str], Reader] = field(default_factory=dict)
+    unsupported: Callable[[nn.Module], str] | None = None
+    relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
+    replacements: Callable[[nn.Module], dict[str, Any]] | None = None
+    feed_forward: tuple[str, ...] = ()
+    mixes_tokens: Callable[[nn.Module], str] | None = None
+    dry_inputs: Callable[[nn.Module], dict[str, Tensor] | None] | None = None
+
+    def has(self, cls: type) -> bool:
+        """Whether a module's class belongs to the family."""
+        if self.matches is not None:
+            return self.matches(cls)
+        return any(base.__module__.startswith(f"transformers.models.{self.name}.") for base in cls.__mro__)
+
+
+_families: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Adds a family; one of the same name is replaced."""
+    unregister_family(family.name)
+    _families[family.name] = family
+    add_readers(family.mask_readers)
+    families_of.cache_clear()
+
+
+def unregister_family(name: str) -> None:
+    """Removes a family, if it is registered."""
+    family = _families.pop(name, None)
+    if family is not None:
+        remove_readers(family.mask_readers)
+    families_of.cache_clear()
+
+
+def families() -> tuple[Family, ...]:
+    """All registered families."""
+    return tuple(_families.values())
+
+
+@cache
+def families_of(cls: type) -> tuple[Family, ...]:
+    """The families that a module's class belongs to."""
+    return tuple(family for family in _families.values() if family.has(cls))
+
+
+def unsupported_reason(module: nn.Module) -> str:
+    """Why calls of an attention layer are not supported; empty if they are."""
+    hooks = (family.unsupported for family in families_of(type(module)))
+    return next((reason for hook in hooks if hook is not None and (reason := hook(module))), "")
+
+
+def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] | None:
+    """(rel_bias, bias_center) of a layer's position_bias; None if no family has one."""
+    hooks = (family.relative_bias for family in families_of(type(module)))
+    found = (hook(module, position_bias) for hook in hooks if hook is not None)
+    return next((table for table in found if table is not None), None)
+
+
+def replacements(module: nn.Module) -> dict[str, Any]:
+    """Attributes that a module has while it is patched."""
+    hooks = (family.replacements for family in families_of(type(module)))
+    return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
+
+
+def feed_forward_methods(module: nn.Module) -> tuple[str, ...]:
+    """Names of the module's methods that may run over pieces of a sequence."""
+    names = (name for family in families_of(type(module)) for name in family.feed_forward)
+    return tuple(name for name in names if callable(getattr(type(module), name, None)))
+
+
+def token_mixing(model: nn.Module) -> str:
+    """What mixes neighbouring tokens of a model outside attention; empty if no family names it."""
+    hooks = (family.mixes_tokens for family in families_of(type(model)))
+    return next((reason for hook in hooks if hook is not None and (reason := hook(model))), "")
+
+
+def dry_inputs(model: nn.Module) -> dict[str, Tensor] | None:
+    """The keyword arguments of a dry run; None if no family has them."""
+    hooks = (family.dry_inputs for family in families_of(type(model)))
+    found = (hook(model) for hook in hooks if hook is not None)
+    return next((inputs for inputs in found if inputs is not None), None)

@@ -1,0 +1,101 @@
+"""The attention function and the name that lckernels registers in transformers' attention interface."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.utils.output_capturing import _active_collector
+
+from lckernels.functional import windowed_attention
+from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
+from lckernels.hf.chunked import attention_in_chunks
+from lckernels.hf.dense import dense_attention
+from lckernels.hf.masks.create import create_mask
+from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.settings import PLAIN, settings_of
+from lckernels.hf.warn import warn_once
+
+# Without "flash", "sdpa" or a slash: transformers derives options from such names.
+NAME = "lckernels"
+_WARNINGS = {
+    WEIGHTS: f"{WEIGHTS}; these calls run as eager attention",
+    OWN_MASK: "a dense 4-D mask runs as dense attention",
+}
+
+
+def register() -> None:
+    """Registers the name `lckernels` in transformers; no model changes. Importing lckernels.hf calls it."""
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, create_mask)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of one layer, with the signature that transformers requires.
+
+    A KeyMask runs as windowed_attention, a ChunkMask as chunked_attention; a call without a mask is causal or
+    full, by `is_causal`. Any other mask, a position_bias and a request for the weights run as dense
+    attention.
+
+    Args:
+        module: the attention layer.
+        query: (batch, num_heads, seqlen_q, head_dim), any strides.
+        key: (batch, num_kv_heads, seqlen_k, head_dim), any strides.
+        value: (batch, num_kv_heads, seqlen_k, head_dim_v), any strides.
+        attention_mask: what `create_mask` returns, a dense mask, or None.
+        dropout: probability; 0 outside training.
+        scaling: of the scores; default: head_dim ** -0.5.
+        **options: of transformers, such as softcap, s_aux and cu_seq_lens_q; options that do not change the
+            result are ignored.
+
+    Returns:
+        out (batch, seqlen_q, num_heads, head_dim_v), contiguous; the weights or None.
+
+    Raises:
+        NotServed: an option or a mask that is not supported and would change the result.
+    """
+    settings = settings_of(module)
+    weights = _returns_weights(options)
+    call = classify(module, query, key, attention_mask, options, settings, weights)
+    if isinstance(call, Chunked):
+        return attention_in_chunks(query, key, value, call.mask, dropout, scaling), None
+    if isinstance(call, Served):
+        if settings.kind is None and settings is not PLAIN and attention_mask is not None:
+            settings.kind = call.kind
+        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+        out = windowed_attention(
+            q, k, v, window_size=call.window, softmax_scale=scaling, layout=call.layout, score=call.score,
+            dropout_p=dropout, backend=settings.backend,
+        )  # fmt: skip
+        return out, None
+    if call.reason in _WARNINGS:
+        warn_once(_WARNINGS[call.reason])
+    if isinstance(attention_mask, KeyMask):
+        attention_mask = _dense_mask(attention_mask, query, key)
+    return dense_attention(module, query, key, value, attention_mask, dropout, scaling, weights, **options)
+
+
+def _returns_weights(options: dict[str, Any]) -> bool:
+    """Whether the call returns the attention weights."""
+    if options.get("output_attentions"):
+        return True
+    if torch.compiler.is_compiling():  # transformers' collector cannot be traced
+        return False
+    requested = _active_collector.get() or {}
+    return any(name.endswith("attentions") for name in requested)
+
+
+def _dense_mask(mask: KeyMask, query: Tensor, key: Tensor) -> Tensor:
+    """The dense mask; a broadcast mask, which may have empty rows, becomes numbers to add, as in eager."""
+    if tuple(mask.shape) == mask_sizes(query, key):
+        return mask.dense()
+    return torch.where(mask.dense(), 0.0, torch.finfo(query.dtype).min).to(query.dtype)

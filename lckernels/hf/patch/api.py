@@ -1,0 +1,77 @@
+"""The public functions patch, unpatch and patched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lckernels.checks import bad
+from lckernels.hf.masks.kinds import Window
+from lckernels.hf.patch.arguments import check_arguments
+from lckernels.hf.patch.dry_run import padded_dry_run
+from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
+from lckernels.hf.patch.plan import plan_patch
+from lckernels.hf.report import Report
+from lckernels.hf.settings import LayerSettings
+
+
+def patch(
+    model: nn.Module,
+    window: int | Window | None = None,
+    sink_tokens: int | None = None,
+    positions: str = "absolute",
+    backend: str | None = None,
+) -> Report:
+    """Runs every attention layer of this model that goes through transformers' interface on lckernels.
+
+    Only this instance changes: it gets a config object of its own. Nothing of lckernels is saved with it.
+    Masks that lckernels does not support run as dense masks, with the same results.
+
+    Args:
+        model: a transformers model, or a module that contains one (PEFT, DDP).
+        window: None (default): each token sees the same keys as before; results are those of eager attention.
+            A window turns full attention into windowed attention, which is an approximation: an int W means W
+            keys including the token itself in causal layers, W // 2 to each side in other layers; a tuple is
+            (left, right) in keys, inclusive, -1 for no bound (right is 0 in causal layers). Layers with their
+            own window and cross attention do not change.
+        sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0.
+        positions: "absolute".
+        backend: name of a backend; default: the first that supports the call.
+
+    Returns:
+        The report: each attention layer, its backend, and whether it is exact.
+
+    Raises:
+        TypeError: the patch would change nothing in this model; the message names why.
+        ValueError: an invalid argument; a model that is patched, compiled, or in use by a LongEncoder; a
+            config with output_attentions, which requires eager attention.
+        BackendError: no backend supports the model's calls, or only the reference, which computes every
+            score.
+    """
+    check_arguments(model, window, sink_tokens, positions, backend)
+    run = padded_dry_run(model)
+    report, settings = plan_patch(model, run, LayerSettings(window, sink_tokens or 0, backend))
+    patch_modules(model, settings)
+    return report
+
+
+def unpatch(model: nn.Module) -> None:
+    """Restores the model to its state before `patch`.
+
+    Raises:
+        ValueError: the model is not patched.
+    """
+    if not is_patched(model):
+        raise bad("model", f"{type(model).__name__}, not patched", "expected a model after lckernels.patch")
+    unpatch_modules(model)
+
+
+@contextmanager
+def patched(model: nn.Module, **options: Any) -> Iterator[Report]:
+    """`patch(model, **options)` as a context manager: yields the report, and unpatches at the end."""
+    report = patch(model, **options)
+    try:
+        yield report
+    finally:
+        unpatch(model)

@@ -1,0 +1,110 @@
+"""From a dry run to the report of a patch and the settings of its layers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.hf.masks.descriptor import INTERFACE
+from lckernels.hf.patch.dry_run import Call, DryRun
+from lckernels.hf.patch.modules import Settings
+from lckernels.hf.report import APPROXIMATE, EXACT, LATER, Report, Row
+from lckernels.hf.settings import LayerSettings
+
+_OWN_CODE = f"its code does not go through {INTERFACE}"
+
+
+def plan_patch(
+    model: nn.Module, run: DryRun, requested: LayerSettings, device_type: str | None = None
+) -> tuple[Report, Settings]:
+    """The report of a patch and the settings of its layers.
+
+    Args:
+        model: the model to patch.
+        run: its dry run.
+        requested: window, sink tokens and backend of the patch.
+        device_type: where the model would run; default: the model's device.
+
+    Raises:
+        TypeError: the patch would change nothing.
+        BackendError: no backend supports the calls, or only the reference.
+    """
+    modules = dict(model.named_modules())
+    settings: Settings = {}
+    rows = []
+    first: dict[str, Call] = {}
+    for call in run.calls:
+        first.setdefault(call.layer, call)
+    for name, call in first.items():
+        own = LayerSettings(requested.window, requested.sink_tokens, requested.backend, call.kind)
+        settings[modules[name]] = own
+        rows.append(_row(model, call, own, device_type))
+    unreached = [name for name in _attention_modules(model) if not _reached(name, first)]
+    if run.error:
+        for name in unreached:
+            own = LayerSettings(requested.window, requested.sink_tokens, requested.backend)
+            settings[modules[name]] = own
+            verdict = LATER if requested.window is None else f"{APPROXIMATE} if full, {LATER}"
+            rows.append(Row(name, "not known", None, "", verdict))
+    else:
+        rows += [Row(name, "not known", None, "", f"left: {_OWN_CODE}") for name in unreached]
+    report = Report(type(model).__name__, tuple(rows), "" if run.unsupported else run.error)
+    why = _nothing_to_do(model, run, report, requested.window)
+    if why:
+        raise TypeError(f"model: got {type(model).__name__}; a patch would do nothing: {why}")
+    return report, settings
+
+
+def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str | None) -> Row:
+    if call.dense:
+        return Row(call.layer, "dense", None, "", f"left to torch's dense attention: {call.dense}")
+    kind = settings.narrowed(call.kind)
+    verdict = EXACT
+    if kind != call.kind:
+        sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
+        verdict = f"{APPROXIMATE}: {call.kind} attention with a window{sinks}"
+    own_device, dtype = _device_and_dtype(model)
+    problem = Problem("windowed_attention", device_type or own_device, dtype, call.shapes)
+    chosen = choose(problem, settings.backend)
+    missing = why_no_kernel(chosen, problem)
+    if missing and not problem.explicit:
+        raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
+    return Row(call.layer, str(kind), kind.window, chosen.__name__.rpartition(".")[2], verdict)
+
+
+def _device_and_dtype(model: nn.Module) -> tuple[str, torch.dtype]:
+    """Device type and dtype of the floating-point weights; offloaded weights: the execution device."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    weight = next((p for p in weights if p.device.type != "meta"), weights[0])
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    runs_on = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
+    device = torch.device(runs_on[0]) if weight.device.type == "meta" and runs_on else weight.device
+    return device.type, weight.dtype
+
+
+def _attention_modules(model: nn.Module) -> list[str]:
+    """Names of the innermost modules whose class has "Attention" in its name."""
+    names = [name for name, module in model.named_modules() if "Attention" in type(module).__name__]
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def _reached(name: str, calls: dict[str, Call]) -> bool:
+    """Whether a call came from the module, from one in it, or from one that contains it."""
+    return any(f"{a}.".startswith(f"{b}.") for call in calls for a, b in ((name, call), (call, name)))
+
+
+def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
+    """Why no layer would run on lckernels; empty if some do, or if the first call decides."""
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not any(m._can_set_attn_implementation() for m in models):
+        return f"the attention of {type(models[0]).__name__} does not go through {INTERFACE}"
+    if run.unsupported:
+        return run.error
+    if report.taken:
+        changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
+        return "" if changed else "it has no full attention that a window could narrow"
+    if run.error and not run.calls:
+        return ""
+    return run.reasons()[0] if run.reasons() else _OWN_CODE

@@ -1,0 +1,97 @@
+"""What a dry run runs: a copy of the model without weights, and inputs, all on the meta device."""
+
+import copy
+from collections import OrderedDict
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lckernels.hf.family import dry_inputs
+from lckernels.hf.masks.chunk_mask import ChunkMask
+from lckernels.hf.patch.modules import lock
+
+META = torch.device("meta")
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_hf_hook",  # the last is accelerate's, for offloaded weights
+)  # fmt: skip
+
+
+def outermost(model: nn.Module) -> tuple[str, nn.Module]:
+    """Name and module of the transformers model in a wrapper that contains one; else the whole model."""
+    inside = [(name, m) for name, m in model.named_modules() if isinstance(m, PreTrainedModel)]
+    held = sum(isinstance(m, PreTrainedModel) for m in inside[0][1].modules()) if inside else 0
+    return inside[0] if held and held == len(inside) else ("", model)
+
+
+def own_config(module: nn.Module) -> PreTrainedConfig | None:
+    """The config that is an attribute of the module itself."""
+    config = module.__dict__.get("config")
+    return config if isinstance(config, PreTrainedConfig) else None
+
+
+def skeleton(model: nn.Module, implementation: str) -> nn.Module:
+    """The model without weights, hooks or methods of the instance, in eval mode, with this attention."""
+    memo: dict[int, Any] = {}
+    with lock:
+        for tensor in chain(model.parameters(), model.buffers()):
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
+        for module in model.modules():
+            own = module.__dict__
+            memo.update((id(own[name]), OrderedDict()) for name in _HOOKS if own.get(name) is not None)
+            # States that a module stores from call to call.
+            states = (x for x in own.values() if isinstance(x, Tensor))
+            memo.update((id(x), torch.empty(x.shape, dtype=x.dtype, device=META)) for x in states)
+        result = copy.deepcopy(model, memo).eval()
+    for module in result.modules():
+        # A method of the instance is a wrapper, which may refer to the model itself.
+        for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
+            del module.__dict__[name]
+        if own_config(module) is not None:
+            module.config._attn_implementation = implementation
+            # The other implementations of experts read the values that route tokens.
+            module.config._experts_implementation = "batched_mm"
+    return result
+
+
+def padded_inputs(model: nn.Module) -> dict[str, Tensor]:
+    """A padded batch of two rows; of an encoder-decoder model with another length of the decoder."""
+    main = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), model)
+    inputs = dry_inputs(main)
+    if inputs is not None:
+        return inputs
+    config, name = getattr(main, "config", None), getattr(main, "main_input_name", "input_ids")
+    inputs = {name: _main_input(name, config)}
+    if name == "input_ids":
+        inputs["attention_mask"] = torch.ones_like(inputs[name])
+    if getattr(config, "is_encoder_decoder", False):
+        # Cross attention is recognized by its lengths.
+        inputs["decoder_input_ids"] = torch.zeros(2, 3, dtype=torch.long, device=META)
+    return inputs
+
+
+def row_inputs(seqlen: int) -> dict[str, Tensor]:
+    """One row of `seqlen` tokens under a ChunkMask."""
+    ids = torch.zeros(1, seqlen, dtype=torch.long, device=META)
+    mask = ChunkMask.of_shape(1, 1, seqlen, seqlen, device=META)
+    return {"input_ids": ids, "position_ids": torch.zeros_like(ids), "attention_mask": mask}
+
+
+def _main_input(name: str, config: Any) -> Tensor:
+    """Two rows of four tokens, or two images, spectrograms or waveforms of the smallest size that fits."""
+    if name == "pixel_values":
+        size = getattr(config, "image_size", 32)
+        size = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        return torch.zeros(2, getattr(config, "num_channels", 3), *size, device=META)
+    if name == "input_features":
+        frames = 2 * getattr(config, "max_source_positions", 50)
+        return torch.zeros(2, getattr(config, "num_mel_bins", 80), frames, device=META)
+    if name == "input_values":
+        channels = (getattr(config, "audio_channels", None),)
+        return torch.zeros(2, *(n for n in channels if n is not None), 6400, device=META)
+    return torch.zeros(2, 4, dtype=torch.long, device=META)

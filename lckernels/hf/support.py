@@ -1,0 +1,84 @@
+"""Which attention a LongEncoder's model runs on: its own, or lckernels'."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.hf.masks.descriptor import INTERFACE
+from lckernels.hf.patch.dry_run import padded_dry_run
+from lckernels.hf.patch.modules import is_compiled
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raises TypeError for a model in which lckernels' attention would run in no layer."""
+    reasons = unsupported_reasons(model)
+    if reasons:
+        name = type(model).__name__
+        raise TypeError(f"model: got {name}; attention='lckernels' does not support it: {reasons[0]}")
+
+
+def own_attention_reasons(model: nn.Module, attention: str, seqlen: int) -> list[str]:
+    """Why a call with rows of `seqlen` tokens runs on the model's own attention; empty if on lckernels'.
+
+    "auto" replaces torch's attention only, and only where a backend of lckernels has a kernel for it.
+    """
+    if attention != "auto":
+        return [] if attention == "lckernels" else ["attention='model'"]
+    reasons = _interface_reasons(model)
+    if reasons:
+        return reasons
+    implementation = getattr(model.config, "_attn_implementation", None)
+    if implementation != "sdpa":
+        return [f"the model has attn_implementation={implementation!r}"]
+    if is_compiled(model):
+        return ["the model is compiled"]
+    return _kernel_reasons(model, seqlen) or unsupported_reasons(model)
+
+
+def attention_backend(model: nn.Module, attention: str, seqlen: int) -> str:
+    """The attention of a call with rows of `seqlen` tokens, in words; by layers if they differ."""
+    own = own_attention_reasons(model, attention, seqlen)
+    if own:
+        return f"the model's own: {own[0]}"
+    run = padded_dry_run(model)
+    if not run.calls:
+        return f"lckernels, if the model uses no mask but padding, which is not known ({run.error})"
+    if not run.dense:
+        return "lckernels"
+    served = f"lckernels in {run.served} of {len(run.calls)} layers"
+    return f"{served}; torch's dense attention in the others: {', '.join(run.dense)}"
+
+
+def unsupported_reasons(model: nn.Module) -> list[str]:
+    """Why lckernels' attention would run in no layer of a model; empty if it would in some."""
+    return _interface_reasons(model) or padded_dry_run(model).reasons()
+
+
+def _interface_reasons(model: nn.Module) -> list[str]:
+    models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not models:
+        return ["it is no model of transformers"]
+    found = []
+    for name in sorted({type(m).__name__ for m in models if not m._can_set_attn_implementation()}):
+        found.append(f"the attention of {name} does not go through {INTERFACE}")
+    if any(getattr(module.config, "output_attentions", False) for module in models):
+        found.append("its config has output_attentions, which only its own eager attention returns")
+    return found
+
+
+def _kernel_reasons(model: nn.Module, seqlen: int) -> list[str]:
+    parameter = next(model.parameters(), None)
+    heads, hidden = (getattr(model.config, name, None) for name in ("num_attention_heads", "hidden_size"))
+    if parameter is None or not isinstance(heads, int) or not isinstance(hidden, int):
+        return ["the model's config has no num_attention_heads and hidden_size"]
+    device = parameter.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else parameter.dtype
+    shape = (1, seqlen, heads, hidden // heads)
+    try:
+        problem = Problem("windowed_attention", device, dtype, (shape, shape, shape))
+        missing = why_no_kernel(choose(problem), problem)
+    except BackendError as error:
+        return [str(error)]
+    return [missing] if missing else []
