@@ -1,4 +1,4 @@
-"""windowed_attention where kernels break: memory around the inputs, values that are not finite, wrong bounds."""
+"""windowed_attention where kernels break: memory around the inputs, infinities and NaN, wrong bounds."""
 
 import os
 import subprocess

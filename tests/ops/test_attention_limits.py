@@ -1,4 +1,4 @@
-"""windowed_attention at the limits: sizes of zero, windows that see no key, numbers near 2^31, large scores."""
+"""windowed_attention at its limits: sizes of zero, windows without a key, numbers near 2^31, large scores."""
 
 import mmap
 import sys
