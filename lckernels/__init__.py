@@ -1,7 +1,7 @@
-"""Kernels that let Hugging Face models read long texts."""
+"""Fused attention and overlap-merge kernels for Hugging Face models on long sequences."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lckernels.backends.registry import BackendError
 from lckernels.functional import (
@@ -15,8 +15,13 @@ from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 from lckernels.planner import plan_chunks
 
+if TYPE_CHECKING:
+    from lckernels.hf.patch import patch, patched, unpatch
+    from lckernels.long.encoder import LongEncoder
+
 __version__ = "0.1.0"
 
+# Imported at first use, since they require the extra `hf`; type checkers read the imports above.
 _LAZY = {
     "LongEncoder": "lckernels.long.encoder",
     "patch": "lckernels.hf.patch",
@@ -44,7 +49,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names that need the extra `hf` are imported at first use."""
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'lckernels' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

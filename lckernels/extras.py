@@ -1,11 +1,19 @@
-"""Modules of the optional extras, imported at first use."""
+"""Modules of optional extras, imported at first use."""
 
 from importlib import import_module
 from types import ModuleType
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """The module. Raises ImportError naming the extra to install when its package is missing."""
+    """Imports a module that an extra installs.
+
+    Args:
+        module: name of the module.
+        extra: name of the extra of lckernels, for the error.
+
+    Raises:
+        ImportError: the module's package is not installed; the message names the extra.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
