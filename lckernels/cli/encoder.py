@@ -1,10 +1,7 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
-from pathlib import Path
-
 from lckernels.cli.console import set_threads
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
-from lckernels.errors import InputError
 from lckernels.long.text_encoder import TextEncoder
 
 EXTRAS = dict.fromkeys(("safetensors", "sentencex", "transformers"), "hf")
@@ -31,10 +28,3 @@ def load_encoder(
         boundaries=boundaries.value,
         merge=merge.value,
     )
-
-
-def states_beside(file: Path) -> Path:
-    """FILE.safetensors. Raises InputError for a pipe, which has no folder."""
-    if not file.is_file():
-        raise InputError(f"--keep needs a FILE to keep states beside; {file} is a pipe, name a --states PATH")
-    return file.with_name(f"{file.name}.safetensors")

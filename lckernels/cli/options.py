@@ -1,4 +1,4 @@
-"""Options that commands share."""
+"""Arguments and options that several commands have."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +33,14 @@ class Dtype(StrEnum):
 
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="A text file in UTF-8.", show_default=False)
+]
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE",
+        help="Text files in UTF-8; of a folder, its files that end in .txt or .md, subfolders included.",
+        show_default=False,
+    ),
 ]
 ModelOption = Annotated[str, typer.Option(help="An encoder: a folder, or a name on the Hugging Face hub.")]
 ChunkLenOption = Annotated[
@@ -70,3 +78,5 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the computation.", show_default="torch's own number")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace saved states of another text.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]

@@ -1,4 +1,4 @@
-"""The states of a text: taken from a file that fits, or computed and kept."""
+"""The states of a text: loaded from a file that fits, or computed and saved."""
 
 import importlib.metadata
 from collections.abc import Callable
@@ -6,14 +6,43 @@ from pathlib import Path
 
 from lckernels.errors import InputError
 from lckernels.long.text_encoder import TextEncoder
-from lckernels.search.saved_states import FORMAT, States, differences, load_states, read_metadata, save_states
+from lckernels.search.saved_states import (
+    FORMAT,
+    States,
+    check_target,
+    differences,
+    load_states,
+    read_metadata,
+    save_states,
+)
 from lckernels.search.text import Text
+
+_VERSIONS = ("lckernels", "torch", "transformers")
 
 
 def encode_text(
-    text: Text, encoder: TextEncoder, language: str, progress: bool, notify: Callable[[str], None]
+    text: Text,
+    encoder: TextEncoder,
+    language: str | None = None,
+    progress: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> States:
-    """Runs the encoder over the whole text; the metadata tells all that the result depends on."""
+    """Runs the encoder over the whole text.
+
+    Args:
+        text: the text, as `read_text` returns it.
+        encoder: the model, with its tokenizer and options.
+        language: ISO 639 code for finding sentences. Default: `text.language()`.
+        progress: whether to show a progress bar.
+        notify: receives remarks, one line each.
+
+    Returns:
+        The states, with all that they depend on in the metadata.
+
+    Raises:
+        InputError: the tokenizer makes no token of the text.
+    """
+    language = language or text.language()
     tokens = encoder.tokenize(text.content)
     if not len(tokens.offsets):
         raise InputError(f"{text.path} is an empty text to the tokenizer of {encoder.name}")
@@ -32,25 +61,39 @@ def encode_text(
 def load_or_encode(
     text: Text,
     encoder: TextEncoder,
-    language: str,
-    kept: Path | None,
-    progress: bool,
-    notify: Callable[[str], None],
+    path: Path | None,
+    language: str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> tuple[States, bool]:
-    """The states, and whether they came from the file `kept`; if they did not, they are kept there."""
-    if kept is not None and kept.exists():
-        reasons = differences(read_metadata(kept), _identity(text, encoder, language))
+    """The states of the text from the file `path` if they fit, else computed and saved there.
+
+    Args:
+        text, encoder, language, progress, notify: as in `encode_text`.
+        path: a states file, which need not exist; None saves nothing.
+        overwrite: whether to replace states of another text. States of the same text by another model or with
+            other options are always replaced, and `notify` receives the differences.
+
+    Returns:
+        The states, and whether they are from the file.
+
+    Raises:
+        InputError: `path` cannot be written or stores something else, or the tokenizer makes no token.
+    """
+    if path is not None:
+        check_target(path, None if overwrite else text.sha256)
+    if path is not None and path.exists():
+        reasons = differences(read_metadata(path), _identity(text, encoder, language or text.language()))
         if not reasons:
-            return load_states(kept), True
-        notify(f"{kept} does not fit and is made anew: {'; '.join(reasons)}")
+            return load_states(path), True
+        notify(f"{path} does not fit and is made anew: {'; '.join(reasons)}")
     states = encode_text(text, encoder, language, progress, notify)
-    if kept is not None:
-        save_states(kept, states)
-        notify(f"states kept in {kept}, {kept.stat().st_size / 2**20:,.1f} MiB")
+    if path is not None:
+        save_states(path, states)
+        notify(f"states kept in {path}, {path.stat().st_size / 2**20:,.1f} MiB")
     return states, False
-
-
-_VERSIONS = ("lckernels", "torch", "transformers")
 
 
 def _identity(text: Text, encoder: TextEncoder, language: str) -> dict[str, str]:

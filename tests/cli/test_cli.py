@@ -228,7 +228,6 @@ def test_search_without_the_planner_says_so(model, book):
         ("latin.txt", b"caf\xe9 river", "latin.txt is not a text file in UTF-8: byte 3 is 0xe9"),
         ("binary", b"\x7fELF\x02\0\0", "binary is not a text file: byte 5 is NUL"),
         ("unseen.txt", b"\xe2\x80\x8b", "unseen.txt is an empty text to the tokenizer of "),
-        (".", None, ". is a folder, not a text file"),
     ],
 )
 def test_files_that_are_not_text(model, book, name, content, message):

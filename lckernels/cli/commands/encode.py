@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from lckernels.cli.console import printable, remarks, require_extras, show_progress, stdout
+from lckernels.cli.console import (
+    print_json,
+    printable,
+    remarks,
+    require_extras,
+    show_progress,
+    stdout,
+)
 from lckernels.cli.encoder import EXTRAS, load_encoder
 from lckernels.cli.options import (
     Boundaries,
@@ -13,30 +20,36 @@ from lckernels.cli.options import (
     ChunkLenOption,
     Dtype,
     DtypeOption,
-    FileArgument,
+    FilesArgument,
+    JsonOption,
     LanguageOption,
     Merge,
     MergeOption,
     ModelOption,
     OverlapOption,
+    OverwriteOption,
     QuietOption,
     ThreadsOption,
     Weights,
     WeightsOption,
 )
-from lckernels.cli.reports.states import print_figures
+from lckernels.cli.reports.states import as_json, lines
+from lckernels.cli.sources import check_states_paths, read_sources, states_in
 from lckernels.long.text_encoder import DEFAULT_MODEL
 from lckernels.search.encoding import encode_text
-from lckernels.search.saved_states import check_target, save_states
-from lckernels.search.text import read_text
+from lckernels.search.saved_states import save_states
 
 
 def encode(
-    file: FileArgument,
+    files: FilesArgument,
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The safetensors file to write.", show_default=False, metavar="PATH"
+            "--output",
+            "-o",
+            help="The safetensors file to write; for several files, or a folder, the folder to write to.",
+            show_default=False,
+            metavar="PATH",
         ),
     ],
     model: ModelOption = DEFAULT_MODEL,
@@ -47,19 +60,28 @@ def encode(
     merge: MergeOption = Merge.final,
     dtype: DtypeOption = Dtype.float32,
     language: LanguageOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Write the hidden states of FILE, one row per token, with the characters of each token.
+    """Write the hidden states of each FILE: one row per token, its characters, and one vector for the text.
 
-    The file appears whole or not at all. `search --states PATH` uses it.
+    A file appears whole or not at all. `search --states PATH` uses it.
     """
     require_extras(EXTRAS)
-    text = read_text(file)
-    check_target(output)
+    sources = read_sources(files)
+    paths = states_in(sources, output)
+    check_states_paths(sources, paths, overwrite)
     encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
-    states = encode_text(text, encoder, language or text.language(), show_progress(quiet), remarks(quiet))
-    save_states(output, states)
-    if not quiet:
-        print_figures(states, reused=False)
-        stdout.print(printable(f"states: {output}, {output.stat().st_size / 2**20:,.1f} MiB"))
+    entries = []
+    for text, path in zip(sources.texts, paths, strict=True):
+        states = encode_text(text, encoder, language, show_progress(quiet), remarks(quiet))
+        save_states(path, states)
+        entries.append(as_json(text, states.metadata, path, reused=False))
+        if not (quiet or json):
+            for line in lines(states.metadata, reused=False):
+                stdout.print(line)
+            stdout.print(printable(f"states: {path}, {path.stat().st_size / 2**20:,.1f} MiB"))
+    if json:
+        print_json({"model": model, "files": entries})

@@ -3,10 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
-from lckernels.cli.console import printable, remarks, require_extras, show_progress, stdout
-from lckernels.cli.encoder import EXTRAS, load_encoder, states_beside
+from lckernels.cli.console import (
+    print_json,
+    printable,
+    remarks,
+    require_extras,
+    show_progress,
+    stdout,
+)
+from lckernels.cli.encoder import EXTRAS, load_encoder
 from lckernels.cli.figures.common import check_figure_path
 from lckernels.cli.figures.search import plot_search
 from lckernels.cli.options import (
@@ -15,29 +23,29 @@ from lckernels.cli.options import (
     ChunkLenOption,
     Dtype,
     DtypeOption,
-    FileArgument,
+    FilesArgument,
+    JsonOption,
     LanguageOption,
     Merge,
     MergeOption,
     ModelOption,
     OverlapOption,
+    OverwriteOption,
     QuietOption,
     ThreadsOption,
     Weights,
     WeightsOption,
 )
-from lckernels.cli.reports.search import print_passages
-from lckernels.cli.reports.states import print_figures
+from lckernels.cli.reports.search import Found, as_json, print_figures, print_passages, rank
+from lckernels.cli.sources import Sources, check_states_paths, read_sources, states_beside, states_in
 from lckernels.errors import InputError
 from lckernels.long.text_encoder import DEFAULT_MODEL
 from lckernels.search.encoding import load_or_encode
 from lckernels.search.passages import passage_vectors, split_passages
-from lckernels.search.saved_states import check_target
-from lckernels.search.text import read_text
 
 
 def search(
-    file: FileArgument,
+    files: FilesArgument,
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="What to look for.", show_default=False)
     ],
@@ -58,49 +66,91 @@ def search(
         typer.Option("--keep", help="Keep the states as FILE.safetensors; take them from there if they fit."),
     ] = False,
     states: Annotated[
-        Path | None, typer.Option(help="As --keep, but in this file.", show_default=False, metavar="PATH")
+        Path | None,
+        typer.Option(
+            help="As --keep, but in this file; for several files, or a folder, within this folder.",
+            show_default=False,
+            metavar="PATH",
+        ),
     ] = None,
+    overwrite: OverwriteOption = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Where the picture goes: .png, .svg, .pdf, .jpg.",
+            help="Where the picture of one FILE goes: .png, .svg, .pdf, .jpg.",
             show_default="FILE's name with .search.png, in this folder",
             metavar="PATH",
         ),
     ] = None,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.")] = False,
+    json: JsonOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Print the passages of FILE that fit the QUESTION best, and draw the similarity along the text.
+    """Print the passages of all FILEs that fit the QUESTION best, and draw the similarity along the text.
 
-    The file is read once, chunk by chunk, into one hidden state per token.
+    Each file is read once, chunk by chunk, into one hidden state per token.
+
+    A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
+    """
+    """Print the passages of all FILEs that fit the QUESTION best, and draw the similarity along the text.
+
+    Each file is read once, chunk by chunk, into one hidden state per token.
 
     A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
     """
     require_extras(EXTRAS if no_plot else {**EXTRAS, "matplotlib": "cli"})
     _check_question(question)
-    text = read_text(file)
-    saved = states or (states_beside(file) if keep else None)
-    if saved is not None:
-        check_target(saved)
-    picture = None if no_plot else plot or Path(f"{file.stem}.search.png")
-    if picture is not None:
-        check_figure_path(picture)
+    sources = read_sources(files)
+    paths = _states_paths(sources, keep, states)
+    check_states_paths(sources, paths, overwrite)
+    picture = _picture_path(sources, plot, no_plot)
     encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
-    language = language or text.language()
-    found, reused = load_or_encode(text, encoder, language, saved, show_progress(quiet), remarks(quiet))
-    passages = split_passages(text.content, found.offsets, language, passage_tokens)
-    scores = passage_vectors(found.states, passages) @ encoder.embed(question)
-    best = scores.topk(min(top, len(passages))).indices
-    print_passages(text, passages, scores, best)
-    if not quiet:
-        print_figures(found, reused)
-        stdout.print(f"{len(passages):,} passages, {len(best)} printed")
+    vector, found = encoder.embed(question), []
+    for text, path in zip(sources.texts, paths, strict=True):
+        encoded, reused = load_or_encode(
+            text,
+            encoder,
+            path,
+            language,
+            overwrite=overwrite,
+            progress=show_progress(quiet),
+            notify=remarks(quiet),
+        )
+        passages = split_passages(text.content, encoded.offsets, language or text.language(), passage_tokens)
+        scores = passage_vectors(encoded.states, passages) @ vector
+        found.append(Found(text, passages, scores, encoded.metadata, path, reused))
+    ranked = rank(found, top)
+    if json:
+        drawn = None if picture is None else str(picture)
+        print_json({"question": question, "model": model, **as_json(found, ranked), "picture": drawn})
+    else:
+        print_passages(ranked, with_names=not sources.single)
+    if not (quiet or json):
+        print_figures(found, ranked)
     if picture is not None:
-        plot_search(picture, text, question, passages.chars, scores, best)
-        if not quiet:
+        best = torch.tensor([passage for _, passage in ranked])
+        plot_search(picture, sources.texts[0], question, found[0].passages.chars, found[0].scores, best)
+        if not (quiet or json):
             stdout.print(printable(f"picture: {picture}"))
+
+
+def _states_paths(sources: Sources, keep: bool, states: Path | None) -> list[Path | None]:
+    """Where the states of each text are, or will be, saved; None for nowhere."""
+    if states is not None:
+        return list(states_in(sources, states))
+    return list(states_beside(sources)) if keep else [None] * len(sources.texts)
+
+
+def _picture_path(sources: Sources, plot: Path | None, no_plot: bool) -> Path | None:
+    """Where the picture of one text goes; None for several texts or without a picture."""
+    if no_plot or (plot is None and not sources.single):
+        return None
+    if not sources.single:
+        raise InputError("--plot draws one FILE; it has no picture for several files or a folder")
+    path = plot or Path(f"{sources.texts[0].path.stem}.search.png")
+    check_figure_path(path)
+    return path
 
 
 def _check_question(question: str) -> None:
