@@ -66,7 +66,7 @@ def as_call(run: Run, direction: str, x: Tensor, grad: Tensor) -> Call:
 def warm_call(op: str, direction: str, case: OverlapCase, given: Tensor) -> tuple[Call, Tensor]:
     """The CPU backend's own op on an output whose pages exist already, and that output."""
     mode = case.weights if op == "overlap_merge" else "add"
-    args = (given, None, case.plan.segments, case.plan.tile_segments, mode, False)
+    args = (given, None, case.plan.segments, case.plan.tile_segments, mode)
     if (op == "overlap_merge") == (direction == "forward"):
         out = given.new_zeros(case.total_len, case.dim)
         return lambda: torch.ops.lckernels_cpu.overlap_gather(*args, out), out

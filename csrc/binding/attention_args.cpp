@@ -2,6 +2,16 @@
 
 namespace lck {
 
+namespace {
+
+// A contiguous (batch, num_heads, seqlen_q) tensor in the accumulator's dtype; null without one.
+void* row_table(const OptionalTensor& x, const Tensor& q, const AttentionParams& p, const char* name) {
+  const int64_t rows = p.batch * p.num_heads * p.seqlen_q;
+  return const_cast<void*>(table_data(x, q, accumulator_of(q), rows, name));
+}
+
+}  // namespace
+
 AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
   AttentionArgs args{};
   AttentionParams& p = args.params;
@@ -44,6 +54,19 @@ AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, 
     args.seed = longs(o.seed, 1, "seed");
   }
   return args;
+}
+
+void set_results(const Tensor& q, const Tensor& out, const Tensor& lse, AttentionParams* params) {
+  params->out = heads_tensor(out, q, "out");
+  params->lse = row_table(lse, q, *params, "lse");
+}
+
+void set_gradients(const Tensor& q, const AttentionGradients& t, AttentionParams* params) {
+  AttentionParams& p = *params;
+  set_results(q, t.out, t.lse, params);
+  p.dout = heads_tensor(t.dout, q, "dout");
+  p.dq = heads_tensor(t.dq, q, "dq"), p.dk = heads_tensor(t.dk, q, "dk"), p.dv = heads_tensor(t.dv, q, "dv");
+  p.dlse = row_table(t.dlse, q, p, "dlse"), p.delta = row_table(t.delta, q, p, "delta");
 }
 
 }  // namespace lck

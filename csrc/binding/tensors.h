@@ -31,21 +31,6 @@ bool same_device(const Tensor& x, const Tensor& like);
 // (batch, seqlen, heads, dim) with a contiguous last dim, like `like` in device and dtype.
 HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name);
 
-// The same, like `like` in every size too.
-HeadsTensor state_tensor(const Tensor& x, const Tensor& like, const char* name);
-
-// (batch, num_heads, seqlen) of any strides, in the accumulator's dtype of out (batch, seqlen, num_heads,
-// ..).
-HeadsTensor lse_tensor(const Tensor& x, const Tensor& out, const char* name);
-
-// out, lse and the sizes of a merge of states; without the states' own tensors.
-StatesParams states_params(size_t num_states, const Tensor& out, const Tensor& lse);
-
-// The sizes of a chunked attention of q, k, v (total_len, heads, dim), the scale and the shares (num_chunks,
-// chunk_len); without the tensors that are read and written, and without tables.
-ChunkedParams chunked_params(const Tensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& extra_q,
-                             const Tensor& shares, double softmax_scale);
-
 // The data of an optional contiguous table with so many entries; null without one.
 const void* table_data(const OptionalTensor& x, const Tensor& like, ScalarType type, int64_t numel,
                        const char* name);

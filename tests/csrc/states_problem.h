@@ -55,9 +55,9 @@ struct StatesProblem {
     return {data, params.num_heads * params.seqlen, 1, params.seqlen};
   }
   std::vector<std::byte> scratch() const { return std::vector<std::byte>(lck::states_scratch_bytes(params)); }
-  void run(lck::StatesPass pass) const {
+  void run(lck::StatesKernel kernel) const {
     auto memory = scratch();
-    pass(params, 0, lck::num_state_tiles(params), memory.data());
+    kernel(params, 0, lck::num_state_tiles(params), memory.data());
   }
 };
 

@@ -28,7 +28,7 @@ void check(const Case& c, DType dtype) {
                near_lse = lck::test::tolerance_of(lck::test::accumulator_of(dtype));
   for (int i = 0; i <= static_cast<int>(lck::detected_isa()); ++i) {
     const Isa isa = static_cast<Isa>(i);
-    if (isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16) continue;  // the same passes as kAvx512
+    if (isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16) continue;  // the same kernels as kAvx512
     lck::test::set_num_threads(3);
     const Results<Tensor> got = problem.run(isa);
     const std::string what = std::string(c.name) + ", dtype " + std::to_string(static_cast<int>(dtype)) +

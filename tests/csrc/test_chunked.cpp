@@ -25,7 +25,7 @@ void check(const Case& c, DType dtype) {
   const double near = lck::test::tolerance_of(dtype);
   for (int i = 0; i <= static_cast<int>(lck::detected_isa()); ++i) {
     const Isa isa = static_cast<Isa>(i);
-    if (isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16) continue;  // the same passes as kAvx512
+    if (isa == Isa::kAvx512Bf16 && dtype != DType::kBFloat16) continue;  // the same kernels as kAvx512
     const std::string what = std::string(c.name) + ", dtype " + std::to_string(static_cast<int>(dtype)) +
                              ", " + std::string(lck::isa_name(isa));
     lck::test::set_num_threads(3);

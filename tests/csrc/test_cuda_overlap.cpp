@@ -1,5 +1,5 @@
-// The CUDA kernels of overlap_merge and overlap_split, run on the host, against the CPU's passes: every dtype
-// and weight mode, on buffers of exactly the tensors' size.
+// The CUDA kernels of overlap_merge and overlap_split, run on the host, against the CPU's kernels: every
+// dtype and weight mode, on buffers of exactly the tensors' size.
 #include <cstdio>
 #include <random>
 #include <stdexcept>

@@ -1,4 +1,4 @@
-// The CUDA kernels of merge_attention_states, run on the host, against the CPU's passes in every dtype.
+// The CUDA kernels of merge_attention_states, run on the host, against the CPU's kernels in every dtype.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

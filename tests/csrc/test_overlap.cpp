@@ -1,4 +1,4 @@
-// The passes of overlap_merge and overlap_split without torch: every instruction set against plain loops, on
+// The kernels of overlap_merge and overlap_split without torch: every instruction set against plain loops, on
 // buffers of exactly the tensors' size, so that a sanitizer sees a step outside.
 #include <algorithm>
 #include <cmath>
@@ -99,14 +99,14 @@ void check_threads(Isa isa) {
   Problem one(500, 65, 32, 24, WeightMode::kHann), two(500, 65, 32, 24, WeightMode::kHann);
   const lck::OverlapKernels& kernels = lck::overlap_kernels(isa, DType::kFloat32);
   auto scratch = one.scratch();
-  const auto both = [](const lck::OverlapPass pass, Problem& problem) {
+  const auto both = [](const lck::OverlapKernel kernel, Problem& problem) {
     const int64_t half = problem.params.num_tiles / 2;
     std::thread other([&] {
       auto own = problem.scratch();
-      pass(problem.params, half, problem.params.num_tiles, own.data());
+      kernel(problem.params, half, problem.params.num_tiles, own.data());
     });
     auto own = problem.scratch();
-    pass(problem.params, 0, half, own.data());
+    kernel(problem.params, 0, half, own.data());
     other.join();
   };
   kernels.gather(one.params, 0, one.params.num_tiles, scratch.data());

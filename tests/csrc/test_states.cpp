@@ -1,4 +1,4 @@
-// The passes of merge_attention_states without torch: every instruction set against plain loops, on buffers
+// The kernels of merge_attention_states without torch: every instruction set against plain loops, on buffers
 // of exactly the tensors' size, so that a sanitizer sees a step outside.
 #include <algorithm>
 #include <cmath>
@@ -103,12 +103,12 @@ void check_unread(Isa isa) {
 void check_threads(Isa isa) {
   Problem one(3, 2, 50, 3, 24), two(3, 2, 50, 3, 24);
   const lck::StatesKernels& kernels = lck::states_kernels(isa, DType::kFloat32);
-  for (const lck::StatesPass pass : {kernels.forward, kernels.backward}) {
-    one.run(pass);
+  for (const lck::StatesKernel kernel : {kernels.forward, kernels.backward}) {
+    one.run(kernel);
     const int64_t tiles = lck::num_state_tiles(two.params);
     const auto part = [&](int64_t begin, int64_t end) {
       auto memory = two.scratch();
-      pass(two.params, begin, end, memory.data());
+      kernel(two.params, begin, end, memory.data());
     };
     std::thread other(part, tiles / 2, tiles);
     part(0, tiles / 2);

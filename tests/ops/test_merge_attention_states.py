@@ -276,7 +276,7 @@ def test_threads_and_large_results_change_nothing(head_dim):
                 results.append([out, lse, *douts, *dlses])
             torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)
             warm = torch.full_like(out, torch.nan), torch.full_like(lse, torch.nan)
-            torch.ops.lckernels_cpu.merge_states(outs, lses, False, *warm)
+            torch.ops.lckernels_cpu.merge_states(outs, lses, *warm)
             torch.testing.assert_close(warm, (out, lse), rtol=0, atol=0)
             check_forward([x[:, -300:] for x in outs], [x[..., -300:] for x in lses], "cpu")
             want = reference.merge_attention_states(outs, lses)
@@ -300,10 +300,10 @@ def test_the_private_ops_refuse_what_does_not_fit():
         (outs, [lses[0], lses[1].double()]),
     ):
         with pytest.raises(RuntimeError, match=r"outs|lses"):
-            merge(bad_outs, bad_lses, True, out, lse)
+            merge(bad_outs, bad_lses, out, lse)
     grads = [torch.empty_like(x) for x in outs], [torch.empty_like(x) for x in lses]
     backward = torch.ops.lckernels_cpu.merge_states_backward
     with pytest.raises(RuntimeError, match="as many as outs"):
-        backward(out, lse, outs, lses, out, lse, True, grads[0][:1], grads[1])
+        backward(out, lse, outs, lses, out, lse, grads[0][:1], grads[1])
     with pytest.raises(RuntimeError, match="dlse "):
-        backward(out, lse.mT, outs, lses, out, lse, True, *grads)
+        backward(out, lse.mT, outs, lses, out, lse, *grads)

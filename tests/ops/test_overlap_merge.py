@@ -327,7 +327,7 @@ def test_large_outputs_are_streamed_and_mapped_alike():
         merged = lckernels.overlap_merge(chunks, plan, backend="cpu")
         torch.testing.assert_close(merged, sequence)
         warm = torch.full_like(sequence, torch.nan)
-        args = (chunks, None, plan.segments, plan.tile_segments, "triangular", False, warm)
+        args = (chunks, None, plan.segments, plan.tile_segments, "triangular", warm)
         torch.ops.lckernels_cpu.overlap_gather(*args)
         assert torch.equal(warm, merged)
 

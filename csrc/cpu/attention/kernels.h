@@ -1,4 +1,4 @@
-// The passes of windowed attention: each works on one task, no torch; who runs it is not its business.
+// The kernels of windowed attention: each works on one task, no torch; who runs it is not its business.
 #pragma once
 
 #include <cstddef>
@@ -64,7 +64,7 @@ struct ReadAhead {
 };
 inline constexpr ReadAhead kNoReadAhead{0, 0, -1};
 
-struct AttentionForward {
+struct AttentionForwardKernels {
   // One key tile (64 keys) of a kv head: K and V into packed.
   void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t tile, ReadAhead next,
                     void* packed, void* scratch);
@@ -72,10 +72,10 @@ struct AttentionForward {
   // Joins the splits of a task into out and lse.
   void (*merge_splits)(const AttentionParams&, const QueryTask&);
   int64_t (*tile_bytes)(const AttentionParams&);     // of one packed key tile
-  int64_t (*scratch_bytes)(const AttentionParams&);  // of any forward pass, 64-byte aligned
+  int64_t (*scratch_bytes)(const AttentionParams&);  // of any forward kernel, 64-byte aligned
 };
 
-struct AttentionBackward {
+struct AttentionBackwardKernels {
   // delta of queries [first, stop) of a row of the batch; before all else.
   void (*delta)(const AttentionParams&, int64_t batch, int64_t first, int64_t stop);
   void (*strip)(const AttentionParams&, const StripTask&, void* scratch);
@@ -85,7 +85,7 @@ struct AttentionBackward {
   int64_t (*scratch_bytes)(const AttentionParams&, int64_t strip_tiles);
 };
 
-const AttentionForward& attention_forward(Isa isa, DType dtype);
-const AttentionBackward& attention_backward(Isa isa, DType dtype);
+const AttentionForwardKernels& attention_forward_kernels(Isa isa, DType dtype);
+const AttentionBackwardKernels& attention_backward_kernels(Isa isa, DType dtype);
 
 }  // namespace lck

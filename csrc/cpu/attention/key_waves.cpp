@@ -108,8 +108,8 @@ struct NewTile {
 
 // All heads of a tile, whose rows lie side by side, on one thread, but where tiles are so few that threads
 // would have nothing to do.
-void pack_tiles(const AttentionForward& passes, const AttentionParams& p, const std::vector<WavePart>& parts,
-                const std::vector<NewTile>& tiles) {
+void pack_tiles(const AttentionForwardKernels& kernels, const AttentionParams& p,
+                const std::vector<WavePart>& parts, const std::vector<NewTile>& tiles) {
   const int64_t number = tiles.size(), wanted = 2 * num_threads(), heads = tiles[0].stop - tiles[0].first;
   const int64_t length = std::clamp<int64_t>(number / wanted, 1, kRunTiles);
   const int64_t groups = std::clamp<int64_t>((wanted + number - 1) / number, 1, heads);
@@ -118,12 +118,12 @@ void pack_tiles(const AttentionForward& passes, const AttentionParams& p, const 
     const ReadAhead ahead{parts[it.first].kv_head, it.stop - it.first, next ? next->tile * kTile : -1};
     for (int64_t n = first; n < std::min(first + step, it.stop); ++n) {
       const WavePart& part = parts[n];
-      passes.pack_keys(p, part.text, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
+      kernels.pack_keys(p, part.text, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
     }
   };
   const int64_t runs = (number + length - 1) / length;
   const int64_t work = length * (heads + groups - 1) / groups * 4 * kTile * (p.head_dim + p.head_dim_v);
-  run_with_scratch(runs * groups, work, passes.scratch_bytes(p), [&](int64_t task, void* scratch) {
+  run_with_scratch(runs * groups, work, kernels.scratch_bytes(p), [&](int64_t task, void* scratch) {
     const int64_t begin = task / groups * length, end = std::min(begin + length, number);
     for (int64_t i = begin; i < end; ++i) {
       const bool goes_on = i + 1 < end && tiles[i + 1].first == tiles[i].first;
@@ -144,10 +144,10 @@ void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_byte
   });
 }
 
-void run_waves(const AttentionForward& passes, const AttentionParams& p,
+void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
                const std::function<bool(const Text&)>& wanted, int64_t step,
                const std::function<void(const std::vector<WavePart>& parts)>& run) {
-  const int64_t tile_bytes = passes.tile_bytes(p);
+  const int64_t tile_bytes = kernels.tile_bytes(p);
   const std::vector<Wave> waves = plan_waves(p, wanted, step, kWaveBytes * num_threads() / tile_bytes);
   int64_t slots = 0;
   for (const Wave& wave : waves) {
@@ -182,7 +182,7 @@ void run_waves(const AttentionForward& passes, const AttentionParams& p,
         tiles.push_back({first_part, static_cast<int64_t>(parts.size()), tile});
       }
     }
-    if (!tiles.empty()) pack_tiles(passes, p, parts, tiles);
+    if (!tiles.empty()) pack_tiles(kernels, p, parts, tiles);
     run(parts);
   }
 }

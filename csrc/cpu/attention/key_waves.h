@@ -22,7 +22,7 @@ struct WavePart {
 // Packs the key tiles that queries see and calls run(parts) for wave
 // after wave, over all kv heads and the texts that are wanted. The parts of one kv head come in the order of
 // their texts and queries; a part's first query is a multiple of `step`.
-void run_waves(const AttentionForward& passes, const AttentionParams& params,
+void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& params,
                const std::function<bool(const Text&)>& wanted, int64_t step,
                const std::function<void(const std::vector<WavePart>& parts)>& run);
 

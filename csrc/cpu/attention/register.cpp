@@ -22,29 +22,20 @@ struct Call {
   }
 };
 
-void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_SIGNATURE, Tensor out, Tensor lse) {
-  Call call(q, k, v, LCK_ATTENTION_OPTIONS);
-  prepare_output(out, true);
-  call.params.out = heads_tensor(out, q, "out");
-  call.params.lse = lse.mutable_data_ptr();
+void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_PARAMETERS Tensor out, Tensor lse) {
+  Call call(q, k, v, LCK_ATTENTION_VALUES);
+  prepare_output(out);
+  set_results(q, out, lse, &call.params);
   run_attention_forward(current_isa(), call.dtype, call.params);
 }
 
 void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k, Tensor v, Tensor out,
-                           Tensor lse, LCK_ATTENTION_SIGNATURE, Tensor dq, Tensor dk, Tensor dv, Tensor delta,
+                           Tensor lse, LCK_ATTENTION_PARAMETERS Tensor dq, Tensor dk, Tensor dv, Tensor delta,
                            OptionalTensor dbias, OptionalTensor dsink) {
-  Call call(q, k, v, LCK_ATTENTION_OPTIONS);
-  AttentionParams& p = call.params;
-  for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad, true);
-  p.out = heads_tensor(out, q, "out"), p.dout = heads_tensor(dout, q, "dout");
-  p.dq = heads_tensor(dq, q, "dq"), p.dk = heads_tensor(dk, q, "dk"), p.dv = heads_tensor(dv, q, "dv");
-  p.lse = const_cast<void*>(lse.const_data_ptr());
-  const int64_t rows = p.batch * p.num_heads * p.seqlen_q;
-  p.dlse = table_data(dlse, q, lse.scalar_type(), rows, "dlse");
-  STD_TORCH_CHECK(lse.is_contiguous() && lse.numel() == rows && delta.numel() == rows,
-                  "lckernels_cpu: lse and delta must be contiguous (batch, num_heads, seqlen_q) tensors");
-  p.delta = delta.mutable_data_ptr();
-  run_attention_backward(current_isa(), call.dtype, p, dbias ? dbias->mutable_data_ptr() : nullptr,
+  Call call(q, k, v, LCK_ATTENTION_VALUES);
+  for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad);
+  set_gradients(q, {dout, dlse, out, lse, dq, dk, dv, delta}, &call.params);
+  run_attention_backward(current_isa(), call.dtype, call.params, dbias ? dbias->mutable_data_ptr() : nullptr,
                          dsink ? dsink->mutable_data_ptr() : nullptr);
 }
 
@@ -53,11 +44,11 @@ void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
   m.def("attention_forward(Tensor q, Tensor k, Tensor v, " LCK_ATTENTION_SCHEMA
-        ", Tensor(a!) out, Tensor(b!) lse) -> ()");
+        "Tensor(a!) out, Tensor(b!) lse) -> ()");
   m.def(
       "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor "
       "lse, " LCK_ATTENTION_SCHEMA
-      ", Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) delta, Tensor(e!)? dbias, "
+      "Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) delta, Tensor(e!)? dbias, "
       "Tensor(f!)? dsink) -> ()");
 }
 

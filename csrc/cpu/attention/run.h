@@ -1,4 +1,4 @@
-// Windowed attention as tasks: texts and segments from the layout's tables, workspaces, passes. No torch.
+// Windowed attention as tasks: texts and segments from the layout's tables, workspaces, kernels. No torch.
 #pragma once
 
 #include <cstdint>

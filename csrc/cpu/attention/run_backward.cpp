@@ -121,11 +121,11 @@ struct Unit {
 class Backward {
  public:
   Backward(Isa isa, DType dtype, const AttentionParams& p)
-      : passes_(attention_backward(isa, dtype)),
+      : kernels_(attention_backward_kernels(isa, dtype)),
         p_(p),
         group_(p.num_heads / p.num_kv_heads),
         element_bytes_(element_bytes(dtype)),
-        sum_bytes_(passes_.dq_sum_bytes(p)),
+        sum_bytes_(kernels_.dq_sum_bytes(p)),
         begun_(p.num_kv_heads),
         bias_turns_(p.num_kv_heads * p.bias_slots) {
     int64_t most_keys = 0;
@@ -135,7 +135,7 @@ class Backward {
         most_keys = std::max(most_keys, strip.keys.end - strip.keys.begin);
       }
     }
-    scratch_bytes_ = passes_.scratch_bytes(p, (most_keys + kTile - 1) / kTile);
+    scratch_bytes_ = kernels_.scratch_bytes(p, (most_keys + kTile - 1) / kTile);
     strip_work_ = 5 * group_ * std::min(most_keys, p.seqlen_k) *
                   std::min(reach_of(p, p.seqlen_k), p.seqlen_q) / 2 * (p.head_dim + p.head_dim_v);
   }
@@ -176,7 +176,7 @@ class Backward {
     const int64_t per_row = (p_.seqlen_q + kTile - 1) / kTile;
     run_with_scratch(p_.batch * per_row, kTile * p_.num_heads * p_.head_dim_v, 0, [&](int64_t i, void*) {
       const int64_t first = i % per_row * kTile;
-      passes_.delta(p_, i / per_row, first, std::min<int64_t>(first + kTile, p_.seqlen_q));
+      kernels_.delta(p_, i / per_row, first, std::min<int64_t>(first + kTile, p_.seqlen_q));
     });
   }
 
@@ -201,7 +201,7 @@ class Backward {
       const StripTask& task = tasks[i];
       const int64_t slot = task.kv_head * p_.bias_slots + task.bias_slot;
       if (p_.dbias) bias_turns_.wait(slot, bias_turn[i]);
-      passes_.strip(p_, task, scratch);
+      kernels_.strip(p_, task, scratch);
       if (p_.dbias) bias_turns_.end(slot);
     });
   }
@@ -222,11 +222,11 @@ class Backward {
       }
     }
     run_with_scratch(unseen.size(), kTile * p_.head_dim, 0, [&](int64_t i, void*) {
-      passes_.zero_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
+      kernels_.zero_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
     });
   }
 
-  const AttentionBackward& passes_;
+  const AttentionBackwardKernels& kernels_;
   const AttentionParams& p_;
   int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_;
   std::vector<TextStrips> texts_;

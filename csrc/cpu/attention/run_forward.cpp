@@ -75,7 +75,7 @@ int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks
 }
 
 // Texts with few rows: one task for several heads and a part of the keys, which it packs as it reads them.
-void run_short_texts(const AttentionForward& passes, DType dtype, const AttentionParams& p) {
+void run_short_texts(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p) {
   std::vector<QueryTask> tasks, merges;
   std::vector<int64_t> first_tasks;  // of each merge
   int64_t partial_bytes = 0;
@@ -111,24 +111,24 @@ void run_short_texts(const AttentionForward& passes, DType dtype, const Attentio
       task.partial_out = merge.partial_out, task.partial_lse = merge.partial_lse;
     }
   }
-  run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
-                   [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
+  run_with_scratch(tasks.size(), usual_work(p, tasks), kernels.scratch_bytes(p),
+                   [&](int64_t i, void* scratch) { kernels.forward(p, tasks[i], scratch); });
   const int64_t merge_work =
       merges.empty() ? 0 : merges[0].num_splits * merges[0].heads * merges[0].rows * p.head_dim_v;
   run_with_scratch(merges.size(), merge_work, 0,
-                   [&](int64_t i, void*) { passes.merge_splits(p, merges[i]); });
+                   [&](int64_t i, void*) { kernels.merge_splits(p, merges[i]); });
 }
 
 }  // namespace
 
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
-  const AttentionForward& passes = attention_forward(isa, dtype);
-  run_short_texts(passes, dtype, p);
+  const AttentionForwardKernels& kernels = attention_forward_kernels(isa, dtype);
+  run_short_texts(kernels, dtype, p);
   const auto wanted = [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; };
-  run_waves(passes, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
+  run_waves(kernels, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
     const std::vector<QueryTask> tasks = query_tasks(p, parts);
-    run_with_scratch(tasks.size(), usual_work(p, tasks), passes.scratch_bytes(p),
-                     [&](int64_t i, void* scratch) { passes.forward(p, tasks[i], scratch); });
+    run_with_scratch(tasks.size(), usual_work(p, tasks), kernels.scratch_bytes(p),
+                     [&](int64_t i, void* scratch) { kernels.forward(p, tasks[i], scratch); });
   });
 }
 

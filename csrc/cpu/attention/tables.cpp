@@ -1,4 +1,4 @@
-// The layout's tables as the passes want them.
+// The layout's tables as the kernels want them.
 #include <unordered_map>
 
 #include "cpu/attention/run.h"

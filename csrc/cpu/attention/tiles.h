@@ -1,4 +1,4 @@
-// Which key tiles a query task reads: the same on the host, which counts them, and in the passes.
+// Which key tiles a query task reads: the same on the host, which counts them, and in the kernels.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// The passes of chunked attention: each works on one task, no torch, no threads.
+// The kernels of chunked attention: each works on one task, no torch, no threads.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ struct ChunkGradTask {
   std::byte* parts;
 };
 
-struct ChunkedPasses {
-  // packed: key tiles of the head's kv head, as AttentionForward.pack_keys makes them.
+struct ChunkedKernels {
+  // packed: key tiles of the head's kv head, as AttentionForwardKernels.pack_keys makes them.
   void (*outputs)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
   void (*gradients)(const ChunkedParams&, const ChunkGradTask&, void* scratch);
   // dq, dk and dv of rows from the kv head's parts.
@@ -32,6 +32,6 @@ struct ChunkedPasses {
   int64_t (*merge_scratch_bytes)(const ChunkedParams&);
 };
 
-const ChunkedPasses& chunked_passes(Isa isa, DType dtype);
+const ChunkedKernels& chunked_kernels(Isa isa, DType dtype);
 
 }  // namespace lck

@@ -88,18 +88,20 @@ int64_t rows_work(const ChunkedParams& p, int64_t rows) {
 }  // namespace
 
 void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
-  const ChunkedPasses& passes = chunked_passes(isa, dtype);
+  const ChunkedKernels& kernels = chunked_kernels(isa, dtype);
   const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
   run_waves(
-      attention_forward(isa, dtype), p.sequence, [](const Text&) { return true; }, p.sequence.seqlen_q,
+      attention_forward_kernels(isa, dtype), p.sequence, [](const Text&) { return true; },
+      p.sequence.seqlen_q,
       [&](const std::vector<WavePart>& parts) {
         const int64_t kv_head = parts[0].kv_head, count = parts.size();
         Tasks tasks;
         for (const bool of_extra : {false, true})
           add_tasks(p, of_extra, kv_head * group, (kv_head + count) * group, &tasks);
-        run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows), passes.output_scratch_bytes(p),
+        run_with_scratch(tasks.size(), rows_work(p, kQueryTileRows), kernels.output_scratch_bytes(p),
                          [&](int64_t i, void* scratch) {
-                           passes.outputs(p, tasks[i], parts[tasks[i].head / group - kv_head].tiles, scratch);
+                           kernels.outputs(p, tasks[i], parts[tasks[i].head / group - kv_head].tiles,
+                                           scratch);
                          });
       });
 }
@@ -132,7 +134,7 @@ int64_t splits_of(const ChunkedParams& p) {
 }  // namespace
 
 void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots) {
-  const ChunkedPasses& passes = chunked_passes(isa, dtype);
+  const ChunkedKernels& kernels = chunked_kernels(isa, dtype);
   const AttentionParams& s = p.sequence;
   const int64_t kv_heads = s.num_kv_heads, group = s.num_heads / kv_heads, chunks = p.num_chunks;
   const Workspace dots = make_workspace(row_dots ? s.num_heads * p.chunk_rows[chunks] * acc_bytes(dtype) : 0);
@@ -141,7 +143,7 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
 
   // As many kv heads at a time as their parts take the memory of all keys and values, but as many as make
   // enough tasks.
-  const int64_t head_bytes = passes.parts_bytes(p),
+  const int64_t head_bytes = kernels.parts_bytes(p),
                 tasks_of_head = std::max<int64_t>(chunks * p.num_splits, 1);
   const int64_t key_bytes = s.seqlen_k * kv_heads * (s.head_dim + s.head_dim_v) * acc_bytes(dtype);
   const int64_t step =
@@ -157,13 +159,13 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
       tasks.push_back({i / p.num_splits % chunks, kv_head, i % p.num_splits, parts_of(kv_head)});
     }
     run_with_scratch(tasks.size(), group * rows_work(p, p.most_rows) / p.num_splits,
-                     passes.gradient_scratch_bytes(p),
-                     [&](int64_t i, void* scratch) { passes.gradients(p, tasks[i], scratch); });
+                     kernels.gradient_scratch_bytes(p),
+                     [&](int64_t i, void* scratch) { kernels.gradients(p, tasks[i], scratch); });
     Tasks merges;
     for (const bool of_extra : {false, true}) add_tasks(p, of_extra, first, stop, &merges);
     run_with_scratch(merges.size(), kQueryTileRows * (group + 2 * p.num_splits) * (s.head_dim + s.head_dim_v),
-                     passes.merge_scratch_bytes(p), [&](int64_t i, void* scratch) {
-                       passes.merge_gradients(p, merges[i], parts_of(merges[i].head), scratch);
+                     kernels.merge_scratch_bytes(p), [&](int64_t i, void* scratch) {
+                       kernels.merge_gradients(p, merges[i], parts_of(merges[i].head), scratch);
                      });
   }
   if (!row_dots || chunks == 0) return;

@@ -1,6 +1,5 @@
-// The library lckernels_cpu of private torch ops, on the libtorch stable ABI; register_<op>.cpp adds to it.
-// Outputs are allocated by the caller; `fresh` says that it has just done so and nothing was written to them
-// yet.
+// The library lckernels_cpu of private torch ops, on the libtorch stable ABI; <op>/register.cpp adds to it.
+// Outputs are allocated by the caller.
 #include <atomic>
 #include <optional>
 #include <string>

@@ -10,17 +10,16 @@ namespace lck {
 
 namespace {
 
-// Outputs this large are fresh mappings when the caller has just allocated them; smaller ones come from
-// malloc's heap.
-constexpr int64_t kFreshMappingBytes = int64_t{32} << 20;
+// Outputs this large are new mappings, whose pages are not there yet; smaller ones come from malloc's heap.
+constexpr int64_t kMappedBytes = int64_t{32} << 20;
 // Outputs that outgrow the inner caches are streamed when their pages are already there.
 constexpr int64_t kStreamBytes = int64_t{4} << 20;
 
 }  // namespace
 
-bool prepare_output(const Tensor& out, bool fresh) {
+bool prepare_output(const Tensor& out) {
   const int64_t bytes = out.numel() * static_cast<int64_t>(out.element_size());
-  if (!fresh || bytes < kFreshMappingBytes) return bytes >= kStreamBytes;
+  if (bytes < kMappedBytes) return bytes >= kStreamBytes;
 #if defined(__linux__)
   constexpr uintptr_t kPage = 4096;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());

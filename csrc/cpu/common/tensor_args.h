@@ -13,9 +13,9 @@ inline constexpr int64_t kGrainElements = 32768;
 
 Isa current_isa();
 
-// Asks for huge pages where a fresh output is a mapping of its own (page faults cost more than the copy), and
-// says whether to stream into it: streaming pays but on pages that the kernel has just cleared. `fresh`: the
-// caller has just allocated it.
-bool prepare_output(const Tensor& out, bool fresh);
+// Requests huge pages for an output that is a mapping of its own (page faults cost more than the copy), and
+// returns whether to store into it past the caches, which is faster except on pages that the kernel has just
+// zeroed. The caller has just allocated the output.
+bool prepare_output(const Tensor& out);
 
 }  // namespace lck

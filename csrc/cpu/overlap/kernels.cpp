@@ -1,30 +1,12 @@
-// Chooses the passes compiled for an instruction set.
 #include "cpu/overlap/kernels.h"
 
 #include <algorithm>
 
+#include "cpu/common/isa_dispatch.h"
+
 namespace lck {
 
-namespace generic {
-const OverlapKernels& overlap_kernels(DType dtype);
-}
-#if defined(__x86_64__)
-namespace avx2 {
-const OverlapKernels& overlap_kernels(DType dtype);
-}
-namespace avx512 {
-const OverlapKernels& overlap_kernels(DType dtype);
-}
-#endif
-
-const OverlapKernels& overlap_kernels(Isa isa, DType dtype) {
-#if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return avx512::overlap_kernels(dtype);
-  if (isa >= Isa::kAvx2) return avx2::overlap_kernels(dtype);
-#endif
-  (void)isa;
-  return generic::overlap_kernels(dtype);
-}
+LCK_DISPATCH_ISA(OverlapKernels, overlap_kernels)
 
 int64_t most_segments(const OverlapParams& params) {
   int64_t most = 0;

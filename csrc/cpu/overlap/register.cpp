@@ -20,14 +20,14 @@ OverlapParams cpu_params(const Tensor& chunks, const Tensor& sequence, const Opt
   return p;
 }
 
-// Runs a pass over all tiles on torch's threads; the first bad position, or -1.
-int64_t run_tiles(OverlapPass pass, const OverlapParams& p) {
+// Runs a kernel over all tiles on torch's threads; the first bad position, or -1.
+int64_t run_tiles(OverlapKernel kernel, const OverlapParams& p) {
   const int64_t scratch_bytes = overlap_scratch_bytes(p);
   const int64_t grain = std::max<int64_t>(1, kGrainElements / (kTileLen * std::max<int64_t>(p.dim, 1)));
   std::atomic<int64_t> bad{p.total_len};
   run_ranges(p.num_tiles, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<std::byte[]> scratch(new std::byte[scratch_bytes]);
-    const int64_t position = pass(p, begin, end, scratch.get());
+    const int64_t position = kernel(p, begin, end, scratch.get());
     int64_t seen = bad.load();
     while (position >= 0 && position < seen && !bad.compare_exchange_weak(seen, position)) {
     }
@@ -36,16 +36,16 @@ int64_t run_tiles(OverlapPass pass, const OverlapParams& p) {
 }
 
 int64_t overlap_gather(Tensor chunks, OptionalTensor weights, Tensor segments, Tensor tile_segments,
-                       std::string mode, bool fresh, Tensor out) {
+                       std::string mode, Tensor out) {
   OverlapParams p = cpu_params(chunks, out, weights, segments, tile_segments, mode);
-  p.stream_out = prepare_output(out, fresh);
+  p.stream_out = prepare_output(out);
   return run_tiles(overlap_kernels(current_isa(), dtype_of(chunks)).gather, p);
 }
 
 void overlap_scatter(Tensor sequence, OptionalTensor weights, Tensor segments, Tensor tile_segments,
-                     std::string mode, bool fresh, Tensor out) {
+                     std::string mode, Tensor out) {
   OverlapParams p = cpu_params(out, sequence, weights, segments, tile_segments, mode);
-  p.stream_out = prepare_output(out, fresh);
+  p.stream_out = prepare_output(out);
   const OverlapKernels& kernels = overlap_kernels(current_isa(), dtype_of(sequence));
   run_tiles(kernels.scatter, p);
   run_ranges(p.num_segments, 64, [&](int64_t begin, int64_t end) { kernels.fill(p, begin, end); });
@@ -65,10 +65,10 @@ void overlap_weight_grad(Tensor dout, Tensor chunks, Tensor weights, Tensor segm
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
   m.def(
       "overlap_gather(Tensor chunks, Tensor? weights, Tensor segments, Tensor tile_segments, str mode, "
-      "bool fresh, Tensor(a!) out) -> int");
+      "Tensor(a!) out) -> int");
   m.def(
       "overlap_scatter(Tensor sequence, Tensor? weights, Tensor segments, Tensor tile_segments, str mode, "
-      "bool fresh, Tensor(a!) out) -> ()");
+      "Tensor(a!) out) -> ()");
   m.def(
       "overlap_weight_grad(Tensor dout, Tensor chunks, Tensor weights, Tensor segments, Tensor "
       "tile_segments, "

@@ -34,6 +34,26 @@ using BFloat16Unit = BFloat16Pair;
 using BFloat16Unit = Float32Unit;
 #endif
 
+// choose.operator()<U, T>() with the element type T of the dtype and the type U of its products. The
+// avx512_bf16 build has bfloat16 alone (cpu/common/isa_dispatch.h).
+template <typename Choose>
+inline decltype(auto) for_units_of([[maybe_unused]] DType dtype, const Choose& choose) {
+#if defined(__AVX512BF16__)
+  return choose.template operator()<BFloat16Unit, BFloat16>();
+#else
+  switch (dtype) {
+    case DType::kFloat64:
+      return choose.template operator()<Float64Unit, double>();
+    case DType::kBFloat16:
+      return choose.template operator()<BFloat16Unit, BFloat16>();
+    case DType::kFloat16:
+      return choose.template operator()<Float32Unit, Float16>();
+    default:
+      return choose.template operator()<Float32Unit, float>();
+  }
+#endif
+}
+
 template <typename U>
 using AccOf = typename U::Acc;
 template <typename U>

@@ -8,6 +8,8 @@
   #include <immintrin.h>
 #endif
 
+#include "params.h"
+
 namespace lck::LCK_ISA {
 
 #if defined(__AVX512F__)
@@ -24,6 +26,26 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+
+// choose.operator()<T>() with the element type T of the dtype. The avx512_bf16 build has bfloat16 alone
+// (cpu/common/isa_dispatch.h).
+template <typename Choose>
+inline decltype(auto) for_element_of([[maybe_unused]] DType dtype, const Choose& choose) {
+#if defined(__AVX512BF16__)
+  return choose.template operator()<BFloat16>();
+#else
+  switch (dtype) {
+    case DType::kFloat64:
+      return choose.template operator()<double>();
+    case DType::kBFloat16:
+      return choose.template operator()<BFloat16>();
+    case DType::kFloat16:
+      return choose.template operator()<Float16>();
+    default:
+      return choose.template operator()<float>();
+  }
+#endif
+}
 
 // A: what T is accumulated in. kLanes: how many of A a vector holds.
 template <typename T>

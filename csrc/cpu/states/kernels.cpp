@@ -1,28 +1,10 @@
-// Chooses the merge passes compiled for an instruction set.
 #include "cpu/states/kernels.h"
+
+#include "cpu/common/isa_dispatch.h"
 
 namespace lck {
 
-namespace generic {
-const StatesKernels& states_kernels(DType dtype);
-}
-#if defined(__x86_64__)
-namespace avx2 {
-const StatesKernels& states_kernels(DType dtype);
-}
-namespace avx512 {
-const StatesKernels& states_kernels(DType dtype);
-}
-#endif
-
-const StatesKernels& states_kernels(Isa isa, DType dtype) {
-#if defined(__x86_64__)
-  if (isa >= Isa::kAvx512) return avx512::states_kernels(dtype);
-  if (isa >= Isa::kAvx2) return avx2::states_kernels(dtype);
-#endif
-  (void)isa;
-  return generic::states_kernels(dtype);
-}
+LCK_DISPATCH_ISA(StatesKernels, states_kernels)
 
 int64_t num_state_tiles(const StatesParams& params) {
   return params.batch * ((params.seqlen + kStateTile - 1) / kStateTile);

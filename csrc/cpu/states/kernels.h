@@ -1,4 +1,4 @@
-// The passes of merge_attention_states: each works on a range of query tiles, no torch, no threads.
+// The kernels of merge_attention_states: each works on a range of query tiles, no torch, no threads.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,11 @@ namespace lck {
 inline constexpr int64_t kStateTile = 16;
 
 // Runs tiles [begin, end) of num_state_tiles(params); scratch holds states_scratch_bytes(params).
-using StatesPass = void (*)(const StatesParams&, int64_t begin, int64_t end, void* scratch);
+using StatesKernel = void (*)(const StatesParams&, int64_t begin, int64_t end, void* scratch);
 
 struct StatesKernels {
-  StatesPass forward;   // out and lse
-  StatesPass backward;  // douts and dlses
+  StatesKernel forward;   // out and lse
+  StatesKernel backward;  // douts and dlses
 };
 
 const StatesKernels& states_kernels(Isa isa, DType dtype);

@@ -4,28 +4,28 @@
 #include <memory>
 #include <vector>
 
+#include "binding/states_args.h"
 #include "cpu/common/tensor_args.h"
 #include "cpu/states/kernels.h"
 
 namespace lck {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-
 // The parameters of a call and the arrays that they point to.
 struct Call {
   std::vector<HeadsTensor> outs, lses, douts, dlses;
-  StatesParams params{};
+  StatesParams params;
 
-  Call(const Tensors& states, const Tensors& state_lses, const Tensor& out, const Tensor& lse) {
-    STD_TORCH_CHECK(
-        out.is_cpu() && out.dim() == 4 && !states.empty() && states.size() == state_lses.size(),
-        "lckernels_cpu: outs and lses must be as many, at least one, and out have 4 dims, on the CPU");
-    for (const Tensor& x : states) outs.push_back(state_tensor(x, out, "outs"));
-    for (const Tensor& x : state_lses) lses.push_back(lse_tensor(x, out, "lses"));
-    params = states_params(states.size(), out, lse);
-    params.outs = outs.data();
-    params.lses = lses.data();
+  Call(const Tensors& states, const Tensors& state_lses, const Tensor& out, const Tensor& lse)
+      : outs(states.size()),
+        lses(states.size()),
+        douts(states.size()),
+        dlses(states.size()),
+        params(states_params(states, state_lses, out, lse)) {
+    STD_TORCH_CHECK(out.is_cpu(), "lckernels_cpu: all tensors must be on the CPU");
+    state_rows(states, out, "outs", outs.data());
+    lse_rows(state_lses, out, "lses", lses.data());
+    params.outs = outs.data(), params.lses = lses.data();
   }
 
   // Every row of a written tensor starts where a streamed store may: whole cache lines.
@@ -33,37 +33,31 @@ struct Call {
     return params.head_dim * static_cast<int64_t>(x.element_size()) % 64 == 0;
   }
 
-  void run(StatesPass pass) const {
+  void run(StatesKernel kernel) const {
     const int64_t tile_elements = kStateTile * params.num_heads * params.num_states * params.head_dim;
     const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(tile_elements, 1));
     run_ranges(num_state_tiles(params), grain, [&](int64_t begin, int64_t end) {
       const std::unique_ptr<std::byte[]> scratch(new std::byte[states_scratch_bytes(params)]);
-      pass(params, begin, end, scratch.get());
+      kernel(params, begin, end, scratch.get());
     });
   }
 };
 
-void merge_states(Tensors outs, Tensors lses, bool fresh, Tensor out, Tensor lse) {
+void merge_states(Tensors outs, Tensors lses, Tensor out, Tensor lse) {
   Call call(outs, lses, out, lse);
-  call.params.stream_out = prepare_output(out, fresh) && call.whole_lines(out);
+  call.params.stream_out = prepare_output(out) && call.whole_lines(out);
   call.run(states_kernels(current_isa(), dtype_of(out)).forward);
 }
 
 void merge_states_backward(Tensor dout, Tensor dlse, Tensors outs, Tensors lses, Tensor out, Tensor lse,
-                           bool fresh, Tensors douts, Tensors dlses) {
+                           Tensors douts, Tensors dlses) {
   Call call(outs, lses, out, lse);
-  STD_TORCH_CHECK(douts.size() == outs.size() && dlses.size() == outs.size(),
-                  "lckernels_cpu: douts and dlses must be as many as outs");
-  call.params.dout = state_tensor(dout, out, "dout");
-  call.params.dlse = lse_tensor(dlse, out, "dlse");
+  set_state_gradients(dout, dlse, douts, dlses, out, &call.params);
+  state_rows(douts, out, "douts", call.douts.data());
+  lse_rows(dlses, out, "dlses", call.dlses.data());
   call.params.stream_out = call.whole_lines(out);
-  for (const Tensor& x : douts) {
-    call.douts.push_back(state_tensor(x, out, "douts"));
-    call.params.stream_out &= prepare_output(x, fresh);
-  }
-  for (const Tensor& x : dlses) call.dlses.push_back(lse_tensor(x, out, "dlses"));
-  call.params.douts = call.douts.data();
-  call.params.dlses = call.dlses.data();
+  for (const Tensor& x : douts) call.params.stream_out &= prepare_output(x);
+  call.params.douts = call.douts.data(), call.params.dlses = call.dlses.data();
   call.run(states_kernels(current_isa(), dtype_of(out)).backward);
 }
 
@@ -71,10 +65,10 @@ void merge_states_backward(Tensor dout, Tensor dlse, Tensors outs, Tensors lses,
 }  // namespace lck
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
-  m.def("merge_states(Tensor[] outs, Tensor[] lses, bool fresh, Tensor(a!) out, Tensor(b!) lse) -> ()");
+  m.def("merge_states(Tensor[] outs, Tensor[] lses, Tensor(a!) out, Tensor(b!) lse) -> ()");
   m.def(
       "merge_states_backward(Tensor dout, Tensor dlse, Tensor[] outs, Tensor[] lses, Tensor out, Tensor lse, "
-      "bool fresh, Tensor(a!)[] douts, Tensor(b!)[] dlses) -> ()");
+      "Tensor(a!)[] douts, Tensor(b!)[] dlses) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lckernels_cpu, CPU, m) {

@@ -13,22 +13,16 @@ GpuAttentionParams gpu_params(const Tensor& q, const Tensor& k, const Tensor& v,
   STD_TORCH_CHECK(!options.segment_ids, "lckernels_cuda: attention takes no segment_ids");
   const AttentionArgs args = attention_args(q, k, v, options);
   GpuAttentionParams a{args.params, args.layout, args.seed};
-  a.p.q = aligned_heads(q, q, "q"), a.p.k = aligned_heads(k, q, "k"), a.p.v = aligned_heads(v, q, "v");
+  check_rows(q, "q"), check_rows(k, "k"), check_rows(v, "v");
   STD_TORCH_CHECK(larger(a.p.head_dim, a.p.head_dim_v) <= kMaxHeadDim,
                   "lckernels_cuda: attention takes head dims up to ", kMaxHeadDim);
   return a;
 }
 
-// A contiguous (batch, num_heads, seqlen_q) fp32 tensor.
-void* row_table(const Tensor& x, const Tensor& q, const AttentionParams& p, const char* name) {
-  const int64_t rows = p.batch * p.num_heads * p.seqlen_q;
-  return const_cast<void*>(table_data(x, q, ScalarType::Float, rows, name));
-}
-
-void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_SIGNATURE, Tensor out, Tensor lse) {
-  GpuAttentionParams a = gpu_params(q, k, v, LCK_ATTENTION_OPTIONS);
-  a.p.out = aligned_heads(out, q, "out");
-  a.p.lse = row_table(lse, q, a.p, "lse");
+void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_PARAMETERS Tensor out, Tensor lse) {
+  GpuAttentionParams a = gpu_params(q, k, v, LCK_ATTENTION_VALUES);
+  set_results(q, out, lse, &a.p);
+  check_rows(out, "out");
   on_device_of(q, "attention_forward",
                [&](const Launch& launch) { attention_forward_cuda(dtype_of(q), a, launch); });
 }
@@ -45,14 +39,13 @@ int64_t bias_strips_op(Tensor q, OptionalTensor cu_seqlens_q) {
 }
 
 void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k, Tensor v, Tensor out,
-                           Tensor lse, LCK_ATTENTION_SIGNATURE, Tensor dq, Tensor dk, Tensor dv, Tensor delta,
+                           Tensor lse, LCK_ATTENTION_PARAMETERS Tensor dq, Tensor dk, Tensor dv, Tensor delta,
                            OptionalTensor dbias) {
-  GpuAttentionParams a = gpu_params(q, k, v, LCK_ATTENTION_OPTIONS);
+  GpuAttentionParams a = gpu_params(q, k, v, LCK_ATTENTION_VALUES);
   AttentionParams& p = a.p;
-  p.out = aligned_heads(out, q, "out"), p.dout = aligned_heads(dout, q, "dout");
-  p.dq = aligned_heads(dq, q, "dq"), p.dk = aligned_heads(dk, q, "dk"), p.dv = aligned_heads(dv, q, "dv");
-  p.lse = row_table(lse, q, p, "lse"), p.delta = row_table(delta, q, p, "delta");
-  if (dlse) p.dlse = row_table(*dlse, q, p, "dlse");
+  set_gradients(q, {dout, dlse, out, lse, dq, dk, dv, delta}, &p);
+  check_rows(out, "out"), check_rows(dout, "dout");
+  check_rows(dq, "dq"), check_rows(dk, "dk"), check_rows(dv, "dv");
   p.dbias = const_cast<void*>(
       table_data(dbias, q, ScalarType::Float, p.batch * p.num_heads * bias_strips(a) * p.bias_len, "dbias"));
   on_device_of(q, "attention_backward",
@@ -65,11 +58,11 @@ void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k,
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cuda, m) {
   m.def("bias_strips(Tensor q, Tensor? cu_seqlens_q) -> int");
   m.def("attention_forward(Tensor q, Tensor k, Tensor v, " LCK_ATTENTION_SCHEMA
-        ", Tensor(a!) out, Tensor(b!) lse) -> ()");
+        "Tensor(a!) out, Tensor(b!) lse) -> ()");
   m.def(
       "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor "
       "lse, " LCK_ATTENTION_SCHEMA
-      ", Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) delta, Tensor(e!)? dbias) -> ()");
+      "Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) delta, Tensor(e!)? dbias) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lckernels_cuda, CUDA, m) {

@@ -1,4 +1,4 @@
-// The library lckernels_cuda of private torch ops, on the libtorch stable ABI; register_<op>.cpp adds to it.
+// The library lckernels_cuda of private torch ops, on the libtorch stable ABI; <op>/register.cpp adds to it.
 #include <cuda_runtime_api.h>
 
 #include <string>

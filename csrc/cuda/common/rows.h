@@ -1,4 +1,4 @@
-// What the attention ops ask of their tensors: 16-bit elements, rows where a copy of 16 bytes may begin.
+// What the attention kernels require of their tensors: 16-bit elements, rows aligned for copies of 16 bytes.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +10,22 @@ namespace lck {
 inline void check_attention_dtype(const Tensor& q) {
   const DType dtype = dtype_of(q);
   STD_TORCH_CHECK(dtype == DType::kBFloat16 || dtype == DType::kFloat16,
-                  "lckernels_cuda: attention takes bfloat16 and float16");
+                  "lckernels_cuda: attention supports bfloat16 and float16");
 }
 
-// `rows` are those of x, whose last dim comes last.
-inline HeadsTensor aligned_rows(const HeadsTensor& rows, const Tensor& x, const Tensor& q, const char* name) {
-  const int64_t strides = rows.batch_stride | rows.row_stride | rows.head_stride, dim = x.size(x.dim() - 1);
-  const bool aligned = reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && strides % 8 == 0 && dim % 8 == 0;
-  const bool alike = same_device(x, q) && x.scalar_type() == q.scalar_type();
-  STD_TORCH_CHECK(alike && ((aligned && x.stride(x.dim() - 1) == 1) || x.numel() == 0),
-                  "lckernels_cuda: ", name,
-                  " must have rows aligned to 16 bytes, like q in device and dtype");
-  return rows;
+// Rows of x begin at multiples of 16 bytes and are whole units of 16 bytes.
+inline void check_rows(const Tensor& x, const char* name) {
+  const int64_t last = x.dim() - 1;
+  int64_t strides = 0;
+  for (int64_t i = 0; i < last; ++i) strides |= x.stride(i);
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && strides % 8 == 0 && x.size(last) % 8 == 0;
+  STD_TORCH_CHECK((aligned && x.stride(last) == 1) || x.numel() == 0, "lckernels_cuda: ", name,
+                  " must have contiguous rows aligned to 16 bytes");
 }
 
-inline HeadsTensor aligned_heads(const Tensor& x, const Tensor& q, const char* name) {
-  return aligned_rows(heads_tensor(x, q, name), x, q, name);
+inline void check_rows(const OptionalTensor& x, const char* name) {
+  if (x) check_rows(*x, name);
 }
 
 }  // namespace lck

@@ -1,26 +1,20 @@
 // The private torch ops of merge_attention_states on a GPU; outputs are allocated by the caller.
-#include <vector>
-
+#include "binding/states_args.h"
 #include "cuda/device.h"
 #include "cuda/states/launch.h"
 
 namespace lck {
 namespace {
 
-using Tensors = std::vector<Tensor>;
-
 struct Call {
-  StatesParams params{};
+  StatesParams params;
   GpuStates states{};
 
-  Call(const Tensors& outs, const Tensors& lses, const Tensor& out, const Tensor& lse) {
-    STD_TORCH_CHECK(
-        out.dim() == 4 && !outs.empty() && outs.size() == lses.size() && outs.size() <= kMaxStates,
-        "lckernels_cuda: outs and lses must be as many, 1 to ", kMaxStates, ", and out have 4 dims");
-    for (size_t n = 0; n < outs.size(); ++n) {
-      states.outs[n] = state_tensor(outs[n], out, "outs"), states.lses[n] = lse_tensor(lses[n], out, "lses");
-    }
-    params = states_params(outs.size(), out, lse);
+  Call(const Tensors& outs, const Tensors& lses, const Tensor& out, const Tensor& lse)
+      : params(states_params(outs, lses, out, lse)) {
+    STD_TORCH_CHECK(outs.size() <= kMaxStates, "lckernels_cuda: outs and lses must be at most ", kMaxStates);
+    state_rows(outs, out, "outs", states.outs);
+    lse_rows(lses, out, "lses", states.lses);
   }
 };
 
@@ -34,14 +28,9 @@ void merge_states(Tensors outs, Tensors lses, Tensor out, Tensor lse) {
 void merge_states_backward(OptionalTensor dout, OptionalTensor dlse, Tensors outs, Tensors lses, Tensor out,
                            Tensor lse, Tensors douts, Tensors dlses) {
   Call call(outs, lses, out, lse);
-  STD_TORCH_CHECK(douts.size() == outs.size() && dlses.size() == outs.size(),
-                  "lckernels_cuda: douts and dlses must be as many as outs");
-  if (dout) call.params.dout = state_tensor(*dout, out, "dout");
-  if (dlse) call.params.dlse = lse_tensor(*dlse, out, "dlse");
-  for (size_t n = 0; n < outs.size(); ++n) {
-    call.states.douts[n] = state_tensor(douts[n], out, "douts");
-    call.states.dlses[n] = lse_tensor(dlses[n], out, "dlses");
-  }
+  set_state_gradients(dout, dlse, douts, dlses, out, &call.params);
+  state_rows(douts, out, "douts", call.states.douts);
+  lse_rows(dlses, out, "dlses", call.states.dlses);
   on_device_of(out, "merge_states_backward", [&](const Launch& launch) {
     states_backward_cuda(dtype_of(out), call.params, call.states, launch);
   });

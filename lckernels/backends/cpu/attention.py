@@ -60,7 +60,7 @@ def windowed_attention_backward(
 
 def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
     out, lse = outs[0].new_empty(outs[0].shape), lses[0].new_empty(lses[0].shape)
-    torch.ops.lckernels_cpu.merge_states([contiguous_rows(x) for x in outs], lses, True, out, lse)
+    torch.ops.lckernels_cpu.merge_states([contiguous_rows(x) for x in outs], lses, out, lse)
     return out, lse
 
 
@@ -72,5 +72,5 @@ def merge_attention_states_backward(
     dlse = lse.new_zeros(()).expand(lse.shape) if dlse is None else dlse
     douts, dlses = ([x.new_empty(x.shape) for x in xs] for xs in (outs, lses))
     states = ([contiguous_rows(x) for x in outs], lses, contiguous_rows(out), lse)
-    torch.ops.lckernels_cpu.merge_states_backward(dout, dlse, *states, True, douts, dlses)
+    torch.ops.lckernels_cpu.merge_states_backward(dout, dlse, *states, douts, dlses)
     return douts, dlses

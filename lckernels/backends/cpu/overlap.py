@@ -13,7 +13,7 @@ def overlap_merge(chunks: Tensor, weights: str | Tensor, plan: PlanArgs) -> Tens
     mode, table = mode_and_table(weights)
     out = chunks.new_empty(plan.total_len, chunks.shape[2])
     bad = torch.ops.lckernels_cpu.overlap_gather(
-        contiguous_rows(chunks), table, plan.segments, plan.tile_segments, mode, True, out
+        contiguous_rows(chunks), table, plan.segments, plan.tile_segments, mode, out
     )
     if bad >= 0 and table is not None:
         raise weights_error(bad)
@@ -43,14 +43,12 @@ def overlap_split(sequence: Tensor, plan: PlanArgs) -> Tensor:
 def overlap_split_backward(dchunks: Tensor, plan: PlanArgs) -> Tensor:
     out = dchunks.new_empty(plan.total_len, dchunks.shape[2])
     torch.ops.lckernels_cpu.overlap_gather(
-        contiguous_rows(dchunks), None, plan.segments, plan.tile_segments, "add", True, out
+        contiguous_rows(dchunks), None, plan.segments, plan.tile_segments, "add", out
     )
     return out
 
 
 def _scatter(sequence: Tensor, table: Tensor | None, plan: PlanArgs, mode: str) -> Tensor:
     out = sequence.new_empty(plan.num_chunks, plan.chunk_len, sequence.shape[1])
-    torch.ops.lckernels_cpu.overlap_scatter(
-        sequence, table, plan.segments, plan.tile_segments, mode, True, out
-    )
+    torch.ops.lckernels_cpu.overlap_scatter(sequence, table, plan.segments, plan.tile_segments, mode, out)
     return out

@@ -6,7 +6,7 @@ namespace lck::LCK_ISA {
 namespace {
 
 template <typename U, typename T>
-const AttentionBackward kBackward = {
+const AttentionBackwardKernels kBackward = {
     delta_task<T>,
     strip_task<U, T>,
     zero_dq_task<T>,
@@ -22,22 +22,9 @@ const AttentionBackward kBackward = {
 
 }  // namespace
 
-const AttentionBackward& attention_backward(DType dtype) {
-#if defined(__AVX512BF16__)
-  (void)dtype;
-  return kBackward<BFloat16Unit, BFloat16>;
-#else
-  switch (dtype) {
-    case DType::kFloat32:
-      return kBackward<Float32Unit, float>;
-    case DType::kBFloat16:
-      return kBackward<BFloat16Unit, BFloat16>;
-    case DType::kFloat16:
-      return kBackward<Float32Unit, Float16>;
-    default:
-      return kBackward<Float64Unit, double>;
-  }
-#endif
+const AttentionBackwardKernels& attention_backward_kernels(DType dtype) {
+  return for_units_of(
+      dtype, []<typename U, typename T>() -> const AttentionBackwardKernels& { return kBackward<U, T>; });
 }
 
 }  // namespace lck::LCK_ISA

@@ -6,7 +6,7 @@ namespace lck::LCK_ISA {
 namespace {
 
 template <typename U, typename T>
-const AttentionForward kForward = {
+const AttentionForwardKernels kForward = {
     [](const AttentionParams& p, int64_t text, int64_t kv_head, int64_t tile, ReadAhead next, void* packed,
        void* scratch) {
       pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, false, next,
@@ -21,22 +21,9 @@ const AttentionForward kForward = {
 
 }  // namespace
 
-const AttentionForward& attention_forward(DType dtype) {
-#if defined(__AVX512BF16__)
-  (void)dtype;
-  return kForward<BFloat16Unit, BFloat16>;
-#else
-  switch (dtype) {
-    case DType::kFloat32:
-      return kForward<Float32Unit, float>;
-    case DType::kBFloat16:
-      return kForward<BFloat16Unit, BFloat16>;
-    case DType::kFloat16:
-      return kForward<Float32Unit, Float16>;
-    default:
-      return kForward<Float64Unit, double>;
-  }
-#endif
+const AttentionForwardKernels& attention_forward_kernels(DType dtype) {
+  return for_units_of(
+      dtype, []<typename U, typename T>() -> const AttentionForwardKernels& { return kForward<U, T>; });
 }
 
 }  // namespace lck::LCK_ISA

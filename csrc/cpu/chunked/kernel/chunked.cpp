@@ -6,7 +6,7 @@ namespace lck::LCK_ISA {
 namespace {
 
 template <typename U, typename T>
-const ChunkedPasses kChunked = {
+const ChunkedKernels kChunked = {
     [](const ChunkedParams& p, const ChunkedTask& task, const PackedTiles& packed, void* scratch) {
       (task.chunk >= 0 ? chunked_extra<U, T> : chunked_positions<U, T>)(p, task, packed, scratch);
     },
@@ -32,22 +32,9 @@ const ChunkedPasses kChunked = {
 
 }  // namespace
 
-const ChunkedPasses& chunked_passes(DType dtype) {
-#if defined(__AVX512BF16__)
-  (void)dtype;
-  return kChunked<BFloat16Unit, BFloat16>;
-#else
-  switch (dtype) {
-    case DType::kFloat32:
-      return kChunked<Float32Unit, float>;
-    case DType::kBFloat16:
-      return kChunked<BFloat16Unit, BFloat16>;
-    case DType::kFloat16:
-      return kChunked<Float32Unit, Float16>;
-    default:
-      return kChunked<Float64Unit, double>;
-  }
-#endif
+const ChunkedKernels& chunked_kernels(DType dtype) {
+  return for_units_of(dtype,
+                      []<typename U, typename T>() -> const ChunkedKernels& { return kChunked<U, T>; });
 }
 
 }  // namespace lck::LCK_ISA

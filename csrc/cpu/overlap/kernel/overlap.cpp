@@ -36,7 +36,7 @@ T* position_row(const OverlapParams& p, int64_t position) {
   return static_cast<T*>(p.sequence) + position * p.position_stride;
 }
 
-// The scratch memory of a pass, cut into its parts for at most `segments` segments a tile.
+// The scratch memory of a kernel, cut into its parts for at most `segments` segments a tile.
 template <typename T>
 struct Scratch {
   Acc<T>* sums;    // (kTileLen)
@@ -153,16 +153,7 @@ constexpr OverlapKernels kKernels = {gather<T>, scatter<T>, weight_grad<T>, fill
 }  // namespace
 
 const OverlapKernels& overlap_kernels(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return kKernels<double>;
-    case DType::kBFloat16:
-      return kKernels<BFloat16>;
-    case DType::kFloat16:
-      return kKernels<Float16>;
-    default:
-      return kKernels<float>;
-  }
+  return for_element_of(dtype, []<typename T>() -> const OverlapKernels& { return kKernels<T>; });
 }
 
 }  // namespace lck::LCK_ISA

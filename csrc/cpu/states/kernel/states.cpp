@@ -42,7 +42,7 @@ void write_queries(const A* from, const QueryTile& tile, int64_t head, const Hea
   for (int64_t i = 0; i < tile.count; ++i) to[i * x.row_stride] = from[i];
 }
 
-// The scratch memory of a pass, cut into its parts.
+// The scratch memory of a kernel, cut into its parts.
 template <typename T>
 struct Scratch {
   using A = Acc<T>;
@@ -220,16 +220,7 @@ constexpr StatesKernels kKernels = {forward<T>, backward<T>};
 }  // namespace
 
 const StatesKernels& states_kernels(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return kKernels<double>;
-    case DType::kBFloat16:
-      return kKernels<BFloat16>;
-    case DType::kFloat16:
-      return kKernels<Float16>;
-    default:
-      return kKernels<float>;
-  }
+  return for_element_of(dtype, []<typename T>() -> const StatesKernels& { return kKernels<T>; });
 }
 
 }  // namespace lck::LCK_ISA

@@ -1,0 +1,60 @@
+#include "binding/chunked_args.h"
+
+namespace lck {
+
+namespace {
+
+// (total_len, heads, dim) as a batch of one.
+HeadsTensor sequence_rows(const Tensor& x, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(same_device(x, like) && x.scalar_type() == like.scalar_type() && x.dim() == 3 &&
+                      (x.size(2) <= 1 || x.numel() == 0 || x.stride(2) == 1),
+                  "lckernels: ", name,
+                  " must be (total_len, heads, dim) with a contiguous last dim, all of one device and dtype");
+  return {x.const_data_ptr(), 0, x.stride(0), x.stride(1)};
+}
+
+HeadsTensor extra_rows(const OptionalTensor& x, const Tensor& like, const char* name) {
+  return x ? heads_tensor(*x, like, name) : HeadsTensor{};
+}
+
+}  // namespace
+
+ChunkedParams chunked_params(const ChunkedInputs& t, const Tensor& shares, double softmax_scale) {
+  STD_TORCH_CHECK(shares.dim() == 2, "lckernels: shares must be a contiguous (num_chunks, chunk_len) table");
+  const Tensor& q = t.q;
+  ChunkedParams p{};
+  AttentionParams &s = p.sequence, &e = p.extra;
+  s.q = sequence_rows(q, q, "q"), s.k = sequence_rows(t.k, q, "k"), s.v = sequence_rows(t.v, q, "v");
+  p.num_chunks = shares.size(0), p.chunk_len = shares.size(1);
+  p.num_extra = t.extra_q ? t.extra_q->size(1) : 0;
+  p.shares = table_data(shares, q, accumulator_of(q), p.num_chunks * p.chunk_len, "shares");
+  s.batch = 1, s.seqlen_q = q.size(0), s.seqlen_k = t.k.size(0);
+  s.num_heads = q.size(1), s.num_kv_heads = t.k.size(1), s.head_dim = q.size(2), s.head_dim_v = t.v.size(2);
+  s.softmax_scale = softmax_scale;
+  e = s;
+  e.batch = p.num_chunks, e.seqlen_q = e.seqlen_k = p.num_extra;
+  e.q = extra_rows(t.extra_q, q, "extra_q"), e.k = extra_rows(t.extra_k, q, "extra_k");
+  e.v = extra_rows(t.extra_v, q, "extra_v");
+  return p;
+}
+
+const Segment* segment_table(const Tensor& segments, const Tensor& like) {
+  const int64_t fields = sizeof(Segment) / sizeof(int32_t), count = segments.dim() ? segments.size(0) : 0;
+  return table<Segment>(segments, like, ScalarType::Int, count * fields, "segments");
+}
+
+void set_results(const Tensor& q, const Tensor& out, const OptionalTensor& extra_out, ChunkedParams* params) {
+  params->sequence.out = sequence_rows(out, q, "out");
+  params->extra.out = extra_rows(extra_out, q, "extra_out");
+}
+
+void set_gradients(const Tensor& q, const ChunkedGradients& t, ChunkedParams* params) {
+  AttentionParams &s = params->sequence, &e = params->extra;
+  s.dout = sequence_rows(t.dout, q, "dout"), s.dq = sequence_rows(t.dq, q, "dq");
+  s.dk = sequence_rows(t.dk, q, "dk"), s.dv = sequence_rows(t.dv, q, "dv");
+  e.dout = extra_rows(t.dextra_out, q, "dextra_out"), e.dq = extra_rows(t.dextra_q, q, "dextra_q");
+  e.dk = extra_rows(t.dextra_k, q, "dextra_k"), e.dv = extra_rows(t.dextra_v, q, "dextra_v");
+  params->extra_queries = t.dextra_out.has_value() && params->num_extra > 0;
+}
+
+}  // namespace lck
