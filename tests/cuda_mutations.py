@@ -49,6 +49,15 @@ def all_mutations() -> list[Mutation]:
     return [Mutation(_NONE, "attention/tile.cuh", "", ""), *(Mutation(**entry) for entry in entries)]
 
 
+def missing(mutations: list[Mutation]) -> list[str]:
+    """A line for each mutation whose old text is not in its file."""
+    return [
+        f"{m.name}: {m.file} has no {m.old!r}"
+        for m in mutations
+        if m.old not in (ROOT / "csrc/cuda" / m.file).read_text()
+    ]
+
+
 class MutatedSources:
     """A copy of the sources, in which one file at a time is changed; the runtime is compiled once."""
 
@@ -75,12 +84,6 @@ class MutatedSources:
         compiler = os.environ.get("CXX", "g++").split()
         done = subprocess.run([*compiler, *self.flags, *arguments], capture_output=True, text=True)
         return done.stderr if done.returncode else ""
-
-    def check_texts(self, mutations: list[Mutation]) -> None:
-        """Raises ValueError with all mutations whose text is not in the sources."""
-        lost = [m for m in mutations if m.old not in (self.folder / "csrc/cuda" / m.file).read_text()]
-        if lost:
-            raise ValueError("\n".join(f"{m.name}: {m.file} has no {m.old!r}" for m in lost))
 
     def failure(self, mutation: Mutation) -> str:
         """The first run that fails with the mutation, and its message; empty if none fails."""
@@ -133,9 +136,10 @@ def main() -> int:
     chosen = [
         mutation for mutation in all_mutations() if mutation.name == _NONE or options.only in mutation.name
     ]
+    if lines := missing(chosen):
+        raise ValueError("\n".join(lines))
     with tempfile.TemporaryDirectory() as folder:
         sources = MutatedSources(Path(folder), options.cuda, kernels)
-        sources.check_texts(chosen)
         for mutation in chosen:
             failure = sources.failure(mutation)
             print(f"{mutation.name:45} {failure or 'every test passes'}", flush=True)
