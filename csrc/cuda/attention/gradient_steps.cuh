@@ -44,10 +44,10 @@ struct BackwardTiles {
 // A tile of queries by keys, as score_gradient asks for it; bounds(i, half) are the RowKeys of a lane's row.
 template <int kM, bool kFull, typename Bounds>
 struct QueriesByKeys {
-  int first_query;  // of the lane's first row
-  KeyTile keys;
-  const uint8_t* kv_mask;
-  QueryStats row[kM];
+  int first_query = 0;  // of the lane's first row
+  KeyTile keys = {};
+  const uint8_t* kv_mask = nullptr;
+  QueryStats row[kM] = {};
   Bounds bounds;
 
   __device__ __forceinline__ bool masked() const { return keys.masked; }
@@ -117,9 +117,9 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
 // row.
 template <int kM, typename Bounds>
 struct KeysByQueries {
-  int first_key, first_query;  // of the lane's first row, of the lane's first column
-  bool some_unseen;
-  uint32_t column_stats;  // of the lane's first column, in shared memory
+  int first_key = 0, first_query = 0;  // of the lane's first row, of the lane's first column
+  bool some_unseen = false;
+  uint32_t column_stats = 0;  // of the lane's first column, in shared memory
   Bounds bounds;
 
   __device__ __forceinline__ bool masked() const { return some_unseen; }

@@ -268,8 +268,8 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
                                              tokens.dout.row_stride,
                                              a.lse + place,
                                              a.dots + place};
-                     const QueryTiles queries{.end = count,
-                                              .count = (count + Shape::kSteps - 1) / Shape::kSteps};
+                     QueryTiles queries{};
+                     queries.end = count, queries.count = (count + Shape::kSteps - 1) / Shape::kSteps;
                      over_queries<T, false, KeyGradients::kBoth>(
                          sequence, smem, keys, queries, 1, [&](int) { return rows; },
                          [&](int) { return rule; }, dk, dv);
