@@ -1,4 +1,4 @@
-"""Every test runs on poisoned memory (fresh tensors hold NaN) and from one seed."""
+"""Options, marks and fixtures of all tests. In every test new tensors hold NaN, and the seed is 0."""
 
 import io
 from contextlib import redirect_stderr
@@ -43,7 +43,7 @@ def poisoned_memory_and_seed():
 
 @pytest.fixture
 def one_thread():
-    """For many small calls: on a busy machine torch's threads cost ten times what they bring."""
+    """For many small calls, which several threads make slower on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -57,14 +57,14 @@ def every_trace(pytestconfig):
 
 @pytest.fixture(scope="session")
 def smollm2_loaded():
-    """SmolLM2 as the command loads it, silently: slow, so once for all tests, which only read it."""
+    """SmolLM2 as the command loads it, without a message; loaded once, so no test may change it."""
     from bench.cases import smollm2
 
     if smollm2.missing():
         pytest.skip(smollm2.missing())
     import gguf
 
-    parsed_once = patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader))  # transformers parses it thrice
+    parsed_once = patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader))  # it would be parsed three times
     with parsed_once, redirect_stderr(io.StringIO()) as said:
         loaded = smollm2.load_causal(
             str(smollm2.folder()), torch.float32, "AutoModelForCausalLM", smollm2.FILE

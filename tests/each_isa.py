@@ -1,4 +1,4 @@
-"""Runs pytest with the arguments given on each instruction set below the machine's best, which others test.
+"""Runs pytest with the given arguments on each instruction set below the machine's best one.
 
 python tests/each_isa.py -q tests/ops/test_windowed_attention.py
 """

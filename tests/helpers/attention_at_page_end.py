@@ -1,6 +1,6 @@
-"""windowed_attention on tensors that end where readable memory ends: to read past one is a fault.
+"""windowed_attention on tensors that end at the end of readable memory: a read past the end is a fault.
 
-Run as a program, since a fault ends the process: prints each problem before it runs it, and "done".
+A program, since a fault ends the process. It prints each problem before it runs it, then "done".
 """
 
 import ctypes
@@ -14,11 +14,11 @@ from helpers.compare_attention import assert_same_bits, forward_backward, run_ba
 from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
-_kept = []  # the mappings, which must outlive their tensors
+_kept = []  # the mappings: they must exist as long as their tensors
 
 
 def at_page_end(x: torch.Tensor) -> torch.Tensor:
-    """The values of x, contiguous, right before a page that cannot be read."""
+    """A contiguous copy of x that ends where a page without read access begins."""
     size = x.numel() * x.element_size()
     if size == 0:
         return x
@@ -34,7 +34,7 @@ def at_page_end(x: torch.Tensor) -> torch.Tensor:
 
 
 def problems():
-    """Lengths and head dims beside those of any tile, with every tensor that a problem can have."""
+    """Problems whose lengths and head dims are not those of a tile, with every optional tensor."""
     for dtype in supported(torch.float32, torch.bfloat16, torch.float16, torch.float64):
         for head_dim, head_dim_v in ((1, 1), (6, 10), (8, 8), (33, 40), (64, 72)):
             for seqlen in (1, 17, 67):

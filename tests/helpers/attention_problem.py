@@ -1,4 +1,4 @@
-"""One attention problem, with its gradients: what the random, fault and thread tests judge."""
+"""A problem of windowed_attention: its inputs and the gradients of its results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -31,7 +31,7 @@ class Problem:
 
 
 def with_tensors(problem: Problem, change: Callable[[Tensor], Tensor]) -> Problem:
-    """The problem with every tensor changed: inputs, gradients, layout, score and seed."""
+    """The problem with `change` applied to every tensor: inputs, gradients, layout, score and seed."""
 
     def changed(group: object, names: list[str]) -> dict[str, Tensor]:
         found = ((name, getattr(group, name)) for name in names)
@@ -58,7 +58,7 @@ def _text(x: object) -> str:
 
 
 def moved(group: Layout | Score, device: str, dtype: torch.dtype | None = None) -> Layout | Score:
-    """The group with its tensors on the device; floating-point ones in dtype, if given."""
+    """The group with its tensors on the device; those of floating point have the dtype, if one is given."""
     tensors = {
         field.name: value.to(device, dtype if value.is_floating_point() else None)
         for field in fields(group)

@@ -1,4 +1,4 @@
-"""The attentions one score at a time in Python floats: an independent reading of the definitions."""
+"""The attention ops in Python floats, one score at a time: an independent implementation."""
 
 import math
 

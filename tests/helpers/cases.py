@@ -1,4 +1,4 @@
-"""Attention problems that between them use every feature; the same list serves each backend."""
+"""Problems of windowed_attention that together use every feature; one list for all backends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -79,7 +79,7 @@ def _transposed_bias(case: AttentionCase, dtype: torch.dtype) -> Score:
 
 
 def _minus_inf_bias(case: AttentionCase, dtype: torch.dtype) -> Score:
-    """Forbids every distance but one, so that the first row sees keys of score -inf only."""
+    """-inf for every distance except one: the first row sees only keys with score -inf."""
     bias = torch.full((case.num_heads, 3), -torch.inf, dtype=dtype)
     bias[:, 0] = 0.5
     return Score(rel_bias=bias, bias_center=1)

@@ -1,4 +1,4 @@
-"""Problems of chunked_attention that between them use every feature; the same list serves each backend."""
+"""Problems of chunked_attention that together use every feature; one list for all backends."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lckernels.dtypes import compute_dtype
 
 
 def hand_made_plan() -> Plan:
-    """Two documents; chunks of several segments, with gaps, in any order; chunk 4 lands nowhere.
+    """Two documents; chunks of several segments, with gaps, in any order; chunk 4 has no segment.
 
     Chunk 3 has positions 13 and 14 in two columns each.
     """
@@ -28,14 +28,14 @@ def hand_made_plan() -> Plan:
 
 
 def one_chunk_of_two_texts() -> Plan:
-    """Chunk 0 holds the ends of a text, chunk 1 its middle: a chunk's segments need not be neighbours."""
+    """Chunk 0 has the two ends of a document, chunk 1 the middle: segments of a chunk may be apart."""
     return Plan.from_segments(
         [[0, 0, 0, 9], [0, 9, 16, 9], [1, 3, 6, 13]], num_chunks=2, chunk_len=18, total_len=25
     )
 
 
 def many_segments() -> Plan:
-    """Chunk 0 has 70 segments (or some), every second pair of positions; chunk 1 has all."""
+    """Chunk 0 has 70 segments (fewer in the interpreter), every second pair of positions; chunk 1 has all."""
     number = max(scaled_count(70), 16)
     pairs = [[0, 2 * i, 4 * i, 2] for i in range(number)]
     total_len = 4 * number
@@ -53,7 +53,7 @@ class ChunkedCase:
     head_dim: int = 8
     head_dim_v: int = 8
     num_extra: int | None = None
-    weights: str = "triangular"  # or "explicit", or "zeros": explicit, some of them 0
+    weights: str = "triangular"  # or "explicit", or "zeros": explicit with zeros
 
     def tensors(self, dtype: torch.dtype, requires_grad: bool = False) -> "ChunkedInputs":
         """Fresh random inputs."""
@@ -87,7 +87,7 @@ class ChunkedInputs:
     plan: Plan
 
     def tensors(self) -> list[Tensor]:
-        """Those that may require a gradient."""
+        """The tensors that may require a gradient."""
         extra = () if self.extra is None else self.extra.tensors()
         return [
             self.q,
@@ -98,11 +98,11 @@ class ChunkedInputs:
         ]
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "ChunkedInputs":
-        """The same problem with each of `tensors()` changed."""
+        """The problem with `change` applied to each of `tensors()`."""
         return self.replaced([change(x) for x in self.tensors()])
 
     def replaced(self, tensors: Sequence[Tensor]) -> "ChunkedInputs":
-        """The same problem with other `tensors()`."""
+        """The problem with these `tensors()`."""
         extra = None if self.extra is None else ExtraTokens(*tensors[3:6])
         weights = tensors[-1] if isinstance(self.weights, Tensor) else self.weights
         return ChunkedInputs(*tensors[:3], extra, weights, self.plan)
@@ -119,7 +119,7 @@ class ChunkedInputs:
 
 
 def explicit_weights(plan: Plan, zeros: bool) -> Tensor:
-    """Random ones, NaN outside the segments; zeros: 0 at every second position that has another chunk."""
+    """Random weights, NaN outside segments; with `zeros`, 0 at every second position of two chunks."""
     weights = torch.full((plan.num_chunks, plan.chunk_len), torch.nan, dtype=torch.float64)
     covered = set()
     for chunk, col, start, length in plan.segments[:, :4].tolist():

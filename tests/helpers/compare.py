@@ -1,4 +1,4 @@
-"""The tolerance rule: measured by what honest torch arithmetic in the same dtype gives, never guessed."""
+"""The tolerance: twice the measured error of plain torch arithmetic in the same dtype."""
 
 import os
 import warnings
@@ -19,9 +19,15 @@ def assert_as_good_as(
 ) -> None:
     """Largest error of `actual` <= twice that of `honest`, plus the dtype's floor times max(1, |truth|).
 
-    rounding: allowed besides, where terms cancel and `honest` may happen to be nearer than its rounding.
-    truth: fp64 (fp32 will do for low precision). honest: plain torch arithmetic in actual's dtype; a function
-    is called only where the verdict needs it. NaN and infinities must stand where the truth has them.
+    NaN and infinities must be at the same positions in `actual` and `truth`.
+
+    Args:
+        actual: the result under test.
+        truth: the exact result in fp64; fp32 is sufficient for lower precision.
+        honest: the result of plain torch arithmetic in actual's dtype, or a function that returns it and is
+            called only if the error exceeds the floor.
+        name: of the result, for messages.
+        rounding: additional error, where terms cancel and `honest` may be closer than its rounding by chance.
     """
     assert actual.shape == truth.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
     for kind in (torch.isnan, torch.isposinf, torch.isneginf):
@@ -45,11 +51,11 @@ def assert_as_good_as(
 
 
 def interpreter_rounding(backend: str, truth: Tensor, dtype: torch.dtype) -> float:
-    """`rounding` for results that Triton's interpreter made: one unit of the last place in bf16, else 0."""
+    """`rounding` for results of Triton's interpreter: one unit in the last place in bf16, else 0."""
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if not interpreted or dtype != torch.bfloat16 or truth.numel() == 0:
         return 0.0
     warnings.warn(
-        "bf16 by Triton's interpreter, which cuts off where a GPU rounds: twice the error", stacklevel=2
+        "bf16 in Triton's interpreter, which truncates where a GPU rounds: twice the error", stacklevel=2
     )
     return torch.where(torch.isfinite(truth), truth.abs(), 0).max().item() * 2**-7

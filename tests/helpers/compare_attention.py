@@ -1,4 +1,4 @@
-"""How an attention problem's results are judged: against the reference in fp64, values and gradients."""
+"""Comparison of the results of a problem, and of their gradients, with the reference in fp64."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -20,7 +20,7 @@ def run_eager(q, k, v, options: AttentionOptions):
 
 
 def run_backend(q, k, v, options: AttentionOptions):
-    """The judged backend, on its device; the results are on the CPU."""
+    """The backend under test, on its device; the results are on the CPU."""
     layout, score = (moved(group, DEVICE) for group in (options.layout, options.score))
     seed = None if options.seed is None else options.seed.to(DEVICE)
     options = options._replace(layout=layout, score=score, seed=seed)
@@ -30,7 +30,7 @@ def run_backend(q, k, v, options: AttentionOptions):
 
 
 def forward_backward(attend, problem: Problem, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Results and gradients by name, with the inputs in dtype, or as they are."""
+    """Results and gradients by name; inputs are converted to dtype, if given."""
 
     def leaf(x):
         return (x if dtype is None else x.to(dtype)).detach().requires_grad_()
@@ -47,7 +47,7 @@ def forward_backward(attend, problem: Problem, dtype: torch.dtype | None = None)
     pairs = [(x, dx.to(x.dtype)) for x, dx in ((out, problem.dout), (lse, problem.dlse)) if dx is not None]
     leaves = [*inputs, *parameters.values()]
     grads = [torch.zeros_like(x) for x in leaves]
-    if out.requires_grad:  # the reference's does not where no segment is
+    if out.requires_grad:  # the reference's result does not without a segment
         outputs, douts = zip(*pairs, strict=True)
         grads = torch.autograd.grad(outputs, leaves, douts, allow_unused=True, materialize_grads=True)
     names = ["dq", "dk", "dv", *(f"d{name}" for name in parameters)]
@@ -55,9 +55,9 @@ def forward_backward(attend, problem: Problem, dtype: torch.dtype | None = None)
 
 
 def torch_results(attend, problem: Problem, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What plain torch arithmetic in the problem's dtype gives; the lse is fp32 below fp64.
+    """Results of plain torch arithmetic in the problem's dtype; lse is fp32, or fp64 in fp64.
 
-    In fp64, where that is the truth itself: fp32's error, smaller by the ratio of the two roundings.
+    In fp64, where plain torch is the truth itself, the error is fp32's, scaled by the ratio of the two eps.
     """
     dtype = problem.q.dtype
     if dtype == torch.float32:
@@ -73,10 +73,10 @@ def torch_results(attend, problem: Problem, truth: dict[str, torch.Tensor]) -> d
 
 
 def rounding_errors(problem: Problem) -> dict[str, float]:
-    """What rounding may do to each result, from the sizes of the inputs.
+    """The error that rounding may make in each result, from the magnitudes of the inputs.
 
-    It counts where the terms of a sum cancel. Sums over queries count the root of their number, since errors
-    have either sign.
+    It matters where terms of a sum cancel. A sum over queries has the root of their number as factor, since
+    errors have either sign.
     """
     dtype = problem.q.dtype
     scale, keep = abs(problem.options.softmax_scale), 1 / (1 - problem.options.dropout_p)
@@ -99,7 +99,7 @@ def rounding_errors(problem: Problem) -> dict[str, float]:
 
 
 def _largest(x: torch.Tensor | None) -> float:
-    """The largest |x| that is finite."""
+    """The largest finite |x|."""
     return float(torch.where(x.isfinite(), x.abs(), 0).amax()) if x is not None and x.numel() else 0.0
 
 
@@ -119,15 +119,15 @@ def compare_problem(problem: Problem) -> None:
 
 
 def compare_poisoned(problem: Problem) -> None:
-    """By the rule of the eager backend: which rows are not finite, and that the others are right.
+    """Asserts that the same rows are not finite as in the eager backend, and that the others are correct.
 
-    Where a NaN may reach its whole tile: that it shows in those rows, and that what is finite besides is
-    right. There an infinite key whose score is -inf has weight 0.
+    Where a NaN may reach its whole tile: the eager backend's rows are not finite, and what is finite is
+    correct. There an infinite key with score -inf has weight 0.
     """
     got = forward_backward(run_backend, problem)
     truth = forward_backward(run_eager, problem, torch.float64)
     honest = cache(partial(torch_results, run_eager, problem, truth))
-    if problem.q.isinf().any():  # its scores may be -inf, and then the gradients 0 * inf or 0
+    if problem.q.isinf().any():  # scores may be -inf, and gradients then 0 * inf or 0
         got = {name: got[name] for name in ("out", "lse")}
     rounding = rounding_errors(problem)
     for name, x in got.items():
@@ -150,7 +150,7 @@ def compare_poisoned(problem: Problem) -> None:
 
 
 def _bad_rows(name: str, x: torch.Tensor) -> torch.Tensor:
-    """Where x is not finite (the lse: but for -inf); in dq, dk and dv one element counts for its row."""
+    """Where x is not finite; -inf is finite in lse. In dq, dk and dv one element counts for its row."""
     bad = ~torch.isfinite(x) if name != "lse" else x.isnan() | x.isposinf()
     return bad.any(-1, keepdim=True) if name in ("dq", "dk", "dv") else bad
 

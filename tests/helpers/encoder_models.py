@@ -1,4 +1,4 @@
-"""Tiny encoders of each architecture, their texts, and the usual way to run them over long ones."""
+"""Tiny encoders of each architecture, token ids, and LongEncoder's definition chunk by chunk."""
 
 import math
 
@@ -13,7 +13,7 @@ VOCAB, MAX_CONTENT = 60, 30
 CLS, SEP, PAD = 3, 4, 1
 SIZES = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": PAD}
 WIDE = {"hidden_size": 16, "intermediate_size": 24}
-# Class of the config, its sizes, and the usable positions that follow (all 32).
+# Class of the config and its sizes; each has 32 usable positions.
 FAMILIES = {
     "bert": (transformers.BertConfig, {**WIDE, "max_position_embeddings": 32}),
     "electra": (transformers.ElectraConfig, {**WIDE, "embedding_size": 8, "max_position_embeddings": 32}),
@@ -33,7 +33,7 @@ def tiny(family="bert", seed=0):
     sizes = {**SIZES, **sizes}
     if family == "distilbert":
         sizes = {name: size for name, size in sizes.items() if not name.startswith("num_")}
-    # Weights of std 0.2 let context matter: with the usual 0.02 a chunk's edge would be invisible.
+    # With weights of std 0.2 context matters; with the default 0.02 a chunk's edge would have no effect.
     return transformers.AutoModel.from_config(config_class(**sizes, initializer_range=0.2)).eval()
 
 
@@ -46,7 +46,7 @@ def token_ids(length, seed=0):
 
 
 def pad(rows, side):
-    """Rows of ids as one batch with its mask."""
+    """A batch of the rows of ids, and its attention mask."""
     seqlen = max(len(row) for row in rows)
     ids = torch.full((len(rows), seqlen), PAD)
     mask = torch.zeros(len(rows), seqlen, dtype=torch.long)
@@ -59,7 +59,7 @@ def pad(rows, side):
 def chunk_by_chunk(
     model, ids, chunk_len, overlap, weights="triangular", rule="sled", prefix=(), boundaries=None
 ):
-    """(seqlen, dim) of one text `ids` with one special token at each end, chunk by chunk."""
+    """States (seqlen, dim) of the sequence `ids` with one special token at each end, chunk by chunk."""
     content = ids[1:-1]
     prefix = torch.as_tensor(prefix, dtype=torch.long)
     leading = 1 + len(prefix)

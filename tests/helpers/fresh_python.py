@@ -1,4 +1,4 @@
-"""Code in a process of its own: a fork of one that has imported torch, and nothing of what is tested."""
+"""Runs code in a new process: a fork of one that has imported torch, and nothing of lckernels."""
 
 import atexit
 import gc
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 
 def run(code: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
-    """As `python -c code` in the folder, without the seconds that the import of torch takes each time."""
+    """The result of `python -c code` in the folder, without the seconds for the import of torch."""
     with TemporaryDirectory() as place:
         streams = {name: str(Path(place) / name) for name in ("stdout", "stderr")}
         request = {
@@ -34,15 +34,15 @@ def _server() -> subprocess.Popen:
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(server.stdin.close)  # with its input it ends
+    atexit.register(server.stdin.close)  # it ends at the end of its input
     return server
 
 
 def _serve() -> None:
-    """Forks a process for each line of the input, and says how it ended."""
+    """Forks a process for each line of the input, and prints its exit status."""
     import torch  # noqa: F401
 
-    gc.freeze()  # else a fork spends half a second on collecting what torch made
+    gc.freeze()  # otherwise a fork spends half a second on garbage collection
 
     for line in sys.stdin:
         child = os.fork()

@@ -1,4 +1,4 @@
-"""What the parity sweep asks of a model: each check compares it patched with itself under eager."""
+"""The checks of the parity sweep: each compares the patched model with the same model under eager."""
 
 import copy
 import inspect
@@ -14,15 +14,15 @@ from helpers.hf_parity import (
     SEQLEN,
     NotPossible,
     assert_near,
-    each_text,
     eager,
     far_gradients,
     gradients_of,
     inputs_of,
     make,
+    packed_sequences,
     patched,
     run,
-    texts_of,
+    run_each_sequence,
     valid_rows,
     with_cache,
 )
@@ -45,9 +45,9 @@ def forward(name: str, model: nn.Module, padding: str) -> None:
 
 
 def packed(name: str, model: nn.Module) -> None:
-    """Two texts in a row, told by their positions; as eager does it, which for some models is not at all."""
+    """Two sequences in a row, packed by position_ids; the truth is eager, even if it ignores them."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise NotPossible("it takes no position_ids")
+        raise NotPossible("it has no argument position_ids")
     inputs, valid = inputs_of(name)
     positions = torch.cat([torch.arange(9), torch.arange(SEQLEN - 9)])
     inputs["position_ids"] = positions.expand(2, -1).clone()
@@ -57,8 +57,8 @@ def packed(name: str, model: nn.Module) -> None:
     assert_near(valid_rows(got, valid), valid_rows(expected, valid), "packed")
 
 
-def hands_on(model: nn.Module, inputs: dict[str, Any], option: str) -> bool:
-    """Whether an argument of the model comes to its attention modules."""
+def passes_on(model: nn.Module, inputs: dict[str, Any], option: str) -> bool:
+    """Whether the model passes an argument on to its attention modules."""
     seen = []
     hooks = [
         module.register_forward_pre_hook(
@@ -74,27 +74,27 @@ def hands_on(model: nn.Module, inputs: dict[str, Any], option: str) -> bool:
 
 
 def texts(name: str, model: nn.Module) -> None:
-    """Texts in a row, told by cu_seq_lens_q and cu_seq_lens_k, against each of them alone under eager.
+    """Sequences packed by cu_seq_lens_q and cu_seq_lens_k, compared with each of them alone under eager.
 
-    With a cache, where there can be one: then their positions tell the mask nothing.
+    With a cache, where possible: then the mask cannot be derived from the positions.
     """
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise NotPossible("it takes no position_ids")
+        raise NotPossible("it has no argument position_ids")
     if MODELS[name].recurrent:
         raise NotPossible("its layers that are no attention run over all texts")
     if model.config.is_encoder_decoder:
         raise NotPossible("it hands the same cu_seq_lens to its encoder and its decoder")
-    inputs, parts = texts_of(name)
+    inputs, parts = packed_sequences(name)
     inputs.update(with_cache(model, True))
     with torch.no_grad():
-        if not hands_on(model, inputs, "cu_seq_lens_q"):
+        if not passes_on(model, inputs, "cu_seq_lens_q"):
             raise NotPossible("it does not hand cu_seq_lens to its attention")
         with lckernels.patched(model) as report:
             if any(row.kind == "dense" for row in report.rows):
                 with pytest.raises(NotServed, match="runs as dense attention, which would mix its sequences"):
                     run(model, inputs)
                 raise NotPossible("lckernels refuses it: one of its layers is dense")
-        expected = eager(model, each_text, parts)
+        expected = eager(model, run_each_sequence, parts)
         got = patched(model, run, inputs)
     assert_near(got, expected, "texts")
 
@@ -117,7 +117,7 @@ def generate(name: str, model: nn.Module, **options: Any) -> None:
 
 
 class InFp64(TorchFunctionMode):
-    """What a model computes in fp32 whatever its dtype, norms and softmax, runs in fp64 too."""
+    """Converts to fp64 what models compute in fp32 in every dtype: norms and softmax."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -128,18 +128,18 @@ class InFp64(TorchFunctionMode):
 
 
 def gradients(name: str, model: nn.Module) -> None:
-    # Under eager a row that sees nothing is NaN in fp64.
+    # Under eager a row that sees no key is NaN in fp64.
     inputs, valid = inputs_of(name, "none" if MODELS[name].sound else "right")
     expected = eager(model, gradients_of, inputs, valid)
     assert far_gradients(patched(model, gradients_of, inputs, valid), expected) == []
 
 
 def float64(name: str, model: nn.Module) -> None:
-    """The gradients too: here no rounding hides a difference."""
+    """Results and gradients in fp64, where rounding hides no difference."""
     inputs, valid = inputs_of(name, "none" if MODELS[name].sound else "right")
     inputs = {key: x.double() if x.is_floating_point() else x for key, x in inputs.items()}
     model = make(name).double()
-    model.config._experts_implementation = "eager"  # the others have no fp64
+    model.config._experts_implementation = "eager"  # the other implementations have no fp64
     with InFp64():
         expected = eager(model, gradients_of, inputs, valid)
         got = patched(model, gradients_of, inputs, valid)
@@ -148,9 +148,9 @@ def float64(name: str, model: nn.Module) -> None:
 
 
 def bfloat16(name: str, model: nn.Module) -> None:
-    """Against fp32 with the same weights; eager in bf16 is honest torch arithmetic.
+    """Compared with fp32 with the same weights; plain torch arithmetic is eager in bf16.
 
-    Over many rows: where a rounding sends a token to another expert, it does so for either in some of them.
+    With many rows: rounding may choose another expert for a token, in some rows for each of the two.
     """
     inputs, valid = inputs_of(
         name, "none" if MODELS[name].sound else "left", rows=2 if MODELS[name].sound else 16
@@ -188,7 +188,7 @@ _SOUNDS = ("forward", "gradients", "fp64", "bf16")
 
 
 def checks_of(name: str) -> list[str]:
-    """The checks that mean something for a model: not every one generates, and sounds are not padded here."""
+    """The checks that apply to a model: not every model generates, and audio is not padded here."""
     model = MODELS[name]
     known = _SOUNDS if model.sound else CHECKS
     return [check for check in known if model.causal or check not in _GENERATES]

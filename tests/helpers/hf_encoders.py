@@ -1,4 +1,4 @@
-"""Tiny random encoders whose attention differs: softcap, dense masks, none at all, ..."""
+"""Tiny random encoders with different attention: softcap, dense masks, none."""
 
 import torch
 import transformers
@@ -9,14 +9,14 @@ T5GEMMA = {**WIDE, "vocab_size": 60, "num_hidden_layers": 2, "num_attention_head
 
 
 def t5gemma_encoder():
-    """Softcaps its scores."""
+    """An encoder with softcap."""
     module = {**T5GEMMA, "num_key_value_heads": 2, "layer_types": ["full_attention"] * 2}
     config = transformers.T5GemmaConfig(encoder=module, decoder=module, vocab_size=60)
     return transformers.T5GemmaModel(config).get_encoder()
 
 
 def xmod():
-    """Picks rows of a batch by their language, which the meta device cannot."""
+    """An encoder that selects rows of a batch by language, which the meta device does not support."""
     return transformers.XmodModel(
         transformers.XmodConfig(**COMMON, languages=["en_XX"], default_language="en_XX")
     )

@@ -1,4 +1,4 @@
-"""What the tests of masks share."""
+"""A function of transformers' masks that old versions lack, and a record of the largest tensor."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

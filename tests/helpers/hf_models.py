@@ -9,8 +9,8 @@ import torch
 import transformers
 
 VOCAB, WINDOW, PAD = 50, 6, 0
-# What a config takes of this it gets; two layers, one with a window and one without. Every token goes to all
-# experts, since a rounding in bf16 can send it to others than in fp32.
+# A config gets those of these arguments that it has; two layers, one with a window and one without. Each
+# token uses all experts, since rounding in bf16 may choose others than fp32.
 COMMON = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": WINDOW,
@@ -26,12 +26,18 @@ COMMON = {
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a tiny one, and what it can be asked.
+    """How to build a tiny model, and what it supports.
 
-    make: name of the model's class. config: name of its config's class. sizes: what differs from COMMON.
-    causal: whether it generates. nested: configs that are parts of its config, and their sizes. sound: shape
-    of its input if that is sound. truth: the attention it is compared with. recurrent: whether layers that
-    are no attention carry states from token to token. first_position: of a text's first token.
+    Attributes:
+        make: name of the model's class.
+        config: name of its config's class.
+        sizes: arguments of the config that differ from COMMON.
+        causal: whether it generates.
+        nested: configs that are parts of its config, and their sizes.
+        sound: shape of its input, if that is audio.
+        truth: the attention implementation that it is compared with.
+        recurrent: whether layers without attention carry states from token to token.
+        first_position: position of the first token of a sequence.
     """
 
     make: str
@@ -53,20 +59,20 @@ def build(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     made = _class(model.make, type(config).__module__)(config)
     with torch.no_grad():
-        for parameter in made.parameters():  # some are left as they were in memory
+        for parameter in made.parameters():  # some are uninitialised
             if not torch.isfinite(parameter).all() or parameter.abs().max() > 1e3:
                 parameter.normal_(0, 0.2)
     return made.eval()
 
 
 def _class(name: str, config_module: str) -> type:
-    """A model's class; where it is not public, beside its config."""
+    """A model's class; if it is not public, from the module of its config."""
     found = getattr(transformers, name, None)
     return found or getattr(import_module(config_module.replace("configuration_", "modeling_")), name)
 
 
 def make_config(name: str, **sizes: Any) -> Any:
-    """A config of this class with the sizes of COMMON that it knows."""
+    """A config of this class with those sizes of COMMON that it has."""
     made = getattr(transformers, name)
     known = set(inspect.signature(made).parameters) | set(getattr(made, "__dataclass_fields__", ()))
     return made(**{**{key: value for key, value in COMMON.items() if key in known}, **sizes})
@@ -83,12 +89,12 @@ def decoder(prefix: str, recurrent: bool = False, **sizes: Any) -> Model:
 
 
 def text(prefix: str, **sizes: Any) -> Model:
-    """A decoder whose config is the part of a larger one that is for text."""
+    """A decoder whose config is the text part of a larger config."""
     return Model(f"{prefix}ForCausalLM", f"{prefix}TextConfig", sizes)
 
 
 def model(prefix: str, part: str = "", **sizes: Any) -> Model:
-    """Without a head, and without generation."""
+    """A model without a head, which does not generate."""
     return Model(f"{prefix}{part}Model", f"{prefix}{part}Config", sizes, causal=False)
 
 
@@ -156,7 +162,7 @@ LOCAL: dict[str, Model] = {
     "gemma3n_text": text(
         "Gemma3n", num_kv_shared_layers=0, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCAB
     ),
-    # Heads of 512, the default of full attention in these, round by more than 1e-5 (docs/huggingface.md).
+    # With heads of 512, the default of full attention in these, rounding exceeds 1e-5 (docs/huggingface.md).
     "gemma4_text": text(
         "Gemma4", vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, global_head_dim=16
     ),
@@ -222,7 +228,7 @@ LOCAL: dict[str, Model] = {
         sound=(1, 38400),
     ),
 }  # fmt: skip
-# The text parts of models that see pictures; in the last two every layer is full by default.
+# The text parts of vision-language models; in the last two every layer is full by default.
 _VISION = {
     "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
     "image_size": 28, "patch_size": 14,
@@ -246,7 +252,7 @@ LOCAL |= {
         "DeepseekOcr2", "Text", num_key_value_heads=4, mlp_layer_types=["dense", "sparse"]
     ),
     "paddleocr_vl_text": model("PaddleOCR", "Text", **_MROPE),
-    # Hands a window to its attention that its mask does not have.
+    # Its attention gets a window that its mask does not have.
     "olmoe": decoder("Olmoe", sliding_window=WINDOW),
 }  # fmt: skip
 # Full attention in every layer.
@@ -261,7 +267,7 @@ FULL: dict[str, Model] = {
     "bart": Model("BartForConditionalGeneration", "BartConfig", BART),
 }  # fmt: skip
 MODELS = {**LOCAL, **FULL}
-# What lckernels.patch refuses, and what it says.
+# Models that lckernels.patch does not support, and its message.
 REFUSED = {
     "deepseek_v4 (compressed keys)": (
         deepseek_v4("heavily_compressed_attention"),
@@ -276,7 +282,7 @@ REFUSED = {
     "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
     "gpt_neo": (decoder("GPTNeo", **GPT_NEO), "GPTNeoForCausalLM does not go through"),
 }
-# Local attention that is not swept, and why.
+# Architectures with local attention that are not in the sweep, and why.
 NOT_SWEPT = {
     "blt": "rows of padding count in its patches; there lckernels is as sdpa, not as eager",
     "kyutai_speech_to_text": "its tokens come with those of codebooks, (batch, seqlen, codebooks + 1)",

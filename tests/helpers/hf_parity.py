@@ -1,4 +1,4 @@
-"""One model, eager and patched: its inputs, its results and how near these must be."""
+"""One model, eager and patched: its inputs, its results and the tolerance."""
 
 import inspect
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from helpers.hf_models import MODELS, VOCAB, build
 from torch import Tensor, nn
 
 import lckernels
-import lckernels.hf.interface as served
+from lckernels.hf import interface
 
 SEQLEN, PADDED, PROMPT = 23, 5, 13
-TEXTS = (9, 1, 13)
+LENGTHS = (9, 1, 13)  # of packed sequences
 RELATIVE = 1e-5
 
 
 class NotPossible(Exception):
-    """transformers itself cannot do it with this model, under eager attention, or lckernels refuses it."""
+    """transformers raises under eager attention with this model, or lckernels does not support it."""
 
 
 def inputs_of(name: str, padding: str = "none", rows: int = 2) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of a forward, and which tokens of its output count."""
+    """Inputs of a forward, and a mask of the output's tokens that are compared."""
     generator = torch.Generator().manual_seed(1)
     if MODELS[name].sound:
         shape = (rows, *MODELS[name].sound)
@@ -60,12 +60,12 @@ def run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def valid_rows(out: Tensor, valid: Tensor) -> Tensor:
-    """The rows of tokens that count; all of a decoder's, which is not padded."""
+    """The rows of tokens that are compared; of a decoder all, since it is not padded."""
     return out[valid] if out.shape[:2] == valid.shape else out
 
 
 def eager(model: nn.Module, work: Any, *args: Any) -> Any:
-    """What the model gives under eager attention. Raises NotPossible where transformers raises."""
+    """The result of `work` under eager attention. Raises NotPossible where transformers raises."""
     model.set_attn_implementation(getattr(model, "truth", "eager"))
     torch.manual_seed(0)
     try:
@@ -89,10 +89,10 @@ def assert_near(got: Tensor, expected: Tensor, name: str) -> None:
     assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}"
 
 
-def texts_of(name: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
-    """Texts in one row, as transformers' collator gives them to flash attention, and each alone."""
+def packed_sequences(name: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+    """Packed sequences, as transformers' collator makes them for flash attention, and each alone."""
     ids = inputs_of(name, rows=1)[0]["input_ids"]
-    texts = ids.split(TEXTS, dim=1)
+    texts = ids.split(LENGTHS, dim=1)
     collate = transformers.DataCollatorWithFlattening(return_flash_attn_kwargs=True)
     inputs = collate([{"input_ids": text[0].tolist()} for text in texts])
     del inputs["labels"]
@@ -100,7 +100,7 @@ def texts_of(name: str) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
     return inputs, texts
 
 
-def each_text(model: nn.Module, texts: tuple[Tensor, ...]) -> Tensor:
+def run_each_sequence(model: nn.Module, texts: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([run(model, {"input_ids": text}) for text in texts], dim=1)
 
 
@@ -136,12 +136,12 @@ def make(name: str) -> nn.Module:
 tiny = cache(make)
 
 
-def counted(work: Any) -> int:
-    """How often lckernels' kernel ran meanwhile."""
-    calls, op = [], served.windowed_attention
-    served.windowed_attention = lambda *args, **options: calls.append(1) or op(*args, **options)
+def count_kernel_calls(work: Any) -> int:
+    """The number of calls of windowed_attention during `work`."""
+    calls, op = [], interface.windowed_attention
+    interface.windowed_attention = lambda *args, **options: calls.append(1) or op(*args, **options)
     try:
         work()
     finally:
-        served.windowed_attention = op
+        interface.windowed_attention = op
     return len(calls)

@@ -1,4 +1,4 @@
-"""The table of docs/huggingface_support.md, which the parity sweep leaves."""
+"""The table of docs/huggingface_support.md, which the parity sweep writes."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ BAD = {FAILED, REFUSED}
 
 @dataclass
 class Table:
-    """What became of the checks; `results[name][check]`: "yes", "no" or why it was not possible."""
+    """The results of the checks; `results[name][check]`: "yes", "no" or why it was not possible."""
 
     results: dict[str, dict[str, str]] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Table:
         docs.write_text(self.markdown(versions))
 
     def passed(self) -> list[str]:
-        """The architectures in which every check passed that eager attention passes."""
+        """The architectures that pass every check that eager attention passes."""
         return [name for name, results in self.results.items() if not {*map(_mark, results.values())} & BAD]
 
     def markdown(self, versions: str) -> str:
@@ -61,7 +61,7 @@ def _mark(result: str) -> str:
 
 
 def describe(report: lckernels.hf.Report) -> str:
-    """Kinds of the layers taken, and why others were left."""
+    """The kinds of the patched layers, and the number of the others."""
     taken: dict[str, int] = {}
     for row in report.taken:
         window = f" {row.window[0]},{row.window[1]}" if "window" in row.kind else ""

@@ -1,7 +1,7 @@
-"""torch's checks of an op, of which tracing is the slow one.
+"""torch.library.opcheck, with a trace only of calls whose arguments have a new form.
 
-A trace depends on the forms of the arguments, and not on what is in them; so of many calls of an op, those
-are traced in which an argument has a form that it had in none before.
+Tracing is the slow check. Its result depends on the forms of the arguments (dtype, contiguity, sizes of 0 and
+1), not on their values.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def opcheck(op: Any, args: tuple, every_trace: bool) -> None:
 
 
 def _form(x: Any) -> Any:
-    """What a tracer with symbolic sizes tells apart: it takes 0 and 1 for themselves, other sizes alike."""
+    """What a trace with symbolic sizes depends on: sizes 0 and 1 are special, all others are equal."""
     if isinstance(x, Tensor):
         return x.dtype, x.requires_grad, x.is_contiguous(), tuple(min(size, 2) for size in x.shape)
     if isinstance(x, list | tuple):

@@ -12,14 +12,14 @@ from lckernels import Layout, Score
 from lckernels.options import AttentionOptions
 
 INT32_MAX = 2**31 - 1
-MAX_SCORES = 120_000  # per problem, so that the reference stays cheap
+MAX_SCORES = 120_000  # per problem: limits the time of the reference
 EDGES = (47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129, 192, 193)
 HEAD_DIMS = (1, 6, 8, 10, 16, 32, 33, 64, 96, 128)
 DTYPES = (torch.float32,) * 5 + (torch.bfloat16,) * 2 + (torch.float16, torch.float64)
 
 
 class Draw:
-    """The choices of one problem; `has` says whether it takes a feature: few problems take many."""
+    """Random choices for one problem; `has` returns whether it has a feature, and few problems have many."""
 
     def __init__(self, seed: int, index: int, purpose: str = "problem") -> None:
         self.rng = random.Random(f"{seed}:{index}:{purpose}")
@@ -41,7 +41,7 @@ class Draw:
         return self.strided(torch.randint(low, high + 1, shape, generator=self.generator).to(dtype))
 
     def strided(self, x: Tensor) -> Tensor:
-        """x, sometimes as every second element of a larger tensor."""
+        """x, or sometimes a view of every second element of a larger tensor."""
         if not x.dim() or not self.maybe(0.2):
             return x
         wide = torch.stack((x, x.new_ones(x.shape)), dim=-1).flatten(-2)
@@ -114,7 +114,7 @@ def _reach(draw: Draw, seqlen_k: int) -> int:
 
 
 def _projected(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v as slices of one projection, as far as their shapes allow."""
+    """q, k and v as slices of one projection; q is apart if the shapes differ."""
     if q.shape[1] == k.shape[1] and q.shape[3] == v.shape[3]:
         qkv = torch.cat((q, k, v), dim=2)
         return tuple(qkv.split([q.shape[2], k.shape[2], v.shape[2]], dim=2))
@@ -123,7 +123,7 @@ def _projected(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def placed(draw: Draw, x: Tensor) -> Tensor:
-    """x (B, S, H, D) at another place in memory, with NaN around it; expanded x has other values."""
+    """x (B, S, H, D) with other strides, in memory that is NaN elsewhere; if expanded, with other values."""
     kind = draw.rng.choice(("heads_first", "shifted", "wide_rows", "every_second", "dim_first", "expanded"))
     if not draw.has():
         return x
@@ -146,7 +146,7 @@ def placed(draw: Draw, x: Tensor) -> Tensor:
 
 
 def poisoned(problem: Problem, seed: int, index: int) -> Problem:
-    """The problem with inf or NaN in some rows of its tensors, in one element or in all of the row."""
+    """The problem with inf or NaN in one element or all elements of some rows of its tensors."""
     draw = Draw(seed, index, "poison")
     names = [name for name in ("q", "k", "v", "dout", "dlse") if getattr(problem, name) is not None]
     changed = {}
@@ -158,7 +158,7 @@ def poisoned(problem: Problem, seed: int, index: int) -> Problem:
             x[tuple(place if draw.maybe(0.5) or name == "dlse" else place[:3])] = value
         changed[name] = x
     bias = problem.options.score.rel_bias
-    if bias is not None:  # keys that a bias of -inf hides are seen: whether their NaN shows is left open
+    if bias is not None:  # whether a NaN of a key with bias -inf shows is not defined
         score = replace(problem.options.score, rel_bias=torch.where(bias.isinf(), 0, bias))
         changed["options"] = problem.options._replace(score=score)
     return replace(problem, **changed)
@@ -193,7 +193,7 @@ def _layout(draw: Draw, batch: int, seqlen_q: int, seqlen_k: int, packed: bool) 
 
 
 def _bounds(draw: Draw, rows: int, *seqlens: int) -> dict[str, object]:
-    """cu_seqlens_q and _k with empty segments among them, and sometimes the longest segments."""
+    """cu_seqlens_q and cu_seqlens_k, some segments empty, and sometimes max_seqlen_q and max_seqlen_k."""
     sides = []
     for seqlen in seqlens:
         cuts = sorted(draw.rng.randint(0, seqlen) for _ in range(rows - 1))
@@ -210,7 +210,7 @@ def _bounds(draw: Draw, rows: int, *seqlens: int) -> dict[str, object]:
 
 
 def _segment_ids(draw: Draw, batch: int, seqlen_k: int) -> Tensor:
-    """Runs of equal ids, or ids all over the place; sometimes ids that only int64 can hold."""
+    """Runs of equal ids, or ids in any order; sometimes ids that require int64."""
     ids = draw.integers(-2, 3, batch, seqlen_k)
     if draw.maybe(0.7):
         starts = torch.rand(batch, seqlen_k, generator=draw.generator) < draw.rng.choice((0.02, 0.1, 0.5))

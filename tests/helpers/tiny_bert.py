@@ -1,4 +1,4 @@
-"""A random BERT with a WordPiece tokenizer on disk, an XLM-R with Unigram, and a text, without a network."""
+"""A random BERT with a WordPiece tokenizer, an XLM-R with Unigram, and a text; no network is required."""
 
 from pathlib import Path
 

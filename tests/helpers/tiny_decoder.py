@@ -1,4 +1,4 @@
-"""A random Mistral-type decoder with a tokenizer of bytes, on disk too, and a stand-in for `patched`."""
+"""A random Mistral with a tokenizer of bytes, also on disk, and a substitute for `patched`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +52,7 @@ def save_tiny_decoder(folder: Path, bos: bool = True) -> Path:
 
 @contextmanager
 def eager_or_window(model, window=None, sink_tokens=None) -> Iterator[None]:
-    """As `lckernels.patched` for a Mistral: other arithmetic, or the model's own window; knows no sinks."""
+    """Replaces `lckernels.patched` for Mistral: eager attention, or the model's own window; no sinks."""
     assert sink_tokens in (None, 0)
     before = model.config._attn_implementation, getattr(model.config, "sliding_window", None)
     model.config._attn_implementation = "eager"

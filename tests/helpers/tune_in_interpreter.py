@@ -1,6 +1,6 @@
-"""lckernels.backends.triton.tune in Triton's interpreter, with a clock that is told what tiles cost.
+"""lckernels.backends.triton.tune in Triton's interpreter, with a clock that returns given times for tiles.
 
-Run as a program under TRITON_INTERPRET=1: prints each key's tiles before and after.
+A program for TRITON_INTERPRET=1: it prints the tiles of each key before and after.
 """
 
 import torch
@@ -18,7 +18,7 @@ WANTED = {
 
 def main() -> None:
     for key, wanted in WANTED.items():
-        # 1 s, and 1 more for each size that is not the wanted one.
+        # 1 s, and 1 s more for each size that differs from the wanted one.
         def clock(call: tune.Call, key: Key = key, wanted: Tiles = wanted) -> float:
             tried = tuned.tiles(tune.chip_of(torch.device("cpu"))).get(key, TABLE[key])
             return 1.0 + sum(x != y for x, y in zip(tried, wanted, strict=True))

@@ -12,15 +12,15 @@ from functorch.compile import make_boxed_func
 from helpers.hf_masks import REMAP
 from helpers.hf_models import VOCAB
 from helpers.hf_parity import (
-    TEXTS,
+    LENGTHS,
     assert_near,
-    counted,
-    each_text,
+    count_kernel_calls,
     eager,
     far_gradients,
     gradients_of,
+    packed_sequences,
     run,
-    texts_of,
+    run_each_sequence,
     tiny,
 )
 from helpers.hf_patched import model_of
@@ -50,7 +50,7 @@ CASES = [
 
 def packed_inputs(name, how):
     """The row, a padding of three tokens behind it if `how` says so, and each text."""
-    inputs, texts = texts_of(name)
+    inputs, texts = packed_sequences(name)
     if how == "ones":
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     elif how == "padded":  # it is part of the last text
@@ -68,10 +68,10 @@ def test_each_text_is_what_it_is_alone(name, how):
     model = tiny(name)
     inputs, texts = packed_inputs(name, how)
     with torch.no_grad():
-        expected = eager(model, each_text, texts)
+        expected = eager(model, run_each_sequence, texts)
         with lckernels.patched(model) as report:
             outputs = []
-            calls = counted(lambda: outputs.append(run(model, inputs)))
+            calls = count_kernel_calls(lambda: outputs.append(run(model, inputs)))
     assert calls == len(report.taken) == 2
     assert_near(outputs[0][:, : expected.shape[1]], expected, how)
 
@@ -80,8 +80,8 @@ def test_each_text_is_what_it_is_alone(name, how):
 def test_gradients_are_those_of_each_alone(name, how):
     model = tiny(name)
     inputs, texts = packed_inputs(name, how)
-    every = torch.ones(1, sum(TEXTS), dtype=torch.bool)
-    expected = eager(model, gradients_of, texts, every, each_text)
+    every = torch.ones(1, sum(LENGTHS), dtype=torch.bool)
+    expected = eager(model, gradients_of, texts, every, run_each_sequence)
     with lckernels.patched(model):
         got = gradients_of(model, inputs, every)
     assert far_gradients(got, expected) == []
@@ -90,9 +90,9 @@ def test_gradients_are_those_of_each_alone(name, how):
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_a_window_and_its_sink_tokens_count_in_each_text(name):
     model = tiny(name)
-    inputs, texts = texts_of(name)
+    inputs, texts = packed_sequences(name)
     with torch.no_grad(), lckernels.patched(model, window=5, sink_tokens=2):
-        assert_near(run(model, inputs), each_text(model, texts), name)
+        assert_near(run(model, inputs), run_each_sequence(model, texts), name)
 
 
 @pytest.mark.parametrize("name", ["mistral", "gpt_oss", "modernbert"])
@@ -102,7 +102,7 @@ def test_compiled(name):
     # A cache would be another input of the graph.
     inputs = inputs if name in ENCODERS else {**inputs, "use_cache": False}
     with torch.no_grad():
-        expected = eager(model, each_text, texts)
+        expected = eager(model, run_each_sequence, texts)
     lckernels.patch(model)
     torch._dynamo.reset()
     graphs = []
@@ -128,7 +128,7 @@ def test_a_padded_row_of_chunks_is_refused():
 
 def test_what_would_mix_the_texts_is_refused():
     model, (inputs, _) = tiny("gpt_oss"), packed_inputs("gpt_oss", "no cache")
-    full = torch.zeros(1, 1, sum(TEXTS), sum(TEXTS))
+    full = torch.zeros(1, 1, sum(LENGTHS), sum(LENGTHS))
     with torch.no_grad(), lckernels.patched(model):
         for dense in ({"output_attentions": True}, {"attention_mask": full}):
             with pytest.raises(
@@ -156,7 +156,7 @@ def test_one_of_two_is_an_error(missing):
 
 def test_two_rows_are_an_error():
     inputs, _ = packed_inputs("gpt_oss", "no cache")
-    inputs["input_ids"] = torch.randint(5, VOCAB, (2, sum(TEXTS)))
+    inputs["input_ids"] = torch.randint(5, VOCAB, (2, sum(LENGTHS)))
     with (
         lckernels.patched(tiny("gpt_oss")),
         pytest.raises(ValueError, match=r"q: got batch 2; packed input \(cu_seqlens\) has batch 1"),

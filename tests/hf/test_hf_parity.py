@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 from helpers import hf_table
 from helpers.hf_checks import CHECKS, checks_of
 from helpers.hf_models import MODELS, REFUSED, has
-from helpers.hf_parity import NotPossible, counted, tiny
+from helpers.hf_parity import NotPossible, count_kernel_calls, tiny
 from helpers.hf_table import Table, describe
 
 import lckernels
@@ -67,7 +67,7 @@ def test_what_the_report_says_runs(name, table):
     with lckernels.patched(model) as report:
         pass
     table.layers[name] = describe(report)
-    calls = counted(lambda: CHECKS["forward"](name, model))
+    calls = count_kernel_calls(lambda: CHECKS["forward"](name, model))
     assert calls > 0
     assert report.exact
     if report.unknown:
