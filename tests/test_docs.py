@@ -58,3 +58,18 @@ def test_a_block_that_is_not_run_says_why():
         for line in page.read_text(encoding="utf-8").splitlines():
             if line.startswith(NOT_RUN.strip()):
                 assert line.removeprefix(NOT_RUN.strip()).strip(), f"{page.name}: {line}"
+
+
+def test_findings_have_their_form():
+    """findings/README.md lists each script; a script's head has the parts that it requires."""
+    folder = ROOT / "findings"
+    listed = links(folder / "README.md")
+    scripts = sorted(folder.glob("*.sh"))
+    assert listed and {script.name for script in scripts} == set(listed)
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        head = text.partition("set -euo pipefail")[0]
+        assert all(
+            f"# {part}" in head for part in ("Versions: ", "Behaviour: ", "Seen on 20", "Instead: ")
+        ), script
+        assert "mktemp -d" in text and "raise SystemExit(" in text and "lckernels" not in text, script
