@@ -14,7 +14,7 @@ MODELS := $(VENV)/.models
 PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: help demo test test-isas test-hf test-triton test-triton-all compile-triton compile-triton-old cuda test-cuda \
-  test-all findings bench build models lint format sanitize aarch64 clean
+  test-all findings bench bench-results build models lint format sanitize aarch64 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -94,9 +94,14 @@ findings: $(BUILT) ## all scripts of findings/
 	  PATH="$(CURDIR)/$(BIN):$$PATH" bash $$script || failed="$$failed $$script"; done; \
 	  if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
-bench: $(BUILT) $(MODELS) ## the benchmarks and their report
-	$(BIN)/python -m pytest bench -q
-	$(BIN)/python -m bench.harness.report
+# Rows and pages go to build/bench, which git ignores; bench-results adds to the tracked ones.
+bench: $(BUILT) $(MODELS) ## the quick benchmarks, rows and pages to build/bench
+	$(BIN)/python -m pytest bench -q --rows build/bench
+	$(BIN)/python -m bench.harness.report build/bench
+
+bench-results: $(BUILT) $(MODELS) ## the same, rows and pages to bench/results
+	$(BIN)/python -m pytest bench -q --rows bench/results
+	$(BIN)/python -m bench.harness.report bench/results
 
 build: $(BUILT) ## .venv with lckernels compiled for the CPU
 

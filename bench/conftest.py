@@ -1,4 +1,4 @@
-"""Options of `pytest bench`: the quick suite unless --full is given; rows go to --rows."""
+"""Options, cases and fixtures of `pytest bench`, and the table of ratios that it prints at its end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,20 +8,30 @@ import pytest
 from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
-from bench.harness.comparison import Effort
-from bench.harness.rows import RESULTS
+from bench.harness import rows
+from bench.harness.comparison import Budget
+from bench.harness.report import summary
 
-QUICK = Effort(rounds=5, seconds=1.0, peer_seconds=0.2)
-FULL = Effort(rounds=31, seconds=10.0, peer_seconds=4.0)
-ATTENTION = Effort(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
-MODELS = Effort(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
-MODELS_TABLE = Effort(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
+QUICK = Budget(rounds=5, seconds=1.0, peer_seconds=0.2)
+FULL = Budget(rounds=31, seconds=10.0, peer_seconds=4.0)
+ATTENTION = Budget(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
+MODELS = Budget(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
+MODELS_TABLE = Budget(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
+
+_MEASURED = pytest.StashKey[list[rows.Row]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lckernels")
-    group.addoption("--full", action="store_true", help="all shapes and more rounds, hours")
-    group.addoption("--rows", type=Path, default=RESULTS, help="folder for the rows (default: bench/results)")
+    group.addoption("--full", action="store_true", help="all shapes and more rounds; takes hours")
+    group.addoption(
+        "--rows", type=Path, default=rows.OUTPUT, help="folder for the rows (default: build/bench)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_MEASURED] = []
+    config.option.benchmark_quiet = True  # the summary below has the same times, and the peers' ratios
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -34,9 +44,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             ("overlap_op", "overlap_case"), pairs, ids=[f"{op}-{case.label}" for op, case in pairs]
         )
     if "attention_case" in metafunc.fixturenames:
-        contests = ATTENTION_FULL if full else ATTENTION_QUICK
-        ids = [f"{direction}-{case.label}" for direction, case in contests]
-        metafunc.parametrize(("direction", "attention_case"), contests, ids=ids)
+        cases = ATTENTION_FULL if full else ATTENTION_QUICK
+        ids = [f"{direction}-{case.label}" for direction, case in cases]
+        metafunc.parametrize(("direction", "attention_case"), cases, ids=ids)
     if "chunked_case" in metafunc.fixturenames:
         cases = CHUNKED_FULL if full else CHUNKED_QUICK
         metafunc.parametrize("chunked_case", cases, ids=[case.label for case in cases])
@@ -46,35 +56,53 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def effort(pytestconfig: pytest.Config) -> Effort:
+def budget(pytestconfig: pytest.Config) -> Budget:
     return FULL if pytestconfig.getoption("full") else QUICK
 
 
 @pytest.fixture
-def attention_effort() -> Effort:
+def attention_budget() -> Budget:
     return ATTENTION
 
 
 @pytest.fixture
-def model_effort(pytestconfig: pytest.Config) -> Effort:
+def model_budget(pytestconfig: pytest.Config) -> Budget:
     return MODELS_TABLE if pytestconfig.getoption("full") else MODELS
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture, request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Prints past pytest's capture, under the test's name."""
+def log(capsys: pytest.CaptureFixture, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Prints a line past pytest's capture, below the test's name."""
     named: list[str] = []
 
-    def say(line: str) -> None:
+    def write(line: str) -> None:
         with capsys.disabled():
             if not named:
                 named.append(request.node.name)
                 print(f"\n{request.node.name}")
             print(line)
 
-    return say
+    return write
 
 
 @pytest.fixture
-def rows_folder(pytestconfig: pytest.Config) -> Path:
-    return pytestconfig.getoption("rows")
+def store(pytestconfig: pytest.Config) -> Callable[[list[rows.Row]], None]:
+    """Appends rows to the folder given by --rows and to the summary."""
+
+    def append(made: list[rows.Row]) -> None:
+        rows.append(made, pytestconfig.getoption("rows"))
+        pytestconfig.stash[_MEASURED] += made
+
+    return append
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the time of every case and its ratio to each peer."""
+    lines = summary.lines(config.stash[_MEASURED])
+    if lines:
+        folder = config.getoption("rows")
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"rows: {folder}; pages: python -m bench.harness.report {folder}")

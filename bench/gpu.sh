@@ -5,7 +5,7 @@
 # The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins of
 # warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck. So has
 # tune, which keeps the tiles that are fastest.
-# Rows go to $OUT, or to bench/results; the exit status is 1 if a section failed.
+# Rows go to $OUT, or to build/bench; the exit status is 1 if a section failed.
 set -uo pipefail
 
 device=cuda
@@ -43,7 +43,7 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
-rows=${OUT:-bench/results}
+rows=${OUT:-build/bench}
 common=(--device "$device" ${tiny[@]+"${tiny[@]}"})
 failed=()
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"

@@ -150,7 +150,7 @@ def decode(seqlen: int, window: int, dtype: torch.dtype, **sizes: int) -> Attent
     return causal(seqlen, window, dtype, num_queries=1, batch=batch, **sizes)
 
 
-Contest = tuple[str, AttentionCase]  # direction and shape
+DirectedCase = tuple[str, AttentionCase]  # direction and shape
 
 K = 1024
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -172,7 +172,7 @@ def _decode_full(window: int, dtype: torch.dtype, head_dim: int) -> list[Attenti
     return [decode(n, window, dtype, head_dim=head_dim) for n in sizes]
 
 
-def _quick(dtype: torch.dtype) -> list[Contest]:
+def _quick(dtype: torch.dtype) -> list[DirectedCase]:
     line = [causal(n * K, 512, dtype) for n in (1, 2, 4, 8, 16, 64)]
     wide = [causal(n * K, 512, dtype, head_dim=128) for n in (4, 16)]
     grouped = causal(4 * K, 512, dtype, num_heads=16, num_kv_heads=4, head_dim=128)
@@ -185,7 +185,7 @@ def _quick(dtype: torch.dtype) -> list[Contest]:
     ]
 
 
-def _whole_table(dtype: torch.dtype) -> list[Contest]:
+def _whole_table(dtype: torch.dtype) -> list[DirectedCase]:
     lengths = {64: (1, 2, 4, 8, 16, 32, 64), 128: (1, 4, 16, 64), 256: (1, 4, 16, 64)}
     cases = [
         _affordable(n * K, window, dtype, head_dim)
@@ -199,8 +199,8 @@ def _whole_table(dtype: torch.dtype) -> list[Contest]:
     return list(dict.fromkeys([*_quick(dtype), *both, *(("decode", case) for case in cached)]))
 
 
-ATTENTION_QUICK = [contest for dtype in _DTYPES for contest in _quick(dtype)]
-ATTENTION_FULL = [contest for dtype in _DTYPES for contest in _whole_table(dtype)]
+ATTENTION_QUICK = [case for dtype in _DTYPES for case in _quick(dtype)]
+ATTENTION_FULL = [case for dtype in _DTYPES for case in _whole_table(dtype)]
 
 CHUNKED_QUICK = [ChunkedCase(33 * 256, dtype) for dtype in _DTYPES]
 CHUNKED_FULL = [

@@ -81,8 +81,8 @@ def compare(
     with forced(backend):
         actual = with_gradients(own(device), [x.to(device) for x in inputs])
     truth = with_gradients(definition, [x.double() for x in inputs])
-    honest = with_gradients(own("cpu"), inputs)
-    check(name, tuple(x.cpu() for x in actual), truth, honest)
+    baseline = with_gradients(own("cpu"), inputs)
+    check(name, tuple(x.cpu() for x in actual), truth, baseline)
 
 
 def overlap_jobs() -> Iterator[Job]:

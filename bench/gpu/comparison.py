@@ -1,4 +1,4 @@
-"""One case on a GPU: whoever can run is checked, then timed in turns."""
+"""One case on a GPU: every provider that runs is checked, then all are timed in turns."""
 
 import argparse
 import gc
@@ -11,47 +11,46 @@ import torch
 
 from bench.harness import rows
 from bench.harness.check import Tensors, check
-from bench.harness.comparison import OWN, Subject, make_rows
+from bench.harness.comparison import OWN, Subject, collect, make_rows
 from bench.harness.timing import Call, Clock, cuda_clock, measure, wall_clock
-from bench.suites.verified import admitted
 
 ROUNDS, BUDGET = 20, 2.0
 
 Results = Callable[[], Tensors]
-TimeCase = Callable[[str, Clock, Path], int]  # device, clock, folder for the rows: how many were wrong
+TimeCase = Callable[[str, Clock, Path], int]  # device, clock, folder of the rows -> wrong results
 
 
-class Ceiling(NamedTuple):
-    """A call that does nothing but what bounds the subject, and how much of it: bytes or FLOPs."""
+class Probe(NamedTuple):
+    """A call whose rate bounds the op's rate, and its work in bytes or FLOPs."""
 
     call: Call
     work: float
 
 
-def copy_ceiling(num_bytes: int, device: str) -> Ceiling:
-    """torch's copy that reads and writes so many bytes together."""
+def copy_probe(num_bytes: int, device: str) -> Probe:
+    """torch's copy that reads and writes `num_bytes` in total."""
     source = torch.ones(num_bytes // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return Ceiling(lambda: target.copy_(source), num_bytes)
+    return Probe(lambda: target.copy_(source), num_bytes)
 
 
-def product_ceiling(size: int, dtype: torch.dtype, device: str) -> Ceiling:
-    """A product of two random square matrices; zeros would run faster."""
+def product_probe(size: int, dtype: torch.dtype, device: str) -> Probe:
+    """A product of two random square matrices (zeros run faster)."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return Ceiling(lambda: a @ b, 2.0 * size**3)
+    return Probe(lambda: a @ b, 2.0 * size**3)
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """What every script that times on a GPU takes."""
+    """The options of every module that times on a GPU."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the rows")
+    parser.add_argument("--rows", type=Path, default=rows.OUTPUT, help="folder for the rows")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     return parser
 
 
 def time_each(jobs: Iterable[tuple[str, TimeCase]], device: str, folder: Path) -> int:
-    """Runs the jobs, each with its title; how many results were wrong, a job that raises counts as one."""
+    """Runs the jobs; returns the number of wrong results. A job that raises counts as one."""
     clock = cuda_clock() if device == "cuda" else wall_clock
     failures = 0
     for title, time_case in jobs:
@@ -67,45 +66,56 @@ def time_each(jobs: Iterable[tuple[str, TimeCase]], device: str, folder: Path) -
     return failures
 
 
-def admit(entrants: dict[str, Callable[[], Results]]) -> dict[str, Results]:
-    """The calls that can be built and run here; of the others the reason is printed."""
+def working_calls(makers: dict[str, Callable[[], Results]]) -> dict[str, Results]:
+    """The calls that can be built and run here; for the others the reason is printed."""
 
-    def started(build: Callable[[], Results]) -> Results:
+    def run_once(build: Callable[[], Results]) -> Results:
         call = build()
         call()
         return call
 
-    calls, left_out = admitted({name: partial(started, build) for name, build in entrants.items()})
+    calls, left_out = collect({name: partial(run_once, build) for name, build in makers.items()})
     for name, reason in left_out.items():
         print(f"  {name} is left out: {reason}")
     return calls
 
 
-def contest(
+def compare(
     subject: Subject,
     calls: dict[str, Results],
     want: Tensors,
-    honest: Tensors,
-    ceilings: dict[str, Ceiling],
+    baseline: Tensors,
+    probes: dict[str, Probe],
     clock: Clock,
     folder: Path,
     compared: Callable[[Tensors], Tensors] = tuple,
 ) -> int:
-    """Writes and prints a row for every right call; returns how many were wrong, ours also if absent.
+    """Checks and times the calls; stores and prints a row for every correct one.
 
-    Percentages are of the first ceiling. compared: the part of a result that `want` and `honest` have.
+    Args:
+        subject: The shared fields of the rows.
+        calls: Provider -> its call.
+        want: The expected results.
+        baseline: The results of plain torch in the case's dtype.
+        probes: Name -> probe; the percentages are of the first.
+        clock: Times a call.
+        folder: Where the rows are stored.
+        compared: Returns the part of a result that `want` and `baseline` have.
+
+    Returns:
+        The number of wrong results; a missing result of ours counts as one.
     """
     checks = {}
     for name, call in calls.items():
         try:
-            checks[name] = check(name, compared(call()), want, honest)
+            checks[name] = check(name, compared(call()), want, baseline)
         except AssertionError as error:
             print(f"  WRONG {error}")
     timed = {name: calls[name] for name in checks}
-    bounds = {name: ceiling.call for name, ceiling in ceilings.items()}
+    bounds = {name: probe.call for name, probe in probes.items()}
     timings = measure(timed | bounds, rounds=ROUNDS, budget=BUDGET, clock=clock)
-    rates = {name: ceiling.work / timings[name].median for name, ceiling in ceilings.items()}
-    made = make_rows(subject, timings, checks, rates, tuple(ceilings)[:1])
+    rates = {name: probe.work / timings[name].median for name, probe in probes.items()}
+    made = make_rows(subject, timings, checks, rates, tuple(probes)[:1])
     rows.append(made, folder)
     for row in made:
         percent = row.percent(row.percent_of)

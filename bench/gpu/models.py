@@ -10,7 +10,7 @@ import torch
 
 from bench.cases import smollm2
 from bench.cases.models import K, ModelCase
-from bench.gpu.comparison import Ceiling, Results, admit, contest, parser_of, time_each
+from bench.gpu.comparison import Probe, Results, compare, parser_of, time_each, working_calls
 from bench.harness.check import truth_dtype
 from bench.harness.comparison import OWN
 from bench.harness.timing import Clock
@@ -18,7 +18,7 @@ from bench.peers import model_attention
 from bench.peers.models import FLOOR, PEERS, Build, own
 from bench.suites.model_comparison import subject_of
 
-# SmolLM2's weights where they are installed, else random ones in its shape.
+# SmolLM2's weights if they are installed, else random ones in its shape.
 CASES = [
     ModelCase("mistral", 8 * K, torch.bfloat16, 30, real=True),
     ModelCase("mistral", 32 * K, torch.bfloat16, 30, real=True),
@@ -29,23 +29,23 @@ TINY = [ModelCase(family, 64, torch.float32, 2) for family in ("mistral", "gpt_o
 
 
 def time_model(case: ModelCase, device: str, clock: Clock, folder: Path) -> int:
-    """Rows of one model; the number of wrong results."""
+    """Stores the rows of one model; returns the number of wrong results."""
     model, ids = model_attention.build(case)
     model, ids = model.to(device), ids.to(device)
     with ExitStack() as stack:
 
-        def entrant(build: Build) -> Results:
+        def make(build: Build) -> Results:
             peer = build(model, case, stack)
             return lambda: model_attention.run(peer.model, ids)
 
         builds = {OWN: own, **PEERS}
-        calls = admit({name: partial(entrant, build) for name, build in builds.items()})
+        calls = working_calls({name: partial(make, build) for name, build in builds.items()})
         floor = calls.pop(FLOOR)
         plain = model_attention.with_attention(model, model_attention.BLOCKS)
-        honest = model_attention.run(plain, ids)
+        baseline = model_attention.run(plain, ids)
         want = model_attention.run(model_attention.in_dtype(plain, truth_dtype(case.dtype)), ids)
         subject = subject_of(case, model, "gpu_models")
-        return contest(subject, calls, want, honest, {FLOOR: Ceiling(floor, subject.work)}, clock, folder)
+        return compare(subject, calls, want, baseline, {FLOOR: Probe(floor, subject.work)}, clock, folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Timings of overlap_merge and windowed_attention on a GPU, checked first: part of bench/gpu.sh."""
+"""Checks and times overlap_merge and windowed_attention on a GPU: part of bench/gpu.sh."""
 
 import sys
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from bench.cases.attention import AttentionCase
 from bench.cases.overlap import OverlapCase
 from bench.gpu.comparison import (
     Results,
-    admit,
-    contest,
-    copy_ceiling,
+    compare,
+    copy_probe,
     parser_of,
-    product_ceiling,
+    product_probe,
     time_each,
+    working_calls,
 )
 from bench.harness.check import Tensors
 from bench.harness.comparison import OWN, chosen_backend
@@ -30,7 +30,7 @@ from lckernels.backends.registry import Problem
 
 COPY, PRODUCT = "torch copy_", "torch matmul"
 OWN_TMA = f"{OWN} tma"  # the Triton kernels, whole tiles through tensor descriptors
-PRODUCT_SIZE = 8192  # of the matrices whose product is the ceiling of attention
+PRODUCT_SIZE = 8192  # of the matrices whose product is the peak rate of attention
 
 MERGE_CASES = [
     OverlapCase(131072, 256, 1024, torch.bfloat16),
@@ -61,31 +61,31 @@ ATTENTION_TINY = [AttentionCase(64, (15, 0), torch.float32, num_heads=4, num_kv_
 
 
 def time_merge(case: OverlapCase, direction: str, device: str, clock: Clock, folder: Path) -> int:
-    """Rows of one case; the number of wrong results."""
+    """Stores the rows of one case; returns the number of wrong results."""
     op = "overlap_merge"
     x, grad = (t.to(device) for t in overlap.make_inputs(op, case))
 
-    def entrant(build: Callable[[], Run]) -> Callable[[], Results]:
+    def maker(build: Callable[[], Run]) -> Callable[[], Results]:
         def built() -> Results:
             call = overlap.as_call(build(), direction, x, grad)
             return lambda: (call(),)
 
         return built
 
-    calls = admit(
+    calls = working_calls(
         {
-            OWN: entrant(lambda: overlap.own_run(op, case, device)),
-            "index_add": entrant(lambda: merge_by_index_add(case, device)),
-            "fold": entrant(lambda: merge_by_fold(case, device)),
-            "compiled gather": entrant(lambda: merge_by_gather(case, device)),
+            OWN: maker(lambda: overlap.own_run(op, case, device)),
+            "index_add": maker(lambda: merge_by_index_add(case, device)),
+            "fold": maker(lambda: merge_by_fold(case, device)),
+            "compiled gather": maker(lambda: merge_by_gather(case, device)),
         }
     )
     want = (overlap.truth(op, direction, case, x if direction == "forward" else grad),)
     backend = chosen_backend(op, x)
     subject = overlap.subject_of("gpu_overlap_merge", op, direction, case, backend, device)
-    ceilings = {COPY: copy_ceiling(case.traffic(op, direction).total, device)}
-    honest = _checked(calls["index_add"]())
-    return contest(subject, calls, want, honest, ceilings, clock, folder, _checked)
+    probes = {COPY: copy_probe(case.traffic(op, direction).total, device)}
+    baseline = _checked(calls["index_add"]())
+    return compare(subject, calls, want, baseline, probes, clock, folder, _checked)
 
 
 def _checked(results: Tensors) -> Tensors:
@@ -93,11 +93,11 @@ def _checked(results: Tensors) -> Tensors:
 
 
 def time_attention(case: AttentionCase, direction: str, device: str, clock: Clock, folder: Path) -> int:
-    """Rows of one case; the number of wrong results."""
+    """Stores the rows of one case; returns the number of wrong results."""
     inputs = tuple(x.to(device) for x in attention.make_inputs(case))
     by_head = attention.by_head(inputs)
 
-    def entrant(build: Callable[[], Peer]) -> Callable[[], Results]:
+    def maker(build: Callable[[], Peer]) -> Callable[[], Results]:
         def built() -> Results:
             peer = build()
             call = attention.as_call(peer.attend, direction, by_head if peer.by_head else inputs)
@@ -105,35 +105,37 @@ def time_attention(case: AttentionCase, direction: str, device: str, clock: Cloc
 
         return built
 
-    entrants = {
-        OWN: entrant(lambda: Peer(attention.own_attend(case), by_head=False)),
-        "sdpa_mask": entrant(lambda: sdpa_mask(case, direction, device)),
-        "sdpa_causal": entrant(lambda: sdpa_causal(case, direction, device)),
+    providers = {
+        OWN: maker(lambda: Peer(attention.own_attention(case), by_head=False)),
+        "sdpa_mask": maker(lambda: sdpa_mask(case, direction, device)),
+        "sdpa_causal": maker(lambda: sdpa_causal(case, direction, device)),
     }
     if device == "cuda":
         if registry.settings().get("backend", "triton") == "triton":
-            entrants[OWN_TMA] = lambda: through_descriptors(entrants[OWN](), torch.device(device))
-        entrants["flex"] = entrant(lambda: flex(case, direction, device))
-        entrants["sdpa_cudnn"] = entrant(lambda: sdpa_cudnn(case, direction, device))
-        entrants["torch_flash"] = entrant(lambda: torch_flash(case, direction, device))
-    calls = admit(entrants)
-    want, honest = (route(case, direction, inputs) for route in (attention.truth, attention.honest))
+            providers[OWN_TMA] = lambda: through_descriptors(providers[OWN](), torch.device(device))
+        providers["flex"] = maker(lambda: flex(case, direction, device))
+        providers["sdpa_cudnn"] = maker(lambda: sdpa_cudnn(case, direction, device))
+        providers["torch_flash"] = maker(lambda: torch_flash(case, direction, device))
+    calls = working_calls(providers)
+    want, baseline = (route(case, direction, inputs) for route in (attention.truth, attention.baseline))
     backend = ""
     if OWN in calls:
         backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
     subject = attention.subject_of("gpu_attention", direction, case, backend, device)
     if direction == "decode":
-        ceilings = {COPY: copy_ceiling(int(subject.work), device)}
+        probes = {COPY: copy_probe(int(subject.work), device)}
     else:
         size = min(PRODUCT_SIZE, case.seqlen)
-        ceilings = {PRODUCT: product_ceiling(size, case.dtype, device)}
-    return contest(subject, calls, want, honest, ceilings, clock, folder)
+        probes = {PRODUCT: product_probe(size, case.dtype, device)}
+    return compare(subject, calls, want, baseline, probes, clock, folder)
 
 
 def through_descriptors(call: Results, device: torch.device) -> Results:
-    """The call, with tiles that the Triton kernels read through tensor descriptors.
+    """The call with tiles that the Triton kernels read through tensor descriptors.
 
-    Raises ValueError where the device has no TMA, ModuleNotFoundError without Triton.
+    Raises:
+        ValueError: The device has no TMA.
+        ModuleNotFoundError: Triton is not installed.
     """
     from lckernels.backends.triton import tiles, tuned
 
@@ -149,8 +151,8 @@ def through_descriptors(call: Results, device: torch.device) -> Results:
     return run
 
 
-def is_taken(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -> bool:
-    """Whether the backend that LCKERNELS names, if any, takes the case; told where it does not."""
+def is_supported(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -> bool:
+    """Whether the backend selected by LCKERNELS, if any, supports the case; if not, the reason is printed."""
     backend, case = registry.settings().get("backend"), job[1]
     if backend is None or isinstance(case, OverlapCase):
         return True
@@ -163,14 +165,14 @@ def is_taken(job: tuple[Callable[..., int], AttentionCase | OverlapCase, str]) -
 
 
 def jobs_of(section: str, tiny: bool) -> list[tuple[Callable[..., int], AttentionCase | OverlapCase, str]]:
-    """How, what and in which direction a section times."""
+    """The timing function, case and direction of each measurement of a section."""
     if section == "merge":
         cases = MERGE_TINY if tiny else MERGE_CASES
         return [(time_merge, case, direction) for case in cases for direction in ("forward", "backward")]
     jobs = [(time_attention, case, section) for case in (ATTENTION_TINY if tiny else ATTENTION_CASES)]
     if section == "forward" and not tiny:
         jobs += [(time_attention, case, "decode") for case in DECODE_CASES]
-    return list(filter(is_taken, jobs))
+    return list(filter(is_supported, jobs))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         for time_case, case, direction in jobs_of(options.section, options.tiny)
     ]
     if not jobs:
-        print(f"{options.section}: no case is taken")
+        print(f"{options.section}: no case is supported")
         return 1
     return 1 if time_each(jobs, options.device, options.rows) else 0
 

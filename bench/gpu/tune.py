@@ -1,4 +1,4 @@
-"""The Triton kernels' tiles that are fastest on a GPU, kept beside the rows: part of bench/gpu.sh."""
+"""Finds the fastest tiles of the Triton kernels on a GPU, and stores them: part of bench/gpu.sh."""
 
 import argparse
 import re
@@ -11,14 +11,14 @@ from bench.harness import rows
 from lckernels.backends.triton import tune, tuned
 from lckernels.backends.triton.tiles import TABLE, chip_of
 
-# The passes that most models run; all would take an hour.
+# The passes that most models run; all passes take an hour.
 FIRST = r"^(forward|backward_kv|backward_q) (64|128) half$"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Tunes pass after pass and writes the table after each; 1 if none matches or none can be timed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for the table")
+    parser.add_argument("--rows", type=Path, default=rows.OUTPUT, help="folder for the table")
     parser.add_argument("--only", default=FIRST, help="passes whose names match this regular expression")
     options = parser.parse_args(arguments)
     keys = [key for key in TABLE if re.search(options.only, str(key))]

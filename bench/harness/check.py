@@ -26,7 +26,7 @@ class Checked:
         return self.error <= self.bound
 
 
-def check(provider: str, actual: Tensors, truth: Tensors, honest: Tensors) -> Checked:
+def check(provider: str, actual: Tensors, truth: Tensors, baseline: Tensors) -> Checked:
     """Raises AssertionError naming the provider unless every tensor is near enough to the truth.
 
     The bound is twice the error of `honest`, the plain torch route in the same dtype, plus the floor of the
@@ -34,7 +34,7 @@ def check(provider: str, actual: Tensors, truth: Tensors, honest: Tensors) -> Ch
     """
     found = []
     floor = max(FLOOR[x.dtype] for x in actual)
-    for i, (got, want, plain) in enumerate(zip(actual, truth, honest, strict=True)):
+    for i, (got, want, plain) in enumerate(zip(actual, truth, baseline, strict=True)):
         assert got.shape == want.shape, f"{provider}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
         assert got.isfinite().all(), f"{provider}: result {i} is not finite"
         rounding, plain_error = floor * max(1.0, largest(want)), distance(plain, want)

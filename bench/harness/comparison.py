@@ -1,39 +1,73 @@
-"""One case, all providers: checked first, then timed in turns with pytest-benchmark around our own call."""
+"""Times lckernels and its peers on one case in turns, and makes a row of each.
+
+The results are checked before (`bench.harness.check`); pytest-benchmark times our own call.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from bench.harness.check import Checked
-from bench.harness.rows import Row
+from bench.harness.rows import OWN, Row
 from bench.harness.timing import Call, Timing, Turns, prime, primed_clock, wall_clock
 from lckernels.backends.registry import Problem, choose
 
-OWN = "lckernels"
-WARM = f"{OWN} warm"  # the same on an output that exists
+WARM = f"{OWN} warm"  # the same with an output that was written before
+T = TypeVar("T")
+
+
+class Unsupported(RuntimeError):
+    """A peer does not support the case; the message has the reason."""
 
 
 def chosen_backend(op: str, *inputs: Tensor, score_bytes: int = 0) -> str:
-    """The backend that serves the op on such inputs. Raises BackendError when none can."""
+    """The name of the backend that runs the op on such inputs.
+
+    Raises:
+        BackendError: No backend supports them.
+    """
     shapes = tuple(x.shape for x in inputs)
     module = choose(Problem(op, inputs[0].device.type, inputs[0].dtype, shapes, score_bytes))
     return module.__name__.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
-class Effort:
-    """At most so many rounds, and so many seconds for our own call and for each peer.
+class Budget:
+    """Limits of one comparison.
 
-    A peer of which one call takes more than `call_seconds` does not take part, where a contest asks for that.
+    Attributes:
+        rounds: The largest number of rounds.
+        seconds: Seconds for our own call, all rounds together.
+        peer_seconds: Seconds for each peer, all rounds together.
+        call_seconds: Where a suite supports it, a peer is left out if one call takes longer.
     """
 
     rounds: int
     seconds: float
     peer_seconds: float
     call_seconds: float = float("inf")
+
+
+def collect(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """Calls every maker.
+
+    Returns:
+        The results by name, and for the makers that raised: name -> the reason in one line.
+    """
+    made: dict[str, T] = {}
+    left_out: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except (AssertionError, Unsupported) as reason:
+            left_out[name] = str(reason)
+        except Exception as error:  # one broken peer must not cost the others their rows
+            first_line = str(error).strip().partition("\n")[0]
+            left_out[name] = f"{type(error).__name__}: {first_line}"
+    return made, left_out
 
 
 def first_results(calls: dict[str, Call]) -> tuple[dict[str, Any], float]:
@@ -48,17 +82,22 @@ def time_with_peers(
     benchmark: Any,
     calls: dict[str, Call],
     once: float,
-    effort: Effort,
+    budget: Budget,
     self_timed: dict[str, Callable[[], float]] | None = None,
     *,
     primed: bool = False,
 ) -> dict[str, Timing]:
-    """Times calls[OWN] through the benchmark fixture, every other call once before each of its rounds.
+    """Times calls[OWN] through the benchmark fixture, and every other call once before each of its rounds.
 
-    Every call must have run before, ours in `once` seconds: a slow one gets fewer rounds. `self_timed` calls
-    return their seconds. `primed`: each call is timed after `timing.prime`.
+    Args:
+        benchmark: The fixture of pytest-benchmark.
+        calls: Provider -> its call; every call must have run before.
+        once: Seconds of one call of ours; a slow one gets fewer rounds.
+        budget: The limits.
+        self_timed: Name -> a call that returns its own seconds.
+        primed: Whether each call is timed after `timing.prime`.
     """
-    rounds = max(2, min(effort.rounds, int(effort.seconds / once)))
+    rounds = max(2, min(budget.rounds, int(budget.seconds / once)))
     kept: list[object] = []
 
     def before_round() -> None:
@@ -69,14 +108,14 @@ def time_with_peers(
 
     others = {name: call for name, call in calls.items() if name != OWN}
     clock = primed_clock if primed else wall_clock
-    turns = Turns(others, effort.peer_seconds, clock, self_timed=self_timed)
+    turns = Turns(others, budget.peer_seconds, clock, self_timed=self_timed)
     benchmark.pedantic(lambda: kept.append(calls[OWN]()), setup=before_round, rounds=rounds)
     return {OWN: Timing.of(benchmark.stats.stats.data), **turns.timings()}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What the rows of one contest have in common."""
+    """The fields that all rows of one comparison share; see `Row`."""
 
     suite: str
     op: str
@@ -93,10 +132,10 @@ def make_rows(
     subject: Subject,
     timings: dict[str, Timing],
     checks: dict[str, Checked],
-    ceilings: dict[str, float],
+    peak_rates: dict[str, float],
     percent_of: Sequence[str],
     *,
-    alike: Sequence[str] = (),
+    comparable: Sequence[str] = (),
     output: str = "",
     extra_bytes: Mapping[str, int | None] | None = None,
     notes: Mapping[str, str] | None = None,
@@ -104,12 +143,19 @@ def make_rows(
 ) -> list[Row]:
     """A row for every provider in `checks`, with its ratio to each of the others.
 
-    ceilings            name -> work per second, measured in the same run
-    percent_of, alike   the ceilings that the row's two percentages are of
-    extra_bytes, notes  by provider, see Row
-    left_out            peers that did not take part, and why
+    Args:
+        subject: The shared fields.
+        timings: Provider -> its timing.
+        checks: Provider -> the result of its check.
+        peak_rates: Name -> work per second, measured in the same run.
+        percent_of: The peak rates that `percent` is of.
+        comparable: The peak rates that `percent_alike` is of.
+        output: "fresh", "warm" or empty.
+        extra_bytes: Provider -> its peak memory.
+        notes: Provider -> what it computes, where that is not the op.
+        left_out: Peer -> why it was not timed.
     """
-    scaled = {name: rate / 1e9 for name, rate in ceilings.items()}
+    scaled = {name: rate / 1e9 for name, rate in peak_rates.items()}
 
     def row(name: str) -> Row:
         return Row(
@@ -118,9 +164,9 @@ def make_rows(
             timing=timings[name],
             check=checks[name],
             output=output,
-            ceilings=scaled,
+            peak_rates=scaled,
             percent_of=tuple(percent_of),
-            alike=tuple(alike),
+            comparable=tuple(comparable),
             ratios={peer: timings[peer].median / timings[name].median for peer in checks if peer != name},
             extra_bytes=(extra_bytes or {}).get(name),
             note=(notes or {}).get(name, ""),

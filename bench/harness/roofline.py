@@ -19,7 +19,7 @@ READ = "read"
 _SETTLE_SECONDS = 0.003
 _FLOP_NAMES = {torch.float32: ("fp32",), torch.float64: ("fp64",), torch.bfloat16: ("bf16", "fp32")}
 
-# Kind of output -> pages that an honest copy may write to, and torch's copy with such an output.
+# Kind of output -> pages that an baseline copy may write to, and torch's copy with such an output.
 _PAGES = {"fresh": "fresh_huge", "warm": "warm"}
 _TORCH_COPIES = {"fresh": "torch clone", "warm": "torch copy_"}
 
@@ -75,7 +75,7 @@ def copy_names(output: str) -> list[str]:
     ]
 
 
-def alike_names(output: str) -> list[str]:
+def same_traffic_names(output: str) -> list[str]:
     """Names of the probes with the op's own reads and writes and that kind of output."""
     return [f"same traffic, {_PAGES[output]}, {stores}" for stores in ("ordinary", "streaming")]
 

@@ -1,4 +1,4 @@
-"""A row is one measurement with everything needed to judge it; rows are appended to bench/results/*.jsonl."""
+"""A row is one measurement with its machine, versions, commit and check; rows are stored in *.jsonl files."""
 
 import json
 import platform
@@ -16,25 +16,40 @@ from bench.harness.check import Checked
 from bench.harness.timing import Timing
 from lckernels.backends import registry
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+OWN = "lckernels"
+_ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = _ROOT / "build" / "bench"  # the default folder for new rows; git ignores it
+RESULTS = _ROOT / "bench" / "results"  # the tracked rows; `make bench-results` adds to them
 UNITS = ("GB/s", "GFLOP/s")
-_TREE = (":/", ":(top,exclude)bench/results")  # rows do not make the tree that they measure dirty
+_STORED_NAMES = {"peak_rates": "ceilings", "comparable": "alike"}  # as in the rows that are stored already
+_TREE = (":/", ":(top,exclude)bench/results")  # new rows do not mark the measured tree as changed
 
 
 @dataclass(frozen=True)
 class Row:
     """One provider on one case.
 
-    work        bytes or FLOPs of a call, by `unit`
-    ceilings    rates measured in the same run, in `unit`, by name
-    percent_of  ceilings for `percent`: equal copies, or every FMA instruction that serves the dtype
-    alike       ceilings for `percent_alike`: copies with the op's reads and writes, or FMA without AMX
-    ratios      peer name -> its median time over this provider's
-    backend     of lckernels, which served the call; empty for a peer
-    check       the comparison with the reference; a row without one is refused
-    extra_bytes peak resident memory of a call above inputs and results; a backward's holds its forward
-    note        what the provider computes, where that is not the op
-    left_out    on our own row: peer name -> why it did not take part
+    Attributes:
+        suite: The file that the row is stored in.
+        op: The operation, or the family of a whole model.
+        provider: `lckernels` or the name of a peer.
+        direction: forward, backward or decode.
+        shape: The sizes of the case by name.
+        dtype: Of the inputs, without the prefix `torch.`.
+        timing: Seconds of a call.
+        work: Bytes or FLOPs of a call, by `unit`.
+        unit: GB/s or GFLOP/s.
+        check: The comparison with the reference; `to_json` rejects a row without one.
+        output: "fresh" for newly allocated outputs, "warm" for memory that was written before, or empty.
+        peak_rates: Rates that the machine reached in the same run, in `unit`, by name.
+        percent_of: Peak rates for `percent`: copies of as many bytes, or every FMA instruction for the dtype.
+        comparable: Peak rates for `percent_alike`: copies with the op's reads and writes, or FMA without AMX.
+        ratios: Peer name -> its median time divided by this provider's.
+        device: cpu or cuda.
+        backend: The backend of lckernels that ran; empty for a peer.
+        extra_bytes: Peak resident memory of a call above inputs and results; of a backward with its forward.
+        note: What the provider computes, where that is not the op.
+        left_out: In our row: peer name -> why it was not timed.
     """
 
     suite: str
@@ -48,9 +63,9 @@ class Row:
     unit: str
     check: Checked | None
     output: str = ""
-    ceilings: dict[str, float] = field(default_factory=dict)
+    peak_rates: dict[str, float] = field(default_factory=dict)
     percent_of: tuple[str, ...] = ()
-    alike: tuple[str, ...] = ()
+    comparable: tuple[str, ...] = ()
     ratios: dict[str, float] = field(default_factory=dict)
     device: str = "cpu"
     backend: str = ""
@@ -63,8 +78,8 @@ class Row:
         return self.work / self.timing.median / 1e9
 
     def percent(self, names: tuple[str, ...]) -> float | None:
-        """The rate in percent of the best of these ceilings; None if none was measured."""
-        best = max((self.ceilings[name] for name in names if name in self.ceilings), default=None)
+        """The rate in percent of the best of these peak rates; None if none was measured."""
+        best = max((self.peak_rates[name] for name in names if name in self.peak_rates), default=None)
         return 100 * self.rate / best if best else None
 
 
@@ -73,14 +88,18 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def to_json(row: Row) -> dict[str, Any]:
-    """The row as it is stored. Raises ValueError for a result that was not checked or did not pass."""
+    """The row as it is stored, with machine, versions, commit and date.
+
+    Raises:
+        ValueError: The result was not checked or did not pass, or the unit is unsupported.
+    """
     if row.check is None or not row.check.passed:
         why = "was not checked" if row.check is None else f"is off by {row.check.error:.3g}"
         raise ValueError(f"no row for {row.provider} on {row.op} {row.direction}: its result {why}")
     if row.unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {row.unit!r}")
-    stored = asdict(row)
-    percents = {"percent": row.percent(row.percent_of), "percent_alike": row.percent(row.alike)}
+    stored = {_STORED_NAMES.get(name, name): value for name, value in asdict(row).items()}
+    percents = {"percent": row.percent(row.percent_of), "percent_alike": row.percent(row.comparable)}
     return (
         stored
         | {"rate": row.rate, **percents}
@@ -88,8 +107,8 @@ def to_json(row: Row) -> dict[str, Any]:
     )
 
 
-def append(rows: list[Row], folder: Path = RESULTS) -> None:
-    """Appends each row to the file of its suite; nothing is written if one of them is refused."""
+def append(rows: list[Row], folder: Path) -> None:
+    """Appends each row to the file of its suite; nothing is written if one of them is rejected."""
     lines = [(row.suite, json.dumps(to_json(row))) for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     for suite, line in lines:
@@ -103,7 +122,7 @@ def _now() -> str:
 
 @lru_cache
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """CPU model, cores and threads in use, instruction set; the GPU's name where it ran."""
+    """CPU model, cores, threads in use, instruction set; on cuda the GPU's name."""
     found: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": torch.multiprocessing.cpu_count(),
@@ -157,5 +176,6 @@ def commit() -> dict[str, Any]:
 
 
 def _git(*args: str) -> str:
-    root = Path(__file__).resolve().parent
-    return subprocess.run(["git", *args], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *args], cwd=_ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases.attention import AttentionCase
-from bench.peers.limits import Unsupported, within_memory
+from bench.harness.comparison import Unsupported
+from bench.peers.limits import within_memory
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Peer:
     note       what a reader of its row must know
     """
 
-    attend: Attend
+    attend: Attention
     by_head: bool = True
     computes: AttentionCase | None = None
     note: str = ""
@@ -32,7 +33,7 @@ class Peer:
 Build = Callable[[AttentionCase, str, torch.device | str], Peer]
 
 
-def sees(window_size: tuple[int, int], query: Tensor, key: Tensor) -> Tensor:
+def is_visible(window_size: tuple[int, int], query: Tensor, key: Tensor) -> Tensor:
     """Whether the query at one key position sees the key at another; broadcasts."""
     left, right = window_size
     seen = torch.ones_like(query - key, dtype=torch.bool)
@@ -44,7 +45,7 @@ def sees(window_size: tuple[int, int], query: Tensor, key: Tensor) -> Tensor:
 def window_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Tensor:
     """(seqlen_q, seqlen) bool, True where the query sees the key."""
     key = torch.arange(case.seqlen, device=device)
-    return sees(case.window_size, key[case.offset :, None], key)
+    return is_visible(case.window_size, key[case.offset :, None], key)
 
 
 def _all_heads(case: AttentionCase, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -104,7 +105,7 @@ def sdpa_causal_no_window(case: AttentionCase, direction: str, device: torch.dev
     return Peer(_causal_attend(case), computes=replace(case, window_size=(-1, 0)), note=note)
 
 
-def _causal_attend(case: AttentionCase) -> Attend:
+def _causal_attend(case: AttentionCase) -> Attention:
     if case.seqlen_q != case.seqlen:
         raise Unsupported("is_causal aligns queries with the first keys")
     return lambda q, k, v: F.scaled_dot_product_attention(q, *_all_heads(case, k, v), is_causal=True)

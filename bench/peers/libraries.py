@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from bench.cases.attention import AttentionCase
-from bench.peers.attention import Peer, sees
-from bench.peers.limits import Unsupported, installed, within_memory
+from bench.harness.comparison import Unsupported
+from bench.peers.attention import Peer, is_visible
+from bench.peers.limits import installed, within_memory
 
 _FLEX_BLOCK = 128
 _MIN_BUCKET, _MAX_LOOK_BACK = 64, 8  # of local-attention: the fastest of its exact settings
@@ -44,12 +45,12 @@ def _block_mask(case: AttentionCase, device: torch.device | str) -> object:
     last_query, last_key = ((x + _FLEX_BLOCK - 1).clamp(max=case.seqlen - 1) for x in (query, key))
     nearest, farthest = query - last_key, last_query - key
     zero = torch.zeros_like(key)
-    some = sees((left, -1), nearest, zero) & sees((-1, right), farthest, zero)
-    whole = sees((left, -1), farthest, zero) & sees((-1, right), nearest, zero)
+    some = is_visible((left, -1), nearest, zero) & is_visible((-1, right), farthest, zero)
+    whole = is_visible((left, -1), farthest, zero) & is_visible((-1, right), nearest, zero)
     whole &= (query + _FLEX_BLOCK <= case.seqlen) & (key + _FLEX_BLOCK <= case.seqlen)
 
     def mask_mod(batch: Tensor, head: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
-        return sees(case.window_size, q_index + case.offset, k_index)
+        return is_visible(case.window_size, q_index + case.offset, k_index)
 
     def ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
         count = blocks.sum(-1, dtype=torch.int32)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench.cases import book, smollm2
 from bench.cases.models import ModelCase
 from bench.harness.check import Tensors
-from bench.peers.attention import sees
+from bench.peers.attention import is_visible
 
 BLOCKS, NONE = "bench_blocks", "bench_none"
 _BLOCK_SCORES = 2**24  # scores that the plain route holds at a time
@@ -87,7 +87,7 @@ def by_blocks(
         end = min(begin + rows, seqlen)
         first = max(0, begin - reach) if reach >= 0 else 0
         last = min(seqlen, end + window_size[1]) if window_size[1] >= 0 else seqlen
-        seen = sees(window_size, places[begin:end, None], places[first:last])
+        seen = is_visible(window_size, places[begin:end, None], places[first:last])
         scores = query[:, :, begin:end] @ key[:, :, first:last].transpose(2, 3) * scale
         scores = scores.masked_fill(~seen, -torch.inf)
         if s_aux is not None:

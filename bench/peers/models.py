@@ -1,4 +1,4 @@
-"""The ways to run a whole model: our patch, what transformers has, and the floor without attention."""
+"""The ways to run a whole model: our patch, transformers' implementations, and no attention at all."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from torch import nn
 
 from bench.cases.models import ModelCase, head_sizes
+from bench.harness.comparison import Unsupported
 from bench.harness.report.model_goals import FLOOR
 from bench.peers import model_attention
-from bench.peers.limits import Unsupported, refuse_dense_pass
+from bench.peers.limits import raise_if_dense_pass_is_slow
 
 MEMORY_LIMIT = 8 * 2**30  # bytes of masks or scores above which a peer does not run
 
 
 @dataclass(frozen=True)
 class ModelPeer:
-    """One way to run the model; `attention` is the implementation whose result is the truth for it."""
+    """One way to run the model.
+
+    Attributes:
+        model: A model with the same weights.
+        attention: The implementation whose result is expected.
+        note: What it computes, where that is another result.
+    """
 
     model: nn.Module
     attention: str = model_attention.BLOCKS
     note: str = ""
 
 
-# Builds a peer that shares the model's weights; what it enters ends with the contest.
+# Builds a peer that shares the model's weights; contexts that it enters end with the comparison.
 Build = Callable[[nn.Module, ModelCase, ExitStack], ModelPeer]
 
 
@@ -31,9 +38,9 @@ def own(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
     """lckernels.patched."""
     from lckernels import patched
 
-    twin = model_attention.with_attention(model, model.config._attn_implementation)
-    stack.enter_context(patched(twin))
-    return ModelPeer(twin)
+    copied = model_attention.with_attention(model, model.config._attn_implementation)
+    stack.enter_context(patched(copied))
+    return ModelPeer(copied)
 
 
 def eager(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
@@ -49,15 +56,15 @@ def flex(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
 
 
 def floor(model: nn.Module, case: ModelCase, stack: ExitStack) -> ModelPeer:
-    note = "has no attention: another result, what every other way takes beside its attention"
+    note = "has no attention: another result, the time of everything else in the model"
     return ModelPeer(model_attention.with_attention(model, model_attention.NONE), model_attention.NONE, note)
 
 
 PEERS: dict[str, Build] = {"eager": eager, "sdpa": sdpa, "flex": flex, FLOOR: floor}
 
 
-def refuse_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) -> None:
-    """Raises Unsupported for too many bytes of masks or scores, TooSlow for surely over `limit` seconds."""
+def raise_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) -> None:
+    """Raises Unsupported above MEMORY_LIMIT of masks or scores, TooSlow above `limit` seconds."""
     if name not in ("eager", "sdpa"):
         return
     heads, _, head_dim = head_sizes(model.config)
@@ -67,4 +74,4 @@ def refuse_if_dense(name: str, model: nn.Module, case: ModelCase, limit: float) 
     if needed > MEMORY_LIMIT:
         what = "scores" if name == "eager" else "masks"
         raise Unsupported(f"{what} of more than {MEMORY_LIMIT / 2**30:.0f} GiB")
-    refuse_dense_pass(4 * heads * head_dim * pairs * case.layers, limit)
+    raise_if_dense_pass_is_slow(4 * heads * head_dim * pairs * case.layers, limit)

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from bench.cases.attention import AttentionCase
+from bench.harness.comparison import Unsupported
 from bench.peers.attention import Peer
-from bench.peers.limits import Unsupported, installed
+from bench.peers.limits import installed
 
 _INPUTS = ("q", "k", "v", "past_k", "past_v", "seqlens", "total")
 _OUTPUTS = ("out", "present_k", "present_v")

@@ -11,7 +11,7 @@ from bench.harness.check import Tensors, truth_dtype
 from bench.harness.comparison import Subject
 from bench.harness.rows import dtype_name
 from bench.harness.timing import Call
-from bench.peers.attention import Attend, sees
+from bench.peers.attention import Attention, is_visible
 from lckernels import Layout, reference, windowed_attention
 
 CHECKED_PAIRS = 2**25  # (query, key) pairs above which the truth is computed for fewer heads, but one
@@ -21,7 +21,7 @@ _BLOCK_SCORES = 2**24  # scores that the truth holds at a time
 Piece = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
-def own_attend(case: AttentionCase, backend: str | None = None) -> Attend:
+def own_attention(case: AttentionCase, backend: str | None = None) -> Attention:
     """The public op."""
     return lambda q, k, v: windowed_attention(q, k, v, window_size=case.window_size, backend=backend)
 
@@ -72,12 +72,12 @@ def truth(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
     return by_blocks(case, piece, direction, inputs, truth_dtype(case.dtype))
 
 
-def honest(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
+def baseline(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
     """The plain torch route in the case's dtype: SDPA with a mask, a block of queries at a time."""
 
     def piece(q: Tensor, k: Tensor, v: Tensor, position: int) -> Tensor:
         rows, keys = (torch.arange(x.shape[1], device=q.device) for x in (q, k))
-        mask, group = sees(case.window_size, position + rows[:, None], keys), q.shape[2] // k.shape[2]
+        mask, group = is_visible(case.window_size, position + rows[:, None], keys), q.shape[2] // k.shape[2]
         k, v = (x.repeat_interleave(group, dim=2).transpose(1, 2) for x in (k, v))
         return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask).transpose(1, 2)
 
@@ -121,7 +121,7 @@ def _block_rows(case: AttentionCase) -> int:
     return max(16, min(512, _BLOCK_SCORES // (case.batch * case.num_heads * span)))
 
 
-def as_call(attend: Attend, direction: str, inputs: Tensors) -> Call:
+def as_call(attend: Attention, direction: str, inputs: Tensors) -> Call:
     """The forward, or only the backward of a forward done once here; always a tuple of results."""
     q, k, v, dout = inputs
     if direction != "backward":
@@ -131,7 +131,7 @@ def as_call(attend: Attend, direction: str, inputs: Tensors) -> Call:
     return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
 
 
-def whole_pass(attend: Attend, direction: str, inputs: Tensors) -> Callable[[], Tensors]:
+def whole_pass(attend: Attention, direction: str, inputs: Tensors) -> Callable[[], Tensors]:
     """The forward, or forward and backward from nothing; every tensor that it makes for the user."""
     q, k, v, dout = inputs
     if direction != "backward":

@@ -1,4 +1,4 @@
-"""One attention case, all providers: checked first, then timed in turns."""
+"""One case of windowed attention: all providers are checked, then timed in turns."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,64 +7,69 @@ import torch
 
 from bench.cases.attention import AttentionCase
 from bench.harness import roofline
-from bench.harness.comparison import OWN, Effort, Subject, chosen_backend, make_rows, time_with_peers
+from bench.harness.comparison import OWN, Budget, Subject, chosen_backend, make_rows, time_with_peers
 from bench.harness.rows import Row
 from bench.peers.attention import Peer
 from bench.suites import attention
-from bench.suites.expected import Exam
-from bench.suites.verified import Entrant, admit, enter
+from bench.suites.expected import Expected
+from bench.suites.verified import VerifiedCall, verified_peers, verify
 
 
-def contest(
+def compare(
     benchmark: Any,
     case: AttentionCase,
     direction: str,
-    effort: Effort,
-    tell: Callable[[str], None] = print,
+    budget: Budget,
+    log: Callable[[str], None] = print,
 ) -> list[Row]:
-    """The rows of one case; who takes no part is told with the reason, a wrong peer too.
+    """The rows of one case; `log` receives a line per peer that is left out, with the reason.
 
-    Raises AssertionError if our own result was wrong, BackendError if no backend serves the case.
+    Raises:
+        AssertionError: Our own result is wrong.
+        BackendError: No backend supports the case.
     """
     inputs = attention.make_inputs(case)
     backend = chosen_backend("windowed_attention", *inputs[:3], score_bytes=case.score_bytes)
-    exam = Exam(case, direction, inputs)
-    own = Peer(attention.own_attend(case), by_head=False)
-    entrants = {OWN: enter(OWN, own, case, direction, inputs, exam, float("inf"))}
-    peers, left_out = admit(case, direction, inputs, exam, effort.call_seconds)
+    expected = Expected(case, direction, inputs)
+    own = Peer(attention.own_attention(case), by_head=False)
+    providers = {OWN: verify(OWN, own, case, direction, inputs, expected, float("inf"))}
+    peers, left_out = verified_peers(case, direction, inputs, expected, budget.call_seconds)
     for name, reason in left_out.items():
-        tell(f"  {name} is left out: {reason}")
-    entrants |= peers
+        log(f"  {name} is left out: {reason}")
+    providers |= peers
     subject = attention.subject_of("attention", direction, case, backend)
-    return timed_rows(benchmark, subject, entrants, left_out, effort, case.dtype)
+    return timed_rows(benchmark, subject, providers, left_out, budget, case.dtype)
 
 
 def timed_rows(
     benchmark: Any,
     subject: Subject,
-    entrants: Mapping[str, Entrant],
+    providers: Mapping[str, VerifiedCall],
     left_out: Mapping[str, str],
-    effort: Effort,
+    budget: Budget,
     dtype: torch.dtype,
 ) -> list[Row]:
-    """Times the entrants in turns with the machine's ceilings and makes a row of each."""
-    calls = {name: entrant.call for name, entrant in entrants.items()}
+    """Times the providers in turns with the probes of the machine's peak rates; returns a row of each."""
+    calls = {name: one.call for name, one in providers.items()}
     if subject.unit == "GB/s":
-        alike, probes, rates = roofline.read_probe(int(subject.work)), {}, roofline.rates
+        comparable, probes, rates = roofline.read_probe(int(subject.work)), {}, roofline.rates
     else:
-        alike, probes = roofline.flop_probes(dtype, subject.work), roofline.amx_probe(dtype, subject.work)
+        comparable, probes = (
+            roofline.flop_probes(dtype, subject.work),
+            roofline.amx_probe(dtype, subject.work),
+        )
         rates = roofline.peaks
-    probes = alike | probes
-    timings = time_with_peers(benchmark, calls, entrants[OWN].seconds, effort, probes, primed=True)
+    probes = comparable | probes
+    timings = time_with_peers(benchmark, calls, providers[OWN].seconds, budget, probes, primed=True)
     every = rates(list(probes), subject.work, timings)
     return make_rows(
         subject,
         timings,
-        {name: entrant.check for name, entrant in entrants.items()},
+        {name: one.check for name, one in providers.items()},
         every,
         tuple(every),
-        alike=tuple(alike),
-        extra_bytes={name: entrant.extra_bytes for name, entrant in entrants.items()},
-        notes={name: entrant.note for name, entrant in entrants.items()},
+        comparable=tuple(comparable),
+        extra_bytes={name: one.extra_bytes for name, one in providers.items()},
+        notes={name: one.note for name, one in providers.items()},
         left_out=left_out,
     )

@@ -1,4 +1,4 @@
-"""chunked_attention as a subject: against overlap_split, SDPA per chunk and overlap_merge."""
+"""chunked_attention against the composition of overlap_split, SDPA per chunk and overlap_merge."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 from bench.cases.attention import ChunkedCase
 from bench.harness.check import Tensors, check, truth_dtype
-from bench.harness.comparison import OWN, Effort, Subject, chosen_backend
+from bench.harness.comparison import OWN, Budget, Subject, chosen_backend
 from bench.harness.rows import Row, dtype_name
-from bench.peers.attention import Attend
+from bench.peers.attention import Attention
 from bench.suites.attention_comparison import timed_rows
-from bench.suites.verified import Entrant, run_once
+from bench.suites.verified import VerifiedCall, run_once
 from lckernels import chunked_attention, overlap_merge, overlap_split, reference
 
 COMPOSED = "split_sdpa_merge"
 
 
-def own_attend(case: ChunkedCase) -> Attend:
+def own_attention(case: ChunkedCase) -> Attention:
     """The public op."""
     return lambda q, k, v: chunked_attention(q, k, v, case.plan, case.weights)
 
 
-def composed(case: ChunkedCase, ops: Any = None) -> Attend:
-    """Split, attention in each chunk, merge: the definition; `ops` has overlap_split and overlap_merge."""
+def composed(case: ChunkedCase, ops: Any = None) -> Attention:
+    """The definition: split, attention in each chunk, merge. `ops` has overlap_split and overlap_merge."""
     split, merge = (overlap_split, overlap_merge) if ops is None else (ops.overlap_split, ops.overlap_merge)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -52,17 +52,17 @@ def truth(case: ChunkedCase, direction: str, inputs: Tensors) -> Tensors:
     return run_once(composed(case, reference), direction, given)[0]
 
 
-def contest(benchmark: Any, case: ChunkedCase, direction: str, effort: Effort) -> list[Row]:
-    """The rows of one case. Raises AssertionError for a wrong result."""
+def compare(benchmark: Any, case: ChunkedCase, direction: str, budget: Budget) -> list[Row]:
+    """The rows of one case. Raises AssertionError if a result is wrong."""
     inputs = make_inputs(case)
     backend = chosen_backend("chunked_attention", *inputs[:3])
-    want, honest = truth(case, direction, inputs), None
-    entrants = {}
-    for name, attend in ((COMPOSED, composed(case)), (OWN, own_attend(case))):
+    want, baseline = truth(case, direction, inputs), None
+    providers = {}
+    for name, attend in ((COMPOSED, composed(case)), (OWN, own_attention(case))):
         results, extra_bytes, _ = run_once(attend, direction, inputs)
-        honest = results if honest is None else honest
-        checked = check(name, results, want, honest)
-        entrants[name] = Entrant.of(attend, direction, inputs, checked, extra_bytes)
+        baseline = results if baseline is None else baseline
+        checked = check(name, results, want, baseline)
+        providers[name] = VerifiedCall.of(attend, direction, inputs, checked, extra_bytes)
     subject = Subject(
         suite="chunked_attention",
         op="chunked_attention",
@@ -73,4 +73,4 @@ def contest(benchmark: Any, case: ChunkedCase, direction: str, effort: Effort) -
         unit="GFLOP/s",
         backend=backend,
     )
-    return timed_rows(benchmark, subject, entrants, {}, effort, case.dtype)
+    return timed_rows(benchmark, subject, providers, {}, budget, case.dtype)

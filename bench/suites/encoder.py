@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=10**9, help="read only so many tokens of the book")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=Path, default=rows.RESULTS, help="folder for what is written")
+    parser.add_argument("--rows", type=Path, default=rows.OUTPUT, help="output folder")
     options = parser.parse_args()
     transformers.logging.disable_progress_bar()
     folder, text = model_folder(), read_text(book.PATH)

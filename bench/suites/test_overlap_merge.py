@@ -3,12 +3,12 @@
 import pytest
 
 from bench.cases.overlap import OverlapCase
-from bench.harness import roofline, rows
+from bench.harness import roofline
 from bench.harness.check import Checked, check
 from bench.harness.comparison import (
     OWN,
     WARM,
-    Effort,
+    Budget,
     chosen_backend,
     first_results,
     make_rows,
@@ -21,9 +21,7 @@ ONE_PEER = 2**29  # counted bytes above which only the first peer runs: the othe
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_overlap(
-    benchmark, overlap_op: str, overlap_case: OverlapCase, direction, effort: Effort, rows_folder
-):
+def test_overlap(benchmark, overlap_op: str, overlap_case: OverlapCase, direction, budget: Budget, store):
     op, case = overlap_op, overlap_case
     traffic = case.traffic(op, direction)
     x, grad = make_inputs(op, case)
@@ -38,20 +36,20 @@ def test_overlap(
     want = (truth(op, direction, case, given),)
     first, once = first_results(calls)
     results = {name: (checked_columns(result),) for name, result in first.items()}
-    honest = results[next(iter(peers))]
-    checks = {name: check(name, result, want, honest) for name, result in results.items()}
+    baseline = results[next(iter(peers))]
+    checks = {name: check(name, result, want, baseline) for name, result in results.items()}
     warm_checks: dict[str, Checked] = {}
     if backend == "cpu":
         calls[WARM], out = warm_call(op, direction, case, given)
         calls[WARM]()
-        warm_checks[WARM] = check(WARM, (checked_columns(out),), want, honest)
-    del want, honest, results, first
+        warm_checks[WARM] = check(WARM, (checked_columns(out),), want, baseline)
+    del want, baseline, results, first
 
     copies, probes = roofline.torch_copies(traffic), roofline.copy_probes(traffic)
-    timings = time_with_peers(benchmark, calls | copies, once, effort, probes)
+    timings = time_with_peers(benchmark, calls | copies, once, budget, probes)
     subject = subject_of("overlap_merge", op, direction, case, backend)
     for output, checked in (("fresh", checks), ("warm", warm_checks)):
-        equal, alike = roofline.copy_names(output), roofline.alike_names(output)
-        found = roofline.rates(equal + alike, traffic.total, timings)
-        made = make_rows(subject, timings, checked, found, equal, alike=alike, output=output)
-        rows.append(made, rows_folder)
+        equal, comparable = roofline.copy_names(output), roofline.same_traffic_names(output)
+        found = roofline.rates(equal + comparable, traffic.total, timings)
+        made = make_rows(subject, timings, checked, found, equal, comparable=comparable, output=output)
+        store(made)

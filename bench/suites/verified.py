@@ -1,17 +1,17 @@
-"""Who takes part in a contest: providers are checked, and their memory measured, before timing."""
+"""Providers of windowed attention: each is checked, and its memory measured, before it is timed."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from bench.cases.attention import BACKWARD_FLOPS, AttentionCase
 from bench.harness.check import Checked, Tensors
+from bench.harness.comparison import collect
 from bench.harness.memory import with_extra_bytes
 from bench.harness.timing import Call
 from bench.peers.attention import (
-    Attend,
+    Attention,
     Build,
     Peer,
     eager,
@@ -21,22 +21,19 @@ from bench.peers.attention import (
     sdpa_slice,
 )
 from bench.peers.libraries import flex, local_attention
-from bench.peers.limits import TooSlow, Unsupported, refuse_dense_pass
+from bench.peers.limits import TooSlow, raise_if_dense_pass_is_slow
 from bench.peers.onnx_attention import onnxruntime
 from bench.suites import attention
-from bench.suites.expected import Exam
+from bench.suites.expected import Expected
 
-T = TypeVar("T")
-
-_LONG = (sdpa_mask, sdpa_causal, sdpa_causal_no_window, flex, onnxruntime, local_attention, eager)
+_FULL_PASS = (sdpa_mask, sdpa_causal, sdpa_causal_no_window, flex, onnxruntime, local_attention, eager)
 PEERS: dict[str, tuple[Build, ...]] = {
-    "forward": _LONG,
-    "backward": _LONG,
+    "forward": _FULL_PASS,
+    "backward": _FULL_PASS,
     "decode": (sdpa_slice, sdpa_mask, flex, onnxruntime, eager),
 }
 
-
-# Peers that compute every pair, and the least share of the products that they get away with.
+# Peers that compute every (query, key) pair, and the smallest share of the products that they compute.
 DENSE: dict[Build, float] = {
     eager: 1.0,
     sdpa_mask: 1.0,
@@ -44,57 +41,66 @@ DENSE: dict[Build, float] = {
     sdpa_causal: 0.5,
     sdpa_causal_no_window: 0.5,
 }
+_too_slow: dict[tuple[Build, str, float], list[AttentionCase]] = {}  # by peer, direction and limit
 
 
-_tried_in_vain: dict[tuple[Build, str, float], list[AttentionCase]] = {}  # by peer, direction and limit
+def raise_if_slow(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
+    """Raises TooSlow if the peer needs more than `limit` seconds by its FLOPs, or needed them before.
 
-
-def refuse_if_slow(build: Build, case: AttentionCase, direction: str, limit: float) -> None:
-    """Raises TooSlow for a peer that surely takes more than `limit` seconds, or did on a smaller case."""
+    "Before": on a case in this process that is no larger.
+    """
     passes = 1 + BACKWARD_FLOPS if direction == "backward" else 1
-    refuse_dense_pass(4 * case.score_products * DENSE.get(build, 0.0) * passes, limit)
-    for smaller in _tried_in_vain.get((build, direction, limit), []):
+    raise_if_dense_pass_is_slow(4 * case.score_products * DENSE.get(build, 0.0) * passes, limit)
+    for smaller in _too_slow.get((build, direction, limit), []):
         if smaller.no_larger_than(case):
             raise TooSlow(f"more than {limit:g} s a pass on {smaller.label}")
 
 
 def builders(case: AttentionCase, direction: str) -> list[Build]:
-    """Who is asked: of the two that use is_causal the one that fits the window."""
+    """The peers of a case: of the two that use is_causal, the one that fits the window."""
     misfit = sdpa_causal_no_window if case.window_size == (-1, 0) else sdpa_causal
     return [build for build in PEERS[direction] if build is not misfit]
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A provider whose result was right."""
+class VerifiedCall:
+    """A call whose result passed its check.
+
+    Attributes:
+        call: What is timed.
+        check: The result of the check.
+        seconds: Of one warm call.
+        extra_bytes: Peak memory above inputs and results; None where it cannot be measured.
+        note: What the call computes, where that is not the op.
+    """
 
     call: Call
     check: Checked
-    seconds: float  # of a warm call
+    seconds: float
     extra_bytes: int | None
     note: str = ""
 
     @classmethod
     def of(
         cls,
-        attend: Attend,
+        attend: Attention,
         direction: str,
         inputs: Tensors,
         checked: Checked,
         extra_bytes: int | None,
         note: str = "",
-    ) -> "Entrant":
-        """Runs the call once for its time."""
+    ) -> "VerifiedCall":
+        """Runs the call once for its seconds."""
         call = attention.as_call(attend, direction, inputs)
         begin = time.perf_counter()
         call()
         return cls(call, checked, time.perf_counter() - begin, extra_bytes, note)
 
 
-def run_once(attend: Attend, direction: str, inputs: Tensors) -> tuple[Tensors, int | None, float]:
+def run_once(attend: Attention, direction: str, inputs: Tensors) -> tuple[Tensors, int | None, float]:
     """(out,) or (dq, dk, dv), the peak memory above inputs and results, and the seconds.
 
-    A backward's memory and seconds hold its forward.
+    A backward's memory and seconds include its forward.
     """
     begin = time.perf_counter()
     made, extra_bytes = with_extra_bytes(attention.whole_pass(attend, direction, inputs))
@@ -102,58 +108,50 @@ def run_once(attend: Attend, direction: str, inputs: Tensors) -> tuple[Tensors, 
     return made[:3] if direction == "backward" else made, extra_bytes, seconds
 
 
-def enter(
-    name: str, peer: Peer, case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
-) -> Entrant:
-    """Checks the provider and makes it an entrant.
+def verify(
+    name: str,
+    peer: Peer,
+    case: AttentionCase,
+    direction: str,
+    inputs: Tensors,
+    expected: Expected,
+    limit: float,
+) -> VerifiedCall:
+    """Checks a provider; `inputs` are in the peer's layout.
 
-    inputs are in the peer's layout. Raises AssertionError for a wrong result, TooSlow above `limit` seconds.
+    Raises:
+        AssertionError: The result is wrong.
+        TooSlow: The call takes more than `limit` seconds.
     """
     results, extra_bytes, seconds = run_once(peer.attend, direction, inputs)
-    checked = exam.check(name, tuple(x.transpose(1, 2) for x in results) if peer.by_head else results)
+    checked = expected.check(name, tuple(x.transpose(1, 2) for x in results) if peer.by_head else results)
     if seconds > limit:
         raise TooSlow(f"more than {limit:g} s a pass")
     del results
-    return Entrant.of(peer.attend, direction, inputs, checked, extra_bytes, peer.note)
+    return VerifiedCall.of(peer.attend, direction, inputs, checked, extra_bytes, peer.note)
 
 
-def _enter(
-    build: Build, case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
-) -> Entrant:
-    """Raises AssertionError for a wrong result, Unsupported where the peer takes no part."""
-    refuse_if_slow(build, case, direction, limit)
+def _verify_peer(
+    build: Build, case: AttentionCase, direction: str, inputs: Tensors, expected: Expected, limit: float
+) -> VerifiedCall:
+    """Builds and checks a peer. Raises AssertionError for a wrong result, Unsupported if it is left out."""
+    raise_if_slow(build, case, direction, limit)
     peer = build(case, direction, "cpu")
     given = attention.by_head(inputs) if peer.by_head else inputs
-    other = Exam(peer.computes, direction, inputs, every_head=False) if peer.computes else exam
+    other = Expected(peer.computes, direction, inputs, every_head=False) if peer.computes else expected
     try:
-        return enter(build.__name__, peer, case, direction, given, other, limit)
+        return verify(build.__name__, peer, case, direction, given, other, limit)
     except TooSlow:
-        _tried_in_vain.setdefault((build, direction, limit), []).append(case)
+        _too_slow.setdefault((build, direction, limit), []).append(case)
         raise
 
 
-def admitted(ways: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
-    """Those that enter, and why the others do not: a wrong result is a reason too."""
-    entrants: dict[str, T] = {}
-    left_out: dict[str, str] = {}
-    for name, way in ways.items():
-        try:
-            entrants[name] = way()
-        except (AssertionError, Unsupported) as reason:
-            left_out[name] = str(reason)
-        except Exception as error:  # a peer that breaks must not cost the others their rows
-            first_line = str(error).strip().partition("\n")[0]
-            left_out[name] = f"{type(error).__name__}: {first_line}"
-    return entrants, left_out
-
-
-def admit(
-    case: AttentionCase, direction: str, inputs: Tensors, exam: Exam, limit: float
-) -> tuple[dict[str, Entrant], dict[str, str]]:
-    """The peers that can, and why the others do not take part."""
-    return admitted(
-        {
-            build.__name__: partial(_enter, build, case, direction, inputs, exam, limit)
-            for build in builders(case, direction)
-        }
-    )
+def verified_peers(
+    case: AttentionCase, direction: str, inputs: Tensors, expected: Expected, limit: float
+) -> tuple[dict[str, VerifiedCall], dict[str, str]]:
+    """The peers that passed, and for the others the reason."""
+    makers: dict[str, Callable[[], VerifiedCall]] = {
+        build.__name__: partial(_verify_peer, build, case, direction, inputs, expected, limit)
+        for build in builders(case, direction)
+    }
+    return collect(makers)

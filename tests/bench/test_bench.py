@@ -1,4 +1,4 @@
-"""The benchmark harness: counts against brute force, rows, pages, probes, GPU scripts."""
+"""The benchmark harness: counts against brute force, rows, probes, GPU modules."""
 
 import json
 import math
@@ -11,6 +11,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from helpers.bench_rows import synthetic_rows
+
 from bench.cases.attention import AttentionCase
 from bench.cases.overlap import OverlapCase
 from bench.compile import triton_start
@@ -19,8 +21,7 @@ from bench.gpu import models as gpu_models
 from bench.gpu import ops as gpu_ops
 from bench.harness import rows
 from bench.harness.check import Checked, check
-from bench.harness.comparison import OWN, Subject, make_rows
-from bench.harness.report import pages
+from bench.harness.comparison import OWN
 from bench.harness.timing import Timing, Turns, measure
 from bench.peers.overlap import overlap_peers
 from bench.suites import overlap
@@ -97,16 +98,16 @@ def test_overlap_peers_and_truth_agree_with_autograd_of_the_reference(op, direct
 
 def test_a_wrong_result_is_named_with_its_error():
     truth = torch.ones(3, dtype=torch.float64)
-    honest = torch.ones(3)
-    assert check("exact", (torch.ones(3),), (truth,), (honest,)).passed
+    baseline = torch.ones(3)
+    assert check("exact", (torch.ones(3),), (truth,), (baseline,)).passed
     with pytest.raises(AssertionError, match=r"clumsy: result 0 is off by 0\.5, allowed is 1e-06"):
-        check("clumsy", (torch.tensor([1, 1, 1.5]),), (truth,), (honest,))
+        check("clumsy", (torch.tensor([1, 1, 1.5]),), (truth,), (baseline,))
     with pytest.raises(AssertionError, match=r"broken: result 0 is not finite"):
-        check("broken", (torch.tensor([1, torch.nan, 1]),), (truth,), (honest,))
+        check("broken", (torch.tensor([1, torch.nan, 1]),), (truth,), (baseline,))
     with pytest.raises(AssertionError, match=r"clumsy: the plain route 0 is off by 0\.5"):
         check("clumsy", (torch.ones(3),), (truth,), (torch.tensor([1, 1, 1.5]),))
     with pytest.raises(AssertionError, match=r"short: shape \(2,\), expected \(3,\)"):
-        check("short", (torch.ones(2),), (truth,), (honest,))
+        check("short", (torch.ones(2),), (truth,), (baseline,))
 
 
 def test_timings_are_medians_and_fifths_of_calls_in_turns():
@@ -131,30 +132,11 @@ def test_a_slow_call_sits_out_once_its_budget_is_spent():
     }
 
 
-def subject(seqlen: int = 64, direction: str = "forward") -> Subject:
-    return Subject(
-        suite="gpu_attention",
-        op="windowed_attention",
-        direction=direction,
-        shape={"seqlen": seqlen, "window": "15,0"},
-        dtype="float32",
-        work=4e9,
-        unit="GFLOP/s",
-        backend="eager",
-    )
-
-
-def synthetic(seqlen: int = 64, direction: str = "forward") -> list[rows.Row]:
-    timings = {OWN: Timing(2.0, 1.9, 2.2, 7), "flex": Timing(0.5, 0.5, 0.6, 7)}
-    checks = dict.fromkeys(timings, GOOD)
-    return make_rows(subject(seqlen, direction), timings, checks, {"fma": 8e9, "amx": 9e9}, ("fma",))
-
-
 def test_rows_hold_rate_percent_and_ratios():
-    own, flex = synthetic()
+    own, flex = synthetic_rows()
     assert own.rate == 2.0
     assert own.percent(own.percent_of) == 25.0
-    assert own.percent(own.alike) is None
+    assert own.percent(own.comparable) is None
     assert own.ratios == {"flex": 0.25}
     assert (own.backend, flex.backend) == ("eager", "")
     stored = rows.to_json(own)
@@ -164,7 +146,7 @@ def test_rows_hold_rate_percent_and_ratios():
 
 
 def test_rows_refuse_a_result_that_is_unchecked_or_wrong(tmp_path):
-    own, flex = synthetic()
+    own, flex = synthetic_rows()
     with pytest.raises(ValueError, match=r"no row for flex .*: its result was not checked"):
         rows.append([own, replace(flex, check=None)], tmp_path)
     with pytest.raises(ValueError, match=r"no row for lckernels .*: its result is off by 2"):
@@ -172,27 +154,6 @@ def test_rows_refuse_a_result_that_is_unchecked_or_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"unit must be one of GB/s, GFLOP/s, got 'ms'"):
         rows.append([replace(own, unit="ms")], tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_report_is_drawn_from_the_newest_rows(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no rows"):
-        pages.write(tmp_path)
-    older = [replace(row, timing=Timing(9.0, 9.0, 9.0, 2)) for row in synthetic()]
-    rows.append(older + synthetic() + synthetic(128) + synthetic(64, "backward"), tmp_path)
-    assert len((tmp_path / "gpu_attention.jsonl").read_text().splitlines()) == 8
-    written = {path.name: path for path in pages.write(tmp_path)}
-    assert set(written) == {
-        "README.md",
-        "gpu_attention_windowed_attention_forward.png",
-        "gpu_attention_windowed_attention_backward.png",
-    }
-    page = written["README.md"].read_text()
-    assert page.count("| 64 | 15,0 | float32 |  | eager | 2000 (1900-2200) | 2 | 25 % |  | 0.25 |") == 2
-    assert page.count("| 128 | 15,0 |") == 1
-    assert "9000" not in page
-    assert "fma 8-8" in page
-    for name, path in written.items():
-        assert name == "README.md" or path.read_bytes().startswith(b"\x89PNG")
 
 
 @needs_host

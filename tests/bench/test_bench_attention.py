@@ -21,16 +21,16 @@ from bench.cases.attention import (
 )
 from bench.harness import rows
 from bench.harness.check import FLOOR, Checked
-from bench.harness.comparison import OWN, Effort, make_rows
+from bench.harness.comparison import OWN, Budget, Unsupported, make_rows
 from bench.harness.memory import with_extra_bytes
-from bench.harness.report import goals, pages
+from bench.harness.report import attention_goals, goals, pages
+from bench.harness.report.stored import Stored
 from bench.harness.timing import Timing, primed_clock, wall_clock
 from bench.peers.attention import Peer, sdpa_mask
 from bench.peers.libraries import _block_mask, exact_buckets, flex
-from bench.peers.limits import Unsupported
 from bench.suites import attention, chunked, verified
-from bench.suites.attention_comparison import contest
-from bench.suites.expected import Exam
+from bench.suites.attention_comparison import compare
+from bench.suites.expected import Expected
 from bench.suites.verified import PEERS
 from lckernels import reference
 from lckernels.backends import registry
@@ -42,7 +42,7 @@ CASES = [
     AttentionCase(37, (3, 5), torch.float64, **GROUPED),
     causal(37, 9, torch.float64, num_queries=1, batch=3, **GROUPED),
 ]
-BRIEF = Effort(rounds=2, seconds=0.0, peer_seconds=0.0, call_seconds=60.0)
+BRIEF = Budget(rounds=2, seconds=0.0, peer_seconds=0.0, call_seconds=60.0)
 needs_chunks = pytest.mark.skipif(registry.availability()["cpu"] != "", reason="needs the compiled planner")
 
 
@@ -90,7 +90,7 @@ def test_truth_and_honest_route_by_blocks_are_the_reference(monkeypatch, case, d
         return reference.windowed_attention(q, k, v, window_size=case.window_size)[0]
 
     want = attention.as_call(definition, direction, inputs)()
-    for route in (attention.truth, attention.honest):
+    for route in (attention.truth, attention.baseline):
         for found, expected in zip(route(case, direction, inputs), want, strict=True):
             torch.testing.assert_close(found, expected, msg=route.__name__)
 
@@ -104,22 +104,22 @@ def test_of_huge_cases_some_heads_are_checked(monkeypatch):
     q, k, v, dout = attention.of_heads(case, inputs, [1])
     for part, whole, heads in zip((q, k, v, dout), inputs, ([2, 3], [1], [1], [2, 3]), strict=True):
         assert torch.equal(part, whole[:, :, heads])
-    exam = Exam(case, "forward", inputs)
-    out = attention.own_attend(case, "eager")(*inputs[:3])
-    assert exam.check("own", (out,)).passed
+    expected = Expected(case, "forward", inputs)
+    out = attention.own_attention(case, "eager")(*inputs[:3])
+    assert expected.check("own", (out,)).passed
     out[:, :, 1] += 1  # a query head of the checked key head
     with pytest.raises(AssertionError, match=r"own: result 0 is off by 1"):
-        exam.check("own", (out,))
+        expected.check("own", (out,))
     out[:, :, 1] -= 1
-    exam.check("own", (out,))
+    expected.check("own", (out,))
     out[:, :, 3] += 1  # of the other key head, whose truth is not computed
     with pytest.raises(AssertionError, match=r"own, key head 1: result 0 is off by 1"):
-        exam.check("own", (out,))
-    assert Exam(case, "forward", inputs, every_head=False).check("own", (out,)).passed
+        expected.check("own", (out,))
+    assert Expected(case, "forward", inputs, every_head=False).check("own", (out,)).passed
     out[:, :, 3] -= 1
-    # Far from the honest route, but as near to the truth as before.
-    exam.honest[0][:, :, 3] += 50 * FLOOR[out.dtype]
-    assert exam.check("own", (out,)).passed
+    # Far from the baseline route, but as near to the truth as before.
+    expected.baseline[0][:, :, 3] += 50 * FLOOR[out.dtype]
+    assert expected.check("own", (out,)).passed
 
 
 @pytest.mark.parametrize("window", [9, UNBOUNDED])
@@ -137,8 +137,8 @@ def test_every_peer_computes_its_definition_or_says_why_not(direction, window):
         except Unsupported:
             continue
         given = attention.by_head(inputs) if peer.by_head else inputs
-        exam = Exam(peer.computes or case, direction, inputs)
-        verified.enter(build.__name__, peer, case, direction, given, exam, limit=60.0)
+        expected = Expected(peer.computes or case, direction, inputs)
+        verified.verify(build.__name__, peer, case, direction, given, expected, limit=60.0)
         ran.add(build.__name__)
     windowed = {"sdpa_mask", "eager", "local_attention", "sdpa_causal_no_window"}
     full = {"sdpa_mask", "eager", "sdpa_causal"}
@@ -208,7 +208,7 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
     monkeypatch.setitem(PEERS, "forward", (sdpa_mask, clumsy, absent, broken))
     told = []
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made = contest(Clock(), case, "forward", BRIEF, told.append)
+    made = compare(Clock(), case, "forward", BRIEF, told.append)
     assert [row.provider for row in made] == [OWN, "sdpa_mask"]
     assert set(made[0].left_out) == {"clumsy", "absent", "broken"}
     assert made[0].left_out["clumsy"].startswith("clumsy: result 0 is off by 1")
@@ -225,31 +225,31 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
 def test_a_slow_peer_is_left_out(monkeypatch):
     monkeypatch.setitem(PEERS, "backward", (sdpa_mask,))
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
+    made = compare(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass over all pairs at 150 GFLOP/s"}
     monkeypatch.setattr(verified, "DENSE", {})
-    monkeypatch.setattr(verified, "_tried_in_vain", {})
-    made = contest(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
+    monkeypatch.setattr(verified, "_too_slow", {})
+    made = compare(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass"}
     for tried, on in ((replace(case, num_heads=4), f" on {case.label}"), (replace(case, seqlen=31), "")):
-        made = contest(Clock(), tried, "backward", replace(BRIEF, call_seconds=1e-9))
+        made = compare(Clock(), tried, "backward", replace(BRIEF, call_seconds=1e-9))
         assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass" + on}
 
 
 def test_a_wrong_result_of_ours_ends_the_contest(monkeypatch):
     monkeypatch.setitem(PEERS, "forward", ())
-    monkeypatch.setattr(attention, "own_attend", lambda case: lambda q, k, v: q + 1)
+    monkeypatch.setattr(attention, "own_attention", lambda case: lambda q, k, v: q + 1)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):
-        contest(Clock(), causal(32, 5, torch.float32, head_dim=8), "forward", BRIEF)
+        compare(Clock(), causal(32, 5, torch.float32, head_dim=8), "forward", BRIEF)
 
 
 def test_decode_rows_count_bytes_against_reads(monkeypatch):
     monkeypatch.setitem(PEERS, "decode", ())
     case = causal(512, 64, torch.float32, num_queries=1, batch=2)
-    (row,) = contest(Clock(), case, "decode", BRIEF)
+    (row,) = compare(Clock(), case, "decode", BRIEF)
     assert (row.unit, row.work) == ("GB/s", 2 * 2 * 64 * 8 * 64 * 4)
-    assert set(row.ceilings) <= {"read"}
+    assert set(row.peak_rates) <= {"read"}
 
 
 @needs_chunks
@@ -259,10 +259,10 @@ def test_chunked_rows_and_truth(direction):
     lengths = [12] * case.plan.num_chunks
     assert case.flops("forward") == 4 * 2 * 8 * sum(n * n for n in lengths)
     inputs = chunked.make_inputs(case)
-    want = attention.as_call(chunked.own_attend(case), direction, inputs)()
+    want = attention.as_call(chunked.own_attention(case), direction, inputs)()
     for found, expected in zip(chunked.truth(case, direction, inputs), want, strict=True):
         torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-5)
-    made = chunked.contest(Clock(), case, direction, BRIEF)
+    made = chunked.compare(Clock(), case, direction, BRIEF)
     assert {row.provider for row in made} == {OWN, chunked.COMPOSED}
     assert all(row.check.passed for row in made)
 
@@ -278,20 +278,20 @@ def synthetic(direction: str, case: AttentionCase, seconds: float, **peers: floa
         checks,
         {"fma": 1e12},
         ("fma",),
-        alike=("fma",),
+        comparable=("fma",),
         extra_bytes=dict.fromkeys(timings, 2**20),
         notes={"sdpa_causal_no_window": "computes another result"},
         left_out={"flex": "it is not here"},
     )
 
 
-def goal_cells(stored: list[goals.Stored], text: str, dtype: str) -> list[str]:
+def goal_cells(stored: list[Stored], text: str, dtype: str) -> list[str]:
     """asked, worst, best, rows, met of one goal."""
-    lines = [line.strip("| ").split(" | ") for line in goals.table(stored)]
+    lines = [line.strip("| ").split(" | ") for line in goals.table(stored, attention_goals.GOALS)]
     return next(cells[2:7] for cells in lines if cells[0].startswith(text) and cells[1] == dtype)
 
 
-def stored_of(made: list[rows.Row]) -> list[goals.Stored]:
+def stored_of(made: list[rows.Row]) -> list[Stored]:
     return [rows.to_json(row) for row in made]
 
 
@@ -330,9 +330,10 @@ def test_the_page_shows_goals_memory_and_who_was_left_out(tmp_path):
     ]
     rows.append(made, tmp_path)
     names = {path.name for path in pages.write(tmp_path)}
-    assert names == {"README.md", *(f"attention_{name}.png" for name in ("rate", "time", "ratio"))}
-    page = (tmp_path / "README.md").read_text()
-    assert "## Goals of windowed_attention" in page
+    plots = {f"attention_{name}.png" for name in ("rate", "time", "ratio")}
+    assert names == {"README.md", "attention-forward.md", "attention-decode.md", *plots}
+    assert "## Goals of windowed_attention" in (tmp_path / "README.md").read_text()
+    page = (tmp_path / "attention-forward.md").read_text()
     assert "sdpa_causal_no_window computes another result." in page
     assert "Left out (cases): flex: it is not here (2)." in page
     assert "| 1 | 8192 | 8:8 | 64 | 511,0 | float32 | 1 |  |  |" in page

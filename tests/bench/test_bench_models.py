@@ -17,11 +17,11 @@ from bench.cases import smollm2
 from bench.cases.models import ModelCase, flops, layer_windows
 from bench.demo import perplexity as demo_perplexity
 from bench.harness import rows
-from bench.harness.comparison import OWN, Effort
+from bench.harness.comparison import OWN, Budget, Unsupported
 from bench.harness.report import goals, model_goals, pages
 from bench.peers import model_attention
 from bench.peers import models as model_peers
-from bench.peers.limits import TooSlow, Unsupported
+from bench.peers.limits import TooSlow
 from bench.suites import model_comparison
 from lckernels.perplexity import Comparison, Scored
 
@@ -89,7 +89,7 @@ def test_windows_of_layers_are_those_of_the_masks(case):
     assert len(masks) == case.layers
     for mask, window in zip(masks, layer_windows(model.config), strict=True):
         seen = torch.ones(case.seqlen, case.seqlen, dtype=torch.bool) if mask is None else mask[0, 0] == 0
-        assert seen.equal(model_attention.sees(window, key[:, None], key))
+        assert seen.equal(model_attention.is_visible(window, key[:, None], key))
 
 
 def test_flops_of_a_model():
@@ -125,7 +125,7 @@ class Benchmark:
         self.stats = type("Stats", (), {"stats": type("Data", (), {"data": data})})
 
 
-EFFORT = Effort(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
+BUDGET = Budget(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
 
 
 def test_a_small_contest(case, monkeypatch, tmp_path):
@@ -133,7 +133,7 @@ def test_a_small_contest(case, monkeypatch, tmp_path):
     peers = {name: build for name, build in model_peers.PEERS.items() if name != "flex"}
     monkeypatch.setattr(model_comparison, "PEERS", peers)
     told = []
-    made = model_comparison.contest(Benchmark(), case, EFFORT, told.append)
+    made = model_comparison.compare(Benchmark(), case, BUDGET, told.append)
     expected = {OWN, "eager", "floor"} | ({"sdpa"} if case.family != "gpt_oss" else set())
     assert {row.provider for row in made} == expected
     assert len(told) == (case.family == "gpt_oss")
@@ -144,20 +144,20 @@ def test_a_small_contest(case, monkeypatch, tmp_path):
     assert own["shape"]["default"] == ("eager" if case.family == "gpt_oss" else "sdpa")
     assert own["work"] == flops(model_attention.build(case)[0], case.seqlen)
     assert all(row["extra_bytes"] >= 0 for row in stored)
-    assert f"## {case.family}, forward (models)" in pages.markdown(stored)
+    assert f"## {case.family}, forward: " in pages.suite_pages(stored)["models-forward.md"]
 
 
 def test_a_wrong_result_gives_no_row(case, monkeypatch):
     monkeypatch.setattr(lckernels, "patched", wrong, raising=False)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):
-        model_comparison.contest(Benchmark(), case, EFFORT)
+        model_comparison.compare(Benchmark(), case, BUDGET)
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
 
     def broken(model, case, stack):
         return model_peers.ModelPeer(model_attention.with_attention(model, model_attention.NONE))
 
     monkeypatch.setattr(model_comparison, "PEERS", {"eager": broken})
-    made = model_comparison.contest(Benchmark(), case, EFFORT)
+    made = model_comparison.compare(Benchmark(), case, BUDGET)
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out["eager"].startswith("eager: result 0 is off by")
 
@@ -167,11 +167,11 @@ def test_dense_peers_are_refused_before_they_run():
     case = ModelCase("mistral", long, torch.float32, 2)
     for name, what in (("eager", "scores"), ("sdpa", "masks")):
         with pytest.raises(Unsupported, match=f"{what} of more than 8 GiB"):
-            model_peers.refuse_if_dense(name, model, replace(case, seqlen=2 * long), 1e9)
+            model_peers.raise_if_dense(name, model, replace(case, seqlen=2 * long), 1e9)
     with pytest.raises(TooSlow, match="more than 1 s a pass over all pairs"):
-        model_peers.refuse_if_dense("sdpa", model, case, 1.0)
-    model_peers.refuse_if_dense("sdpa", model, replace(case, seqlen=1024), 1.0)
-    model_peers.refuse_if_dense("flex", model, replace(case, seqlen=8 * long), 1.0)
+        model_peers.raise_if_dense("sdpa", model, case, 1.0)
+    model_peers.raise_if_dense("sdpa", model, replace(case, seqlen=1024), 1.0)
+    model_peers.raise_if_dense("flex", model, replace(case, seqlen=8 * long), 1.0)
 
 
 def test_cases_cover_what_the_goals_ask_for():

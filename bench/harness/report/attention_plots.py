@@ -1,8 +1,7 @@
-"""Pictures of the attention rows: rates under the roofline, times along N, ratios to the best peer."""
+"""Plots of the attention rows: rates under the roofline, times along N, ratios to the best peer."""
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 
 import matplotlib
@@ -12,24 +11,19 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.harness.report.goals import OWN, Stored
+from bench.harness.report.stored import Stored
+from bench.harness.rows import OWN
 
+PLOTS = ("rate", "time", "ratio")
 _DIRECTIONS = ("forward", "backward", "decode")
 _DTYPES = ("float32", "bfloat16")
 _WINDOW, _CAUSAL, _HEAD_DIM = "511,0", "-1,0", 64
 _ANCHOR = 8192
 
 
-def draw(rows: list[Stored], folder: Path, suffix: str = "") -> list[Path]:
-    """attention_rate, attention_time and attention_ratio of one machine's rows."""
-    pictures = {"rate": _rates, "time": _times, "ratio": _ratios}
-    paths = []
-    for name, paint in pictures.items():
-        figure = paint(rows)
-        paths.append(folder / f"attention_{name}{suffix}.png")
-        figure.savefig(paths[-1], dpi=110)
-        plt.close(figure)
-    return paths
+def figures(rows: list[Stored]) -> list[plt.Figure]:
+    """The plots PLOTS of one machine's rows."""
+    return [_rates(rows), _times(rows), _ratios(rows)]
 
 
 def _line(rows: Iterable[Stored], direction: str, dtype: str) -> list[Stored]:
@@ -52,7 +46,7 @@ def _panels(columns: int, rows: int, width: float = 6, height: float = 3.6) -> t
 
 
 def _rates(rows: list[Stored]) -> plt.Figure:
-    """A panel per direction and dtype: every provider against N, and the ceilings of our own rows."""
+    """A panel per direction and dtype: every provider's rate against N, and the peak rates of our rows."""
     figure, panels = _panels(len(_DTYPES), len(_DIRECTIONS), width=5)
     pairs = [(direction, dtype) for direction in _DIRECTIONS for dtype in _DTYPES]
     colors = _colors(row["provider"] for row in rows)
@@ -79,12 +73,12 @@ def _rates(rows: list[Stored]) -> plt.Figure:
 
 
 def _roofline(axes: Axes, own: list[Stored]) -> None:
-    """The best ceiling of our own rows as a thick line, the others as dotted ones."""
-    ceilings: dict[str, list[float]] = defaultdict(list)
+    """The highest peak rate of our rows as a thick line, the others as dotted ones."""
+    peak_rates: dict[str, list[float]] = defaultdict(list)
     for row in own:
         for name in row["alike"]:
-            ceilings[name].append(row["ceilings"][name])
-    heights = {name: median(values) for name, values in ceilings.items()}
+            peak_rates[name].append(row["ceilings"][name])
+    heights = {name: median(values) for name, values in peak_rates.items()}
     for name, height in heights.items():
         best = height == max(heights.values())
         axes.axhline(height, color="black", linewidth=2 if best else 1, linestyle="-" if best else ":")

@@ -1,15 +1,17 @@
-"""What patched models should reach on a CPU."""
+"""The goals of patched models on a CPU."""
 
 from collections.abc import Callable
 
-from bench.harness.report.goals import OWN, Found, Goal, Stored
+from bench.harness.report.goals import Found, Goal
+from bench.harness.report.stored import Stored
+from bench.harness.rows import OWN
 
 SUITE = "models"
 FLOOR = "floor"  # the provider without attention
 
 
 def _against(family: str, seqlen: int, peer: str) -> Callable[[list[Stored], str], Found]:
-    """Times as fast as the peer; "default" is what transformers chooses for the model."""
+    """The peer's time over ours; "default" is the implementation that transformers selects."""
 
     def found(rows: list[Stored], dtype: str) -> Found:
         for row in rows:
