@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lckernels.hf.masks.readers import Reader, add_readers, remove_readers
 
@@ -24,6 +25,8 @@ class Family:
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
             call runs as dense attention.
         replacements: module -> attributes that the module has while it is patched, such as a forward.
+        own_attention: the model's attention does not go through transformers' interface, but that of the
+            replacements does.
         feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
         mixes_tokens: model -> what mixes neighbouring tokens outside attention, as the end of a sentence
             about the model; empty if nothing does.
@@ -36,6 +39,7 @@ class Family:
     unsupported: Callable[[nn.Module], str] | None = None
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
     replacements: Callable[[nn.Module], dict[str, Any]] | None = None
+    own_attention: bool = False
     feed_forward: tuple[str, ...] = ()
     mixes_tokens: Callable[[nn.Module], str] | None = None
     dry_inputs: Callable[[nn.Module], dict[str, Tensor] | None] | None = None
@@ -94,6 +98,12 @@ def replacements(module: nn.Module) -> dict[str, Any]:
     """Attributes that a module has while it is patched."""
     hooks = (family.replacements for family in families_of(type(module)))
     return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
+
+
+def uses_interface(model: PreTrainedModel) -> bool:
+    """Whether a model's attention goes through transformers' interface, at least with its replacements."""
+    own = any(family.own_attention for family in families_of(type(model)))
+    return own or model._can_set_attn_implementation()
 
 
 def feed_forward_methods(module: nn.Module) -> tuple[str, ...]:

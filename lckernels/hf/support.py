@@ -5,6 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_compiled
@@ -60,7 +61,7 @@ def _interface_reasons(model: nn.Module) -> list[str]:
     if not models:
         return ["it is no model of transformers"]
     found = []
-    for name in sorted({type(m).__name__ for m in models if not m._can_set_attn_implementation()}):
+    for name in sorted({type(m).__name__ for m in models if not uses_interface(m)}):
         found.append(f"the attention of {name} does not go through {INTERFACE}")
     if any(getattr(module.config, "output_attentions", False) for module in models):
         found.append("its config has output_attentions, which only its own eager attention returns")

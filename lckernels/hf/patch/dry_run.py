@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from lckernels.hf.calls import Dense, Served, classify
+from lckernels.hf.family import families
 from lckernels.hf.masks.create import describe, key_mask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.kinds import FULL, Kind
@@ -101,7 +102,7 @@ def row_dry_run(model: nn.Module, seqlen: int) -> DryRun:
 def _cached_run(model: nn.Module, seqlen: int) -> DryRun:
     classes = tuple(type(module) for module in model.modules())
     configs = {id(config): config for config in map(own_config, model.modules()) if config is not None}
-    key = (classes, tuple(map(_fields, configs.values())))
+    key = (classes, tuple(map(_fields, configs.values())), families())
     known, runs = _cache.get(model, (None, {}))
     if known != key:
         runs = {}

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import Call, DryRun
 from lckernels.hf.patch.modules import Settings
@@ -98,7 +99,7 @@ def _reached(name: str, calls: dict[str, Call]) -> bool:
 def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
     """Why no layer would run on lckernels; empty if some do, or if the first call decides."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    if not any(m._can_set_attn_implementation() for m in models):
+    if not any(map(uses_interface, models)):
         return f"the attention of {type(models[0]).__name__} does not go through {INTERFACE}"
     if run.unsupported:
         return run.error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lckernels.hf.family import dry_inputs
+from lckernels.hf.family import dry_inputs, replacements
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.patch.modules import lock
 
@@ -52,6 +52,7 @@ def skeleton(model: nn.Module, implementation: str) -> nn.Module:
         # A method of the instance is a wrapper, which may refer to the model itself.
         for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
             del module.__dict__[name]
+        module.__dict__.update(replacements(module))
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
             # The other implementations of experts read the values that route tokens.
