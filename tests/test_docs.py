@@ -1,9 +1,23 @@
 """Every page of the documentation: its blocks run, its links lead somewhere, its language is plain."""
 
 import re
+import shlex
 
 import pytest
-from helpers.docs_pages import NOT_RUN, PAGES, ROOT, blocks, links, namespace, prose, save_models_and_texts
+import torch
+from helpers.docs_pages import (
+    NOT_RUN,
+    PAGES,
+    ROOT,
+    blocks,
+    command_lines,
+    links,
+    namespace,
+    prose,
+    save_models_and_texts,
+)
+
+from lckernels import Score, windowed_attention
 
 PAGE_IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 # Verbs that make a function or a tensor a person, and names that belong to no glossary.
@@ -32,6 +46,22 @@ def test_every_block_runs(page, models_and_texts, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_every_command_line_has_existing_options(page):
+    typer = pytest.importorskip("typer")
+    from lckernels.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    for line in command_lines(page):
+        _, name, *arguments = shlex.split(line, comments=True)
+        if name == "COMMAND":
+            continue
+        options = {option for parameter in commands[name].params for option in parameter.opts} | {"--help"}
+        options |= {option for parameter in commands[name].params for option in parameter.secondary_opts}
+        given = {argument.partition("=")[0] for argument in arguments if re.match("--?[a-z]", argument)}
+        assert given <= options, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_every_link_leads_to_a_file_and_a_heading(page):
     missing = []
     for target in links(page):
@@ -40,6 +70,17 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
         if not file.exists() or (anchor and anchor not in headings(file.read_text(encoding="utf-8"))):
             missing.append(target)
     assert missing == []
+
+
+def test_the_table_of_t5_is_that_of_transformers():
+    """The block of docs/ops.md that makes rel_bias from T5's buckets."""
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    (code,) = (code for _, code in blocks(ROOT / "docs" / "ops.md") if "num_buckets" in code)
+    q = torch.randn(1, 16, 4, 8)
+    names = {"torch": torch, "Score": Score, "windowed_attention": windowed_attention}
+    exec(code, names | {"q": q, "k": q, "v": q, "heads": 4}, found := {})
+    expected = t5.T5Attention._relative_position_bucket(found["relative"], True, 32, 128)
+    assert torch.equal(found["bucket"], expected)
 
 
 def headings(text: str) -> set[str]:

@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in _REWRITTEN_LATER]
 NOT_RUN = "# not run: "  # the first line of a block that the tests leave out, with the reason
 
-_BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -23,6 +23,12 @@ def blocks(page: Path, language: str = "python") -> list[tuple[int, str]]:
     text = page.read_text(encoding="utf-8")
     found = [(text.count("\n", 0, m.start(2)) + 1, m[2]) for m in _BLOCK.finditer(text) if m[1] == language]
     return [(line, code) for line, code in found if not code.startswith(NOT_RUN)]
+
+
+def command_lines(page: Path) -> list[str]:
+    """The lines of the page's blocks that call the command `lckernels`."""
+    lines = (line for m in _BLOCK.finditer(page.read_text(encoding="utf-8")) for line in m[2].splitlines())
+    return [line for line in lines if line.startswith("lckernels ")]
 
 
 def prose(page: Path) -> str:
