@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lckernels.dtypes import FLOATS
+from lckernels.fields import FlatOptions
 from lckernels.options import Layout
 
 INT32_MAX = 2**31 - 1
@@ -106,11 +107,11 @@ def option(
         raise bad(name, f"device {x.device}", f"{other_name} is on {other.device}")
 
 
-def check_packed_bounds(layout: Layout, total_q: int, total_k: int) -> list[list[int]]:
+def check_packed_bounds(layout: Layout | FlatOptions, total_q: int, total_k: int) -> list[list[int]]:
     """Checks the values of cu_seqlens_q and cu_seqlens_k; on a GPU this synchronizes.
 
     Args:
-        layout: the layout of an attention.
+        layout: of the attention; or its flat options.
         total_q: rows of q.
         total_k: rows of k.
 

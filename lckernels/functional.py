@@ -1,11 +1,10 @@
-"""The public functions: signatures, shapes and argument checks. Definitions are in `reference.py`."""
+"""The public functions: signatures, shapes and argument checks; `reference.py` defines what they compute."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lckernels import ops
 from lckernels.arguments import (
     check_attention,
     check_chunked,
@@ -16,6 +15,8 @@ from lckernels.arguments import (
     check_states,
 )
 from lckernels.dtypes import compute_dtype
+from lckernels.fields import flat_options
+from lckernels.ops import attention, chunked, overlap, states
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 
@@ -73,7 +74,7 @@ def windowed_attention(
         bounds = torch.iinfo(torch.int64)
         seed = torch.randint(bounds.min, bounds.max, (1,), dtype=torch.int64, device=q.device)
     options = AttentionOptions(window_size, scale, layout, score, dropout_p, seed)
-    out, lse = ops.windowed_attention(q, k, v, *ops.flat_options(options, backend))
+    out, lse = attention.windowed_attention(q, k, v, *flat_options(options), backend)
     return (out, lse) if return_lse else out
 
 
@@ -103,7 +104,8 @@ def overlap_merge(
     """
     check_chunks(chunks, plan, weights)
     mode, table = _merge_weights(weights, chunks)
-    return ops.overlap_merge(chunks, table, plan.segments, plan.tile_segments, plan.total_len, mode, backend)
+    where = (plan.segments, plan.tile_segments, plan.total_len)
+    return overlap.overlap_merge(chunks, table, *where, mode, backend)
 
 
 def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -> Tensor:
@@ -121,7 +123,7 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
         TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
     """
     check_sequence(sequence, plan)
-    return ops.overlap_split(
+    return overlap.overlap_split(
         sequence, plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, backend
     )
 
@@ -172,7 +174,7 @@ def chunked_attention(
     mode, table = _merge_weights(weights, q)
     extra_inputs = (None, None, None) if extra is None else extra.tensors()
     where = (plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len)
-    out, extra_out = ops.chunked_attention(q, k, v, *extra_inputs, table, *where, mode, scale, backend)
+    out, extra_out = chunked.chunked_attention(q, k, v, *extra_inputs, table, *where, mode, scale, backend)
     return out if extra is None else (out, extra_out)
 
 
@@ -205,4 +207,4 @@ def merge_attention_states(
     """
     outs, lses = list(outs), list(lses)
     check_states(outs, lses)
-    return ops.merge_attention_states(outs, lses, backend)
+    return states.merge_attention_states(outs, lses, backend)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lckernels.backends import registry
+from lckernels.dtypes import FLOATS
 
 PACKAGES = (
     "lckernels",
@@ -20,8 +21,6 @@ PACKAGES = (
     "rich",
     "matplotlib",
 )
-OPS = ("overlap_merge", "overlap_split", "windowed_attention", "chunked_attention", "merge_attention_states")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -70,10 +69,10 @@ def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
     """Rows (op, device, dtypes, backend, why not each other backend); dtypes with one answer are joined."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     rows = []
-    for op in OPS:
+    for op in registry.op_names():
         for device in devices:
             answers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-            for dtype in DTYPES:
+            for dtype in FLOATS:
                 answer = _choice(registry.Problem(op, device, dtype, shapes=()))
                 answers.setdefault(answer, []).append(str(dtype).removeprefix("torch."))
             rows += [(op, device, ", ".join(dtypes), *answer) for answer, dtypes in answers.items()]
@@ -83,7 +82,7 @@ def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
 def _choice(problem: registry.Problem) -> tuple[str, tuple[str, ...]]:
     """The backend that serves the problem, and each other one with its reasons."""
     try:
-        chosen = registry.choose(problem).__name__.rpartition(".")[2]
+        chosen = registry.choose(problem).name
     except registry.BackendError:
         chosen = "none"
     others = []

@@ -10,6 +10,24 @@ from torch import Tensor
 from lckernels import segments as plan_segments
 
 
+class PlanArgs(NamedTuple):
+    """The part of a Plan that a backend reads.
+
+    Attributes:
+        segments: (num_segments, 10) int32.
+        tile_segments: (num_tiles, 2) int32.
+        num_chunks: rows of the chunks tensor.
+        chunk_len: columns of the chunks tensor.
+        total_len: positions of the output.
+    """
+
+    segments: Tensor
+    tile_segments: Tensor
+    num_chunks: int
+    chunk_len: int
+    total_len: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How the rows of `chunks (num_chunks, chunk_len, dim)` land on one output axis of `total_len` positions.
@@ -47,6 +65,11 @@ class Plan:
     def device(self) -> torch.device:
         """The device of the plan's tensors."""
         return self.segments.device
+
+    @property
+    def args(self) -> PlanArgs:
+        """The part that a backend reads."""
+        return PlanArgs(self.segments, self.tile_segments, self.num_chunks, self.chunk_len, self.total_len)
 
     def to(self, device: torch.device | str) -> "Plan":
         """This plan with its tensors on `device`; the same object if they are there."""
@@ -101,21 +124,3 @@ class Plan:
         )
         tables = plan_segments.tables(segments, *sizes, cu_seqlens)
         return cls(*tables[:3], *sizes, tables.crop_gap)
-
-
-class PlanArgs(NamedTuple):
-    """The part of a Plan that a backend reads.
-
-    Attributes:
-        segments: (num_segments, 10) int32.
-        tile_segments: (num_tiles, 2) int32.
-        num_chunks: rows of the chunks tensor.
-        chunk_len: columns of the chunks tensor.
-        total_len: positions of the output.
-    """
-
-    segments: Tensor
-    tile_segments: Tensor
-    num_chunks: int
-    chunk_len: int
-    total_len: int

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lckernels import Layout, Score, plan_chunks
+from lckernels.fields import flat_options
 from lckernels.options import AttentionOptions, ExtraTokens
 from lckernels.plan import PlanArgs
 
@@ -42,18 +43,18 @@ class Variant:
         return "-".join([*parts, heads, *filter(None, [self.features, "tma" if self.descriptors else ""])])
 
     def call(self, device: str) -> Callable[[], Any]:
-        from lckernels.backends import triton as backend
+        from lckernels.backends.triton import BACKEND
 
         shapes = (
             (1, self.seqlen_q, self.num_heads, self.head_dim),
             (1, _SEQLEN, self.num_kv_heads, self.head_dim),
         )
         q, k = (torch.zeros(shape, dtype=self.dtype, device=device) for shape in shapes)
-        options = _options(self, device)
+        options = flat_options(_options(self, device))
         if self.direction == "forward":
-            return partial(backend.windowed_attention, q, k, k, options)
+            return partial(BACKEND.ops["windowed_attention"], q, k, k, options)
         lse = q.new_zeros(1, self.num_heads, self.seqlen_q, dtype=torch.float32)
-        return partial(backend.windowed_attention_backward, q, None, q, k, k, q, lse, options)
+        return partial(BACKEND.ops["windowed_attention_backward"], q, None, q, k, k, q, lse, options)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ChunkedVariant:
         return "-".join([*parts, *filter(None, [self.features])])
 
     def call(self, device: str) -> Callable[[], Any]:
-        from lckernels.backends import triton as backend
+        from lckernels.backends.triton import BACKEND
 
         plan = _plan(device)
         q = torch.zeros(_SEQLEN, 8, self.head_dim, dtype=self.dtype, device=device)
@@ -80,9 +81,11 @@ class ChunkedVariant:
         if self.features == "extra":
             extra = ExtraTokens(*(q.new_zeros(plan.num_chunks, 4, 8, self.head_dim) for _ in range(3)))
         if self.direction == "forward":
-            return partial(backend.chunked_attention, q, q, q, extra, "hann", plan, 1.0)
+            return partial(BACKEND.ops["chunked_attention"], q, q, q, extra, "hann", plan, 1.0)
         dextra = None if extra is None else extra.q
-        return partial(backend.chunked_attention_backward, q, dextra, q, q, q, extra, "hann", plan, 1.0, q)
+        return partial(
+            BACKEND.ops["chunked_attention_backward"], q, dextra, q, q, q, extra, "hann", plan, 1.0, q
+        )
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class MemoryVariant:
         return "-".join(filter(None, [self.op, self.direction, _short(self.dtype), self.weights]))
 
     def call(self, device: str) -> Callable[[], Any]:
-        from lckernels.backends import triton as backend
+        from lckernels.backends.triton import BACKEND
 
-        function = getattr(backend, self.op + ("_backward" if self.direction == "backward" else ""))
+        function = BACKEND.ops[self.op + ("_backward" if self.direction == "backward" else "")]
         if self.op == "merge_attention_states":
             outs = [torch.zeros(2, 128, 8, 64, dtype=self.dtype, device=device) for _ in range(2)]
             lses = [torch.zeros(2, 8, 128, device=device) for _ in range(2)]
@@ -167,7 +170,7 @@ def _windowed(everything: bool) -> Iterator[Variant]:
 
 def _plan(device: str) -> PlanArgs:
     plan = plan_chunks(_SEQLEN, _CHUNK_LEN, _OVERLAP).to(device)
-    return PlanArgs(plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, plan.total_len)
+    return plan.args
 
 
 def _options(variant: Variant, device: str) -> AttentionOptions:

@@ -17,7 +17,6 @@ from bench.harness.check import check
 from lckernels import (
     chunked_attention,
     merge_attention_states,
-    ops,
     overlap_merge,
     overlap_split,
     plan_chunks,
@@ -25,6 +24,7 @@ from lckernels import (
 )
 from lckernels.backends import registry
 from lckernels.dtypes import compute_dtype
+from lckernels.fields import flat_options
 from lckernels.options import AttentionOptions
 
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
@@ -164,8 +164,8 @@ def _options(case: AttentionCase, device: str, dtype: torch.dtype) -> dict[str, 
 
 def _attend(case: AttentionCase, device: str) -> Function:
     def run(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        options = ops.flat_options(AttentionOptions(**_options(case, device, q.dtype)), None)
-        return ops.windowed_attention(q, k, v, *options)
+        options = flat_options(AttentionOptions(**_options(case, device, q.dtype)))
+        return torch.ops.lckernels.windowed_attention(q, k, v, *options, None)
 
     return run
 

@@ -30,8 +30,8 @@ def chosen_backend(op: str, *inputs: Tensor, score_bytes: int = 0) -> str:
         BackendError: No backend supports them.
     """
     shapes = tuple(x.shape for x in inputs)
-    module = choose(Problem(op, inputs[0].device.type, inputs[0].dtype, shapes, score_bytes))
-    return module.__name__.rpartition(".")[2]
+    problem = Problem(op, inputs[0].device.type, inputs[0].dtype, shapes, score_bytes)
+    return choose(problem).name
 
 
 @dataclass(frozen=True)

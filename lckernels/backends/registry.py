@@ -1,14 +1,14 @@
-"""Which backend serves which problem: one table, asked by every op."""
+"""The choice of a backend for each call of an op."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from types import ModuleType
 
 import torch
 
-BACKENDS = ("cpu", "triton", "cuda", "eager")
+BACKENDS = ("cpu", "triton", "cuda", "eager")  # packages beside this file, in order of preference
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16")  # in order: a processor that has one has all before it
 _ENVIRONMENT = "LCKERNELS"
 _SETTINGS = {"backend": BACKENDS, "isa": ISAS}
@@ -16,19 +16,51 @@ _SETTINGS = {"backend": BACKENDS, "isa": ISAS}
 
 @dataclass(slots=True)
 class Problem:
-    """What a backend must know to say whether it can: built once per call, before any kernel runs."""
+    """The properties of one call that the choice depends on: built once per call, before any kernel runs.
+
+    Attributes:
+        op: name of the op; a backward has its forward's.
+        device_type: of the inputs, as in `torch.device.type`.
+        dtype: of the inputs.
+        shapes: of the inputs; empty when only the op, the device and the dtype matter.
+        score_bytes: size of the scores if they were materialised at once, in bytes.
+        segmented: with segment_ids.
+        explicit: the caller named the backend.
+    """
 
     op: str
     device_type: str
     dtype: torch.dtype
     shapes: tuple[tuple[int, ...], ...]
     score_bytes: int = 0
-    segmented: bool = False  # with segment_ids
+    segmented: bool = False
     explicit: bool = False
 
     def __str__(self) -> str:
         shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
         return f"{self.op} on {self.device_type}, {self.dtype}, shapes {shapes}"
+
+
+@dataclass(slots=True, eq=False)
+class Backend:
+    """One implementation of the ops.
+
+    Attributes:
+        name: as in `backend=` and in LCKERNELS.
+        ops: the function of each op that the backend implements, backward passes included, by the op's name.
+        reasons: why the backend cannot solve a problem; an empty list if it can.
+        unavailable: why the backend cannot run on this machine; empty if it can.
+    """
+
+    name: str
+    ops: Mapping[str, Callable]
+    reasons: Callable[[Problem], list[str]]
+    unavailable: Callable[[], str]
+
+
+def by_name(*functions: Callable) -> dict[str, Callable]:
+    """The functions by their names, which are those of the ops."""
+    return {function.__name__: function for function in functions}
 
 
 class BackendError(RuntimeError):
@@ -37,7 +69,7 @@ class BackendError(RuntimeError):
 
 @cache
 def settings() -> dict[str, str]:
-    """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a checked dict."""
+    """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a validated dict."""
     result = {}
     for item in filter(None, os.environ.get(_ENVIRONMENT, "").split(",")):
         name, _, value = item.strip().partition("=")
@@ -51,45 +83,63 @@ def settings() -> dict[str, str]:
     return result
 
 
-def backends() -> dict[str, ModuleType]:
+def backends() -> dict[str, Backend]:
     """Every backend of this version by name, in order of preference."""
-    return {name: _module(name) for name in BACKENDS}
+    return {name: _backend(name) for name in BACKENDS}
 
 
 def availability() -> dict[str, str]:
-    """For each backend: empty when it can run on this machine, else why not."""
-    return {name: module.unavailable() for name, module in backends().items()}
+    """For each backend: why it cannot run on this machine; empty if it can."""
+    return {name: backend.unavailable() for name, backend in backends().items()}
 
 
-def choose(problem: Problem, backend: str | None = None) -> ModuleType:
-    """The first backend that can, or the one asked for; raises BackendError when none can."""
+def op_names() -> list[str]:
+    """Every op that a backend implements, without the backward passes."""
+    names = dict.fromkeys(name for backend in backends().values() for name in backend.ops)
+    return [name for name in names if not name.endswith("_backward")]
+
+
+def choose(problem: Problem, backend: str | None = None) -> Backend:
+    """The backend that runs a problem.
+
+    Args:
+        problem: the call's properties.
+        backend: name of a backend; None means the setting of LCKERNELS, or the first that can.
+
+    Returns:
+        The backend.
+
+    Raises:
+        BackendError: no backend can, or the named one cannot.
+        ValueError: no backend has that name.
+    """
     backend = backend or settings().get("backend")
     problem.explicit = backend is not None
-    refused = {}
+    failures = {}
     for name in (backend,) if backend else BACKENDS:
-        module = _module(name)
-        why = module.reasons(problem)
-        if not why:
-            return module
-        refused[name] = why
-    lines = [f"  {name}: {'; '.join(why)}" for name, why in refused.items()]
+        candidate = _backend(name)
+        reasons = candidate.reasons(problem)
+        if not reasons:
+            return candidate
+        failures[name] = reasons
+    lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in failures.items()]
     raise BackendError("\n".join([f"no backend can run {problem}:", *lines]))
 
 
-def why_no_kernel(chosen: ModuleType, problem: Problem) -> str:
-    """What is missing where the chosen backend is the reference, which computes every score; else empty."""
-    if not chosen.__name__.endswith(".eager"):
+def why_no_kernel(chosen: Backend, problem: Problem) -> str:
+    """What is missing if the chosen backend is the reference, which computes every score; else empty."""
+    if chosen.name != "eager":
         return ""
     return f"lckernels has no kernel for it on {problem.device_type} in {problem.dtype}"
 
 
-_modules: dict[str, ModuleType] = {}
+_loaded: dict[str, Backend] = {}
 
 
-def _module(name: str) -> ModuleType:
-    module = _modules.get(name)
-    if module is None:
+def _backend(name: str) -> Backend:
+    backend = _loaded.get(name)
+    if backend is None:
         if name not in BACKENDS:
             raise ValueError(f"backend: got {name!r}; allowed are {', '.join(BACKENDS)}")
-        module = _modules[name] = import_module(f"lckernels.backends.{name}")
-    return module
+        backend = _loaded[name] = import_module(f"lckernels.backends.{name}").BACKEND
+    return backend

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
-from lckernels.ops.registration import register, register_autocast, register_autograd
+from lckernels.ops.registration import register
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
 
@@ -47,9 +47,9 @@ def _forward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     plan = PlanArgs(segments, tile_segments, num_chunks, chunk_len, q.shape[0])
-    module = choose(_problem(q, k, v, extra_q, chunk_len), backend)
+    chosen = choose(_problem(q, k, v, extra_q, chunk_len), backend)
     extra = _extra(extra_q, extra_k, extra_v)
-    out, extra_out = module.chunked_attention(
+    out, extra_out = chosen.ops["chunked_attention"](
         q, k, v, extra, mode if weights is None else weights, plan, softmax_scale
     )
     return out, q.new_empty(0) if extra_out is None else extra_out
@@ -80,9 +80,9 @@ def _backward(
     backend: str | None,
 ) -> tuple[Tensor, ...]:
     plan = PlanArgs(segments, tile_segments, num_chunks, chunk_len, q.shape[0])
-    module = choose(_problem(q, k, v, extra_q, chunk_len), backend)
+    chosen = choose(_problem(q, k, v, extra_q, chunk_len), backend)
     extra = _extra(extra_q, extra_k, extra_v)
-    *grads, dextra, dweights = module.chunked_attention_backward(
+    *grads, dextra, dweights = chosen.ops["chunked_attention_backward"](
         dout, dextra_out, q, k, v, extra, mode if weights is None else weights, plan, softmax_scale, out
     )
     dextra = (q.new_empty(0) for _ in range(3)) if dextra is None else dextra.tensors()
@@ -122,6 +122,8 @@ chunked_attention = register(
     f"({_INPUTS}, str? backend) -> (Tensor out, Tensor extra_out)",
     _forward,
     _forward_fake,
+    apply=_ChunkedAttention.apply,
+    num_autocast=6,
 )
 chunked_attention_backward = register(
     "chunked_attention_backward",
@@ -130,6 +132,3 @@ chunked_attention_backward = register(
     _backward,
     _backward_fake,
 )
-register_autograd("chunked_attention", _ChunkedAttention.apply)
-register_autocast("chunked_attention", 6)
-register_autocast("chunked_attention_backward", 0)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
-from lckernels.ops.registration import register, register_autocast, register_autograd
+from lckernels.ops.registration import register
 from lckernels.plan import PlanArgs
 
 
@@ -25,8 +25,8 @@ def _overlap_merge(
     backend: str | None,
 ) -> Tensor:
     plan = PlanArgs(segments, tile_segments, chunks.shape[0], chunks.shape[1], total_len)
-    module = choose(_overlap_problem("overlap_merge", chunks), backend)
-    return module.overlap_merge(chunks, mode if weights is None else weights, plan)
+    chosen = choose(_overlap_problem("overlap_merge", chunks), backend)
+    return chosen.ops["overlap_merge"](chunks, mode if weights is None else weights, plan)
 
 
 def _overlap_merge_fake(
@@ -47,8 +47,8 @@ def _overlap_merge_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     plan = PlanArgs(segments, tile_segments, num_chunks, chunk_len, dout.shape[0])
-    module = choose(_overlap_problem("overlap_merge", dout), backend)
-    dchunks, dweights = module.overlap_merge_backward(
+    chosen = choose(_overlap_problem("overlap_merge", dout), backend)
+    dchunks, dweights = chosen.ops["overlap_merge_backward"](
         dout, chunks, mode if weights is None else weights, plan
     )
     return dchunks, dout.new_empty(0) if dweights is None else dweights
@@ -91,6 +91,8 @@ overlap_merge = register(
     "str? backend) -> Tensor",
     _overlap_merge,
     _overlap_merge_fake,
+    apply=_OverlapMerge.apply,
+    num_autocast=1,
 )
 overlap_merge_backward = register(
     "overlap_merge_backward",
@@ -99,9 +101,6 @@ overlap_merge_backward = register(
     _overlap_merge_backward,
     _overlap_merge_backward_fake,
 )
-register_autograd("overlap_merge", _OverlapMerge.apply)
-register_autocast("overlap_merge", 1)
-register_autocast("overlap_merge_backward", 0)
 
 
 def _overlap_split(
@@ -113,7 +112,8 @@ def _overlap_split(
     backend: str | None,
 ) -> Tensor:
     plan = PlanArgs(segments, tile_segments, num_chunks, chunk_len, sequence.shape[0])
-    return choose(_overlap_problem("overlap_split", sequence), backend).overlap_split(sequence, plan)
+    chosen = choose(_overlap_problem("overlap_split", sequence), backend)
+    return chosen.ops["overlap_split"](sequence, plan)
 
 
 def _overlap_split_fake(
@@ -126,7 +126,8 @@ def _overlap_split_backward(
     dchunks: Tensor, segments: Tensor, tile_segments: Tensor, total_len: int, backend: str | None
 ) -> Tensor:
     plan = PlanArgs(segments, tile_segments, dchunks.shape[0], dchunks.shape[1], total_len)
-    return choose(_overlap_problem("overlap_split", dchunks), backend).overlap_split_backward(dchunks, plan)
+    chosen = choose(_overlap_problem("overlap_split", dchunks), backend)
+    return chosen.ops["overlap_split_backward"](dchunks, plan)
 
 
 def _overlap_split_backward_fake(
@@ -157,6 +158,8 @@ overlap_split = register(
     "str? backend) -> Tensor",
     _overlap_split,
     _overlap_split_fake,
+    apply=_OverlapSplit.apply,
+    num_autocast=1,
 )
 overlap_split_backward = register(
     "overlap_split_backward",
@@ -164,6 +167,3 @@ overlap_split_backward = register(
     _overlap_split_backward,
     _overlap_split_backward_fake,
 )
-register_autograd("overlap_split", _OverlapSplit.apply)
-register_autocast("overlap_split", 1)
-register_autocast("overlap_split_backward", 0)

@@ -1,4 +1,4 @@
-"""How a public torch op is registered: schema, kernel, fake, autograd and autocast, each in one call."""
+"""Registration of a public torch op: schema, kernel, fake, autograd and autocast in one call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,36 @@ from torch.autograd import forward_ad
 _LIBRARY = torch.library.Library("lckernels", "DEF")
 
 
-def register(name: str, schema: str, kernel: Callable, fake: Callable) -> Callable:
-    """Defines lckernels::name with one kernel for all devices; returns the op."""
+def register(
+    name: str,
+    schema: str,
+    kernel: Callable,
+    fake: Callable,
+    *,
+    apply: Callable | None = None,
+    num_autocast: int = 0,
+) -> torch._ops.OpOverload:
+    """Defines lckernels::name with one kernel for all devices.
+
+    Args:
+        name: of the op.
+        schema: its arguments and results, without the name.
+        kernel: called on every device, below autograd and autocast.
+        fake: returns results of the right shapes, dtypes and devices, without data.
+        apply: the `apply` of the op's autograd.Function; None for an op without gradients.
+        num_autocast: how many leading arguments autocast casts to its dtype; the others stay as they are.
+
+    Returns:
+        The op.
+    """
     _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"lckernels::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.lckernels, name).default
+    op = getattr(torch.ops.lckernels, name).default
+    if apply is not None:
+        _register_autograd(name, op, apply)
+    _register_autocast(name, op, num_autocast)
+    return op
 
 
 def _requires_grad(args: tuple | list) -> bool:
@@ -30,9 +54,8 @@ def _requires_grad(args: tuple | list) -> bool:
     return False
 
 
-def register_autograd(name: str, apply: Callable) -> None:
-    """An autograd.Function's apply under the Autograd key: a tenth of register_autograd's host time."""
-    op = getattr(torch.ops.lckernels, name).default
+def _register_autograd(name: str, op: Callable, apply: Callable) -> None:
+    """An autograd.Function under the Autograd key: a tenth of the host time of torch.library's wrapper."""
 
     def with_autograd(*args: Any) -> Any:
         # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
@@ -46,17 +69,18 @@ def register_autograd(name: str, apply: Callable) -> None:
     _LIBRARY.impl(name, with_autograd, "Autograd")
 
 
-def register_autocast(name: str, num_cast: int) -> None:
-    """The first num_cast arguments go to the autocast dtype; everything else, and what runs inside, stays."""
-    op = getattr(torch.ops.lckernels, name).default
+def _register_autocast(name: str, op: Callable, num_autocast: int) -> None:
+    """Casts the first num_autocast arguments, except fp64 ones; within the op autocast is off."""
     for device in ("cpu", "cuda"):
         key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
         keys = torch._C.DispatchKeySet(key)
 
         def cast(*args: Any, device: str = device, keys: Any = keys) -> Any:
             dtype = torch.get_autocast_dtype(device)
-            inputs = (x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in args[:num_cast])
+            inputs = (
+                x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in args[:num_autocast]
+            )
             with torch._C._ExcludeDispatchKeyGuard(keys):
-                return op(*inputs, *args[num_cast:])
+                return op(*inputs, *args[num_autocast:])
 
         _LIBRARY.impl(name, cast, key.name)

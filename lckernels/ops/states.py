@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
-from lckernels.ops.registration import register, register_autocast, register_autograd
+from lckernels.ops.registration import register
 
 
 def _states_problem(outs: list[Tensor]) -> Problem:
@@ -19,7 +19,7 @@ def _states_problem(outs: list[Tensor]) -> Problem:
 def _merge_attention_states(
     outs: list[Tensor], lses: list[Tensor], backend: str | None
 ) -> tuple[Tensor, Tensor]:
-    return choose(_states_problem(outs), backend).merge_attention_states(outs, lses)
+    return choose(_states_problem(outs), backend).ops["merge_attention_states"](outs, lses)
 
 
 def _merge_attention_states_fake(
@@ -38,8 +38,8 @@ def _merge_attention_states_backward(
     lse: Tensor,
     backend: str | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    module = choose(_states_problem(outs), backend)
-    return module.merge_attention_states_backward(dout, dlse, outs, lses, out, lse)
+    chosen = choose(_states_problem(outs), backend)
+    return chosen.ops["merge_attention_states_backward"](dout, dlse, outs, lses, out, lse)
 
 
 def _merge_attention_states_backward_fake(
@@ -74,6 +74,7 @@ merge_attention_states = register(
     "(Tensor[] outs, Tensor[] lses, str? backend) -> (Tensor out, Tensor lse)",
     _merge_attention_states,
     _merge_attention_states_fake,
+    apply=lambda outs, lses, backend: _MergeAttentionStates.apply(len(outs), backend, *outs, *lses),
 )
 merge_attention_states_backward = register(
     "merge_attention_states_backward",
@@ -82,9 +83,3 @@ merge_attention_states_backward = register(
     _merge_attention_states_backward,
     _merge_attention_states_backward_fake,
 )
-register_autograd(
-    "merge_attention_states",
-    lambda outs, lses, backend: _MergeAttentionStates.apply(len(outs), backend, *outs, *lses),
-)
-register_autocast("merge_attention_states", 0)
-register_autocast("merge_attention_states_backward", 0)

@@ -18,11 +18,13 @@ import torch
 ctypes.CDLL(STUB, mode=ctypes.RTLD_GLOBAL)
 torch.ops.load_library(LIBRARY)
 from lckernels import plan_chunks
-from lckernels.backends import cuda
+from types import SimpleNamespace
+from lckernels.backends.cuda import BACKEND
+from lckernels.fields import flat_options
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
-from lckernels.plan import PlanArgs
 
 called = []
+cuda = SimpleNamespace(**BACKEND.ops)
 ops = torch.library.Library("lckernels_cuda", "IMPL")
 for name, result in OPS.items():
     ops.impl(name, lambda *args, name=name, result=result: called.append(name) or result, "CPU")
@@ -33,14 +35,15 @@ def randn(*shape):
 def options(**fields):
     layout = Layout(kv_start=torch.zeros(2, dtype=torch.int32), kv_mask=torch.ones(2, 9, dtype=torch.bool))
     score = Score(30.0, torch.zeros(4, 5), 2, torch.zeros(4))
-    return AttentionOptions((3, 0), 0.5, layout, score, 0.1, torch.zeros(1, dtype=torch.int64))
+    seed = torch.zeros(1, dtype=torch.int64)
+    return flat_options(AttentionOptions((3, 0), 0.5, layout, score, 0.1, seed))
 
 q, k = randn(2, 9, 4, 16), randn(2, 9, 2, 16)
 out, lse = cuda.windowed_attention(q, k, k, options())
 grads = cuda.windowed_attention_backward(out, lse, q, k, k, out, lse, options())
 assert [x.shape for x in grads] == [q.shape, k.shape, k.shape, (4, 5), (4,)]
 plan = plan_chunks([20], 12, 4)
-plan = PlanArgs(plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, plan.total_len)
+plan = plan.args
 chunks, sequence = randn(plan.num_chunks, plan.chunk_len, 6), randn(plan.total_len, 6)
 weights = torch.rand(plan.num_chunks, plan.chunk_len)
 for mode in ("triangular", weights):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lckernels.backends.registry import Problem, backends
+from lckernels.backends import triton
+from lckernels.backends.registry import Problem
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -35,11 +36,10 @@ def problem(**change):
 
 
 def test_reasons_name_what_is_not_served(monkeypatch):
-    backend = backends()["triton"]
-    monkeypatch.setattr(backend, "unavailable", lambda: "")
-    monkeypatch.setattr(backend, "interpreted", lambda: False)
-    assert backend.reasons(problem()) == []
-    assert backend.reasons(problem(op="overlap_merge", dtype=torch.float64, shapes=((3, 8, 999),))) == []
+    monkeypatch.setattr(triton, "unavailable", lambda: "")
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    assert triton.reasons(problem()) == []
+    assert triton.reasons(problem(op="overlap_merge", dtype=torch.float64, shapes=((3, 8, 999),))) == []
     for change, words in (
         ({"device_type": "cpu"}, "on a GPU, not on cpu"),
         ({"dtype": torch.float64}, "no kernel for torch.float64"),
@@ -47,18 +47,17 @@ def test_reasons_name_what_is_not_served(monkeypatch):
         ({"shapes": ((1, 2**30 + 1, 4, 64),) * 3}, "sequences end at 1073741824"),
         ({"op": "overlap_add"}, "no kernel for overlap_add"),
     ):
-        (reason,) = backend.reasons(problem(**change))
+        (reason,) = triton.reasons(problem(**change))
         assert words in reason
 
 
 def test_the_interpreter_serves_who_asks_for_it(monkeypatch):
-    backend = backends()["triton"]
-    monkeypatch.setattr(backend, "unavailable", lambda: "")
-    monkeypatch.setattr(backend, "interpreted", lambda: True)
+    monkeypatch.setattr(triton, "unavailable", lambda: "")
+    monkeypatch.setattr(triton, "interpreted", lambda: True)
     asked = {"device_type": "cpu", "explicit": True}
-    assert backend.reasons(problem(**asked, dtype=torch.float16)) == []
-    assert "bf16 matrices wrongly" in backend.reasons(problem(**asked))[0]
-    assert "asks for backend='triton'" in backend.reasons(problem(device_type="cpu", dtype=torch.float16))[0]
+    assert triton.reasons(problem(**asked, dtype=torch.float16)) == []
+    assert "bf16 matrices wrongly" in triton.reasons(problem(**asked))[0]
+    assert "asks for backend='triton'" in triton.reasons(problem(device_type="cpu", dtype=torch.float16))[0]
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)

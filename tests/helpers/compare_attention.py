@@ -9,14 +9,17 @@ from helpers.attention_problem import Problem, moved
 from helpers.backends import DEVICE, EXACT_NAN, TESTED
 from helpers.compare import assert_as_good_as
 
-from lckernels import ops, reference
+from lckernels import reference
 from lckernels.arguments import check_attention, check_layout, check_score
 from lckernels.dtypes import compute_dtype
+from lckernels.fields import flat_options
 from lckernels.options import AttentionOptions
+
+ops = torch.ops.lckernels
 
 
 def run_eager(q, k, v, options: AttentionOptions):
-    return ops.windowed_attention(q, k, v, *ops.flat_options(options, "eager"))
+    return ops.windowed_attention(q, k, v, *flat_options(options), "eager")
 
 
 def run_backend(q, k, v, options: AttentionOptions):
@@ -25,7 +28,7 @@ def run_backend(q, k, v, options: AttentionOptions):
     seed = None if options.seed is None else options.seed.to(DEVICE)
     options = options._replace(layout=layout, score=score, seed=seed)
     inputs = (x.to(DEVICE) for x in (q, k, v))
-    results = ops.windowed_attention(*inputs, *ops.flat_options(options, TESTED))
+    results = ops.windowed_attention(*inputs, *flat_options(options), TESTED)
     return tuple(x.cpu() for x in results)
 
 

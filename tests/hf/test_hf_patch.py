@@ -1,7 +1,6 @@
 """lckernels.patch on a decoder with a sliding window: exact, on this instance alone, and taken back."""
 
 import copy
-import importlib
 import threading
 
 import pytest
@@ -13,6 +12,7 @@ transformers = pytest.importorskip("transformers", reason="patching needs transf
 
 from helpers.hf_patched import tiny_mistral  # noqa: E402
 
+from lckernels.backends import registry  # noqa: E402
 from lckernels.hf.patch.modules import lckernels_attention  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,7 +163,7 @@ def test_bad_arguments():
 
 def test_without_a_kernel_it_is_refused(monkeypatch):
     """The reference, with all its scores, runs only where it is asked for."""
-    monkeypatch.setattr(importlib.import_module("lckernels.backends.cpu"), "reasons", lambda problem: ["no"])
+    monkeypatch.setattr(registry.backends()["cpu"], "reasons", lambda problem: ["no"])
     model = tiny_mistral()
     with pytest.raises(lckernels.BackendError, match="lckernels has no kernel for it on cpu in"):
         lckernels.patch(model)

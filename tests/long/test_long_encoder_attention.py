@@ -3,7 +3,6 @@
 # ruff: noqa: E402
 import copy
 import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from helpers.hf_calls import counted_attention
 
 import lckernels
 import lckernels.hf.support
+from lckernels.backends import registry
+from lckernels.backends.registry import Backend
 from lckernels.long.limits import is_transformers_model
 
 
@@ -28,13 +29,13 @@ def calls(monkeypatch):
 @pytest.fixture
 def kernel(monkeypatch):
     """As if a backend other than eager served attention on every device."""
-    fast = ModuleType("lckernels.backends.fast")
+    fast = Backend("fast", {}, reasons=lambda problem: [], unavailable=lambda: "")
     monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: fast)
 
 
 @pytest.fixture
 def no_kernel(monkeypatch):
-    slow = ModuleType("lckernels.backends.eager")
+    slow = registry.backends()["eager"]
     monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: slow)
 
 

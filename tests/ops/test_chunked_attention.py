@@ -9,7 +9,9 @@ from helpers.compare import assert_as_good_as
 from helpers.opcheck import opcheck
 
 import lckernels
-from lckernels import ExtraTokens, Layout, ops, plan_chunks, reference
+from lckernels import ExtraTokens, Layout, plan_chunks, reference
+
+ops = torch.ops.lckernels
 
 pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
 

@@ -8,10 +8,12 @@ from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
 
 import lckernels
-from lckernels import Score, ops, reference
+from lckernels import Score, reference
 from lckernels.backends import registry
 
 pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
+
+ops = torch.ops.lckernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEAD_DIMS = (1, 3, 8, 40, 64, 257)

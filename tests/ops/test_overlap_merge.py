@@ -11,10 +11,12 @@ from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
 
 import lckernels
-from lckernels import Plan, ops, plan_chunks, reference
+from lckernels import Plan, plan_chunks, reference
 from lckernels.dtypes import compute_dtype
 
 pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
+
+ops = torch.ops.lckernels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")

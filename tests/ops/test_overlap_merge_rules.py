@@ -5,7 +5,9 @@ import torch
 from helpers.backends import BACKENDS
 
 import lckernels
-from lckernels import Plan, ops, plan_chunks, reference
+from lckernels import Plan, plan_chunks, reference
+
+ops = torch.ops.lckernels
 
 pytestmark = [pytest.mark.isa_all, pytest.mark.triton_all]
 

@@ -21,7 +21,8 @@ from helpers.compare_attention import rounding_errors
 from helpers.opcheck import opcheck
 
 import lckernels
-from lckernels import Layout, Score, ops, reference
+from lckernels import Layout, Score, reference
+from lckernels.fields import INDEX, FlatOptions, flat_options, grouped_options
 from lckernels.options import AttentionOptions
 from lckernels.philox import philox4x32
 
@@ -31,6 +32,9 @@ pytestmark = [
     pytest.mark.triton_all,
     pytest.mark.usefixtures("one_thread"),
 ]
+
+ops = torch.ops.lckernels
+PARAMETERS = {name: INDEX[name] for name in ("rel_bias", "sink_logits")}  # options with a gradient
 
 SEED = torch.tensor([-0x123456789ABCDEF])
 
@@ -44,15 +48,19 @@ def options_of(case: AttentionCase, dtype: torch.dtype, backend: str = "eager", 
     seed = SEED if case.dropout_p else None
     scale = case.head_dim**-0.5
     options = AttentionOptions(case.window_size, scale, case.layout(case), score, case.dropout_p, seed)
-    return ops.flat_options(options, backend)
+    return (*flat_options(options), backend)
+
+
+def grouped(options):
+    return grouped_options(FlatOptions(*options[:-1]))
 
 
 def parameters(options):
-    return [x for x in (options[17], options[19]) if x is not None]
+    return [options[index] for index in PARAMETERS.values() if options[index] is not None]
 
 
 def reference_of(q, k, v, options):
-    return reference.attend(q, k, v, ops.grouped_options(options))
+    return reference.attend(q, k, v, grouped(options))
 
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -63,7 +71,7 @@ def test_reference_is_the_definition(case):
     q, k, v = case.tensors(torch.float64)
     options = options_of(case, torch.float64)
     out, lse = reference_of(q, k, v, options)
-    window_size, scale, layout, score, dropout_p, seed = ops.grouped_options(options)
+    window_size, scale, layout, score, dropout_p, seed = grouped(options)
     expected = brute_force_attention(
         q, k, v, window_size, scale, layout, score, dropout_p, 0 if seed is None else int(seed)
     )
@@ -113,11 +121,11 @@ def test_backward_in_low_precision(case, dtype, backend, monkeypatch):
         x.requires_grad_()
     got = gradients(ops.windowed_attention, (q, k, v), options, dout)
     truth = gradients(by_reference, (q.double(), k.double(), v.double()), wide, dout.double())
-    rounding = rounding_errors(Problem(q, k, v, ops.grouped_options(options), dout, None))
+    rounding = rounding_errors(Problem(q, k, v, grouped(options), dout, None))
     monkeypatch.setattr(reference, "compute_dtype", lambda dtype: dtype)
     honest = gradients(by_reference, (q, k, v), options, dout)
-    named = (("drel_bias", options[17]), ("dsink_logits", options[19]))
-    names = ["dq", "dk", "dv", *(name for name, x in named if x is not None)]
+    named = (f"d{name}" for name, index in PARAMETERS.items() if options[index] is not None)
+    names = ["dq", "dk", "dv", *named]
     for name, g, t, h in zip(names, got, truth, honest, strict=True):
         assert_as_good_as(g, t, h, name, rounding[name])
 

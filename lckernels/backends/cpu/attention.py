@@ -7,14 +7,14 @@ from lckernels.backends.shared.compiled_arguments import attention_arguments
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.checks import check_packed_bounds
 from lckernels.dtypes import compute_dtype
-from lckernels.options import AttentionOptions
+from lckernels.fields import FlatOptions
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> tuple[Tensor, Tensor]:
     acc = compute_dtype(q.dtype)
     out = q.new_empty(*q.shape[:3], v.shape[3])
     lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
-    check_packed_bounds(options.layout, q.shape[1], k.shape[1])
+    check_packed_bounds(options, q.shape[1], k.shape[1])
     arguments = attention_arguments(options, acc)
     inputs = (contiguous_rows(x) for x in (q, k, v))
     torch.ops.lckernels_cpu.attention_forward(*inputs, *arguments, out, lse)
@@ -29,17 +29,16 @@ def windowed_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    options: AttentionOptions,
+    options: FlatOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
-    acc, score = compute_dtype(q.dtype), options.score
+    acc = compute_dtype(q.dtype)
+    parameters = (options.rel_bias, options.sink_logits)
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     delta = torch.empty_like(lse)
-    dbias, dsink = (
-        None if x is None else x.new_empty(x.shape, dtype=acc) for x in (score.rel_bias, score.sink_logits)
-    )
+    dbias, dsink = (None if x is None else x.new_empty(x.shape, dtype=acc) for x in parameters)
     inputs = (*(contiguous_rows(x) for x in (q, k, v, out)), lse.contiguous())
-    check_packed_bounds(options.layout, q.shape[1], k.shape[1])
+    check_packed_bounds(options, q.shape[1], k.shape[1])
     arguments = attention_arguments(options, acc)
     torch.ops.lckernels_cpu.attention_backward(
         contiguous_rows(dout),
@@ -52,8 +51,7 @@ def windowed_attention_backward(
         dsink,
     )
     dbias, dsink = (
-        None if grad is None else grad.to(x.dtype)
-        for grad, x in ((dbias, score.rel_bias), (dsink, score.sink_logits))
+        None if grad is None else grad.to(x.dtype) for grad, x in zip((dbias, dsink), parameters, strict=True)
     )
     return *grads, dbias, dsink
 

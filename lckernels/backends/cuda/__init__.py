@@ -2,44 +2,16 @@
 
 import torch
 
-from lckernels.backends.cuda.attention import windowed_attention, windowed_attention_backward
-from lckernels.backends.cuda.chunked import chunked_attention, chunked_attention_backward
+from lckernels.backends.cuda import attention, chunked, overlap, states
 from lckernels.backends.cuda.library import large_blocks, unavailable
-from lckernels.backends.cuda.overlap import (
-    overlap_merge,
-    overlap_merge_backward,
-    overlap_split,
-    overlap_split_backward,
-)
-from lckernels.backends.cuda.states import (
-    MAX_STATES,
-    merge_attention_states,
-    merge_attention_states_backward,
-)
-from lckernels.backends.registry import Problem
+from lckernels.backends.registry import Backend, Problem, by_name
+from lckernels.dtypes import FLOATS
 
-__all__ = [
-    "chunked_attention",
-    "chunked_attention_backward",
-    "merge_attention_states",
-    "merge_attention_states_backward",
-    "overlap_merge",
-    "overlap_merge_backward",
-    "overlap_split",
-    "overlap_split_backward",
-    "reasons",
-    "unavailable",
-    "windowed_attention",
-    "windowed_attention_backward",
-]
-
-_OPS = ("overlap_merge", "overlap_split", "windowed_attention", "chunked_attention", "merge_attention_states")
 # Most elements of a head in the ops that multiply matrices.
 _HEAD_DIMS = {"windowed_attention": 256, "chunked_attention": 128}
 _SMALL_BLOCKS_HEAD_DIMS = {"windowed_attention": 96, "chunked_attention": 64}
 _ATTENTION_DTYPES = (torch.bfloat16, torch.float16)
-_DTYPES = (torch.float32, *_ATTENTION_DTYPES, torch.float64)
-MAX_SEQLEN = 2**30  # places in a text are int32
+MAX_SEQLEN = 2**30  # positions in a sequence are int32
 
 
 def reasons(problem: Problem) -> list[str]:
@@ -49,15 +21,15 @@ def reasons(problem: Problem) -> list[str]:
     if missing := unavailable():
         return [missing]
     found = []
-    if problem.op not in _OPS:
+    if problem.op not in BACKEND.ops:
         found.append(f"it has no kernel for {problem.op}")
-    if problem.dtype not in (_ATTENTION_DTYPES if problem.op in _HEAD_DIMS else _DTYPES):
+    if problem.dtype not in (_ATTENTION_DTYPES if problem.op in _HEAD_DIMS else FLOATS):
         found.append(f"it has no kernel for {problem.dtype}")
     if problem.op in _HEAD_DIMS:
         limits = _HEAD_DIMS if large_blocks() else _SMALL_BLOCKS_HEAD_DIMS
         found += _attention_reasons(problem, limits[problem.op])
-    if problem.op == "merge_attention_states" and len(problem.shapes) > MAX_STATES:
-        found.append(f"it merges up to {MAX_STATES} states, got {len(problem.shapes)}")
+    if problem.op == "merge_attention_states" and len(problem.shapes) > states.MAX_STATES:
+        found.append(f"it merges up to {states.MAX_STATES} states, got {len(problem.shapes)}")
     return found
 
 
@@ -71,3 +43,22 @@ def _attention_reasons(problem: Problem, max_head_dim: int) -> list[str]:
     if seqlen > MAX_SEQLEN:
         found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
     return found
+
+
+BACKEND = Backend(
+    "cuda",
+    ops=by_name(
+        overlap.overlap_merge,
+        overlap.overlap_merge_backward,
+        overlap.overlap_split,
+        overlap.overlap_split_backward,
+        attention.windowed_attention,
+        attention.windowed_attention_backward,
+        chunked.chunked_attention,
+        chunked.chunked_attention_backward,
+        states.merge_attention_states,
+        states.merge_attention_states_backward,
+    ),
+    reasons=reasons,
+    unavailable=unavailable,
+)

@@ -8,12 +8,12 @@ from torch import Tensor
 from lckernels.backends.cuda.library import aligned_rows
 from lckernels.backends.shared.compiled_arguments import attention_arguments
 from lckernels.backends.shared.sink_gradient import sink_gradient
-from lckernels.options import AttentionOptions
+from lckernels.fields import FlatOptions
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> tuple[Tensor, Tensor]:
     shape, rows = (*q.shape[:3], v.shape[3]), (q.shape[0], q.shape[2], q.shape[1])
-    if options.layout.cu_seqlens_q is None:
+    if options.cu_seqlens_q is None:
         out, lse = q.new_empty(shape), q.new_empty(rows, dtype=torch.float32)
     else:  # rows may belong to no text
         out, lse = q.new_zeros(shape), q.new_full(rows, -math.inf, dtype=torch.float32)
@@ -32,16 +32,16 @@ def windowed_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    options: AttentionOptions,
+    options: FlatOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
-    packed, score = options.layout.cu_seqlens_q, options.score
+    packed, rel_bias, sink_logits = options.cu_seqlens_q, options.rel_bias, options.sink_logits
     make = torch.Tensor.new_empty if packed is None else torch.Tensor.new_zeros
     grads = [make(x, x.shape) for x in (q, k, v)]
     lse = lse.contiguous()
     delta, strips = torch.empty_like(lse), None
-    if score.rel_bias is not None:
-        num_heads, bias_len = score.rel_bias.shape
+    if rel_bias is not None:
+        num_heads, bias_len = rel_bias.shape
         count = torch.ops.lckernels_cuda.bias_strips(q, packed)
         strips = q.new_zeros(q.shape[0], num_heads, count, bias_len, dtype=torch.float32)
     torch.ops.lckernels_cuda.attention_backward(
@@ -54,6 +54,6 @@ def windowed_attention_backward(
         delta,
         strips,
     )
-    dbias = None if strips is None else strips.sum((0, 2)).to(score.rel_bias.dtype)
-    dsink = None if score.sink_logits is None else sink_gradient(score.sink_logits, lse, delta)
+    dbias = None if strips is None else strips.sum((0, 2)).to(rel_bias.dtype)
+    dsink = None if sink_logits is None else sink_gradient(sink_logits, lse, delta)
     return *grads, dbias, dsink

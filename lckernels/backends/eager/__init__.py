@@ -1,47 +1,34 @@
-"""The reference as a backend: every device, every feature, memory that grows with seqlen_q * seqlen_k."""
+"""The reference as a backend: every device and option, memory that grows with seqlen_q * seqlen_k."""
 
-from lckernels.backends.eager.attention import (
-    merge_attention_states,
-    merge_attention_states_backward,
-    windowed_attention,
-    windowed_attention_backward,
-)
-from lckernels.backends.eager.chunked import chunked_attention, chunked_attention_backward
-from lckernels.backends.eager.overlap import (
-    overlap_merge,
-    overlap_merge_backward,
-    overlap_split,
-    overlap_split_backward,
-)
-from lckernels.backends.registry import Problem
-
-__all__ = [
-    "chunked_attention",
-    "chunked_attention_backward",
-    "merge_attention_states",
-    "merge_attention_states_backward",
-    "overlap_merge",
-    "overlap_merge_backward",
-    "overlap_split",
-    "overlap_split_backward",
-    "reasons",
-    "unavailable",
-    "windowed_attention",
-    "windowed_attention_backward",
-]
+from lckernels.backends.eager import attention, chunked, overlap
+from lckernels.backends.registry import Backend, Problem, by_name
 
 MAX_FALLBACK_SCORE_BYTES = 2 * 2**30
 
 
-def unavailable() -> str:
-    """Why this backend cannot run here; empty when it can."""
-    return ""
-
-
 def reasons(problem: Problem) -> list[str]:
-    """Why this backend cannot solve the problem when it is not asked for by name; empty when it can."""
+    """Why this backend cannot solve the problem unless the caller names it; empty when it can."""
     if problem.score_bytes > MAX_FALLBACK_SCORE_BYTES and not problem.explicit:
         size = problem.score_bytes / 2**30
         limit = f"over the limit of {MAX_FALLBACK_SCORE_BYTES // 2**30} GiB for a fallback"
         return [f"its scores need {size:.1f} GiB, {limit} (backend='eager' forces it)"]
     return []
+
+
+BACKEND = Backend(
+    "eager",
+    ops=by_name(
+        overlap.overlap_merge,
+        overlap.overlap_merge_backward,
+        overlap.overlap_split,
+        overlap.overlap_split_backward,
+        attention.windowed_attention,
+        attention.windowed_attention_backward,
+        chunked.chunked_attention,
+        chunked.chunked_attention_backward,
+        attention.merge_attention_states,
+        attention.merge_attention_states_backward,
+    ),
+    reasons=reasons,
+    unavailable=lambda: "",
+)

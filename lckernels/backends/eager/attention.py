@@ -6,12 +6,13 @@ from torch import Tensor
 from lckernels import reference
 from lckernels.backends.shared.sink_gradient import sink_gradient
 from lckernels.dtypes import compute_dtype
+from lckernels.fields import FlatOptions, grouped_options
 from lckernels.options import AttentionOptions
 from lckernels.philox import dropout_keep
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
-    return reference.attend(q, k, v, options)
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> tuple[Tensor, Tensor]:
+    return reference.attend(q, k, v, grouped_options(options))
 
 
 def windowed_attention_backward(
@@ -22,23 +23,24 @@ def windowed_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    options: AttentionOptions,
+    options: FlatOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
-    dtype, score = compute_dtype(q.dtype), options.score
+    dtype, grouped = compute_dtype(q.dtype), grouped_options(options)
     dout, q_c, k_c, v_c, out = (x.to(dtype) for x in (dout, q, k, v, out))
     delta = (dout * out).sum(-1).transpose(1, 2)
     delta = delta if dlse is None else delta - dlse
     dq, dk, dv = (x.new_zeros(x.shape) for x in (q_c, k_c, v_c))
-    dbias = None if score.rel_bias is None else score.rel_bias.new_zeros(score.rel_bias.shape, dtype=dtype)
-    for first_batch, rows, keys, local in reference.attention_pieces(options, q.shape[1], k.shape[1]):
+    rel_bias, sink_logits = options.rel_bias, options.sink_logits
+    dbias = None if rel_bias is None else rel_bias.new_zeros(rel_bias.shape, dtype=dtype)
+    for first_batch, rows, keys, local in reference.attention_pieces(grouped, q.shape[1], k.shape[1]):
         piece = (dout[:, rows], delta[:, :, rows], q_c[:, rows], k_c[:, keys], v_c[:, keys], lse[:, :, rows])
         dq[:, rows], dk[:, keys], dv[:, keys], dbias_b = dense_backward(*piece, local, first_batch)
         dbias = dbias if dbias_b is None else dbias + dbias_b
     dsink = None
-    if score.sink_logits is not None:
-        dsink = sink_gradient(score.sink_logits, lse, delta)
-    dbias = None if dbias is None else dbias.to(score.rel_bias.dtype)
+    if sink_logits is not None:
+        dsink = sink_gradient(sink_logits, lse, delta)
+    dbias = None if dbias is None else dbias.to(rel_bias.dtype)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbias, dsink
 
 

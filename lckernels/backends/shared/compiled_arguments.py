@@ -3,26 +3,31 @@
 import torch
 from torch import Tensor
 
-from lckernels.options import AttentionOptions, number_or_tensor
+from lckernels.fields import FIELDS, INDEX, FlatOptions
+
+_UNUSED = slice(INDEX["max_seqlen_q"], INDEX["max_seqlen_k"] + 1)  # no kernel reads these
+_TABLES = tuple(
+    (index, torch.bool if field.name == "kv_mask" else torch.int64)
+    for index, field in enumerate(FIELDS)
+    if field.type == "Tensor?" and field.place.startswith("layout.")
+)
+_SCORE_TENSORS = (INDEX["rel_bias"], INDEX["sink_logits"])
 
 
-def attention_arguments(options: AttentionOptions, acc: torch.dtype) -> tuple:
-    """Tables in int64, tensors of the score in the accumulator's dtype."""
-    (left, right), scale, layout, score, dropout_p, seed = options
-    offset, offsets = number_or_tensor(layout.offset)
-    origin, origins = number_or_tensor(layout.chunk_origin, 0)
-    return (
-        left, right, scale, offset, _table(offsets), _table(layout.kv_start),
-        _table(layout.kv_end), _table(layout.kv_mask, torch.bool), _table(layout.cu_seqlens_q),
-        _table(layout.cu_seqlens_k), _table(layout.segment_ids), layout.sink_tokens, layout.chunk,
-        origin, _table(origins), score.softcap, _table(score.rel_bias, acc),
-        score.bias_center, _table(score.sink_logits, acc), dropout_p, seed,
-    )  # fmt: skip
-
-
-def _table(x: Tensor | None, dtype: torch.dtype = torch.int64) -> Tensor | None:
-    """An optional table, contiguous and of that dtype."""
-    return None if x is None else x.to(dtype).contiguous()
+def attention_arguments(options: FlatOptions, acc: torch.dtype) -> list:
+    """The options with window_size as two numbers, tables in int64, tensors of the score in `acc`."""
+    values = list(options)
+    for index, dtype in _TABLES:
+        x = values[index]
+        if x is not None:
+            values[index] = x.to(dtype).contiguous()
+    for index in _SCORE_TENSORS:
+        x = values[index]
+        if x is not None:
+            values[index] = x.to(acc).contiguous()
+    del values[_UNUSED]
+    values[:1] = values[0]
+    return values
 
 
 def mode_and_table(weights: str | Tensor) -> tuple[str, Tensor | None]:

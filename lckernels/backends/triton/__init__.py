@@ -5,46 +5,22 @@ from importlib.util import find_spec
 
 import torch
 
-from lckernels.backends.registry import Problem
+from lckernels.backends.registry import Backend, Problem, by_name
 
 _INSTALLED = find_spec("triton") is not None
 if _INSTALLED:
-    from lckernels.backends.triton.attention import windowed_attention, windowed_attention_backward
-    from lckernels.backends.triton.chunked import chunked_attention, chunked_attention_backward
+    from lckernels.backends.triton import attention, chunked, overlap, states
     from lckernels.backends.triton.launch import interpreted
-    from lckernels.backends.triton.overlap import (
-        overlap_merge,
-        overlap_merge_backward,
-        overlap_split,
-        overlap_split_backward,
-    )
-    from lckernels.backends.triton.states import merge_attention_states, merge_attention_states_backward
 
-__all__ = [
-    "chunked_attention",
-    "chunked_attention_backward",
-    "merge_attention_states",
-    "merge_attention_states_backward",
-    "overlap_merge",
-    "overlap_merge_backward",
-    "overlap_split",
-    "overlap_split_backward",
-    "reasons",
-    "unavailable",
-    "windowed_attention",
-    "windowed_attention_backward",
-]
-
-_OPS = ("overlap_merge", "overlap_split", "windowed_attention", "chunked_attention", "merge_attention_states")
-_MEMORY_OPS = ("overlap_merge", "overlap_split", "merge_attention_states")  # no product of matrices
+_ATTENTION_OPS = ("windowed_attention", "chunked_attention")  # these multiply matrices
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
-MAX_SEQLEN = 2**30  # places in a text are int32
+MAX_SEQLEN = 2**30  # positions in a sequence are int32
 
 
 @cache
 def unavailable() -> str:
-    """Why this backend cannot run here; empty when it can."""
+    """Why this backend cannot run on this machine; empty when it can."""
     if not _INSTALLED:
         return "Triton is not installed (pip install triton)"
     if not torch.cuda.is_available() and not interpreted():
@@ -61,9 +37,9 @@ def reasons(problem: Problem) -> list[str]:
         found.append(f"it serves tensors on a GPU, not on {problem.device_type}")
     elif interpreted() and not problem.explicit:
         found.append("Triton's interpreter serves only who asks for backend='triton'")
-    if problem.op not in _OPS:
+    if problem.op not in BACKEND.ops:
         found.append(f"it has no kernel for {problem.op}")
-    return found if problem.op in _MEMORY_OPS else found + _attention_reasons(problem)
+    return found + _attention_reasons(problem) if problem.op in _ATTENTION_OPS else found
 
 
 def _attention_reasons(problem: Problem) -> list[str]:
@@ -79,3 +55,24 @@ def _attention_reasons(problem: Problem) -> list[str]:
     if seqlen > MAX_SEQLEN:
         found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
     return found
+
+
+BACKEND = Backend(
+    "triton",
+    ops=by_name(
+        overlap.overlap_merge,
+        overlap.overlap_merge_backward,
+        overlap.overlap_split,
+        overlap.overlap_split_backward,
+        attention.windowed_attention,
+        attention.windowed_attention_backward,
+        chunked.chunked_attention,
+        chunked.chunked_attention_backward,
+        states.merge_attention_states,
+        states.merge_attention_states_backward,
+    )
+    if _INSTALLED
+    else {},
+    reasons=reasons,
+    unavailable=unavailable,
+)

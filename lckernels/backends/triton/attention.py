@@ -16,15 +16,15 @@ from lckernels.backends.triton.kernels.attention_forward import attention_forwar
 from lckernels.backends.triton.kernels.attention_splits import merge_splits_kernel
 from lckernels.backends.triton.launch import launch, rows
 from lckernels.backends.triton.tiles import block_dim, choose_splits, power_of_two
-from lckernels.options import AttentionOptions
+from lckernels.fields import FlatOptions, grouped_options
 
 MAX_PACKED_ROWS = 64  # a group's heads share a tile where a text has so few rows
 MAX_BIAS_STRIPS = 64  # partial sums of the bias' gradient per head
 
 
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
+def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> tuple[Tensor, Tensor]:
     batch, seqlen_q, num_heads, _ = q.shape
-    arguments = attention_arguments(options, q, k, v)
+    arguments = attention_arguments(grouped_options(options), q, k, v)
     pack = arguments.group > 1 and seqlen_q * arguments.group <= MAX_PACKED_ROWS
     rows_per_token = arguments.group if pack else 1
     tiles = arguments.tiles("forward", seqlen_q * rows_per_token)
@@ -88,11 +88,11 @@ def windowed_attention_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    options: AttentionOptions,
+    options: FlatOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
     batch, seqlen_q, num_heads, _ = q.shape
-    arguments = attention_arguments(options, q, k, v)
+    arguments = attention_arguments(grouped_options(options), q, k, v)
     dout, lse = contiguous_rows(dout), lse.contiguous()
     delta = _delta(dout, dlse, out)
     dq, dk, dv = (arguments.fresh(x, x.shape) for x in (q, k, v))
@@ -129,11 +129,11 @@ def windowed_attention_backward(
         **arguments.meta(tiles),
     )
     dbias = None
-    if options.score.rel_bias is not None:
-        dbias = _bias_gradient(inputs, lse, delta, arguments).to(options.score.rel_bias.dtype)
+    if options.rel_bias is not None:
+        dbias = _bias_gradient(inputs, lse, delta, arguments).to(options.rel_bias.dtype)
     dsink = None
-    if options.score.sink_logits is not None:
-        dsink = sink_gradient(options.score.sink_logits, lse, delta)
+    if options.sink_logits is not None:
+        dsink = sink_gradient(options.sink_logits, lse, delta)
     return dq, dk, dv, dbias, dsink
 
 

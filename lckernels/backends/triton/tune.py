@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
-from lckernels.backends import triton as backend
-from lckernels.backends.triton import tuned
+from lckernels.backends.triton import attention, chunked, tuned
 from lckernels.backends.triton.tiles import (
     NARROW_WINDOW,
     SIZES,
@@ -24,9 +23,9 @@ from lckernels.backends.triton.tiles import (
     choose_tiles,
     fitted,
 )
-from lckernels.functional import chunked_attention
+from lckernels.fields import flat_options
 from lckernels.options import AttentionOptions, Layout, Score
-from lckernels.plan import Plan
+from lckernels.plan import PlanArgs
 from lckernels.planner import plan_chunks
 
 GAIN = 0.02  # what a change of tiles must save, as a share of the time
@@ -198,7 +197,7 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
     q, k, v = (draw(*batch, problem.seqlen, n, key.room) for n in heads)
     dout = draw(*q.shape)
     if is_chunked:
-        plan = plan_chunks(problem.seqlen, problem.chunk_len, problem.overlap).to(device)
+        plan = plan_chunks(problem.seqlen, problem.chunk_len, problem.overlap).to(device).args
         return _chunked_pass(key, (q, k, v), dout, plan), []
     options = _options(key, problem, draw)
     timed = _pass(key, (q, k, v), dout, options)
@@ -216,13 +215,15 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
     return timed, [_pass(key, (q, k, v), dout, options) for options in (loaded, whole_tiles)]
 
 
-def _chunked_pass(key: Key, inputs: Results, dout: Tensor, plan: Plan) -> Call:
+def _chunked_pass(key: Key, inputs: Results, dout: Tensor, plan: PlanArgs) -> Call:
     """The op's forward, or for a pass of the backward the backward alone."""
+    arguments = (*inputs, None, "triangular", plan, key.room**-0.5)
+    forward = partial(chunked.chunked_attention, *arguments)
     if key.kernel == "chunked_forward":
-        return lambda: (chunked_attention(*inputs, plan, backend="triton"),)
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    out = chunked_attention(*leaves, plan, backend="triton")
-    return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+        return lambda: forward()[:1]
+    out, _ = forward()
+    backward = partial(chunked.chunked_attention_backward, dout, None, *arguments, out)
+    return lambda: backward()[:3]
 
 
 def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> AttentionOptions:
@@ -236,8 +237,9 @@ def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> Attenti
 
 def _pass(key: Key, inputs: Results, dout: Tensor, options: AttentionOptions) -> Call:
     """The op's forward, or for a pass of the backward the backward alone."""
-    forward = partial(backend.windowed_attention, *inputs, options)
+    flat = flat_options(options)
+    forward = partial(attention.windowed_attention, *inputs, flat)
     if key.kernel == "forward":
         return forward
     out, lse = forward()
-    return partial(backend.windowed_attention_backward, dout, None, *inputs, out, lse, options)
+    return partial(attention.windowed_attention_backward, dout, None, *inputs, out, lse, flat)

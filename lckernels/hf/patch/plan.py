@@ -72,7 +72,7 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     missing = why_no_kernel(chosen, problem)
     if missing and not problem.explicit:
         raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
-    return Row(call.layer, str(kind), kind.window, chosen.__name__.rpartition(".")[2], verdict)
+    return Row(call.layer, str(kind), kind.window, chosen.name, verdict)
 
 
 def _device_and_dtype(model: nn.Module) -> tuple[str, torch.dtype]:
