@@ -1,0 +1,1 @@
+"""Times two checkouts of lckernels in turns: `python -m bench.harness.before_after --base PATH`."""
