@@ -3,14 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lckernels import functional
 from lckernels.backends.registry import BackendError
-from lckernels.functional import (
-    chunked_attention,
-    merge_attention_states,
-    overlap_merge,
-    overlap_split,
-    windowed_attention,
-)
+from lckernels.functional import *  # noqa: F403, the names of functional.__all__
 from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 from lckernels.planner import plan_chunks
@@ -36,16 +31,12 @@ __all__ = [
     "LongEncoder",
     "Plan",
     "Score",
-    "chunked_attention",
-    "merge_attention_states",
-    "overlap_merge",
-    "overlap_split",
     "patch",
     "patched",
     "plan_chunks",
     "unpatch",
-    "windowed_attention",
 ]
+__all__ += functional.__all__
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,14 @@ from lckernels.ops import attention, chunked, overlap, states
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 
+__all__ = [
+    "chunked_attention",
+    "merge_attention_states",
+    "overlap_merge",
+    "overlap_split",
+    "windowed_attention",
+]
+
 _DEFAULT_LAYOUT = Layout()
 _DEFAULT_SCORE = Score()
 

@@ -8,6 +8,8 @@ MAX_FALLBACK_SCORE_BYTES = 2 * 2**30
 
 def reasons(problem: Problem) -> list[str]:
     """Why this backend cannot solve the problem unless the caller names it; empty when it can."""
+    if problem.op not in BACKEND.ops:
+        return [f"it has no kernel for {problem.op}"]
     if problem.score_bytes > MAX_FALLBACK_SCORE_BYTES and not problem.explicit:
         size = problem.score_bytes / 2**30
         limit = f"over the limit of {MAX_FALLBACK_SCORE_BYTES // 2**30} GiB for a fallback"
