@@ -12,6 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 _REWRITTEN_LATER = ("cli.md", "huggingface.md", "huggingface_support.md", "long_encoder.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in _REWRITTEN_LATER]
+PROSE = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md", "bench/README.md")),
+]
 NOT_RUN = "# not run: "  # the first line of a block that the tests leave out, with the reason
 
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -34,6 +38,14 @@ def command_lines(page: Path) -> list[str]:
 def prose(page: Path) -> str:
     """The page without its blocks of code and what stands between backquotes."""
     return re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", page.read_text(encoding="utf-8")))
+
+
+def paths(page: Path) -> list[str]:
+    """The paths of the repository that the page names between backquotes; NAME stands for any name."""
+    named = re.findall(
+        r"`((?:\.ci|bench|csrc|docs|findings|lckernels|python|tests)/[\w./-]*)[^`]*`", page.read_text("utf-8")
+    )
+    return [path for path in named if "NAME" not in path and not path.endswith(".")]
 
 
 def links(page: Path) -> list[str]:
