@@ -1,4 +1,4 @@
-"""What the CUDA backend takes and leaves; no GPU is needed."""
+"""Which problems the CUDA backend supports; no GPU is required."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def attention(dtype=torch.bfloat16, head_dim=64, head_dim_v=64, seqlen=100, **fi
         (Problem("overlap_merge", "cuda", torch.int32, ((2, 8, 4),)), "no kernel for torch.int32"),
     ],
 )  # fmt: skip
-def test_what_it_leaves_is_said(problem, reason):
+def test_unsupported_problems_have_a_reason(problem, reason):
     (said,) = cuda.reasons(problem)
     assert reason in said
 
@@ -52,12 +52,12 @@ def test_what_it_leaves_is_said(problem, reason):
         Problem("chunked_attention", "cuda", torch.float16, ((100, 4, 64),) * 3),
     ],
 )
-def test_what_it_takes(problem):
+def test_supported_problems(problem):
     assert cuda.reasons(problem) == []
 
 
 @pytest.mark.usefixtures("with_gpu")
-def test_chips_of_small_blocks_take_fewer_head_dims(monkeypatch):
+def test_chips_of_small_blocks_support_fewer_head_dims(monkeypatch):
     monkeypatch.setattr(cuda, "large_blocks", lambda: False)
     assert cuda.reasons(attention(head_dim=96, head_dim_v=96)) == []
     assert cuda.reasons(attention(head_dim=104)) == [
@@ -65,7 +65,7 @@ def test_chips_of_small_blocks_take_fewer_head_dims(monkeypatch):
     ]
 
 
-def test_without_a_gpu_or_the_library_it_says_so():
+def test_unavailable_without_a_gpu_or_the_library():
     if not (missing := cuda.unavailable()):
         pytest.skip("the CUDA kernels can run here")
     with pytest.raises(registry.BackendError, match="cuda: "):

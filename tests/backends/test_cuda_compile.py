@@ -1,4 +1,4 @@
-"""What the gate on nvcc's output says of kernels, on made-up ones."""
+"""The checks of nvcc's output, on invented kernels."""
 
 import shutil
 
@@ -25,12 +25,12 @@ def test_a_good_kernel_has_no_faults():
     assert cuda_compile.faults([kernel(FORWARD, "HMMA", "FADD")], NAMES, {FORWARD: (256, 69632)}) == []
 
 
-def test_spills_count_where_no_feature_is_asked_for():
+def test_spills_count_in_kernels_without_features():
     found = [kernel(name, "HMMA", "STL", "LDL") for name in (FORWARD, FULL)]
     assert cuda_compile.faults(found, NAMES, {}) == [f"{NAMES[FORWARD]}, sm_90: 2 spills"]
 
 
-def test_products_and_shared_memory_are_asked_for():
+def test_tensor_core_products_and_shared_memory_are_checked():
     found = [kernel(FORWARD, "FFMA")]
     no_product, too_much = cuda_compile.faults(found, NAMES, {FORWARD: (256, 228 * 1024)})
     assert "no product on the matrix units" in no_product

@@ -1,4 +1,4 @@
-"""A forked child computes what its parent does, though the parent's threads are gone."""
+"""A forked child computes the same as its parent, without the parent's threads."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the compiled libraries need, how a backend is chosen, and life without a compiler."""
+"""What the compiled libraries require, how a backend is chosen, and an installation without a compiler."""
 
 import subprocess
 import sys
@@ -36,12 +36,12 @@ def test_ops_library_is_free_of_python(library):
 
 
 def test_ops_library_needs_only_the_stable_shim(library):
-    """No C++ symbol of torch, c10 or at: it asks libtorch for the C shim only, of 2.11 at most."""
+    """It uses no C++ symbol of torch, c10 or at, only libtorch's C shim of 2.11."""
     undefined = symbols(library, "--undefined-only")
     mangled = [name for name in undefined if name.startswith("_Z")]
     assert [name for name in mangled if any(space in name for space in ("3c10", "2at", "5torch"))] == []
     shim = {name for name in undefined if name.startswith(("aoti_torch", "torch_"))}
-    assert shim, "the library asks nothing of libtorch: the test reads the wrong thing"
+    assert shim, "the library uses nothing of libtorch: the test reads the wrong list"
     newer = {
         "torch_library_def_with_tags",  # 2.12
         "torch_stream_native_handle",  # 2.13
@@ -50,8 +50,8 @@ def test_ops_library_needs_only_the_stable_shim(library):
     assert not shim & newer
 
 
-def test_cuda_library_asks_torch_for_the_stream_alone(library):
-    """Of libtorch_cuda; CUDA's own runtime lies within it."""
+def test_cuda_library_uses_only_the_stream_of_torch(library):
+    """It uses nothing else of libtorch_cuda, and contains CUDA's runtime."""
     undefined = symbols(library, "--undefined-only")
     asked = {name for name in undefined if "cuda" in name.lower()} - {"aoti_torch_device_type_cuda"}
     assert asked == ({"aoti_torch_get_current_cuda_stream"} if library.name == "_C_cuda.so" else set())
@@ -84,7 +84,7 @@ MERGE = (
 
 
 def test_pure_python_install(tmp_path):
-    """Without the compiled libraries the eager backend serves, and the errors say what is missing."""
+    """Without the compiled libraries the eager backend runs, and the errors name what is missing."""
     copy = tmp_path / "lckernels"
     for source in PACKAGE.rglob("*.py"):
         target = copy / source.relative_to(PACKAGE)
@@ -148,7 +148,7 @@ def test_environment_chooses_the_backend():
     assert python(code, LCKERNELS="").stdout.strip() == "cpu"
 
 
-def test_refusal_names_the_inputs_and_every_reason():
+def test_the_error_names_the_inputs_and_every_reason():
     problem = registry.Problem("windowed_attention", "meta", torch.float32, ((1, 4, 2, 8),))
     with pytest.raises(lckernels.BackendError) as refused:
         registry.choose(problem, "cpu")
@@ -157,8 +157,8 @@ def test_refusal_names_the_inputs_and_every_reason():
     assert "cpu: it serves tensors on the CPU, not on meta" in message
 
 
-def test_every_op_is_served_on_every_device():
-    """eager is the last backend of the table and takes any device."""
+def test_every_op_is_supported_on_every_device():
+    """eager is the last backend of the table and supports any device."""
     assert registry.BACKENDS[-1] == "eager"
     problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
     assert registry.choose(problem).name == "eager"

@@ -1,4 +1,4 @@
-"""Which models and tokenizers the command takes, how it tells them apart, and what it makes of a text."""
+"""Which models and tokenizers are supported, how they are identified, and how a text is tokenized."""
 
 # ruff: noqa: E402
 import json
@@ -75,7 +75,7 @@ def test_a_file_is_no_model(folder):
     assert "cannot be read: " in refusal("/" + 300 * "n")
 
 
-def test_the_hash_sees_the_order_of_a_parameters_numbers(folder):
+def test_the_hash_depends_on_the_order_of_a_parameters_values(folder):
     model = TextEncoder(str(folder)).encoder.model
     before = weights_sha256(model)
     assert weights_sha256(model) == before
@@ -86,7 +86,7 @@ def test_the_hash_sees_the_order_of_a_parameters_numbers(folder):
     assert weights_sha256(model.bfloat16()) != before
 
 
-def test_identity_tells_tokenizers_apart(folder, tmp_path):
+def test_identity_differs_between_tokenizers(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     one, two = TextEncoder(str(folder)), TextEncoder(str(copy))
@@ -120,7 +120,7 @@ def test_pieces_that_are_special_tokens_become_unknown(tmp_path):
     torch.testing.assert_close(encoder.embed("river </s>"), encoder.embed("river <unk>"))
 
 
-def test_special_pieces_without_an_unknown_token_are_refused(tmp_path):
+def test_special_pieces_without_an_unknown_token_raise(tmp_path):
     encoder = TextEncoder(str(save_tiny_xlmr(tmp_path / "xlmr")))
     encoder.tokenizer.unk_token = None
     assert encoder.tokenize("river").input_ids.tolist() == [[0, 4, 2]]

@@ -1,4 +1,4 @@
-"""The Triton backend beside its kernels: what it refuses, the choice of tiles, compiling ahead of time."""
+"""The Triton backend without its kernels: unsupported problems, choice of tiles, compiling ahead of time."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def problem(**change):
     return Problem(**(given | change))
 
 
-def test_reasons_name_what_is_not_served(monkeypatch):
+def test_reasons_name_what_is_unsupported(monkeypatch):
     monkeypatch.setattr(triton, "unavailable", lambda: "")
     monkeypatch.setattr(triton, "interpreted", lambda: False)
     assert triton.reasons(problem()) == []
@@ -51,7 +51,7 @@ def test_reasons_name_what_is_not_served(monkeypatch):
         assert words in reason
 
 
-def test_the_interpreter_serves_who_asks_for_it(monkeypatch):
+def test_the_interpreter_is_used_on_request_only(monkeypatch):
     monkeypatch.setattr(triton, "unavailable", lambda: "")
     monkeypatch.setattr(triton, "interpreted", lambda: True)
     asked = {"device_type": "cpu", "explicit": True}
@@ -63,7 +63,7 @@ def test_the_interpreter_serves_who_asks_for_it(monkeypatch):
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_tiles_fit(kernel, chip):
-    """Powers of two of at least 16, whose operands have room in shared memory."""
+    """Powers of two of at least 16, whose operands fit in shared memory."""
     for dtype in DTYPES:
         for head_dim in (1, 16, 33, 64, 96, 128, 200, 256):
             for window in (1, 128, 129, 2**30):
@@ -98,7 +98,7 @@ def test_plain_tf32_is_never_chosen():
 
 
 def test_a_call_through_descriptors(monkeypatch):
-    """A GPU's benchmark runs it beside the call as it is."""
+    """A benchmark on a GPU runs it in turns with the call without descriptors."""
     chips = iter([CHIPS["sm_90"], CHIPS["sm_86"], CHIPS["gfx942"]])
     monkeypatch.setattr(tiles, "chip_of", lambda _: next(chips))
     call = gpu_ops.through_descriptors(
@@ -119,7 +119,7 @@ def test_whole_tiles_are_copied_where_a_descriptor_says_so():
 
 
 def test_every_op_has_variants():
-    """Each runs on the meta device as far as to its launches."""
+    """Each runs on the meta device up to its launches."""
     chunked = [
         ChunkedVariant(direction, 64, torch.bfloat16, "extra") for direction in ("forward", "backward")
     ]

@@ -17,7 +17,7 @@ from lckernels.backends.triton.tiles import TABLE, allowed, with_descriptors
 
 pytestmark = pytest.mark.triton_all
 
-by_the_kernels = pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels")
+by_the_kernels = pytest.mark.skipif(TESTED != "triton", reason="make test-triton tests the Triton kernels")
 DTYPE = torch.float16 if launch.interpreted() else torch.bfloat16
 
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows of the Triton kernels: streams, CUDA graphs, bf16 autocast, that nothing waits."""
+"""The Triton kernels on a GPU: streams, CUDA graphs, bf16 autocast, no synchronization."""
 
 from collections.abc import Callable
 from functools import cache
@@ -80,7 +80,7 @@ def test_it_runs_on_the_current_stream(name):
     scratch = [torch.full_like(x, torch.nan) for x in inputs]
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # another stream would read the NaN meanwhile
+        torch.cuda._sleep(50_000_000)  # another stream would read the NaN
         for x, y in zip(scratch, inputs, strict=True):
             x.copy_(y)
         got = call(*scratch)
@@ -88,7 +88,7 @@ def test_it_runs_on_the_current_stream(name):
     assert torch.equal(got, want)
 
 
-def test_nothing_waits_for_the_gpu():
+def test_no_call_synchronizes():
     inputs = [x.requires_grad_() for x in attention_inputs()]
     score = Score(sink_logits=torch.zeros(8, device="cuda"))
 

@@ -18,7 +18,7 @@ from lckernels.backends import registry
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.triton_all,
-    pytest.mark.skipif(TESTED != "triton", reason="make test-triton judges the Triton kernels"),
+    pytest.mark.skipif(TESTED != "triton", reason="make test-triton tests the Triton kernels"),
     requires_dtype(torch.float32),
     pytest.mark.usefixtures("one_thread"),
 ]

@@ -1,4 +1,4 @@
-"""lckernels tune: what it tries, the file that it keeps, what the backend makes of it."""
+"""lckernels tune: the tiles that it tries, the file that it writes, and how the backend uses it."""
 
 import json
 import os
@@ -28,7 +28,7 @@ OTHER = Tiles(64, 128, 4, 2)
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """Where the tiles of CHIP are kept."""
+    """The file with the tiles of CHIP."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tuned.read.cache_clear()
     path = tuned.path(CHIP)
@@ -138,7 +138,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("with_options", [False, True])
-def test_tiles_that_do_not_serve_are_left_out(monkeypatch, failure, with_options):
+def test_tiles_that_fail_are_left_out(monkeypatch, failure, with_options):
     def fails():
         if tuned.tiles(CHIP).get(KEY) in (None, TABLE[KEY]):
             return (torch.ones(3),)
@@ -162,7 +162,7 @@ def test_tiles_that_do_not_serve_are_left_out(monkeypatch, failure, with_options
     assert (row.after == row.before == TABLE[KEY]) is not served
 
 
-def test_a_pass_that_does_not_run_is_told_and_the_others_go_on(monkeypatch):
+def test_a_pass_that_fails_is_printed_and_the_others_run(monkeypatch):
     def calls_of(key, *_):
         if key == KEY:
             raise OutOfResources(300_000, 1000, "shared memory")
@@ -176,7 +176,7 @@ def test_a_pass_that_does_not_run_is_told_and_the_others_go_on(monkeypatch):
     assert not rows[1].failure and rows[1].after == TABLE[other]
 
 
-def test_tiles_that_serve_options_are_tried_with_them():
+def test_tiles_of_calls_with_options_are_tried_with_them():
     """Where the table has heavy ones, the others need not."""
     small = tune.Problem(seqlen=16, num_heads=2, num_kv_heads=1, window=8)
     for key in TABLE:
@@ -219,14 +219,14 @@ def test_a_printed_line():
         (("--kind", "bf16"), "--kind: got bf16; allowed are half, narrow, heavy, fp32"),
     ],
 )
-def test_the_command_refuses(arguments, words):
+def test_errors_of_the_command(arguments, words):
     result = CliRunner().invoke(app, ["tune", *arguments])
     assert result.exit_code == 2 and words in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_gpus_table_is_kept_pass_by_pass(tmp_path, monkeypatch, capsys):
-    """bench/gpu.sh's section tune, which a limit of time may end."""
+    """For bench/gpu.sh's section tune, which a time limit may end."""
     described = OTHER._replace(descriptors=True)
     left = Key("backward_q", 128, "half")
 

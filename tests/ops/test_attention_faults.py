@@ -35,7 +35,7 @@ by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def random_problems(count: int) -> list[Problem]:
-    """Of the first `count`, or some of them, those that the judged backend takes."""
+    """Those of the first `count` problems, or of fewer in the interpreter, that the backend supports."""
     drawn = (draw_problem(1, index) for index in range(scaled_count(count)))
     return [problem for problem in drawn if is_supported(problem)]
 
@@ -76,7 +76,7 @@ def test_expanded_dout():
 
 
 def test_memory_around_views_is_not_used():
-    """Each tensor lies in a larger one, full of what would show: NaN, True, huge numbers."""
+    """Each tensor is a view of a larger one, full of values that would show: NaN, True, huge numbers."""
 
     def surrounded(x):
         wide = [size + 3 for size in x.shape]
@@ -102,7 +102,7 @@ def test_nothing_is_read_past_the_page_end():
     )
 
 
-def test_inputs_stay_and_outputs_are_new_memory():
+def test_inputs_are_unchanged_and_outputs_are_new_memory():
     for problem in random_problems(60):
         tensors = []
         with_tensors(problem, lambda x, seen=tensors: seen.append(x) or x)
@@ -116,7 +116,7 @@ def test_inputs_stay_and_outputs_are_new_memory():
 
 
 def test_fresh_memory_is_not_used():
-    """Under this suite it holds NaN; the same bits come without."""
+    """New memory holds NaN in every test; without that the bits are the same."""
     poisoned = [forward_backward(run_backend, problem) for problem in random_problems(60)]
     torch.use_deterministic_algorithms(False)
     for problem, want in zip(random_problems(60), poisoned, strict=True):
@@ -125,8 +125,8 @@ def test_fresh_memory_is_not_used():
 
 @pytest.mark.parametrize("where", ("dlse", "v"))
 @pytest.mark.parametrize("softcap", (0.0, 20.0))
-def test_what_is_not_finite_reaches_no_padding(where, softcap):
-    """The gradients of keys from kv_end on are 0, whatever the keys before them and dlse hold."""
+def test_nonfinite_values_do_not_reach_padding(where, softcap):
+    """The gradients of keys from kv_end on are 0, with any values of the keys before them and of dlse."""
     layout, score = Layout(kv_end=torch.tensor([40])), Score(softcap=softcap)
     problem = problem_of(seqlen_q=50, seqlen_k=50, layout=layout, score=score, window_size=(-1, 0))
     if where == "dlse":
@@ -159,8 +159,8 @@ def test_a_row_of_nan_shows_in_every_gradient(backend):
     ([0], [0, 7], [3, 9, 15], [0, 40], [9, 4, 21], [-5, 2**31 - 1]),
     ids=lambda x: "_".join(map(str, x)),
 )
-def test_wrong_bounds_stay_inside_the_tensors(bounds):
-    """Where nothing is read on the host: rows of no text are 0 and see nothing, and no memory is touched."""
+def test_wrong_bounds_access_no_other_memory(bounds):
+    """If the host reads no bounds: rows outside segments are 0 without keys; no other memory is read."""
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
     layout = Layout(cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens)
     problem = problem_of(layout=layout, window_size=(5, 0))

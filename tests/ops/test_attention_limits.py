@@ -87,7 +87,7 @@ SEE_NOTHING = {
 
 @pytest.mark.parametrize("sink", (False, True), ids=("", "sink"))
 @pytest.mark.parametrize("name", SEE_NOTHING)
-def test_windows_that_see_nothing(name, sink):
+def test_windows_without_keys(name, sink):
     window_size, layout = SEE_NOTHING[name]
     score = Score(rel_bias=torch.randn(2, 3), sink_logits=torch.tensor([0.5, -2.0]) if sink else None)
     problem = problem_of(window_size=window_size, layout=layout, score=score)
@@ -151,14 +151,14 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_numbers_near_the_ends_of_their_types(name):
+def test_values_near_the_limits_of_their_types(name):
     compare_problem(problem_of(**HUGE[name]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reserves memory as Linux does")
 @pytest.mark.parametrize("dim", (0, 1, 2), ids=("batch", "seqlen", "heads"))
 def test_strides_past_2_31(dim):
-    """In memory that is reserved and, but for a few pages, never there."""
+    """In reserved memory of which only a few pages are ever used."""
     problem = problem_of(batch=2, seqlen_q=3, seqlen_k=3, num_kv_heads=2, dtype=torch.float16)
     stride = 2**31 + 64
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -179,7 +179,7 @@ def test_strides_past_2_31(dim):
 
 @requires_dtype(torch.bfloat16)
 def test_keys_past_2_31_elements():
-    """Their heads are one head, expanded; the queries see the last few keys."""
+    """All heads are one head, expanded; the queries see the last few keys."""
     num_heads, seqlen_k, window = 512, 2**16, 20
     q = torch.randn(1, 5, num_heads, 64).bfloat16()
     k, v = (torch.randn(1, seqlen_k, 1, 64).bfloat16() for _ in range(2))
@@ -195,7 +195,7 @@ def test_keys_past_2_31_elements():
 
 @not_interpreted
 def test_scores_past_2_31():
-    """70,000 queries and keys: the middle and both ends as texts of their own."""
+    """70,000 queries and keys: the middle and both ends as sequences of their own."""
     seqlen, left, right = 70_000, 16, 3
     problem = problem_of(seqlen_q=seqlen, seqlen_k=seqlen, num_heads=1, window_size=(left, right))
     got = forward_backward(run_backend, problem)
@@ -222,8 +222,8 @@ def test_scores_whose_rounding_is_far_from_1(seqlen_q):
     torch.testing.assert_close(lse, want_lse)
 
 
-def test_large_scores_that_are_equal_share():
-    """Whole numbers, so that a query has several largest scores, in tiles with a mask and without."""
+def test_equal_large_scores_share_the_weight():
+    """Integers, so that a query has several largest scores, in tiles with a mask and without."""
     problem = problem_of(seqlen_q=100, seqlen_k=200)
     q, k = (torch.randint(-1, 2, x.shape).float() for x in (problem.q, problem.k))
     options = problem.options._replace(softmax_scale=3e4)

@@ -1,4 +1,4 @@
-"""windowed_attention and threads: the same bits however many work and whoever calls."""
+"""windowed_attention and threads: the same bits for any number of threads and concurrent calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.isa_all
 
 @pytest.fixture
 def problems(one_thread):
-    """Small ones of every kind, and some that are large enough for several threads."""
+    """Small problems of every kind, and some that are large enough for several threads."""
     drawn = [draw_problem(2, index) for index in range(160)]
     scores = [p.q.shape[0] * p.q.shape[2] * p.q.shape[1] * p.k.shape[1] for p in drawn]
     large = [p for p, size in zip(drawn, scores, strict=True) if size > 60_000]

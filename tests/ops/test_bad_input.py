@@ -1,4 +1,4 @@
-"""Bad input to the ops: one clear error that names the argument, what came and what is allowed."""
+"""Bad input to the ops: one error that names the argument, its value and what is expected."""
 
 import re
 

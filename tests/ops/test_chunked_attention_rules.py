@@ -46,7 +46,7 @@ def test_a_bad_key_reaches_the_chunks_that_see_it(name, value, backend):
             seen[row[2] : row[2] + row[3]] = True
     assert 0 < seen.sum() < plan.total_len
     (out, extra_out), (want, extra_want) = attend(poisoned, backend), attend(clean, backend)
-    shown = EXACT_NAN or name == "v" or value != value  # else a score of -inf has weight 0
+    shown = EXACT_NAN or name == "v" or value != value  # otherwise a score of -inf has weight 0
     bad = torch.isnan if EXACT_NAN else lambda x: ~x.isfinite()
     if shown:
         assert bad(out[seen]).all() and bad(extra_out[0]).all(), "a bad key that is seen must show"
@@ -63,7 +63,7 @@ def test_a_bad_key_reaches_the_chunks_that_see_it(name, value, backend):
 @pytest.mark.parametrize("name", ("q", "k", "v"))
 @pytest.mark.parametrize("case", LONG_CASES, ids=lambda case: case.name)
 def test_a_bad_row_in_or_behind_a_long_chunk(case, name, value):
-    """Position 150 of `long` is seen by chunk 0, that of `many_segments` lies behind a segment of chunk 0."""
+    """Chunk 0 sees position 150 of `long`; that of `many_segments` is after a segment of chunk 0."""
     inputs = case.tensors(torch.float32)
     getattr(inputs, name)[150] = value
     outs = [[attend(inputs, x)] if inputs.extra is None else attend(inputs, x) for x in ("cpu", "eager")]
@@ -185,7 +185,7 @@ def test_forward_mode_raises():
 
 @requires_fallbacks
 def test_the_fallback_counts_the_scores_of_one_chunk(monkeypatch):
-    """30,000 tokens in chunks of 64 are little; one chunk of 30,000 would be 3.4 GiB."""
+    """30,000 tokens in chunks of 64 have few scores; one chunk of 30,000 would have 3.4 GiB."""
     monkeypatch.setattr("lckernels.backends.registry.BACKENDS", ("eager",))
     q = torch.randn(30_000, 1, 1)
     assert lckernels.chunked_attention(q, q, q, plan_chunks([30_000], 64, 0)).shape == q.shape

@@ -1,4 +1,4 @@
-"""windowed_attention of few queries against long keys, which are read where they lie."""
+"""windowed_attention of few queries against many keys, which are read in place."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_against_the_reference(rows, dtype, window_size):
 
 
 @by_dtype
-def test_everything_that_a_score_can_have(dtype):
+def test_every_option_of_score(dtype):
     layout = Layout(
         offset=torch.tensor([KEYS - 40, 700]),
         kv_start=torch.tensor([3, 0]),
@@ -81,7 +81,7 @@ def test_heads_apart_or_beside_each_other_give_the_same_bits(rows, dtype):
 @by_dtype
 @pytest.mark.parametrize("of", ["k", "v"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
-def test_what_is_not_finite(dtype, of, value):
+def test_nonfinite_values(dtype, of, value):
     problem = problem_of((2, 8, 2), dtype, window_size=(300, 0))
     x = getattr(problem, of)
     x[0, KEYS - 400, 0, 3] = value  # hidden

@@ -1,4 +1,4 @@
-"""merge_attention_states: exact over disjoint key sets, differentiable, safe where a state saw nothing."""
+"""merge_attention_states: exact over disjoint key sets, differentiable, also where a state sees no key."""
 
 import pytest
 import torch
@@ -170,7 +170,7 @@ def test_gradient_of_one_result(which, backend):
 @by_backend
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nan_shows(dtype, backend):
-    """Also one whose bits are all ones, which a careless rounding to 16 bits turns into zero."""
+    """Also a NaN whose bits are all ones, which a wrong rounding to 16 bits turns into zero."""
     outs, lses = random_states(dtype, shape=(2, 37, 3, 40))
     outs[2][1, 3], lses[2][1, :, 5] = torch.nan, torch.nan
     bits = torch.int64 if dtype == torch.float64 else torch.int32
@@ -288,7 +288,7 @@ def test_threads_and_large_results_change_nothing(head_dim):
 
 
 @pytest.mark.triton
-def test_the_private_ops_refuse_what_does_not_fit():
+def test_the_private_ops_reject_wrong_arguments():
     outs, lses = random_states(torch.float32, 2)
     out, lse = torch.empty_like(outs[0]), torch.empty_like(lses[0])
     merge = torch.ops.lckernels_cpu.merge_states

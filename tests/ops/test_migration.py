@@ -1,4 +1,4 @@
-"""Each row of docs/kernels.md: the call of the other library gives what ours gives."""
+"""Each row of docs/kernels.md: the call of the other library has the same result."""
 
 import math
 import re

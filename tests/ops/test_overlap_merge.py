@@ -361,7 +361,7 @@ def test_every_instruction_set():
 
 
 def test_one_long_segment_over_many_short_ones():
-    """Each tile's range then names thousands of segments, of which few touch it."""
+    """Each tile's range then has thousands of segments, of which few overlap it."""
     total, short = 20_000, 4000
     rows = [[0, 0, 0, total], *([1 + i, 0, 5 * i, 5] for i in range(short))]
     plan = Plan.from_segments(rows, num_chunks=short + 1, chunk_len=total, total_len=total)

@@ -1,4 +1,4 @@
-"""What overlap_merge and overlap_split keep to beside values: autograd, autocast, damaged or bad input."""
+"""overlap_merge and overlap_split: autograd, autocast, invalid plans and bad input."""
 
 import pytest
 import torch
@@ -58,8 +58,8 @@ def test_a_damaged_plan_stays_inside_the_tensors(backend):
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("cpu", "eager")])
-def test_weights_of_sum_zero_on_a_device_that_is_not_waited_for(backend):
-    """0 there and in all gradients, where the backends of the CPU raise."""
+def test_weights_of_sum_zero_without_a_sync(backend):
+    """0 there and in all gradients; on the CPU the backends raise."""
     plan = plan_chunks([50], 16, 6)
     chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
     table = torch.rand(plan.num_chunks, 16) + 0.5
@@ -82,7 +82,7 @@ def test_crop_needs_keep_ranges_that_partition():
         lckernels.overlap_merge(torch.zeros(2, 4, 1), plan, "crop")
 
 
-def test_eager_refuses_bad_explicit_weights_too():
+def test_eager_rejects_bad_explicit_weights_too():
     plan = plan_chunks([50], 16, 6)
     with pytest.raises(
         ValueError, match="weights: got values negative, not finite or of sum zero at position 0"

@@ -1,4 +1,4 @@
-"""Plan.from_segments: what an explicit plan may say, and what it becomes."""
+"""Plan.from_segments: which explicit plans are valid, and the fields of the result."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The planner: which chunks it cuts and what each keeps."""
+"""The planner: the chunks that it returns and their keep ranges."""
 
 import importlib.util
 import random
@@ -47,7 +47,7 @@ def test_sled_golden_vectors():
 
 
 @needs_host
-def test_sled_gives_up_the_odd_position_on_the_right():
+def test_sled_cuts_the_odd_position_on_the_right():
     assert spans(plan_chunks(20, 8, 3)) == [(0, 8, 0, 6), (5, 13, 1, 6), (10, 18, 1, 6), (12, 20, 4, 8)]
 
 

@@ -19,40 +19,40 @@ PER_TEST = 50
 
 
 def pytest_generate_tests(metafunc):
-    """Every test runs over ranges of PER_TEST problems, or over the one that is asked for."""
+    """Every test runs over ranges of PER_TEST problems, or over the one of --random-problem."""
     one, count = (metafunc.config.getoption(name) for name in ("--random-problem", "--random-problems"))
     ranges = [range(first, min(first + PER_TEST, count)) for first in range(0, count, PER_TEST)]
     ranges = ranges if one is None else [range(one, one + 1)]
     metafunc.parametrize("problems", ranges, ids=lambda x: f"{x.start}-{x.stop - 1}")
 
 
-def each(problems: range, seed: int, draw, judge) -> None:
-    """Judges every problem that draw makes of (seed, index) and the backend takes; one failure names all."""
-    failures, judged = [], 0
+def compare_each(problems: range, seed: int, draw, compare) -> None:
+    """Runs `compare` on every supported problem of `draw`; one failure names all that failed."""
+    failures, num_compared = [], 0
     for index in problems:
         problem = draw(seed, index)
         if not is_supported(problem):
             continue
-        judged += 1
+        num_compared += 1
         try:
-            judge(problem)
+            compare(problem)
         except Exception as error:
             if len(problems) == 1:
                 error.add_note(str(problem))
                 raise
             again = f"--random-seed {seed} --random-problem {index}"
             failures.append(f"problem {index} ({again}): {type(error).__name__}: {error}")
-    assert judged, "the backend took none of the problems"
+    assert num_compared, "the backend supports none of the problems"
     if failures:
         pytest.fail("\n".join(failures), pytrace=False)
 
 
 def test_random_problems(problems, pytestconfig):
-    each(problems, pytestconfig.getoption("--random-seed"), draw_problem, compare_problem)
+    compare_each(problems, pytestconfig.getoption("--random-seed"), draw_problem, compare_problem)
 
 
 def test_inf_and_nan(problems, pytestconfig):
     def draw(seed, index):
         return poisoned(draw_problem(seed, index), seed, index)
 
-    each(problems[::4], pytestconfig.getoption("--random-seed"), draw, compare_poisoned)
+    compare_each(problems[::4], pytestconfig.getoption("--random-seed"), draw, compare_poisoned)

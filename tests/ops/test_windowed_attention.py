@@ -347,7 +347,7 @@ def test_forward_mode_raises():
 
 @not_interpreted
 def test_packed_input_counts_its_own_scores():
-    """500 segments of 100 tokens would be 9 GiB of scores were they one text."""
+    """500 segments of 100 tokens; as one sequence they would have 9 GiB of scores."""
     bounds = torch.arange(0, 50_001, 100, dtype=torch.int32)
     layout = Layout(cu_seqlens_q=bounds, cu_seqlens_k=bounds, max_seqlen_q=100, max_seqlen_k=100)
     q = torch.randn(1, 50_000, 1, 2)
@@ -355,7 +355,7 @@ def test_packed_input_counts_its_own_scores():
 
 
 @requires_fallbacks
-def test_fallback_over_the_memory_limit_is_refused(monkeypatch):
+def test_fallback_over_the_memory_limit_raises(monkeypatch):
     monkeypatch.setattr("lckernels.backends.registry.BACKENDS", ("eager",))
     q = torch.empty(1, 40_000, 1, 8)
     with pytest.raises(lckernels.BackendError, match=r"over the limit of 2 GiB for a fallback"):
