@@ -1,7 +1,10 @@
 """Argument checks of the public functions, one function per op."""
 
 import sys
+import warnings
+from functools import cache
 
+import torch
 from torch import Tensor
 
 from lckernels import checks
@@ -9,6 +12,10 @@ from lckernels.checks import INT32_MAX, WEIGHTS, bad
 from lckernels.dtypes import compute_dtype
 from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import Plan
+
+# As far as is known no model has more KV heads; the warning of heads first depends on it.
+MAX_MODEL_HEADS = 128
+_PACKED = "; packed input (layout.cu_seqlens_q) has batch 1: pass q[None], k[None] and v[None]"
 
 
 def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -36,10 +43,12 @@ def check_attention(
     dropout_p: float,
 ) -> None:
     """q, k, v fit one another; the numbers are in range."""
-    checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)")
+    checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)", _PACKED)
     checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
     _heads(q, k, v)
+    if k.shape[2] > MAX_MODEL_HEADS:
+        _warn_of_heads_first(q, k)
     if k.shape[0] != q.shape[0]:
         raise bad("k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
     if not isinstance(window_size, tuple | list) or len(window_size) != 2:
@@ -51,6 +60,29 @@ def check_attention(
     checks.number("dropout_p", dropout_p, 0)
     if dropout_p >= 1:
         raise bad("dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
+
+
+def _warn_of_heads_first(q: Tensor, k: Tensor) -> None:
+    """Warns once if q and k look like (batch, heads, seqlen, head_dim), the layout of torch's SDPA.
+
+    Such tensors are valid input of another meaning. They look so if there are more than MAX_MODEL_HEADS KV
+    heads, as many query heads, and no more positions than a model has heads.
+    """
+    heads_first = q.shape[2] == k.shape[2] and k.shape[1] <= q.shape[1] <= MAX_MODEL_HEADS
+    if heads_first and not torch.compiler.is_compiling():
+        _warn_once(tuple(q.shape))
+
+
+@cache
+def _warn_once(shape: tuple[int, ...]) -> None:
+    _, seqlen, num_heads, _ = shape
+    warnings.warn(
+        f"q: got shape {shape}, which is {seqlen} positions of {num_heads} heads: windowed_attention expects "
+        "(batch, seqlen, num_heads, head_dim). Tensors (batch, num_heads, seqlen, head_dim), as for "
+        "F.scaled_dot_product_attention, go in as q.transpose(1, 2), k.transpose(1, 2) and "
+        "v.transpose(1, 2); out.transpose(1, 2) has their layout again",
+        stacklevel=6,
+    )
 
 
 def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:

@@ -29,12 +29,21 @@ def weights_error(position: int) -> ValueError:
     return bad("weights", wrong, "expected finite ones >= 0 with a sum > 0")
 
 
-def tensor(name: str, x: object, rank: int, shape: str) -> None:
-    """Raises unless x is a tensor of `rank` dimensions; `shape` describes them in the message."""
+def tensor(name: str, x: object, rank: int, shape: str, hint: str = "") -> None:
+    """Raises unless x is a tensor of `rank` dimensions.
+
+    Args:
+        name: the argument, for the message.
+        x: its value.
+        rank: the dimensions that are expected.
+        shape: their names, for the message.
+        hint: ends the message where one dimension is missing.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: got {type(x).__name__}; expected a torch.Tensor {shape}")
     if x.dim() != rank:
-        raise bad(name, f"shape {tuple(x.shape)}", f"expected {rank} dimensions {shape}")
+        ending = hint if x.dim() == rank - 1 else ""
+        raise bad(name, f"shape {tuple(x.shape)}", f"expected {rank} dimensions {shape}{ending}")
 
 
 def floating(name: str, x: Tensor) -> None:

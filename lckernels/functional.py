@@ -15,6 +15,7 @@ from lckernels.arguments import (
     check_states,
 )
 from lckernels.dtypes import compute_dtype
+from lckernels.equivalents import with_equivalents
 from lckernels.fields import flat_options
 from lckernels.ops import attention, chunked, overlap, states
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
@@ -32,6 +33,7 @@ _DEFAULT_LAYOUT = Layout()
 _DEFAULT_SCORE = Score()
 
 
+@with_equivalents
 def windowed_attention(
     q: Tensor,
     k: Tensor,
@@ -47,20 +49,26 @@ def windowed_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Softmax attention in which a query sees the keys of its window.
 
-    Query i stands at key position `p = i + offset` (offset defaults to seqlen_k - seqlen_q) and sees key j
-    when `p - left <= j <= p + right`, subject to `layout`. A row that sees no key gives zeros.
+    Tensors are (batch, seqlen, heads, head_dim), as in flash-attn; those of torch's
+    scaled_dot_product_attention, (batch, heads, seqlen, head_dim), go in as `q.transpose(1, 2)`, a view.
+
+    Query i has key position `p = i + offset` and sees key j when `p - left <= j <= p + right`, subject to
+    `layout`. offset defaults to seqlen_k - seqlen_q: the last query is aligned with the last key (bottom
+    right). torch's `is_causal=True` aligns the first query with the first key (top left): if seqlen_q differs
+    from seqlen_k, `layout=Layout(offset=0)` gives the same. A row that sees no key gives zeros.
 
     Args:
         q: (batch, seqlen_q, num_heads, head_dim) fp32, bf16, fp16 or fp64; any strides.
         k: (batch, seqlen_k, num_kv_heads, head_dim), q's dtype; num_heads % num_kv_heads == 0.
         v: (batch, seqlen_k, num_kv_heads, head_dim_v), q's dtype.
-        window_size: (left, right) in keys, inclusive; -1 drops that bound. Causal attention is (-1, 0).
-        softmax_scale: factor of q.k; None means head_dim ** -0.5.
-        layout: which keys a query sees beside the window: offset, padding, packing, sinks, chunks.
+        window_size: (left, right) in keys, inclusive; -1 removes that bound. Causal attention is (-1, 0).
+        softmax_scale: factor of q.k; None (default) means head_dim ** -0.5.
+        layout: which keys a query sees besides the window: offset, padding, packing, sinks, chunks.
         score: softcap, relative bias (with gradient) and sink logits (with gradient).
-        dropout_p: probability to drop, 0 <= dropout_p < 1; the mask (Philox4x32-10) is that of every backend.
+        dropout_p: probability of dropping, 0 <= dropout_p < 1; every backend has the same mask
+            (Philox4x32-10).
         return_lse: also return lse.
-        backend: name of a backend; None takes the first that can.
+        backend: name of a backend; None (default) means the first that supports the call.
 
     Returns:
         out (batch, seqlen_q, num_heads, head_dim_v) in q's dtype, contiguous; with return_lse also
@@ -68,7 +76,9 @@ def windowed_attention(
         differentiable; where a row sees nothing -inf, or its sink logit.
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+        TypeError: an argument of the wrong type, or one of another library, with its equivalent.
+        ValueError: bad input, naming the argument.
+        BackendError: no backend supports the call.
 
     Source: window and offset conventions of flash-attn; sink logits of gpt-oss; sink tokens of StreamingLLM.
     """
@@ -94,19 +104,20 @@ def overlap_merge(
     Args:
         chunks: (num_chunks, chunk_len, dim) fp32, bf16, fp16 or fp64; any strides.
         plan: where the chunks' columns land; `plan.total_len` output positions.
-        weights: how much a chunk counts at a position. "uniform"; "triangular" (default), growing with the
+        weights: the weight of a chunk at a position. "uniform"; "triangular" (default), which grows with the
             distance to the chunk's edge; "hann", its squared sine; "crop", one chunk per position (the plan's
-            keep ranges); or a tensor (num_chunks, chunk_len), >= 0, with gradient. A zero weight reads
-            nothing.
-        backend: name of a backend; None takes the first that can.
+            keep ranges); or a tensor (num_chunks, chunk_len), >= 0, with gradient. Values of weight zero are
+            not read.
+        backend: name of a backend; None (default) means the first that supports the call.
 
     Returns:
         (total_len, dim), contiguous, in chunks' dtype, accumulated in fp32 (fp64 for fp64).
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument; explicit weights on the CPU that are negative,
-        not finite or sum to zero at a position (elsewhere they are not read: a sum of zero gives 0).
-        BackendError: no backend can.
+        TypeError: an argument of the wrong type.
+        ValueError: bad input, naming the argument; explicit weights on the CPU that are negative, not finite
+            or sum to zero at a position (on other devices they are not checked: a sum of zero gives 0).
+        BackendError: no backend supports the call.
 
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """
@@ -121,14 +132,16 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
 
     Args:
         sequence: (total_len, dim) fp32, bf16, fp16 or fp64; any strides.
-        plan: where the chunks lie.
-        backend: name of a backend; None takes the first that can.
+        plan: which positions each chunk has.
+        backend: name of a backend; None (default) means the first that supports the call.
 
     Returns:
         (num_chunks, chunk_len, dim), contiguous, in sequence's dtype. Its gradient is the overlap-add.
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+        TypeError: an argument of the wrong type.
+        ValueError: bad input, naming the argument.
+        BackendError: no backend supports the call.
     """
     check_sequence(sequence, plan)
     return overlap.overlap_split(
@@ -149,8 +162,8 @@ def chunked_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Full attention within each chunk of a sequence, and the overlapping results merged: one sequence again.
 
-    The same as overlap_split of q, k and v, attention within each chunk, and overlap_merge, without any chunk
-    held in memory. Chunk c sees the positions of its segments in the plan and its extra tokens; columns
+    The same as overlap_split of q, k and v, attention within each chunk, and overlap_merge, but no chunk is
+    stored in memory. Chunk c sees the positions of its segments in the plan and its extra tokens; columns
     outside the segments do not exist. A position that a chunk has in two columns is two keys.
 
     An encoder that calls this in each layer does its projections and MLP once per token. For a model with
@@ -162,18 +175,19 @@ def chunked_attention(
         k: (total_len, num_kv_heads, head_dim), q's dtype; num_heads % num_kv_heads == 0.
         v: (total_len, num_kv_heads, head_dim_v), q's dtype.
         plan: which positions each chunk has; `plan.total_len` is that of q.
-        weights: how much a chunk counts at a position, as in overlap_merge. A zero weight reads nothing.
-        extra: tokens that each chunk has beside its segments (special tokens), q's dtype.
-        softmax_scale: factor of q.k; None means head_dim ** -0.5.
-        backend: name of a backend; None takes the first that can.
+        weights: the weight of a chunk at a position, as in overlap_merge.
+        extra: tokens that each chunk has besides its segments (special tokens), q's dtype.
+        softmax_scale: factor of q.k; None (default) means head_dim ** -0.5.
+        backend: name of a backend; None (default) means the first that supports the call.
 
     Returns:
         out (total_len, num_heads, head_dim_v), contiguous, in q's dtype; with extra also extra_out
         (num_chunks, num_extra, num_heads, head_dim_v). Differentiable in q, k, v, extra and a weights tensor.
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument; for weights as in overlap_merge.
-        BackendError: no backend can.
+        TypeError: an argument of the wrong type.
+        ValueError: bad input, naming the argument; for weights as in overlap_merge.
+        BackendError: no backend supports the call.
 
     Source: chunks of SLED and of BERT's long inputs, with the merge moved into the attention.
     """
@@ -203,13 +217,15 @@ def merge_attention_states(
     Args:
         outs: tensors (batch, seqlen_q, num_heads, head_dim), one dtype.
         lses: tensors (batch, num_heads, seqlen_q), fp32 (fp64 for fp64 outs).
-        backend: name of a backend; None takes the first that can.
+        backend: name of a backend; None (default) means the first that supports the call.
 
     Returns:
         out like outs[0] and lse like lses[0]; where every lse is -inf: 0 and -inf.
 
     Raises:
-        TypeError, ValueError: bad input, naming the argument. BackendError: no backend can.
+        TypeError: an argument of the wrong type.
+        ValueError: bad input, naming the argument.
+        BackendError: no backend supports the call.
 
     Source: the merge of partial softmaxes in online softmax (Milakov and Gimelshein, 2018).
     """
