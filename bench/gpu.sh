@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What of lckernels runs on a machine with an NVIDIA GPU and no network: build, correctness, timings, in one call.
+# Build, correctness checks and timings on a machine with an NVIDIA GPU and no network, in one call.
 # usage: bench/gpu.sh [--device cuda|cpu] [--only build,check,random,merge,forward,backward,models,compile]
 #        [--tiny]
-# The CUDA kernels have sections of their own, run only where --only names them: primitives (the host's twins of
-# warp instructions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck. So has
-# tune, which keeps the tiles that are fastest.
+# The sections of the CUDA kernels run only if --only names them: primitives (warp instructions against their host
+# versions), cuda_check, cuda_random, cuda_merge, cuda_forward, cuda_backward, memcheck, racecheck; so does tune,
+# which stores the fastest tiles.
 # Rows go to $OUT, or to build/bench; the exit status is 1 if a section failed.
 set -uo pipefail
 
@@ -48,7 +48,7 @@ common=(--device "$device" ${tiny[@]+"${tiny[@]}"})
 failed=()
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD/tests${PYTHONPATH:+:$PYTHONPATH}"
 
-# section NAME LIMIT COMMAND...: runs the command for at most LIMIT seconds if the section was asked for.
+# section NAME LIMIT COMMAND...: runs the command for at most LIMIT seconds if the section is selected.
 section() {
   local name=$1 limit=$2
   shift 2
@@ -66,7 +66,7 @@ if [[ $device == cuda ]]; then
 fi
 "$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__)'
 
-# A library that was carried here is not built again; one that is older than its sources is.
+# A library that is newer than its sources is not built again.
 if [[ -f lckernels/_C_cuda.so && -z $(find csrc -newer lckernels/_C_cuda.so -type f) ]]; then export LCK_CUDA=0; fi
 section build 300 "$python" setup.py -q build_ext --inplace
 section check 100 "$python" -m bench.gpu.check "${common[@]}"

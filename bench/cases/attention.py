@@ -19,9 +19,9 @@ UNBOUNDED = -1
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """Attention with `window_size = (left, right)` in keys, -1 unbounded; queries stand at the keys' end.
+    """Attention with `window_size = (left, right)` in keys, -1 unbounded; the last query is at the last key.
 
-    num_queries is None for self-attention and 1 for decoding against a cache of `seqlen` keys.
+    `num_queries` is None for self-attention and 1 for decoding against a cache of `seqlen` keys.
     """
 
     seqlen: int
@@ -62,22 +62,22 @@ class AttentionCase:
 
     @property
     def score_bytes(self) -> int:
-        """Of all scores in fp32, were they materialised."""
+        """Bytes of all scores in fp32, if they were materialized."""
         return 4 * self.batch * self.num_heads * self.seqlen_q * self.seqlen
 
     @property
     def score_products(self) -> int:
-        """Products of two numbers in all scores, seen or not."""
+        """Multiplications for the scores of all pairs, visible or not."""
         return self.score_bytes // 4 * self.head_dim
 
     def no_larger_than(self, other: "AttentionCase") -> bool:
-        """Whether the other has the same dtype and no fewer pairs to compute, seen ones and all."""
+        """Whether the other case has the same dtype and no fewer pairs, visible ones and all."""
         seen = self.flops("forward") <= other.flops("forward")
         return self.dtype == other.dtype and self.score_products <= other.score_products and seen
 
     @cached_property
     def pairs(self) -> int:
-        """(query, key) pairs that the window lets through, for one head of one sequence."""
+        """(query, key) pairs inside the window, for one head of one sequence."""
         return visible_pairs(self.seqlen_q, self.seqlen, self.window_size)
 
     def flops(self, direction: str) -> float:
@@ -86,12 +86,12 @@ class AttentionCase:
 
     @property
     def key_bytes(self) -> int:
-        """Of k and v."""
+        """Bytes of k and v."""
         return 2 * self.batch * self.seqlen * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     @property
     def visible_bytes(self) -> int:
-        """Of the keys and values that some query sees."""
+        """Bytes of the keys and values that at least one query sees."""
         first = max(0, self.offset - self.window_size[0]) if self.window_size[0] >= 0 else 0
         return self.key_bytes // self.seqlen * (self.seqlen - first)
 
@@ -133,18 +133,18 @@ class ChunkedCase:
 
 
 def last_level_cache_bytes() -> int:
-    """The largest cache of the first core; 32 MiB where the system does not tell."""
+    """The largest cache of the first core; 32 MiB if it is unknown."""
     sizes = [path.read_text() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     return max((int(size.strip().removesuffix("K")) * 1024 for size in sizes), default=32 * MIB)
 
 
 def causal(seqlen: int, window: int, dtype: torch.dtype, **sizes: int) -> AttentionCase:
-    """A query sees the `window` last keys, itself among them; all of them if UNBOUNDED."""
+    """Causal attention over the last `window` keys, a query's own included; over all keys if UNBOUNDED."""
     return AttentionCase(seqlen, (window if window == UNBOUNDED else window - 1, 0), dtype, **sizes)
 
 
 def decode(seqlen: int, window: int, dtype: torch.dtype, **sizes: int) -> AttentionCase:
-    """One query a sequence; as many sequences as make visible keys and values 4.1 last-level caches."""
+    """One query per sequence; the batch makes the visible keys and values 4.1 times the last-level cache."""
     one = causal(seqlen, window, dtype, num_queries=1, **sizes)
     batch = -int(-4.1 * last_level_cache_bytes() // one.visible_bytes)
     return causal(seqlen, window, dtype, num_queries=1, batch=batch, **sizes)
@@ -155,7 +155,7 @@ DirectedCase = tuple[str, AttentionCase]  # direction and shape
 K = 1024
 _DTYPES = (torch.float32, torch.bfloat16)
 _WINDOWS = (64, 256, 512, 1024, 4096, UNBOUNDED)
-_FLOPS = 0.3e12  # of a forward in the whole table: larger ones get fewer heads, but one
+_FLOPS = 0.3e12  # of a forward in the whole table; larger cases get fewer heads, at least one
 
 
 def _affordable(seqlen: int, window: int, dtype: torch.dtype, head_dim: int) -> AttentionCase:
@@ -167,7 +167,7 @@ def _affordable(seqlen: int, window: int, dtype: torch.dtype, head_dim: int) -> 
 
 
 def _decode_full(window: int, dtype: torch.dtype, head_dim: int) -> list[AttentionCase]:
-    """A window's time does not depend on the cache; its cache is kept at eight windows to fit in memory."""
+    """A window's time does not depend on the cache; its cache has eight windows, to fit in memory."""
     sizes = (K, 4 * K, 16 * K, 64 * K) if window == UNBOUNDED else (max(K, 8 * window),)
     return [decode(n, window, dtype, head_dim=head_dim) for n in sizes]
 

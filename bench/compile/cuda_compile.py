@@ -1,7 +1,7 @@
-"""What nvcc made of the CUDA kernels, read from _C_cuda.so without a GPU: registers, spills, instructions.
+"""The CUDA kernels as compiled by nvcc, read from _C_cuda.so without a GPU: registers, spills, instructions.
 
-`python -m bench.compile.cuda_compile` prints a row a kernel and fails where one is not what it should be;
-`--write FILE` keeps the table. `make cuda` builds the library and calls it.
+`python -m bench.compile.cuda_compile` prints a row per kernel; the exit status is 1 if a kernel has a fault.
+`--write FILE` stores the table. `make cuda` builds the library and runs this.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def _shorten(name: str) -> str:
 
 
 def launch_shapes(program: Path | None) -> dict[str, tuple[int, int]]:
-    """Mangled name -> threads and bytes of shared memory, of the kernels that ask for some."""
+    """Mangled name -> threads and bytes of shared memory, of the kernels that use shared memory."""
     if program is None:
         return {}
     said = subprocess.run([program], capture_output=True, text=True, check=True).stdout
@@ -43,7 +43,7 @@ def launch_shapes(program: Path | None) -> dict[str, tuple[int, int]]:
 
 
 def is_default(name: str) -> bool:
-    """Whether nothing but a window asks for the kernel: an attention without a feature, a merge."""
+    """Whether the kernel runs without optional features: attention with a window only, or a merge."""
     return not re.search(r"attention_(forward|backward_\w+)<\w+, \d+, (true|1)|bias_gradient|chunked", name)
 
 
@@ -52,15 +52,15 @@ def multiplies(name: str) -> bool:
 
 
 def shared_limit(name: str) -> int:
-    """Bytes that a block of the kernel may ask for, as the backend has it: by head dim."""
+    """The largest shared memory of a block in the backend, by head dim."""
     dim = re.search(r"^(attention|chunked)_\w+<\w+, (\d+)", name)
     large = dim is not None and int(dim[2]) > (64 if dim[1] == "chunked" else 96)
     return LARGE_BLOCK_BYTES if large else _SMALL_BLOCK_BYTES
 
 
 def faults(found: list[sass.Kernel], names: dict[str, str], shapes: dict[str, tuple[int, int]]) -> list[str]:
-    """What is wrong: spills where no feature is asked for, products without the matrix units, more shared
-    memory than its chips have, no kernel that multiplies."""
+    """Faults: spills without an optional feature, products without tensor cores, more shared memory than
+    the chip has, no kernel with products."""
     wrong = []
     if not any(multiplies(name) for name in names.values()):
         wrong.append("no kernel that multiplies is known by its name")
@@ -77,7 +77,7 @@ def faults(found: list[sass.Kernel], names: dict[str, str], shapes: dict[str, tu
 
 
 def table(found: list[sass.Kernel], names: dict[str, str], shapes: dict[str, tuple[int, int]]) -> str:
-    """A Markdown table, a row a kernel."""
+    """A Markdown table, a row per kernel."""
     lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
     for kernel in sorted(found, key=lambda kernel: (names[kernel.name], kernel.arch)):
         counts = (
@@ -99,7 +99,7 @@ def nvcc_version() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", type=Path, metavar="PROGRAM", help="the program cuda_shapes, as built")
+    parser.add_argument("--shapes", type=Path, metavar="PROGRAM", help="the compiled program cuda_shapes")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args(arguments)
     if not LIBRARY.exists():

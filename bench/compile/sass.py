@@ -1,4 +1,4 @@
-"""What cuobjdump says of compiled kernels: registers, and instructions by kind."""
+"""Registers and instruction counts of compiled kernels, from cuobjdump."""
 
 import re
 import subprocess
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 SPILLS = ("LDL", "STL")  # loads and stores of local memory
-WGMMA, MMA = ("HGMMA",), ("HMMA",)  # on the matrix units, by warpgroups (sm_90) and by warps
-COPIES, TMA = ("LDGSTS",), ("UTMALDG",)  # asynchronous, to shared memory: by threads, by whole tiles
+WGMMA, MMA = ("HGMMA",), ("HMMA",)  # tensor-core products, per warpgroup (sm_90) and per warp
+COPIES, TMA = ("LDGSTS",), ("UTMALDG",)  # asynchronous copies to shared memory: per thread, per tile
 _INSTRUCTION = r"^\s+/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ +)?(\w+)(.*)"  # address, code, the rest
 
 
 class Kernel(NamedTuple):
     """One function of a binary."""
 
-    name: str  # as the binary has it
+    name: str  # mangled
     arch: str  # sm_90; empty in a bare cubin
     registers: int
     codes: list[str]  # of every instruction
@@ -26,7 +26,7 @@ class Kernel(NamedTuple):
 
 
 def kernels(binary: Path) -> Iterator[Kernel]:
-    """Every kernel of a cubin, an object or a library. Triton's package carries the tool."""
+    """Every kernel of a cubin, an object or a library. The tool is in Triton's package."""
     usage, sass = (_cuobjdump(option, binary) for option in ("-res-usage", "-sass"))
     registers = {
         (arch, name): int(count)
@@ -37,7 +37,7 @@ def kernels(binary: Path) -> Iterator[Kernel]:
 
 
 def _codes(body: str) -> tuple[list[str], list[str]]:
-    """The codes of a listing: of all instructions, and of those in loops that hold no other loop."""
+    """The codes of a listing: of all instructions, and of those in innermost loops."""
     found = [(int(address, 16), code, rest) for address, code, rest in re.findall(_INSTRUCTION, body, re.M)]
     jumps = [(address, re.search(r"0x([0-9a-f]+)", rest)) for address, code, rest in found if code == "BRA"]
     loops = [(int(to[1], 16), address) for address, to in jumps if to and int(to[1], 16) < address]

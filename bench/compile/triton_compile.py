@@ -26,7 +26,7 @@ PROCESSES = 2
 
 
 class Compiled(NamedTuple):
-    """One kernel of a variant as it came out."""
+    """One compiled kernel of a variant."""
 
     variant: str
     kernel: str
@@ -36,8 +36,8 @@ class Compiled(NamedTuple):
     spills: int  # instructions that load or store local memory
     step_spills: int  # of them in innermost loops
     instructions: int
-    wgmma: int  # of them on the matrix units, by warpgroups (sm_90)
-    mma: int  # and by warps
+    wgmma: int  # tensor-core products, per warpgroup (sm_90)
+    mma: int  # and per warp
     copies: int  # asynchronous, to shared memory, by threads
     tma: int  # and of whole tiles
     seconds: float  # that Triton took for all kernels of the variant
@@ -47,7 +47,7 @@ class Compiled(NamedTuple):
         return [str(x) for x in self[:-1]] + [f"{self.seconds:.1f}"]
 
 
-# Up to which head dim tiles have the 64 rows of wgmma, where that is not 256.
+# The largest head dim whose tiles have the 64 rows of wgmma, where that is not 256.
 _WIDEST = {
     "attention_backward_kv_kernel": 128,
     "chunked_forward_kernel": 128,
@@ -61,7 +61,7 @@ _HEADER = (
 
 
 class CompileOnly:
-    """A driver of Triton that has a GPU's name and no GPU: what is launched is compiled and kept, not run."""
+    """A Triton driver for an absent GPU: launched kernels are compiled and stored, not run."""
 
     def __init__(self, target: str) -> None:
         from triton.backends.compiler import GPUTarget
@@ -70,7 +70,7 @@ class CompileOnly:
         self.utils, self.found, self._num_warps = self, [], 0
 
     def activate(self) -> None:
-        """From now on Triton compiles for it in this process."""
+        """Makes this the process's Triton driver."""
         warnings.filterwarnings("ignore", message=".*FP_FUSION.*")
         from triton.runtime.driver import driver
 
@@ -112,14 +112,14 @@ def compile_variant(variant: AnyVariant, target: str) -> list[Compiled]:
     with tuned.trying(with_descriptors(TABLE) if variant.descriptors else TABLE):
         call()
     seconds = time.perf_counter() - begin
-    if TARGETS[target][0] != "cuda":  # cuobjdump reads cubins alone
-        zeros = (0,) * 8  # registers, and what is counted
+    if TARGETS[target][0] != "cuda":  # cuobjdump supports cubins only
+        zeros = (0,) * 8  # registers and counts
         return [Compiled(variant.name, *kernel[:3], *zeros, seconds) for kernel in compiler.found]
     return [_read(variant.name, *kernel, seconds) for kernel in compiler.found]
 
 
 def _read(variant: str, name: str, num_warps: int, shared: int, binary: bytes, seconds: float) -> Compiled:
-    """What cuobjdump says of a cubin."""
+    """Registers and counts of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
@@ -141,9 +141,9 @@ def compile_all(chosen: list[AnyVariant], target: str) -> list[Compiled]:
 
 
 def faults(found: list[Compiled], target: str) -> list[str]:
-    """What is wrong with kernels: spills without a feature, more shared memory than there is, no wgmma.
+    """Faults: spills without an optional feature, too much shared memory, no wgmma.
 
-    With groups of heads only spills in a step count.
+    With grouped heads only spills in innermost loops are faults.
     """
     wrong = []
     for kernel in found:
@@ -155,7 +155,9 @@ def faults(found: list[Compiled], target: str) -> list[str]:
         if target != "sm_90":
             continue
         plain = not kernel.variant.endswith(FEATURES[1:])
-        grouped = "-h8:2" in kernel.variant  # its loop over the heads of a group may spill around the steps
+        grouped = (
+            "-h8:2" in kernel.variant
+        )  # the loop over the heads of a group may spill outside the innermost loops
         spills = kernel.step_spills if grouped else kernel.spills
         if plain and spills:
             wrong.append(f"{name}: {spills} spills")
@@ -169,20 +171,20 @@ def faults(found: list[Compiled], target: str) -> list[str]:
 
 
 def needs_wgmma(kernel: Compiled) -> bool:
-    """Half precision, but for tiles of fewer than 64 rows: decoding, and what wide heads have no room for."""
+    """Whether wgmma is expected: half precision, and tiles of at least 64 rows."""
     few_rows = "-q1-" in kernel.variant or "-q48-" in kernel.variant
     head_dim = int(re.search(r"-d(\d+)-", kernel.variant)[1]) if multiplies(kernel) else 0
     return multiplies(kernel) and not few_rows and head_dim <= _WIDEST.get(kernel.kernel, 256)
 
 
 def multiplies(kernel: Compiled) -> bool:
-    """Whether it has products of matrices in half precision."""
+    """Whether it has matrix products in half precision."""
     has_products = kernel.kernel.startswith(("attention_forward", "attention_backward", "chunked"))
     return has_products and "float16" in kernel.variant
 
 
 def table(found: list[Compiled]) -> str:
-    """A Markdown table, a row a kernel."""
+    """A Markdown table, a row per kernel."""
     lines = ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]
     return "\n".join(lines + ["| " + " | ".join(kernel.cells) + " |" for kernel in found])
 

@@ -36,7 +36,7 @@ _CALLS, _ROUNDS = 50, 7
 
 
 def measure(name: str, target: str | None) -> dict[str, float]:
-    """Seconds of this process' first call, and of a later one on the host."""
+    """Seconds of the first call of this process, and host seconds of a later one."""
     device = "meta" if target else "cuda"
     if target:
         CompileOnly(target).activate()
@@ -58,7 +58,7 @@ def measure(name: str, target: str | None) -> dict[str, float]:
 
 
 def measured_apart(name: str, target: str | None, cache: str) -> dict[str, float]:
-    """The same in a new process with that cache. Raises RuntimeError with what it said if it failed."""
+    """The same in a new process with that cache. Raises RuntimeError with its stderr if it failed."""
     command = [sys.executable, "-m", "bench.compile.triton_start", "--measure", name]
     command += ["--target", target] if target else []
     environment = {**os.environ, "TRITON_CACHE_DIR": cache}
@@ -70,9 +70,9 @@ def measured_apart(name: str, target: str | None, cache: str) -> dict[str, float
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", choices=TARGETS, help="a GPU that is not there")
+    parser.add_argument("--target", choices=TARGETS, help="compile for this absent GPU")
     parser.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--only", default="", help="variants whose names begin so")
+    parser.add_argument("--only", default="", help="variants whose names begin with this")
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(measure(options.measure, options.target)))

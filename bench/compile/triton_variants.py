@@ -129,7 +129,7 @@ AnyVariant = Variant | ChunkedVariant | MemoryVariant
 
 
 def variants(everything: bool) -> Iterator[AnyVariant]:
-    """A part for every commit; everything: all whose tiles differ, and every feature in both directions."""
+    """The variants of every commit; with `everything` all with different tiles, and every feature."""
     yield from _windowed(everything)
     for dtype in (torch.bfloat16, torch.float32):
         small = (64, 128) if dtype == torch.bfloat16 else (64,)
@@ -148,7 +148,7 @@ def variants(everything: bool) -> Iterator[AnyVariant]:
 
 
 def _windowed(everything: bool) -> Iterator[Variant]:
-    """bf16 with tensor descriptors too, where there is no feature."""
+    """Variants of windowed_attention; bf16 without features also with tensor descriptors."""
     dtypes = (torch.bfloat16, torch.float32, *((torch.float16,) if everything else ()))
     head_dims = (16, 32, 64, 96, 128, 192, 256) if everything else (64, 128)
     for dtype in dtypes:

@@ -19,7 +19,7 @@ TOLERANCE = 2e-5  # of a logit, relative to the largest: 30 layers in fp32, summ
 
 
 def report(found: Comparison, stock: str) -> list[str]:
-    """The figures of both ways, a line each."""
+    """The figures of both implementations, a line each."""
     names = {f"transformers ({stock})": found.stock, "lckernels": found.patched}
     lines = [f"{'':24}{'seconds':>10}{'tokens/s':>10}{'perplexity':>12}"]
     lines += [
@@ -50,7 +50,7 @@ def compare_with_stock(num_tokens: int = NUM_TOKENS, window: int = WINDOW) -> No
 
 
 def narrow_windows(num_tokens: int = FEW_TOKENS) -> None:
-    """Perplexity with windows of a model that was trained without; and with sink tokens beside them."""
+    """Perplexity of a model trained without a window, with windows and with sink tokens beside them."""
     model, tokenizer = smollm2.load(None)
     ids = book.token_ids(tokenizer, num_tokens)
     print(f"SmolLM2-135M, fp32, {len(ids):,} tokens of the book from character {book.FIRST_CHARACTER:,} on;")

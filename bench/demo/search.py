@@ -1,4 +1,4 @@
-"""What `make demo` runs: a search in a whole book, then the same merge the usual way, compared and timed."""
+"""The demo of `make demo`: a search in a book; then the same merge by a Python loop, compared and timed."""
 
 import shlex
 import subprocess
@@ -31,7 +31,7 @@ def search_the_book(model: str) -> None:
 
 
 def chunk_starts(num_tokens: int) -> list[int]:
-    """Where chunks begin among tokens without special ones; the last is moved left so that it is full."""
+    """First token of each chunk, without special tokens; the last chunk is moved left to be full."""
     content = CHUNK_LEN - 2
     return [*range(0, num_tokens - content, content - OVERLAP), num_tokens - content]
 
@@ -48,7 +48,7 @@ def read_chunks(model: torch.nn.Module, ids: Tensor) -> list[Tensor]:
 
 
 def merge_by_loop(batches: list[Tensor], num_tokens: int) -> Tensor:
-    """The usual way: weights, index_add_ per chunk, one division. Returns (num_tokens, dim)."""
+    """A Python loop: weights, index_add_ per chunk, one division. Returns (num_tokens, dim)."""
     content = CHUNK_LEN - 2
     starts = chunk_starts(num_tokens)
     total = batches[0].new_zeros(num_tokens, batches[0].shape[2])
@@ -65,7 +65,7 @@ def merge_by_loop(batches: list[Tensor], num_tokens: int) -> Tensor:
 
 
 def seconds(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The best time of each way, run in turn."""
+    """The best time of each, timed in turns."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():

@@ -29,7 +29,7 @@ from lckernels.options import AttentionOptions
 
 WEIGHTS = ("uniform", "triangular", "hann", "crop", "explicit")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_UNSEEN_LSE = -30.0  # stands for the -inf of a row that sees nothing, so that differences stay finite
+_UNSEEN_LSE = -30.0  # replaces the -inf of a row without visible keys, so that differences are finite
 
 Function = Callable[..., tuple[Tensor, ...]]
 # Name, own op on a device, definition, inputs on the CPU.
@@ -52,7 +52,7 @@ def with_gradients(function: Function, inputs: list[Tensor]) -> tuple[Tensor, ..
 
 @contextmanager
 def forced(backend: str | None) -> Iterator[None]:
-    """Every op runs on the backend, as if LCKERNELS named it; None leaves the choice as it is."""
+    """Every op runs on the backend, as with LCKERNELS=backend=...; None changes nothing."""
     if backend is None:
         yield
         return
@@ -74,9 +74,10 @@ def compare(
     device: str,
     backend: str | None,
 ) -> None:
-    """The op on the device against the definition in fp64; it may err as much as twice the op on the CPU.
+    """Compares the op on the device with the definition in fp64; the bound is twice the error of the CPU op.
 
-    Raises BackendError where the backend that was asked for leaves the problem to others.
+    Raises:
+        BackendError: The selected backend does not support the problem.
     """
     with forced(backend):
         actual = with_gradients(own(device), [x.to(device) for x in inputs])
@@ -194,7 +195,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs every check, prints the failures and the count; 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--backend", choices=registry.BACKENDS, help="on this backend alone, what it takes")
+    parser.add_argument(
+        "--backend", choices=registry.BACKENDS, help="check only this backend, on what it supports"
+    )
     parser.add_argument("--tiny", action="store_true", help="one dtype: fp32, with --backend cuda bf16")
     options = parser.parse_args(arguments)
     makers = (overlap_jobs, attention_jobs, chunked_jobs, states_jobs)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The warp instructions of csrc/cuda/ptx.cuh on the GPU and by their twins on the host: the same bits, or it fails.
-# Needs nvcc and the build folder of setup.py.
+# Compares the warp instructions of csrc/cuda/ptx.cuh on the GPU with their host versions, bit by bit.
+# Requires nvcc and the build folder of setup.py.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

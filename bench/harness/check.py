@@ -1,4 +1,4 @@
-"""Correctness before speed: a provider's result against the reference, with a measured tolerance."""
+"""Compares a provider's result with the reference, with a measured tolerance, before it is timed."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 # Smallest error that is allowed, per dtype, relative to results of size 1; the tests use it too.
 FLOOR = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-4, torch.bfloat16: 1e-3}
-# How much the plain route itself may err, so that a broken one does not excuse the others: floors, or a share
-# of the largest result, since thirty layers of real weights in fp32 err by more floors than that.
+# The largest error allowed for the baseline, which sets the bound of the others: a number of floors, or a
+# share of the largest result (the fp32 error of thirty layers of real weights is more floors than that).
 _SANE_FLOORS, _SANE_SHARE = 100, 1e-3
 
 Tensors = tuple[Tensor, ...]
@@ -16,7 +16,7 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Checked:
-    """That a result was compared: its largest error and the largest that was allowed."""
+    """The outcome of a check: the largest error and the bound that it was compared with."""
 
     error: float
     bound: float
@@ -27,10 +27,21 @@ class Checked:
 
 
 def check(provider: str, actual: Tensors, truth: Tensors, baseline: Tensors) -> Checked:
-    """Raises AssertionError naming the provider unless every tensor is near enough to the truth.
+    """Compares every tensor of a result with the truth.
 
-    The bound is twice the error of `honest`, the plain torch route in the same dtype, plus the floor of the
-    tests (for the coarsest dtype among the results). The worst tensor's error and bound are returned.
+    The bound is twice the error of the baseline plus FLOOR for the coarsest dtype among the results.
+
+    Args:
+        provider: Named in the messages.
+        actual: The results to check.
+        truth: The reference, in higher precision.
+        baseline: The results of plain torch in the same dtype as `actual`.
+
+    Returns:
+        Error and bound of the tensor that comes nearest to its bound.
+
+    Raises:
+        AssertionError: A shape differs, a value is not finite, or an error exceeds its bound.
     """
     found = []
     floor = max(FLOOR[x.dtype] for x in actual)

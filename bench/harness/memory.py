@@ -15,13 +15,13 @@ Result = TypeVar("Result", bound=Iterable[Tensor])
 
 
 def with_extra_bytes(call: Callable[[], Result]) -> tuple[Result, int | None]:
-    """What the call returns, and the resident bytes at its peak above those before it and its results.
+    """What the call returns, and its peak of resident bytes above those before it and its results.
 
-    Freed memory is given back to the system first, so that nothing kept from earlier calls hides a need.
-    None where the system does not count (no Linux).
+    Freed memory is returned to the system first, so that the call cannot reuse it. The bytes are None where
+    the system does not count them (no Linux).
     """
     gc.collect()
-    _give_back_freed_memory()
+    _trim_heap()
     try:
         before = _resident("VmRSS")
         _CLEAR.write_text(_RESET_PEAK)
@@ -37,7 +37,7 @@ def _resident(field: str) -> int:
     return 1024 * int(next(lines).split()[1])
 
 
-def _give_back_freed_memory() -> None:
+def _trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

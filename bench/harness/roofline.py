@@ -1,4 +1,4 @@
-"""What the machine could do at most, measured in the same run: FLOP/s, bytes/s of copies and of reads."""
+"""The machine's peak rates, measured in the same run: FLOP/s, bytes/s of copies and of reads."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from bench.harness.timing import Call, Timing
 
 try:
     from lckernels import _host
-except ImportError:  # installed without a compiler: torch's own copies remain
+except ImportError:  # installed without a compiler: only torch's copies are timed
     _host = None
 
 _PROBE_SECONDS = 0.02
@@ -19,7 +19,7 @@ READ = "read"
 _SETTLE_SECONDS = 0.003
 _FLOP_NAMES = {torch.float32: ("fp32",), torch.float64: ("fp64",), torch.bfloat16: ("bf16", "fp32")}
 
-# Kind of output -> pages that an baseline copy may write to, and torch's copy with such an output.
+# Kind of output -> pages that a comparable copy writes to, and torch's copy with such an output.
 _PAGES = {"fresh": "fresh_huge", "warm": "warm"}
 _TORCH_COPIES = {"fresh": "torch clone", "warm": "torch copy_"}
 
@@ -36,7 +36,7 @@ class Traffic(NamedTuple):
 
 
 def torch_copies(traffic: Traffic) -> dict[str, Call]:
-    """torch's copies that move as many bytes: into a new tensor, and into one that exists."""
+    """torch's copies of as many bytes: into a new tensor, and into an existing one."""
     source = torch.ones(traffic.total // 2, dtype=torch.uint8)
     target = torch.ones_like(source)
     return {_TORCH_COPIES["fresh"]: source.clone, _TORCH_COPIES["warm"]: lambda: target.copy_(source)}
@@ -68,7 +68,7 @@ def _one_pass(probe: object, stores: object) -> Callable[[], float]:
 
 
 def copy_names(output: str) -> list[str]:
-    """Names of the equal copies with that kind of output, "fresh" or "warm"."""
+    """Names of the copies of as many bytes with that kind of output, "fresh" or "warm"."""
     return [
         _TORCH_COPIES[output],
         *(f"copy, {_PAGES[output]}, {stores}" for stores in ("ordinary", "streaming")),
@@ -86,12 +86,12 @@ def rates(names: list[str], work: float, timings: dict[str, Timing]) -> dict[str
 
 
 def peaks(names: list[str], work: float, timings: dict[str, Timing]) -> dict[str, float]:
-    """The same of their fastest fifth: a disturbed minute does not lower what the machine can do."""
+    """The same from the 20th percentile of the times: other load must not lower a peak rate."""
     return {name: work / timings[name].p20 for name in names if name in timings}
 
 
 def read_probe(size: int) -> dict[str, Callable[[], float]]:
-    """Seconds to read so many bytes from memory, by name; empty without the compiled probe."""
+    """Name -> the seconds to read `size` bytes from memory; empty without the compiled probe."""
     if _host is None:
         return {}
 
@@ -103,12 +103,12 @@ def read_probe(size: int) -> dict[str, Callable[[], float]]:
 
 
 def flop_probes(dtype: torch.dtype, flops: float) -> dict[str, Callable[[], float]]:
-    """Seconds for so many FLOPs by each instruction that serves a dtype, by name; AMX is apart."""
+    """Name -> the seconds for `flops` by each FMA instruction that supports the dtype, without AMX."""
     return _flop_probes(_FLOP_NAMES.get(dtype, ("fp32",)), flops)
 
 
 def amx_probe(dtype: torch.dtype, flops: float) -> dict[str, Callable[[], float]]:
-    """The same by AMX, if it is there and serves the dtype."""
+    """The same by AMX, if the machine has it and it supports the dtype."""
     return _flop_probes(("bf16_amx",) if dtype == torch.bfloat16 else (), flops)
 
 

@@ -1,4 +1,4 @@
-"""Times calls in turns, so that whatever else the machine does hits all of them alike."""
+"""Times calls in turns, so that other load on the machine affects all of them equally."""
 
 import time
 from collections.abc import Callable
@@ -40,12 +40,14 @@ def wall_clock(call: Call) -> float:
     return seconds
 
 
-_SETTLE_SECONDS = 0.003  # idle OpenMP threads spin for about a millisecond; two libraries' share the cores
+_SETTLE_SECONDS = (
+    0.003  # idle OpenMP threads spin for about a millisecond, and those of two libraries share the cores
+)
 _SHORT_SECONDS = 0.05
 
 
 def prime(call: Call, seconds: float = 0.0) -> None:
-    """Lets idle threads settle; a call that takes so long runs once, if that is short, to wake its own."""
+    """Waits until idle threads sleep, then runs a short call once to wake its own threads."""
     time.sleep(_SETTLE_SECONDS)
     if seconds < _SHORT_SECONDS:
         call()
@@ -77,8 +79,7 @@ def cuda_clock(flush_bytes: int = 256 * 2**20) -> Clock:
 class Turns:
     """Calls that are timed one after the other, a round at a time.
 
-    A call that would need more than `budget` seconds for all rounds sits out the rest of them once it has two
-    samples and its budget is spent.
+    A call is skipped in the remaining rounds once it has two samples and used up `budget` seconds.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Turns:
         clock: Clock = wall_clock,
         self_timed: dict[str, Callable[[], float]] | None = None,
     ) -> None:
-        """`self_timed` calls return their seconds."""
+        """`calls` are timed by `clock`; `self_timed` calls return their seconds themselves."""
         timers = {name: partial(clock, call) for name, call in calls.items()}
         self.timers: dict[str, Callable[[], float]] = timers | (self_timed or {})
         self.budget = budget
@@ -111,7 +112,7 @@ class Turns:
 def measure(
     calls: dict[str, Call], *, rounds: int, budget: float, clock: Clock = wall_clock
 ) -> dict[str, Timing]:
-    """Warms every call up once, then times all of them in turns."""
+    """Runs every call once, then times all of them in turns."""
     turns = Turns(calls, budget, clock)
     turns.warm_up()
     for _ in range(rounds):

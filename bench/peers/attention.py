@@ -1,4 +1,4 @@
-"""The other ways to attend in a window that torch has, with every mask built beforehand."""
+"""Windowed attention in torch: eager and SDPA, with every mask built beforehand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,11 +16,13 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to attend.
+    """One implementation of attention.
 
-    by_head    its tensors are (batch, heads, seqlen, head_dim), else (batch, seqlen, heads, head_dim)
-    computes   the case whose definition it keeps, where that is not the case itself
-    note       what a reader of its row must know
+    Attributes:
+        attend: (q, k, v) -> out; only this is timed.
+        by_head: Whether tensors are (batch, heads, seqlen, head_dim), else (batch, seqlen, heads, head_dim).
+        computes: The case that it computes, where that is another one.
+        note: What it computes, where that is another result; the pages show it.
     """
 
     attend: Attention
@@ -29,7 +31,7 @@ class Peer:
     note: str = ""
 
 
-# Builds the peer for a case and a direction on a device; raises Unsupported.
+# (case, direction, device) -> the peer; raises Unsupported.
 Build = Callable[[AttentionCase, str, torch.device | str], Peer]
 
 
@@ -49,7 +51,7 @@ def window_mask(case: AttentionCase, device: torch.device | str = "cpu") -> Tens
 
 
 def _all_heads(case: AttentionCase, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Keys repeated for each query head. NOTE: enable_gqa sends a mask to the kernel that stores N x N."""
+    """Keys repeated for each query head. NOTE: with enable_gqa and a mask, SDPA stores N x N scores."""
     group = case.num_heads // case.num_kv_heads
     return tuple(x.repeat_interleave(group, dim=1) for x in tensors) if group > 1 else tensors
 
@@ -77,7 +79,7 @@ def sdpa_mask(case: AttentionCase, direction: str, device: torch.device | str = 
 def sdpa_causal(case: AttentionCase, direction: str, device: torch.device | str = "cpu") -> Peer:
     """scaled_dot_product_attention(is_causal=True), for the full causal window."""
     if case.window_size != (-1, 0):
-        raise Unsupported("is_causal knows no window")
+        raise Unsupported("is_causal has no window")
     return Peer(_causal_attend(case))
 
 
@@ -96,7 +98,7 @@ def sdpa_cudnn(case: AttentionCase, direction: str, device: torch.device | str =
 
 
 def sdpa_causal_no_window(case: AttentionCase, direction: str, device: torch.device | str = "cpu") -> Peer:
-    """The same where a window is asked for: what leaving the window out costs."""
+    """The same for a case with a window: the time of ignoring the window."""
     if case.window_size[0] < 0 or case.window_size[1] != 0:
         raise Unsupported("the window has no left bound, or is not causal")
     if case.pairs * 64 < case.seqlen**2:

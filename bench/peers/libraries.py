@@ -1,4 +1,4 @@
-"""Attention in a window by FlexAttention and by the package local-attention."""
+"""Windowed attention by FlexAttention and by the package local-attention."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def flex(case: AttentionCase, direction: str, device: torch.device | str = "cpu"
     if direction == "backward" and str(device) == "cpu":
         raise Unsupported("FlexAttention has no backward on a CPU")
     mask = None if case.window_size == (-1, -1) else _block_mask(case, device)
-    # Without it the ninth case would meet torch's limit of recompilations and run uncompiled.
+    # Otherwise the ninth case exceeds torch's limit of recompilations and runs uncompiled.
     torch.compiler.reset()
     compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     grouped = case.num_heads != case.num_kv_heads
@@ -29,14 +29,14 @@ def flex(case: AttentionCase, direction: str, device: torch.device | str = "cpu"
 
     sizes = [(case.seqlen_q, case.num_heads), *[(case.seqlen, case.num_kv_heads)] * 2]
     blank = torch.zeros((), dtype=case.dtype, device=device)
-    # Strides as those of the tensors to come, else torch compiles again.
+    # The strides of the tensors that are timed, else torch compiles again.
     given = (blank.new_zeros(case.batch, *size, case.head_dim).transpose(1, 2) for size in sizes)
     attend(*(x.contiguous() for x in given))
     return Peer(attend)
 
 
 def _block_mask(case: AttentionCase, device: torch.device | str) -> object:
-    """create_block_mask's result by arithmetic on the blocks' corners: that function looks at N x N pairs."""
+    """The result of create_block_mask from the blocks' corners; that function evaluates N x N pairs."""
     from torch.nn.attention.flex_attention import BlockMask
 
     left, right = case.window_size
@@ -70,7 +70,7 @@ def local_attention(case: AttentionCase, direction: str, device: torch.device | 
     """The package local-attention with exact_windowsize, in buckets that divide the window."""
     left, right = case.window_size
     if left <= 0 or right != 0 or case.seqlen_q != case.seqlen:
-        raise Unsupported("it knows causal windows of self-attention only")
+        raise Unsupported("supports causal windows of self-attention only")
     bucket, looks_back = exact_buckets(left)
     buckets = -(-case.seqlen // bucket)
     scores = case.batch * case.num_heads * buckets * bucket * bucket * (1 + looks_back)

@@ -32,4 +32,4 @@ def installed(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise Unsupported(f"{error.name} is not installed; pip install '.[bench]' brings it") from error
+        raise Unsupported(f"{error.name} is not installed; pip install '.[bench]' installs it") from error

@@ -1,4 +1,4 @@
-"""A whole model as a subject: its weights, its truth, and attention functions for both ends of the scale."""
+"""A whole model: its weights, a plain attention for its expected result, and no attention at all."""
 
 import copy
 from typing import Any
@@ -12,14 +12,16 @@ from bench.harness.check import Tensors
 from bench.peers.attention import is_visible
 
 BLOCKS, NONE = "bench_blocks", "bench_none"
-_BLOCK_SCORES = 2**24  # scores that the plain route holds at a time
+_BLOCK_SCORES = 2**24  # scores that the plain attention stores at a time
 
 
 def build(case: ModelCase) -> tuple[nn.Module, Tensor]:
-    """The model without its head, in evaluation mode, and the ids (1, seqlen) int64 that it reads.
+    """The model without its head, in evaluation mode, and its input ids (1, seqlen) int64.
 
-    Real weights read the book: on random tokens their error in fp32 is a hundred times that on text.
-    Raises ModuleNotFoundError where SmolLM2 is missing.
+    With real weights the ids are the book's: on random tokens the fp32 error is a hundred times that on text.
+
+    Raises:
+        ModuleNotFoundError: SmolLM2 is not installed.
     """
     import transformers
 
@@ -32,26 +34,27 @@ def build(case: ModelCase) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(case.config(), dtype=case.dtype).eval()
     for name, weight in model.named_parameters():
-        if name.endswith("sinks"):  # those of a new gpt-oss are near 0, where a lost one is hardly seen
+        if name.endswith("sinks"):  # initialized near 0, where a missing sink hardly changes the result
             torch.nn.init.uniform_(weight, 0.5, 2.0)
     generator = torch.Generator().manual_seed(0)
     return model, torch.randint(1, model.config.vocab_size, (1, case.seqlen), generator=generator)
 
 
 def with_attention(model: nn.Module, name: str) -> nn.Module:
-    """A model of its own with the same weights, not copied, and that attention implementation.
+    """A copy of the model that shares its weights, on the attention implementation `name`.
 
-    Raises ValueError where the model does not support it.
+    Raises:
+        ValueError: The model does not support it.
     """
     _register()
-    twin = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
-    twin.set_attn_implementation(name)
-    return twin
+    copied = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    copied.set_attn_implementation(name)
+    return copied
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in another dtype, with weights of its own, that runs in fp64 too."""
-    # Conversion changes a module's weights in place, and these may be shared.
+    """A copy in another dtype with its own weights; fp64 is supported too."""
+    # Conversion changes weights in place, and these may be shared.
     converted = copy.deepcopy(model).to(dtype)
     if dtype == torch.float64 and converted._can_set_experts_implementation():
         converted.set_experts_implementation("eager")
@@ -75,7 +78,7 @@ def by_blocks(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The eager attention of transformers on a block of queries and the keys that it can see, at a time."""
+    """The eager attention of transformers, a block of queries and their visible keys at a time."""
     reach = -1 if sliding_window is None else sliding_window - 1
     window_size = (reach, 0 if module.is_causal else reach)
     heads, seqlen = query.shape[1:3]
@@ -102,7 +105,7 @@ def by_blocks(
 def left_out(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
 ) -> tuple[Tensor, None]:
-    """No attention: each token's own value is the result, written once."""
+    """No attention: the result is each token's own value."""
     own = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     return own.transpose(1, 2).contiguous(), None
 

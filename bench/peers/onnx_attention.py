@@ -1,4 +1,4 @@
-"""Attention in a window by onnxruntime: its GroupQueryAttention, all tensors bound without a copy."""
+"""Windowed attention by onnxruntime's GroupQueryAttention, all tensors bound without a copy."""
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def onnxruntime(case: AttentionCase, direction: str, device: torch.device | str 
 
 
 def _session(case: AttentionCase, window: int, decoding: bool) -> object:
-    """One node; threads that do not spin leave the cores to the others, no arena keeps memory."""
+    """A graph of one node; threads do not spin (the cores are shared), no memory arena."""
     onnx, runtime = installed("onnx"), installed("onnxruntime")
     hidden, hidden_kv = case.num_heads * case.head_dim, case.num_kv_heads * case.head_dim
     rows, cache = (case.batch, case.seqlen_q), (case.batch, case.num_kv_heads, case.seqlen, case.head_dim)

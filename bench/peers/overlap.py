@@ -1,4 +1,4 @@
-"""The other ways to merge and to split: what a torch user writes today, with every table built beforehand."""
+"""Merging and splitting in plain torch, with every table built beforehand."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 def shares(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len): the part of an output row that each chunk row makes; 0 outside segments."""
+    """(num_chunks, chunk_len): the share of each chunk row in its output row; 0 outside segments."""
     share = torch.zeros(plan.num_chunks, plan.chunk_len, dtype=torch.float64)
     weight_sum = torch.zeros(plan.total_len, dtype=torch.float64)
     rows = plan.segments.tolist()
@@ -49,7 +49,7 @@ def merge_by_index_add(case: OverlapCase, device: torch.device | str = "cpu") ->
 
 
 def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
-    """F.fold over channel-major chunks: sums every column, so it needs equal strides."""
+    """F.fold over channel-major chunks: it sums every column, so the strides must be equal."""
     share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
 
     def run(chunks: Tensor) -> Tensor:
@@ -61,19 +61,19 @@ def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
 
 
 def merge_by_gather(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
-    """The rows that land on each position, gathered and summed: compiled by torch to one kernel."""
+    """The chunk rows of each position, gathered and summed; torch compiles it to one kernel."""
     index, share = (x.to(device) for x in gather_table(case))
     share = share[..., None]
 
     def run(chunks: Tensor) -> Tensor:
         return (chunks.flatten(0, 1)[index] * share).sum(1)
 
-    torch.compiler.reset()  # else the ninth case would meet torch's limit of recompilations
+    torch.compiler.reset()  # otherwise the ninth case exceeds torch's limit of recompilations
     return torch.compile(run, dynamic=False, fullgraph=True)
 
 
 def gather_table(case: OverlapCase) -> tuple[Tensor, Tensor]:
-    """(total_len, most) int64, the chunk rows that land on each position; their parts, 0 where fewer do."""
+    """(total_len, most) int64, the chunk rows of each position; their shares, 0 where there are fewer."""
     position = positions(case.plan).flatten()
     part = shares(case.plan, case.weights, case.dtype).flatten()
     order = position.argsort(stable=True)
@@ -125,7 +125,7 @@ FORWARD_ONLY = ("loop",)
 
 
 def overlap_peers(op: str, direction: str) -> dict[str, Callable[..., Run]]:
-    """The peers worth timing, the plain torch route first."""
+    """The peers of an op and direction; the first is the baseline of the checks."""
     peers = OVERLAP_PEERS[op]
     return {
         name: build for name, build in peers.items() if direction == "forward" or name not in FORWARD_ONLY

@@ -1,4 +1,4 @@
-"""windowed_attention as a subject: inputs, truth and calls."""
+"""windowed_attention: inputs, expected results and calls."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,8 +14,8 @@ from bench.harness.timing import Call
 from bench.peers.attention import Attention, is_visible
 from lckernels import Layout, reference, windowed_attention
 
-CHECKED_PAIRS = 2**25  # (query, key) pairs above which the truth is computed for fewer heads, but one
-_BLOCK_SCORES = 2**24  # scores that the truth holds at a time
+CHECKED_PAIRS = 2**25  # (query, key) pairs above which the truth is computed for fewer heads, at least one
+_BLOCK_SCORES = 2**24  # scores stored at a time
 
 # q, k, v and the key position of the first query -> out.
 Piece = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -40,20 +40,20 @@ def by_head(tensors: Tensors) -> Tensors:
 
 
 def checked_heads(case: AttentionCase) -> list[int]:
-    """The key heads whose truth is computed: all, or of huge cases some; heads do not mix."""
+    """The key heads whose truth is computed: all, or some for large cases; heads are independent."""
     number = min(case.num_kv_heads, max(1, CHECKED_PAIRS // _blocked_pairs(case)))
     return [i * case.num_kv_heads // number for i in range(number)]
 
 
 def _blocked_pairs(case: AttentionCase) -> int:
-    """Scores that the truth computes for one key head."""
+    """Scores computed for one key head."""
     left, right = case.window_size
     span = case.seqlen if min(left, right) < 0 else min(case.seqlen, left + right + _block_rows(case))
     return case.batch * case.num_heads // case.num_kv_heads * case.seqlen_q * span
 
 
 def of_heads(case: AttentionCase, tensors: Tensors, heads: Sequence[int]) -> Tensors:
-    """Those key heads, and of tensors with all query heads the queries that use them."""
+    """The selected key heads; of tensors with query heads, those in the groups of these key heads."""
     if len(heads) == case.num_kv_heads:
         return tensors
     group = case.num_heads // case.num_kv_heads
@@ -73,7 +73,7 @@ def truth(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
 
 
 def baseline(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
-    """The plain torch route in the case's dtype: SDPA with a mask, a block of queries at a time."""
+    """Plain torch in the case's dtype: SDPA with a mask, a block of queries at a time."""
 
     def piece(q: Tensor, k: Tensor, v: Tensor, position: int) -> Tensor:
         rows, keys = (torch.arange(x.shape[1], device=q.device) for x in (q, k))
@@ -87,9 +87,9 @@ def baseline(case: AttentionCase, direction: str, inputs: Tensors) -> Tensors:
 def by_blocks(
     case: AttentionCase, piece: Piece, direction: str, inputs: Tensors, dtype: torch.dtype
 ) -> Tensors:
-    """Each block of queries with the keys that it can see, in `dtype`; key gradients add up in more.
+    """Runs `piece` on each block of queries and its visible keys, in `dtype`.
 
-    inputs may hold any number of heads.
+    Key gradients are accumulated in higher precision. The inputs may have any number of heads.
     """
     q, k, v, dout = inputs
     left, right = case.window_size
@@ -116,13 +116,13 @@ def by_blocks(
 
 
 def _block_rows(case: AttentionCase) -> int:
-    """Queries in a block: as many as its scores allow if a query saw every key of a full window."""
+    """Queries in a block, limited by the scores of a full window."""
     span = case.seqlen if min(case.window_size) < 0 else min(case.seqlen, sum(case.window_size) + 512)
     return max(16, min(512, _BLOCK_SCORES // (case.batch * case.num_heads * span)))
 
 
 def as_call(attend: Attention, direction: str, inputs: Tensors) -> Call:
-    """The forward, or only the backward of a forward done once here; always a tuple of results."""
+    """The forward, or only the backward of a forward that runs here once; returns a tuple."""
     q, k, v, dout = inputs
     if direction != "backward":
         return lambda: (attend(q, k, v),)
@@ -132,7 +132,7 @@ def as_call(attend: Attention, direction: str, inputs: Tensors) -> Call:
 
 
 def whole_pass(attend: Attention, direction: str, inputs: Tensors) -> Callable[[], Tensors]:
-    """The forward, or forward and backward from nothing; every tensor that it makes for the user."""
+    """The forward, or forward and backward; returns every tensor that it makes."""
     q, k, v, dout = inputs
     if direction != "backward":
         return lambda: (attend(q, k, v),)
@@ -146,7 +146,7 @@ def whole_pass(attend: Attention, direction: str, inputs: Tensors) -> Callable[[
 
 
 def subject_of(suite: str, direction: str, case: AttentionCase, backend: str, device: str = "cpu") -> Subject:
-    """What the rows of one case have in common.
+    """The fields that all rows of one case share.
 
     The work is the FLOPs of the visible pairs, in decoding the bytes of the visible keys and values.
     """

@@ -51,7 +51,7 @@ CHECK_CHUNKS = 6
 
 
 def first_tokens(tokens: Tokens, count: int) -> Tokens:
-    """The first `count` tokens of a text, special tokens around them as before."""
+    """The first `count` tokens of a text, with its special tokens."""
     ids, trailing = tokens.input_ids, tokens.input_ids.shape[1] - len(tokens.offsets) - tokens.leading
     count = min(count, len(tokens.offsets))
     ids = torch.cat([ids[:, : tokens.leading + count], ids[:, ids.shape[1] - trailing :]], dim=1)
@@ -70,7 +70,7 @@ def check_layer(folder: str, tokens: Tokens) -> Checked:
 
 
 def agreement(final: Tensor, layer: Tensor) -> dict[str, object]:
-    """Cosines of the two states of each token: over all, between two seams, and along the text."""
+    """Cosines of each token's two states: over all tokens, by position in the chunk, along the text."""
     cosine = torch.cosine_similarity(layer.float(), final.float(), dim=-1)
     step = CHUNK_LEN - 2 - OVERLAP
     between = (torch.arange(len(cosine)) % step) * BINS // step
@@ -89,7 +89,7 @@ def agreement(final: Tensor, layer: Tensor) -> dict[str, object]:
 
 
 def search_agreement(encoder: TextEncoder, text: str, offsets: Tensor, states: dict[str, Tensor]) -> dict:
-    """How many of the best passages of each question both ways find, and whether the best is the same."""
+    """The best passages that both merges share per question, and how often the first is the same."""
     passages = split_passages(text, offsets, "en", PASSAGE_TOKENS)
     vectors = {way: passage_vectors(found, passages) for way, found in states.items()}
     shared, first = [], []
@@ -102,7 +102,7 @@ def search_agreement(encoder: TextEncoder, text: str, offsets: Tensor, states: d
 
 
 def draw(found: dict, path: Path) -> None:
-    """Cosine between two seams, and along the text."""
+    """Plots the cosines by position in the chunk and along the text."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharey=True)
     step = CHUNK_LEN - 2 - OVERLAP
     places = [step * (i + 0.5) / BINS for i in range(BINS)]
@@ -123,7 +123,7 @@ def draw(found: dict, path: Path) -> None:
 
 
 def measure(folder: str, tokens: Tokens, rounds: int) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Seconds of each way, in turns, and the states that it gave."""
+    """Seconds of each variant, in turns, and its states."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     states: dict[str, Tensor] = {}
     encoders = {

@@ -1,4 +1,4 @@
-"""overlap_merge and overlap_split as subjects: inputs, truth and calls."""
+"""overlap_merge and overlap_split: inputs, expected results and calls."""
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def make_inputs(op: str, case: OverlapCase) -> tuple[Tensor, Tensor]:
 
 
 def checked_columns(x: Tensor) -> Tensor:
-    """The columns that are compared: all, but every 16th of more than 2^26 elements; columns do not mix."""
+    """The columns that are compared: all, or every 16th above 2^26 elements; columns are independent."""
     return x if x.numel() <= 2**26 else x[..., ::16]
 
 
@@ -55,7 +55,7 @@ def truth(op: str, direction: str, case: OverlapCase, given: Tensor) -> Tensor:
 
 
 def as_call(run: Run, direction: str, x: Tensor, grad: Tensor) -> Call:
-    """The forward on x, or only the backward of a forward done once here."""
+    """The forward on x, or only the backward of a forward that runs here once."""
     if direction == "forward":
         return lambda: run(x)
     leaf = x.detach().requires_grad_()
@@ -64,7 +64,7 @@ def as_call(run: Run, direction: str, x: Tensor, grad: Tensor) -> Call:
 
 
 def warm_call(op: str, direction: str, case: OverlapCase, given: Tensor) -> tuple[Call, Tensor]:
-    """The CPU backend's own op on an output whose pages exist already, and that output."""
+    """The op of the CPU backend with an output that was written before, and that output."""
     mode = case.weights if op == "overlap_merge" else "add"
     args = (given, None, case.plan.segments, case.plan.tile_segments, mode)
     if (op == "overlap_merge") == (direction == "forward"):
@@ -77,7 +77,7 @@ def warm_call(op: str, direction: str, case: OverlapCase, given: Tensor) -> tupl
 def subject_of(
     suite: str, op: str, direction: str, case: OverlapCase, backend: str, device: str = "cpu"
 ) -> Subject:
-    """What the rows of one case have in common; its work is the bytes that must move."""
+    """The fields that all rows of one case share; the work is the bytes that must move."""
     return Subject(
         suite=suite,
         op=op,

@@ -1,4 +1,4 @@
-"""overlap_merge and overlap_split, forward and backward, against torch's routes and the machine's copies."""
+"""overlap_merge and overlap_split, forward and backward, against plain torch and the machine's copies."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from bench.harness.comparison import (
 from bench.peers.overlap import overlap_peers
 from bench.suites.overlap import as_call, checked_columns, make_inputs, own_run, subject_of, truth, warm_call
 
-ONE_PEER = 2**29  # counted bytes above which only the first peer runs: the others take seconds a call
+ONE_PEER = 2**29  # counted bytes above which only the first peer runs; the others take seconds per call
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

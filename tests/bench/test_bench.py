@@ -119,7 +119,7 @@ def test_timings_are_medians_and_fifths_of_calls_in_turns():
     assert timings["a"].rounds == 3
 
 
-def test_a_slow_call_sits_out_once_its_budget_is_spent():
+def test_a_slow_call_is_skipped_once_its_budget_is_spent():
     turns = Turns(
         {}, budget=2.5, self_timed={"slow": lambda: 1.0, "very_slow": lambda: 9.0, "fast": lambda: 0.1}
     )
@@ -145,7 +145,7 @@ def test_rows_hold_rate_percent_and_ratios():
     assert {"commit", "dirty", "date", "machine", "versions", "shape", "timing"} <= stored.keys()
 
 
-def test_rows_refuse_a_result_that_is_unchecked_or_wrong(tmp_path):
+def test_unchecked_and_wrong_results_are_not_stored(tmp_path):
     own, flex = synthetic_rows()
     with pytest.raises(ValueError, match=r"no row for flex .*: its result was not checked"):
         rows.append([own, replace(flex, check=None)], tmp_path)
@@ -226,7 +226,7 @@ def test_models_on_a_gpu_run_on_the_cpu(tmp_path, capsys):
         assert row["op"] in ("mistral", "gpt_oss") and row["percent_of"] == ["floor"]
 
 
-def test_our_own_absence_is_a_failure(monkeypatch, tmp_path, capsys):
+def test_a_missing_result_of_ours_is_a_failure(monkeypatch, tmp_path, capsys):
     def broken(*_):
         raise RuntimeError("no such kernel")
 
@@ -241,7 +241,7 @@ def test_large_results_are_compared_in_a_part_of_their_columns(monkeypatch, tmp_
     assert gpu_ops.main(["merge", "--device", "cpu", "--tiny", "--rows", str(tmp_path)]) == 0
 
 
-def test_first_calls_of_a_gpu_that_is_not_there(capsys):
+def test_first_calls_on_an_absent_gpu(capsys):
     pytest.importorskip("triton", reason="Triton is not installed")
     assert triton_start.main(["--target", "sm_90", "--only", "forward-d64"]) == 0
     title, line, row = capsys.readouterr().out.splitlines()
@@ -272,7 +272,7 @@ def test_the_gpu_check_on_one_backend(monkeypatch, capsys):
     ("arguments", "message"),
     [(["--only"], "--only needs a value"), (["--fast"], "unknown argument --fast; allowed are --device")],
 )
-def test_the_gpu_script_refuses_bad_arguments(arguments, message):
+def test_the_gpu_script_rejects_bad_arguments(arguments, message):
     done = subprocess.run([ROOT / "bench" / "gpu.sh", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The attention benchmark: what it checks against, its peers, rows, goals and pictures."""
+"""The attention benchmark: what it checks against, its peers, rows, goals and plots."""
 
 import time
 from dataclasses import replace
@@ -47,7 +47,7 @@ needs_chunks = pytest.mark.skipif(registry.availability()["cpu"] != "", reason="
 
 
 class Clock:
-    """The part of pytest-benchmark's fixture that a contest uses."""
+    """The part of pytest-benchmark's fixture that a comparison uses."""
 
     def pedantic(self, call, setup, rounds):
         seconds = []
@@ -68,8 +68,8 @@ def test_a_decode_case_reads_four_caches_and_counts_what_its_queries_see():
 
 
 def test_the_lists_hold_each_case_once_and_the_whole_table_holds_the_quick_one():
-    for contests in (ATTENTION_QUICK, ATTENTION_FULL):
-        ids = [f"{direction}-{case.label}" for direction, case in contests]
+    for cases in (ATTENTION_QUICK, ATTENTION_FULL):
+        ids = [f"{direction}-{case.label}" for direction, case in cases]
         assert len(ids) == len(set(ids))
     assert set(ATTENTION_QUICK) <= set(ATTENTION_FULL)
     assert {case.dtype for _, case in ATTENTION_FULL} == {torch.float32, torch.bfloat16}
@@ -82,7 +82,7 @@ def test_the_lists_hold_each_case_once_and_the_whole_table_holds_the_quick_one()
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
-def test_truth_and_honest_route_by_blocks_are_the_reference(monkeypatch, case, direction):
+def test_truth_and_baseline_by_blocks_are_the_reference(monkeypatch, case, direction):
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 1)  # blocks of 16 queries
     inputs = attention.make_inputs(case)
 
@@ -124,7 +124,7 @@ def test_of_huge_cases_some_heads_are_checked(monkeypatch):
 
 @pytest.mark.parametrize("window", [9, UNBOUNDED])
 @pytest.mark.parametrize("direction", ["forward", "backward", "decode"])
-def test_every_peer_computes_its_definition_or_says_why_not(direction, window):
+def test_every_peer_computes_its_definition_or_is_unsupported(direction, window):
     one_query = {"num_queries": 1, "batch": 2} if direction == "decode" else {}
     case = causal(300, window, torch.float32, **GROUPED, **one_query)
     inputs = attention.make_inputs(case)
@@ -195,7 +195,7 @@ def test_a_short_call_is_timed_in_its_second_run():
     assert len(runs) == 3
 
 
-def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp_path):
+def test_a_comparison_stores_checked_peers_and_logs_the_others(monkeypatch, tmp_path):
     def clumsy(case, direction, device):
         return Peer(lambda q, k, v: sdpa_mask(case, direction).attend(q, k, v) + 1)
 
@@ -206,14 +206,14 @@ def test_a_contest_writes_the_checked_and_tells_who_is_left_out(monkeypatch, tmp
         return Peer(lambda q, k, v: q @ v)
 
     monkeypatch.setitem(PEERS, "forward", (sdpa_mask, clumsy, absent, broken))
-    told = []
+    logged = []
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made = compare(Clock(), case, "forward", BRIEF, told.append)
+    made = compare(Clock(), case, "forward", BRIEF, logged.append)
     assert [row.provider for row in made] == [OWN, "sdpa_mask"]
     assert set(made[0].left_out) == {"clumsy", "absent", "broken"}
     assert made[0].left_out["clumsy"].startswith("clumsy: result 0 is off by 1")
-    assert told[0].startswith("  clumsy is left out: clumsy: result 0 is off by 1")
-    assert told[1] == "  absent is left out: it is not here"
+    assert logged[0].startswith("  clumsy is left out: clumsy: result 0 is off by 1")
+    assert logged[1] == "  absent is left out: it is not here"
     assert made[1].left_out == {}
     assert made[0].work == case.flops("forward")
     rows.append(made, tmp_path)
@@ -237,7 +237,7 @@ def test_a_slow_peer_is_left_out(monkeypatch):
         assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass" + on}
 
 
-def test_a_wrong_result_of_ours_ends_the_contest(monkeypatch):
+def test_a_wrong_result_of_ours_raises(monkeypatch):
     monkeypatch.setitem(PEERS, "forward", ())
     monkeypatch.setattr(attention, "own_attention", lambda case: lambda q, k, v: q + 1)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):

