@@ -21,8 +21,8 @@ from lckernels.options import Layout, Score
 WEIGHTS = "output_attentions requires all attention weights"
 BIAS = "it adds a relative position bias"
 BROADCAST = "its mask has other sizes than its keys and is broadcast"
-OWN_MASK = "it brings a dense mask of its own"
-TRACED = "its mask is traced and the layer's kind is not known"
+OWN_MASK = "it uses a dense mask of its own"
+TRACED = "its mask was created under torch.compile, without a patch"
 # Options that change the result and are not supported.
 _UNSUPPORTED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 import transformers
 from helpers.tiny_bert import save_tiny_bert, tiny_text
-from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder, tiny_mistral
+from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
-_REWRITTEN_LATER = ("cli.md", "huggingface.md", "huggingface_support.md", "long_encoder.md")
+_REWRITTEN_LATER = ("cli.md", "huggingface_support.md", "long_encoder.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name not in _REWRITTEN_LATER]
 PROSE = [
@@ -86,6 +86,4 @@ def save_tiny_modernbert(folder: Path) -> None:
 
 def namespace(page: Path) -> dict[str, object]:
     """Names that a page uses without defining them: a model that the reader has."""
-    if page.name == "huggingface.md":
-        return {"model": tiny_mistral(sliding_window=8)}
     return {"path": "sentence-transformers/all-MiniLM-L6-v2"}

@@ -93,7 +93,7 @@ def texts(name: str, model: nn.Module) -> None:
             if any(row.kind == "dense" for row in report.rows):
                 with pytest.raises(NotServed, match="runs as dense attention, which would mix its sequences"):
                     run(model, inputs)
-                raise NotPossible("lckernels refuses it: one of its layers is dense")
+                raise NotPossible("lckernels does not support it: one of its layers is dense")
         expected = eager(model, run_each_sequence, parts)
         got = patched(model, run, inputs)
     assert_near(got, expected, "texts")

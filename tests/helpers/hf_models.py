@@ -284,13 +284,13 @@ REFUSED = {
 }
 # Architectures with local attention that are not in the sweep, and why.
 NOT_SWEPT = {
-    "blt": "rows of padding count in its patches; there lckernels is as sdpa, not as eager",
-    "kyutai_speech_to_text": "its tokens come with those of codebooks, (batch, seqlen, codebooks + 1)",
-    "voxtral_realtime": "its text needs the time of its sound, its encoder spectrograms",
-    "pocket_tts_audio_tokenizer": "it takes sound; no tiny one was built",
-    "moonshine_streaming": "it takes sound and text; its mask is in tests/hf/test_hf_mask.py",
-    "muse_glimmer_assistant": "it takes hidden states of another model",
+    "blt": "padding is part of its patches, where lckernels equals sdpa and not eager",
+    "kyutai_speech_to_text": "its input is (batch, seqlen, codebooks + 1)",
+    "voxtral_realtime": "its decoder requires times of the audio, its encoder spectrograms",
+    "pocket_tts_audio_tokenizer": "its input is audio; there is no tiny model of it",
+    "moonshine_streaming": "its input is audio and text; its mask is tested in tests/hf/test_hf_masks.py",
+    "muse_glimmer_assistant": "its input is hidden states of another model",
     "gemma4_audio": "its attention has code of its own, in blocks",
     "nemotron_asr_streaming": "it computes with its attention mask itself (all, ~)",
-    "esmfold2": "it takes atoms; no tiny one was built",
+    "esmfold2": "its input is atoms; there is no tiny model of it",
 }

@@ -11,7 +11,7 @@ import lckernels
 from lckernels.hf.report import LATER
 
 NAMES = "Architectures that pass: "  # how the list begins
-FAILED, REFUSED = "**no**", "refused"
+FAILED, REFUSED = "**no**", "unsupported"
 BAD = {FAILED, REFUSED}
 
 
@@ -39,23 +39,23 @@ class Table:
             lines.append(f"| {' | '.join([name, self.layers.get(name, ''), *marks])} |")
         text = (
             f"{len(self.passed())} of {len(self.results)} architectures pass every check that eager attention"
-            f" passes ({versions}). A dash: transformers itself cannot do it under eager, or it means nothing"
-            " there. Refused: an error says why."
+            f" passes ({versions}). A dash: not possible under eager attention either, or not applicable."
+            " Unsupported: an error names the reason."
         )
         refused = [f"| {name} | {why} |" for name, why in self.refused.items()]
         if refused:
-            lines += ["", "| `lckernels.patch` refuses | because |", "|---|---|", *refused]
-        lines += ["", "| not in the sweep | because |", "|---|---|"]
+            lines += ["", "| raises in `lckernels.patch` | reason |", "|---|---|", *refused]
+        lines += ["", "| not tested | reason |", "|---|---|"]
         lines += [f"| {name} | {why} |" for name, why in NOT_SWEPT.items()]
-        title = "# What transformers' models do on lckernels"
+        title = "# Supported architectures of transformers"
         command = "pytest tests/hf/test_hf_parity.py -m hf --hf-table docs/huggingface_support.md"
-        head = f"Written by `{command}`; [huggingface.md](huggingface.md) says what the checks are."
+        head = f"Written by `{command}`; [huggingface.md](huggingface.md#checks) describes the checks."
         names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
         return "\n".join([title, "", head, "", text, "", names, "", *lines, ""])
 
 
 def _mark(result: str) -> str:
-    if result.startswith("lckernels refuses"):
+    if result.startswith("lckernels does not support"):
         return REFUSED
     return {"yes": "yes", "no": FAILED, "": ""}.get(result, "-")
 

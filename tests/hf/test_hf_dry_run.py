@@ -1,4 +1,4 @@
-"""What a dry run says of a model's attention is what a real call does, and it leaves no trace."""
+"""A dry run finds what a call does, and does not change the model."""
 
 # ruff: noqa: E402
 import pytest
@@ -22,7 +22,7 @@ SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chi
 
 @pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet", "t5gemma"])
 @pytest.mark.parametrize("padded", [False, True])
-def test_it_is_what_a_call_does(name, padded, monkeypatch):
+def test_it_equals_a_call(name, padded, monkeypatch):
     layers, served = counted_attention(monkeypatch), []
     op = lckernels.hf.interface.windowed_attention
     monkeypatch.setattr(
@@ -47,7 +47,7 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
     [
         (
             "layoutlm",
-            "the model's own: it brings a dense mask of its own, which torch's dense attention runs",
+            "the model's own: it uses a dense mask of its own, which torch's dense attention runs",
         ),
         ("clip", "lckernels"),
         ("modernbert", "lckernels"),
@@ -55,8 +55,8 @@ def test_it_is_what_a_call_does(name, padded, monkeypatch):
         ("xmod", "lckernels"),
     ],
 )
-def test_explain_says_whose_attention(name, said, monkeypatch):
-    # As if a backend other than eager served attention on every device.
+def test_explain_names_the_attention(name, said, monkeypatch):
+    # As if a backend other than eager supported attention on every device.
     monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: pytest)
     model = make_encoder(name)
     model.config._attn_implementation = "sdpa"
@@ -76,7 +76,7 @@ def test_explain_says_whose_attention(name, said, monkeypatch):
         assert forced.explain(70).attention == explained
 
 
-def test_options_that_would_be_lost_are_a_reason():
+def test_unsupported_options_are_a_reason():
     model = make_encoder("bert")
     own = type(model.encoder.layer[0].attention.self)
     run = own.forward
@@ -92,7 +92,7 @@ def test_options_that_would_be_lost_are_a_reason():
         LongEncoder(model, 20, 6, attention="lckernels")
 
 
-def test_what_cannot_be_run_dry_is_said():
+def test_a_model_that_cannot_run_on_the_meta_device():
     class Reads(transformers.BertModel):
         def forward(self, input_ids, **options):
             return super().forward(input_ids + 0 * int(input_ids.max()), **options)
@@ -106,7 +106,7 @@ def test_what_cannot_be_run_dry_is_said():
         LongEncoder(model, 20, 6, merge="layer")(token_ids(70)[None])
 
 
-def test_no_trace():
+def test_the_model_does_not_change():
     model = make_encoder("bert").train()
     seen = []
     model.register_forward_hook(lambda *args: seen.append(args))
@@ -125,14 +125,14 @@ def test_no_trace():
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
-def test_while_a_call_has_changed_the_model():
+def test_within_lckernels_attention():
     model = make_encoder("bert")
     with lckernels_attention(model, piece_tokens=2):
         run = padded_dry_run(model)
     assert (len(run.calls), run.served, run.error) == (2, 2, "")
 
 
-def test_run_once_a_model(monkeypatch):
+def test_it_is_cached(monkeypatch):
     ran, run = [], dry_run._run
     monkeypatch.setattr(dry_run, "_run", lambda *args: ran.append(args) or run(*args))
     model = make_encoder("bert")

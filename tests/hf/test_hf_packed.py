@@ -1,4 +1,4 @@
-"""Packed texts told by flash attention's `cu_seq_lens_q` and `cu_seq_lens_k`: each is what it is alone."""
+"""Sequences packed by `cu_seq_lens_q` and `cu_seq_lens_k`: each has the results that it has alone."""
 
 # ruff: noqa: E402
 import inspect
@@ -49,11 +49,11 @@ CASES = [
 
 
 def packed_inputs(name, how):
-    """The row, a padding of three tokens behind it if `how` says so, and each text."""
+    """The row, with three tokens of padding at its end for "padded", and each sequence."""
     inputs, texts = packed_sequences(name)
     if how == "ones":
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    elif how == "padded":  # it is part of the last text
+    elif how == "padded":  # it is part of the last sequence
         mask = torch.ones_like(inputs["input_ids"])
         mask[:, -3:] = 0
         inputs["attention_mask"] = mask
@@ -64,7 +64,7 @@ def packed_inputs(name, how):
 
 
 @pytest.mark.parametrize(("name", "how"), CASES)
-def test_each_text_is_what_it_is_alone(name, how):
+def test_each_sequence_equals_itself_alone(name, how):
     model = tiny(name)
     inputs, texts = packed_inputs(name, how)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_each_text_is_what_it_is_alone(name, how):
 
 
 @pytest.mark.parametrize(("name", "how"), [case for case in CASES if case[1] in ("no cache", "ones")])
-def test_gradients_are_those_of_each_alone(name, how):
+def test_gradients_equal_those_of_each_alone(name, how):
     model = tiny(name)
     inputs, texts = packed_inputs(name, how)
     every = torch.ones(1, sum(LENGTHS), dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_each_alone(name, how):
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])
-def test_a_window_and_its_sink_tokens_count_in_each_text(name):
+def test_a_window_and_its_sink_tokens_count_in_each_sequence(name):
     model = tiny(name)
     inputs, texts = packed_sequences(name)
     with torch.no_grad(), lckernels.patched(model, window=5, sink_tokens=2):
@@ -117,7 +117,7 @@ def test_compiled(name):
     assert [graph.count("lckernels.windowed_attention") for graph in graphs] == [2]
 
 
-def test_a_padded_row_of_chunks_is_refused():
+def test_a_padded_row_of_chunks_is_an_error():
     inputs, _ = packed_inputs("llama4_text", "padded")
     with (
         lckernels.patched(tiny("llama4_text")),
@@ -126,7 +126,7 @@ def test_a_padded_row_of_chunks_is_refused():
         run(tiny("llama4_text"), inputs)
 
 
-def test_what_would_mix_the_texts_is_refused():
+def test_calls_that_would_mix_sequences_are_errors():
     model, (inputs, _) = tiny("gpt_oss"), packed_inputs("gpt_oss", "no cache")
     full = torch.zeros(1, 1, sum(LENGTHS), sum(LENGTHS))
     with torch.no_grad(), lckernels.patched(model):
@@ -136,7 +136,7 @@ def test_what_would_mix_the_texts_is_refused():
             ):
                 run(model, {**inputs, **dense})
         cache = transformers.DynamicCache(config=model.config)
-        # Its name in transformers 5.17 and in newer ones.
+        # Its names in transformers 5.17 and in newer versions.
         name = next(
             x for x in ("cache", "past_key_values") if x in inspect.signature(model.forward).parameters
         )

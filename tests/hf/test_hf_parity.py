@@ -1,4 +1,4 @@
-"""Every architecture with local attention that can be built here: patched, it does what it does under eager.
+"""Every architecture with local attention that can be built here: patched, it equals eager attention.
 
 Those outside PART have the mark `slow`; `-m hf` runs all. `--hf-table PATH` writes the results as a table.
 """
@@ -61,8 +61,8 @@ def test_parity(name, check, table, one_thread):
     results[check] = "yes"
 
 
-def test_what_the_report_says_runs(name, table):
-    """As many calls of the kernel as layers taken, in a forward of the sweep."""
+def test_the_report_equals_the_calls(name, table):
+    """A forward has as many calls of the kernel as the report has layers on lckernels."""
     model = tiny(name)
     with lckernels.patched(model) as report:
         pass
@@ -77,7 +77,7 @@ def test_what_the_report_says_runs(name, table):
 
 
 @pytest.mark.parametrize("refused", REFUSED)
-def test_what_is_refused_is_said(refused, table):
+def test_the_error_names_what_is_unsupported(refused, table):
     if not has(refused):
         pytest.skip(f"transformers {transformers.__version__} has no {refused}")
     model, said = tiny(refused), REFUSED[refused][1]
@@ -89,7 +89,7 @@ def test_what_is_refused_is_said(refused, table):
 
 
 def test_the_documentation_has_every_model():
-    """The table of `docs/` was written by a whole sweep in which nothing failed."""
+    """The table in docs/ is from a sweep of all architectures in which nothing failed."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "huggingface_support.md").read_text()
     table = page.splitlines()
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in table if line.startswith("| ")}

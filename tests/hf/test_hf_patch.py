@@ -1,4 +1,4 @@
-"""lckernels.patch on a decoder with a sliding window: exact, on this instance alone, and taken back."""
+"""lckernels.patch on a decoder with a sliding window: exact, for this instance only, and undone."""
 
 import copy
 import threading
@@ -29,7 +29,7 @@ def tokens():
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right", "middle"])
-def test_results_are_those_of_eager(tokens, padding):
+def test_results_equal_eager(tokens, padding):
     model, mask = tiny_mistral(), torch.ones_like(tokens)
     hidden = {"none": [], "left": range(9), "right": range(30, 40), "middle": range(12, 17)}[padding]
     mask[0, list(hidden)] = 0
@@ -52,7 +52,7 @@ def test_generate_gives_the_same_tokens(tokens, cache):
         assert torch.equal(model.generate(tokens, **options), want)
 
 
-def test_gradients_are_those_of_eager(tokens):
+def test_gradients_equal_eager(tokens):
     def gradients(model):
         model.zero_grad()
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
@@ -75,7 +75,7 @@ def test_only_this_instance_changes(tokens):
     assert other.config._attn_implementation == "eager"
 
 
-def test_a_window_changes_full_attention_alone(tokens):
+def test_a_window_changes_full_attention_only(tokens):
     full, windowed = tiny_mistral(), tiny_mistral()
     full.config.sliding_window = None
     with lckernels.patched(full, window=7) as report:
@@ -84,7 +84,7 @@ def test_a_window_changes_full_attention_alone(tokens):
     assert "approx" in str(report)
 
 
-def test_patching_twice_and_unpatching_nothing():
+def test_patching_twice_and_unpatching_an_unpatched_model():
     model = tiny_mistral()
     with pytest.raises(ValueError, match="not patched"):
         lckernels.unpatch(model)
@@ -94,7 +94,7 @@ def test_patching_twice_and_unpatching_nothing():
     lckernels.unpatch(model)
 
 
-def test_a_copy_is_patched_too_and_nothing_is_saved(tokens, tmp_path):
+def test_copies_are_patched_and_files_are_not(tokens, tmp_path):
     model = tiny_mistral()
     want = logits(model, input_ids=tokens)
     lckernels.patch(model)
@@ -115,14 +115,14 @@ def test_the_config_may_change_between_patches(tokens):
         torch.testing.assert_close(logits(model, input_ids=tokens), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_set_on_a_patched_models_config_stays():
+def test_fields_set_on_a_patched_config_remain():
     model = tiny_mistral()
     config, other = model.config, copy.deepcopy(model.config)
     lckernels.patch(model)
     model.config.use_cache = False
     model.config.id2label[0] = "new"
     model.resize_token_embeddings(80)
-    config.pad_token_id = 7  # on the one that it gets back
+    config.pad_token_id = 7  # on the original config
     lckernels.unpatch(model)
     assert model.config is config
     other.use_cache, other.vocab_size, other.pad_token_id = False, 80, 7
@@ -131,7 +131,7 @@ def test_what_is_set_on_a_patched_models_config_stays():
     assert model.config._attn_implementation == "eager"
 
 
-def test_nothing_is_half_patched():
+def test_a_failed_patch_changes_nothing():
     model = tiny_mistral()
     before = [dict(module.__dict__) for module in model.modules()]
     model.model.layers[1].self_attn.config = copy.copy(model.config)
@@ -161,8 +161,8 @@ def test_bad_arguments():
         lckernels.patch(torch.compile(tiny_mistral()))
 
 
-def test_without_a_kernel_it_is_refused(monkeypatch):
-    """The reference, with all its scores, runs only where it is asked for."""
+def test_without_a_kernel_it_is_an_error(monkeypatch):
+    """The reference, which stores all scores, runs only with backend="eager"."""
     monkeypatch.setattr(registry.backends()["cpu"], "reasons", lambda problem: ["no"])
     model = tiny_mistral()
     with pytest.raises(lckernels.BackendError, match="lckernels has no kernel for it on cpu in"):

@@ -32,7 +32,7 @@ COMPILED = [
 
 @pytest.mark.parametrize(("name", "inputs"), COMPILED)
 def test_compiled_whole(name, inputs):
-    """One graph with lckernels' op in it; a layer's kind comes from the patch: closures cannot be read."""
+    """One graph with lckernels' op. The patch stores each layer's kind: closures cannot be traced."""
     given = {
         "whole": {"input_ids": IDS},
         "padded": {"input_ids": IDS, "attention_mask": MASK},
@@ -72,7 +72,7 @@ def test_compiled_with_a_cache_of_fixed_size():
 
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_compiled_step_by_step_without_a_mask(cache):
-    """Slots of a cache that has turned over are not positions, of which chunks are made."""
+    """Chunks count positions, which are not the slots of a sliding cache."""
     model = model_of("llama4_text")
 
     def steps():
@@ -89,7 +89,7 @@ def test_compiled_step_by_step_without_a_mask(cache):
         close(one, other, slice(None))
 
 
-def test_compiled_a_window_leaves_chunks_as_they_are():
+def test_compiled_a_window_does_not_change_chunks():
     model = model_of("llama4_text")
     lckernels.patch(model, window=3)
     given = {"input_ids": IDS, "position_ids": PACKED, "use_cache": False}
@@ -98,8 +98,8 @@ def test_compiled_a_window_leaves_chunks_as_they_are():
     close(logits(torch.compile(model, backend="eager", fullgraph=True), **given), expected, slice(None))
 
 
-def test_a_mask_that_sees_ahead_is_not_compiled_wrongly():
-    """Pictures in Gemma 3 see all of themselves; traced, that could not be told from a causal mask."""
+def test_a_compiled_mask_that_sees_ahead_is_an_error():
+    """In Gemma 3 an image sees all of itself; traced, that looks like a causal mask."""
     model = model_of("gemma3_text").model
     lckernels.patch(model)
     blocks = torch.full((2, 21), -1)
@@ -112,7 +112,7 @@ def test_a_mask_that_sees_ahead_is_not_compiled_wrongly():
         return mask.dense_mask if isinstance(mask, KeyMask) else mask
 
     torch._dynamo.reset()
-    if not REMAP:  # 5.17 puts the pictures outermost, where they are seen
+    if not REMAP:  # in 5.17 the images are the outermost function, which is read
         compiled = torch.compile(run, backend="eager", fullgraph=True)(IDS)
         assert torch.equal(compiled, run(IDS))
         return
@@ -139,7 +139,7 @@ def test_generate_in_all_its_modes(name, options):
     rows = slice(1) if options.get("assistant") else slice(None)
     if options.pop("assistant", False):
         options["assistant_model"] = model_of(name)
-        with torch.no_grad():  # so that some of its tokens are turned down
+        with torch.no_grad():  # so that some of its tokens are rejected
             options["assistant_model"].lm_head.weight += 0.2 * torch.randn(VOCAB, 32)
 
     def generate(model):

@@ -105,9 +105,9 @@ def with_window():
         ),
         (
             lambda: make_encoder("layoutlm"),
-            "got LayoutLMModel, and it brings a dense mask of its own, which torch's dense attention runs",
+            "got LayoutLMModel, and it uses a dense mask of its own, which torch's dense attention runs",
         ),
-        (lambda: make_encoder("markuplm"), "got MarkupLMModel, and it brings a dense mask of its own"),
+        (lambda: make_encoder("markuplm"), "got MarkupLMModel, and it uses a dense mask of its own"),
         (lambda: make_encoder("esm"), "got EsmModel, and it computes with its attention mask itself"),
         (lambda: make_encoder("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
         (

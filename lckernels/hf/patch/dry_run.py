@@ -164,7 +164,7 @@ def _attention(
     call = classify(module, query, key, attention_mask, options)
     dense = call.reason if isinstance(call, Dense) else ""
     if dense and id(attention_mask) in record.dense_masks:
-        dense = f"it asks for {record.dense_masks[id(attention_mask)][0]}"
+        dense = f"it uses {record.dense_masks[id(attention_mask)][0]}"
     shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
     kind = call.kind if isinstance(call, Served) else None
     record.calls.append(Call(record.names.get(id(module), ""), kind, dense, shapes))

@@ -1,4 +1,4 @@
-"""The attention function and mask of transformers' interface: same results, no N x N mask, no trace left."""
+"""The attention function and mask of transformers' interface: same results, no N x N mask, model restored."""
 
 # ruff: noqa: E402
 import threading
@@ -34,7 +34,7 @@ def batch(padding):
 
 
 def states(model, ids, mask):
-    """Every layer's states where there are tokens."""
+    """The states of every layer, without padding."""
     output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     tokens = slice(None) if mask is None else mask.bool()
     return [state[tokens] for state in output.hidden_states]
@@ -84,7 +84,7 @@ def test_gradients_and_checkpointing(reentrant):
                 output = model(ids, attention_mask=mask).last_hidden_state
         else:
             output = model(ids, attention_mask=mask).last_hidden_state
-        # The backward runs outside, where a checkpointed layer runs again.
+        # The backward, which recomputes a checkpointed layer, runs outside of the context.
         (output * target * mask[..., None]).sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -92,7 +92,7 @@ def test_gradients_and_checkpointing(reentrant):
     model.train()
     if reentrant is not None:
         model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-        # A reentrant checkpoint needs an input with a gradient.
+        # A reentrant checkpoint requires an input with a gradient.
         model.enable_input_require_grads()
     ours = gradients(within=True)
     assert ours.keys() == truth.keys()
@@ -100,7 +100,7 @@ def test_gradients_and_checkpointing(reentrant):
         torch.testing.assert_close(ours[name], truth[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
-def test_dropout_of_training_acts():
+def test_dropout_in_training():
     model, (ids, mask) = tiny().train(), batch("right")
     with lckernels_attention(model), torch.no_grad():
         one, other = (states(model, ids, mask)[-1] for _ in range(2))
@@ -115,7 +115,7 @@ def attributes(model):
     return [{name: id(value) for name, value in module.__dict__.items()} for module in model.modules()]
 
 
-def test_the_model_is_as_before():
+def test_the_model_is_restored():
     model, ids = tiny(), token_ids(30)[None]
     model.gradient_checkpointing_enable()
     before, config = attributes(model), model.config.to_dict()
@@ -131,7 +131,7 @@ def test_the_model_is_as_before():
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_models_that_share_a_config_are_apart():
+def test_a_model_with_the_same_config_does_not_change():
     model = tiny()
     other = transformers.BertModel(model.config).eval()
     assert other.config is model.config
@@ -145,18 +145,18 @@ def test_threads_share_a_model():
     model, ids = tiny(), token_ids(30)[None]
     before, inside, leave = attributes(model), threading.Event(), threading.Event()
 
-    def stay():
+    def wait():
         with lckernels_attention(model):
             inside.set()
             leave.wait(10)
 
-    thread = threading.Thread(target=stay)
+    thread = threading.Thread(target=wait)
     with torch.no_grad():
         expected = model(ids).last_hidden_state
         with lckernels_attention(model):
             thread.start()
             assert inside.wait(10)
-        # The other thread still needs it.
+        # The other thread is still in its context.
         assert model.config._attn_implementation == NAME
         torch.testing.assert_close(model(ids).last_hidden_state, expected)
         leave.set()
@@ -180,7 +180,7 @@ def test_feed_forward_in_pieces():
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left", "middle"])
-def test_no_mask_is_made(padding):
+def test_no_dense_mask_is_allocated(padding):
     _, mask = batch(padding)
     mask = None if mask is None else mask.bool()
     made = create_mask(
@@ -230,13 +230,13 @@ def test_only_attention_computes_with_the_mask():
 
 
 class Bare(torch.nn.Module):
-    """What transformers hands to an attention function as its module."""
+    """A module as transformers passes it to an attention function."""
 
     is_causal = False
 
 
 @pytest.mark.parametrize("kind", ["4-D bool", "4-D float", "no mask", "causal", "position_bias"])
-def test_what_is_not_served_falls_back_to_torch(kind):
+def test_unsupported_masks_run_as_dense_attention(kind):
     q, k, v = (torch.randn(1, 2, 4, 8) for _ in range(3))
     module, options = Bare(), {}
     seen = torch.ones(4, 4, dtype=torch.bool)
@@ -259,7 +259,7 @@ def test_what_is_not_served_falls_back_to_torch(kind):
 
 
 @pytest.mark.parametrize("name", ["sinks", "indices", "block_indices"])
-def test_options_that_would_be_lost_are_refused(name):
+def test_unsupported_options_are_errors(name):
     q = torch.randn(1, 2, 4, 8)
     with pytest.raises(
         ValueError, match=f"{name}: got Tensor; attn_implementation='lckernels' does not support"
@@ -267,7 +267,7 @@ def test_options_that_would_be_lost_are_refused(name):
         attention(Bare(), q, q, q, key_mask(), **{name: torch.ones(2)})
 
 
-def test_an_encoder_can_ask_for_it_by_name():
+def test_attn_implementation_by_name():
     model, (ids, mask) = tiny(), batch("right")
     with torch.no_grad():
         expected = states(model, ids, mask)
@@ -294,7 +294,7 @@ def test_compiled(padding):
     assert "lckernels.windowed_attention" in graphs[0]
 
 
-def test_reasons():
+def test_unsupported_reasons():
     assert unsupported_reasons(tiny()) == []
     assert unsupported_reasons(torch.nn.Linear(1, 1)) == ["it is no model of transformers"]
     assert "MPNetModel does not go through" in unsupported_reasons(tiny("mpnet"))[0]
@@ -320,7 +320,7 @@ def test_importing_lckernels_hf_registers_the_name():
 
 
 @pytest.mark.parametrize("module", ["hf", "hf.interface", "hf.patch", "hf.patch.dry_run"])
-def test_missing_extra_is_named(module):
+def test_the_error_names_a_missing_extra(module):
     code = f"import sys\nsys.modules['transformers'] = None\nimport lckernels.{module}"
     result = fresh_python.run(code)
     said = "ImportError: this needs transformers, which is not installed: pip install 'lckernels[hf]'"

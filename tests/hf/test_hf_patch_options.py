@@ -1,4 +1,4 @@
-"""What may be asked of a patched model and of lckernels.patch, and what is refused in words."""
+"""Options of lckernels.patch and of calls of a patched model, and the errors of unsupported ones."""
 
 # ruff: noqa: E402
 import warnings
@@ -25,7 +25,7 @@ from lckernels.reference import windowed_attention as reference
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_weights_are_given_by_eager_and_said():
+def test_attention_weights_run_as_eager_with_a_warning():
     model = model_of("gpt_oss")
     options = {"input_ids": IDS, "attention_mask": MASK, "output_attentions": True}
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_weights_are_given_by_eager_and_said():
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt_oss"])
 @pytest.mark.parametrize("kind", ["added", "bool"])
-def test_a_mask_of_the_user_is_honoured_densely_and_said(name, kind):
+def test_a_4d_mask_runs_as_dense_attention_with_a_warning(name, kind):
     model = model_of(name)
     seen = torch.rand(2, 1, 21, 21, generator=torch.Generator().manual_seed(1)) < 0.6
     seen |= torch.eye(21, dtype=torch.bool)
@@ -67,14 +67,14 @@ def test_a_mask_of_a_wrong_shape_is_an_error():
         lckernels.hf.interface.attention(torch.nn.Identity(), q, q, q, None, s_aux=sinks)
 
 
-def test_a_config_that_requires_eager():
+def test_a_config_with_output_attentions_is_an_error():
     model = model_of("mistral")
     model.config.output_attentions = True
     with pytest.raises(ValueError, match=r"model: got a config with output_attentions=True; only eager"):
         lckernels.patch(model)
 
 
-def test_dropout_of_training_acts():
+def test_dropout_in_training():
     model = model_of("mistral")
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.4
@@ -101,12 +101,12 @@ def test_dropout_of_training_acts():
     ],
 )
 @pytest.mark.parametrize("sinks", [0, 2])
-def test_a_window_is_the_ops(name, window, expected, sinks, monkeypatch):
-    """The layers ask the op for this window and these sinks; the report says that it is not exact."""
-    asked, op = [], lckernels.hf.interface.windowed_attention
+def test_a_window_is_the_argument_of_the_op(name, window, expected, sinks, monkeypatch):
+    """The layers pass this window and these sinks to the op; the report is not exact."""
+    passed, op = [], lckernels.hf.interface.windowed_attention
 
     def run(q, k, v, **options):
-        asked.append((options["window_size"], options["layout"].sink_tokens))
+        passed.append((options["window_size"], options["layout"].sink_tokens))
         out = op(q, k, v, **options)
         given = ("window_size", "softmax_scale", "layout", "score")
         torch.testing.assert_close(out, reference(q, k, v, **{n: options[n] for n in given})[0])
@@ -120,13 +120,13 @@ def test_a_window_is_the_ops(name, window, expected, sinks, monkeypatch):
         return
     report = lckernels.patch(model, window=window, sink_tokens=sinks)
     logits(model)
-    assert asked == [(expected, sinks)] * 2
+    assert passed == [(expected, sinks)] * 2
     assert {row.window for row in report.rows} == {expected}
     assert not report.exact
     assert all(row.verdict.startswith("approximate: ") for row in report.rows)
 
 
-def test_a_window_leaves_cross_attention_and_other_windows_as_they_are():
+def test_a_window_does_not_change_cross_attention_and_other_windows():
     report = lckernels.patch(model_of("bart"), window=4)
     assert [(row.kind, row.window) for row in report.rows] == [
         ("bidirectional window", (2, 2)), ("causal window", (3, 0)), ("cross", (-1, -1)),
@@ -136,15 +136,15 @@ def test_a_window_leaves_cross_attention_and_other_windows_as_they_are():
     assert [row.verdict for row in report.rows] == ["exact", "approximate: causal attention with a window"]
 
 
-def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(monkeypatch):
-    asked, op = [], lckernels.hf.interface.windowed_attention
+def test_a_window_does_not_change_cross_attention_found_at_the_first_call(monkeypatch):
+    passed, op = [], lckernels.hf.interface.windowed_attention
 
     class Reads(transformers.BartForConditionalGeneration):
         def forward(self, input_ids, **options):
             return super().forward(input_ids + 0 * int(input_ids.max()), **options)
 
     def run(q, k, v, **options):
-        asked.append(options["window_size"])
+        passed.append(options["window_size"])
         return op(q, k, v, **options)
 
     monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
@@ -155,11 +155,11 @@ def test_a_window_leaves_cross_attention_where_kinds_are_not_known_beforehand(mo
     assert {row.verdict for row in report.rows} == {"approximate if full, known at its first call"}
     for _ in range(2):
         logits(model, input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS[:, :9])
-    assert asked == [(2, 2), (3, 0), (-1, -1)] * 2
+    assert passed == [(2, 2), (3, 0), (-1, -1)] * 2
 
 
 def test_a_window_of_a_query_without_a_mask():
-    """A causal layer's last query sees W keys; a single query may come without a mask."""
+    """A single query of a causal layer sees W keys, also in a call without a mask."""
     q, k, v = (torch.randn(1, 2, seqlen, 8) for seqlen in (1, 9, 9))
     layer = torch.nn.Identity()
     setattr(layer, SETTINGS, LayerSettings(window=4, kind=Kind((-1, 0))))
@@ -168,7 +168,7 @@ def test_a_window_of_a_query_without_a_mask():
     torch.testing.assert_close(out, expected.transpose(1, 2))
 
 
-def test_a_window_goes_with_generation():
+def test_a_window_in_generate():
     model = model_of("llama")
     lckernels.patch(model, window=5, sink_tokens=1)
     options = {"attention_mask": MASK, "max_new_tokens": 8, "do_sample": False}
@@ -227,7 +227,7 @@ def backend():
     return lckernels.backends.registry.choose(problem).name.ljust(7)
 
 
-def test_a_bias_is_served_densely_where_asked_by_name():
+def test_a_relative_bias_by_name_runs_as_dense_attention():
     model = transformers.T5EncoderModel(
         transformers.T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, vocab_size=VOCAB)
     ).eval()
@@ -237,8 +237,8 @@ def test_a_bias_is_served_densely_where_asked_by_name():
     close(logits(model), expected)
 
 
-def test_views_are_not_copied():
-    """Attention of grouped heads allocates nothing as large as repeated keys would be."""
+def test_grouped_heads_are_not_copied():
+    """Attention with grouped heads allocates nothing as large as repeated keys."""
     q = torch.randn(1, 4096, 8, 16).transpose(1, 2)
     k, v = (torch.randn(1, 4096, 1, 16).transpose(1, 2) for _ in range(2))
     mask = key_mask(1, 4096, 4096)
@@ -247,7 +247,7 @@ def test_views_are_not_copied():
     assert largest.elements <= q.numel()
 
 
-def test_no_warning_where_everything_is_served():
+def test_no_warning_without_dense_calls():
     lckernels.hf.warn._warn.cache_clear()
     model = model_of("gpt_oss")
     lckernels.patch(model)

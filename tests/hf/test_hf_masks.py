@@ -1,4 +1,4 @@
-"""What stands for a mask says what transformers' own dense mask says, and no N x N tensor is made for it."""
+"""A mask descriptor equals transformers' dense mask, and no N x N tensor is allocated for it."""
 
 # ruff: noqa: E402
 import copy
@@ -77,10 +77,10 @@ def transformers_mask(q_length, kv_length, q_offset, kv_offset, function, valid)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("call", CALLS, ids=str)
 @pytest.mark.parametrize("kind", PADDINGS)
-def test_the_mask_of_transformers(name, call, kind):
+def test_equals_the_mask_of_transformers(name, call, kind):
     q_length, kv_length, q_offset, kv_offset = call
     function = FUNCTIONS[name]()
-    # As generate gives it: a slot that is not written yet is not in the 2-D mask.
+    # As in generate: the 2-D mask does not cover cache slots that are not written yet.
     valid = padding(kind, int(q_offset) + q_length)
     mask = key_mask(2, q_length, kv_length, q_offset, kv_offset, function, valid)
     expected = transformers_mask(*call, function, valid)
@@ -113,7 +113,7 @@ def unknown(batch, head, q, kv):
 
 
 def renamed(function):
-    """As a version of transformers with other names for its variables would make it."""
+    """As in a version of transformers with other names of variables."""
 
     def inner_mask(batch, head, q, kv):
         return function(batch, head, q, kv)
@@ -134,14 +134,14 @@ def renamed(function):
         renamed(mu.sliding_window_overlay(4)),
     ],
 )
-def test_what_is_not_known_is_dense_and_said(function):
+def test_unknown_mask_functions_are_dense_with_a_warning(function):
     assert key_mask(2, 8, 8, mask_function=function) is None
     with pytest.warns(UserWarning, match="is not supported and runs as a dense mask"):
         mask = create_mask(2, 8, 8, mask_function=function, local_size=len(str(function)) + id(function))
     assert torch.equal(mask, transformers_mask(8, 8, 0, 0, function, None).expand(2, 1, 8, 8))
 
 
-def test_a_closure_with_the_name_of_a_known_one_is_not_known():
+def test_a_closure_of_another_module_is_unknown():
     def sliding_window_overlay():
         def inner_mask(batch, head, q, kv):
             return kv > q
@@ -179,7 +179,7 @@ def test_slices(index, name):
         assert isinstance(part, KeyMask)
 
 
-def test_it_stays_what_it_is():
+def test_copies_and_devices():
     mask = key_mask(2, 11, 11, 0, 0, FUNCTIONS["chunked"](), padding("middle", 11))
     for same in (mask.contiguous(), mask.clone(), mask.detach(), mask.to("cpu"), copy.deepcopy(mask)):
         assert same is mask
@@ -225,7 +225,7 @@ CACHES = {"static": {"max_cache_len": 1024}, "dynamic": {}}
     + [(kind, side, cache) for kind in KINDS for side in ("none", "left") for cache in CACHES],
 )
 def test_no_tensor_of_n_by_n(kind, side, cache):
-    """1024 tokens; the widest activation has 32 numbers a token, a mask would have 1024."""
+    """1024 tokens; the widest activation has 32 elements per token, a mask would have 1024."""
     model = decoder(kind).eval()
     ids, seqlen = torch.randint(3, 20, (1, 1024)), 1024
     inputs = {}
@@ -249,7 +249,7 @@ def test_no_tensor_of_n_by_n(kind, side, cache):
     assert sizes[NAME] <= 100 * seqlen
 
 
-def test_numbers_of_the_patterns():
+def test_windows_of_the_patterns():
     combined = itertools.chain(FUNCTIONS, [])
     windows = {name: read_pattern(FUNCTIONS[name]()).window for name in combined}
     assert windows["sliding"] == (3, 0)

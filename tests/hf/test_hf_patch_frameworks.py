@@ -1,4 +1,4 @@
-"""lckernels.patch where models go: copies, dtypes, files, LoRA, checkpointing, DDP."""
+"""lckernels.patch with copies, dtypes, files, device maps, LoRA, gradient checkpointing and DDP."""
 
 # ruff: noqa: E402
 import copy
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "modernbert", "t5gemma", "zaya"])
-def test_unpatched_it_is_bit_for_bit_what_it_was(name):
+def test_unpatch_restores_every_bit(name):
     model = model_of(name)
     inputs = {"input_ids": IDS, "attention_mask": MASK}
     if name == "t5gemma":
@@ -33,7 +33,7 @@ def test_unpatched_it_is_bit_for_bit_what_it_was(name):
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
-def test_two_models_of_one_config():
+def test_two_models_with_one_config():
     one = model_of("gemma2")
     other = transformers.Gemma2ForCausalLM(one.config).eval()
     other.load_state_dict(one.state_dict())
@@ -79,7 +79,7 @@ def test_autocast():
     assert_as_good_as(ours, truth, honest)
 
 
-def test_nothing_of_ours_is_saved(tmp_path):
+def test_nothing_of_lckernels_is_saved(tmp_path):
     model = model_of("mistral")
     expected = logits(model)
     model.save_pretrained(tmp_path / "plain")
@@ -92,7 +92,7 @@ def test_nothing_of_ours_is_saved(tmp_path):
     close(logits(loaded.eval()), expected)
 
 
-def test_registering_alone_serves_from_pretrained(tmp_path):
+def test_from_pretrained_by_name(tmp_path):
     model = model_of("gpt_oss")
     expected = logits(model)
     model.save_pretrained(tmp_path)
@@ -104,7 +104,7 @@ def test_registering_alone_serves_from_pretrained(tmp_path):
     assert [row.window for row in report.rows] == [(5, 0), (3, 0)]
 
 
-def test_on_a_device_map(tmp_path):
+def test_device_map(tmp_path):
     pytest.importorskip("accelerate", reason="device_map needs accelerate")
     model = model_of("mistral")
     expected = logits(model)
@@ -114,7 +114,7 @@ def test_on_a_device_map(tmp_path):
     close(logits(loaded), expected)
 
 
-def test_with_its_weights_off_the_device():
+def test_offloaded_weights():
     accelerate = pytest.importorskip("accelerate", reason="offloading needs accelerate")
     model = model_of("mistral")
     expected = logits(model)
@@ -125,7 +125,7 @@ def test_with_its_weights_off_the_device():
     close(logits(model), expected)
 
 
-def test_pickled_it_is_patched_in_another_process(tmp_path):
+def test_a_pickled_model_is_patched_in_another_process(tmp_path):
     model = model_of("mistral")
     expected = logits(model)
     lckernels.patch(model)
