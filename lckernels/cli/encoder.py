@@ -1,6 +1,7 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
 from lckernels.cli.console import set_threads
+from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
 from lckernels.long.text_encoder import TextEncoder
 
@@ -18,6 +19,7 @@ def load_encoder(
     dtype: Dtype,
 ) -> TextEncoder:
     """The encoder with the options of the command line; sets the number of threads first."""
+    check_no_gguf(model)
     set_threads(threads)
     return TextEncoder(
         model,

@@ -80,3 +80,7 @@ ThreadsOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace saved states of another text.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+GgufFileOption = Annotated[
+    str | None,
+    typer.Option(help="The GGUF file in the folder or repository MODEL.", metavar="NAME", show_default=False),
+]

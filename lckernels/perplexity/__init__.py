@@ -1,7 +1,4 @@
-"""How well a decoder predicts a long text: strided scoring on lckernels' attention.
-
-`lckernels perplexity` is the command; `score` and `compare` are the same in Python.
-"""
+"""Perplexity of a decoder on a long text: strided scoring on lckernels' attention."""
 
 from lckernels.perplexity.results import Comparison, Scored
 from lckernels.perplexity.scoring import compare, score

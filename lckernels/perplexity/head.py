@@ -1,7 +1,7 @@
 """A causal language model in two steps: hidden states of many tokens, then logits of a few at a time."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PIECE_BYTES = 64 * 2**20  # of the fp32 logits of one piece
+PIECE_BYTES = 64 * 2**20  # of fp32 logits at a time
 _ABSENT = object()
 _PROBE_TOKENS = 8
 
@@ -20,11 +20,20 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Any:
 
 
 def logits(model: nn.Module, hidden: Any, input_ids: Tensor, positions: Tensor) -> Tensor:
-    """(len(positions), vocab): what the model makes of its `hidden_states` there, in its dtype.
+    """Logits from the output of `hidden_states`, including what the model's forward does after its head.
 
-    The model's own forward runs with its body left out, so that whatever it does behind the head is done.
+    The model's own forward runs, with its body replaced by a function that returns `hidden`.
+
+    Args:
+        model: a causal language model of transformers.
+        hidden: output of the model's body on input_ids.
+        input_ids: (1, seqlen) int64.
+        positions: (num_positions,) int64.
+
+    Returns:
+        (num_positions, vocab_size) in the model's dtype.
     """
-    with _body_that_gives(model.base_model, hidden):
+    with _body_replaced_by(model.base_model, hidden):
         output = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions)
     return output.logits[0]
 
@@ -35,8 +44,12 @@ def rows_at_a_time(model: nn.Module) -> int:
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises TypeError for what is no causal language model of transformers or sees what it is to predict,
-    ValueError for one in training mode."""
+    """Checks that the model can be scored.
+
+    Raises:
+        TypeError: it is no causal language model of transformers, or its logits depend on later tokens.
+        ValueError: it is in training mode.
+    """
     name, base = type(model).__name__, getattr(model, "base_model", model)
     if base is model or not callable(getattr(model, "get_output_embeddings", None)):
         raise TypeError(f"model: got {name}; expected a causal language model of transformers")
@@ -49,7 +62,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def _sees_ahead(model: nn.Module) -> bool:
-    """Whether the logits of the first token change with the tokens behind it."""
+    """Whether the logits of the first token change with the tokens after it."""
     behind = torch.arange(2 * _PROBE_TOKENS, device=model.device).view(2, 1, _PROBE_TOKENS)
     with torch.inference_mode():
         one, two = (
@@ -61,11 +74,10 @@ def _sees_ahead(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _body_that_gives(body: nn.Module, output: Any) -> Iterator[None]:
-    """`body` returns `output` whatever it is called with."""
+def _body_replaced_by(body: nn.Module, output: Any) -> Iterator[None]:
+    """Within it the forward of `body` returns `output`."""
     own = body.__dict__.get("forward", _ABSENT)
-    given: Callable[..., Any] = lambda *_, **__: output  # noqa: E731
-    body.forward = given
+    body.forward = lambda *_, **__: output
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What scoring a text gives."""
+"""Results of scoring a text."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What a model thinks of a text.
+    """Log-likelihoods of the tokens of a text.
 
-    nll: (num_tokens,) float32 on the CPU, the negative log-likelihood of each token in nats, 0 where it was
-    not scored. scored: (num_tokens,) bool. seconds: of the model, its head and the log-likelihoods.
+    Attributes:
+        nll: (num_tokens,) float32 on the CPU, the negative log-likelihood of each token in nats; 0 where it
+            was not scored.
+        scored: (num_tokens,) bool.
+        seconds: time of the model, its head and the log-likelihoods.
     """
 
     nll: Tensor
@@ -21,6 +24,7 @@ class Scored:
 
     @property
     def num_scored(self) -> int:
+        """Number of scored tokens."""
         return int(self.scored.sum())
 
     @property
@@ -34,13 +38,14 @@ class Scored:
         return len(self.nll) / max(self.seconds, 1e-9)
 
     def bits_per_byte(self, token_bytes: Tensor) -> float:
-        """Bits that the model needs for a byte of the scored tokens; token_bytes: (num_tokens,) int64."""
+        """Negative log-likelihood in bits per byte of the scored tokens; token_bytes: (num_tokens,) int64."""
         return float(self.nll.double().sum()) / math.log(2) / max(1, int(token_bytes[self.scored].sum()))
 
     def by_position(self, buckets: int) -> tuple[Tensor, Tensor]:
-        """Positions of the middles of equal buckets of tokens, and the perplexity within each, both float64.
+        """The perplexity within equal buckets of tokens; those without a scored token are left out.
 
-        Buckets without a scored token are left out.
+        Returns:
+            The middle positions of the buckets and their perplexities, both (num_buckets,) float64.
         """
         total = len(self.nll)
         buckets = min(buckets, total)
@@ -54,9 +59,13 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The same text read by the model as it is (stock) and on lckernels' attention (patched).
+    """Scores of the same text by the model as it is, and on lckernels' attention.
 
-    difference: the largest one between two logits that scored a token. largest: the largest such stock logit.
+    Attributes:
+        stock: of the model as it is.
+        patched: of the model on lckernels' attention.
+        difference: the largest absolute difference of a logit between the two, over the scored tokens.
+        largest: the largest absolute logit of `stock` there.
     """
 
     stock: Scored

@@ -14,8 +14,8 @@ from lckernels.perplexity.results import Comparison, Scored
 from lckernels.perplexity.windows import Window, windows
 from lckernels.progress import token_bar
 
-DEFAULT_CONTEXT = 8192  # where the model has more positions
-Way = Callable[[], AbstractContextManager[object]]  # within it the model runs in one way
+DEFAULT_CONTEXT = 8192  # of a model with more positions
+Variant = Callable[[], AbstractContextManager[object]]  # within the context the model runs in one way
 
 
 def score(
@@ -29,24 +29,32 @@ def score(
     given: int = 1,
     progress: bool = False,
 ) -> Scored:
-    """Scores each token once, by the tokens before it in a window of `context` tokens, `stride` apart.
+    """Scores each token once, from the tokens before it in a context of `context` tokens.
+
+    The model runs on lckernels' attention during the call, and is as before after it. At most 64 MiB of fp32
+    logits exist at a time.
 
     Args:
-        model: a causal language model of transformers, as AutoModelForCausalLM loads it; runs on its
-            device and must be in evaluation mode.
+        model: a causal language model of transformers, as AutoModelForCausalLM loads it; in eval mode and not
+            patched by `lckernels.patch`. It runs on its own device.
         input_ids: (num_tokens,) or (1, num_tokens) int64, special tokens at the start included.
         context: tokens read at a time. Default: all positions of the model, at most 8,192.
-        stride: from one window to the next; the last `stride` tokens of a window are scored. Default: half.
-        window, sink_tokens: as in `lckernels.patched`: None is the model's own attention, exactly.
-        given: tokens at the start that are not scored; at least the first is not.
-        progress: show a progress bar (tqdm) with tokens per second.
+        stride: tokens from one context to the next; the last `stride` tokens of a context are scored.
+            Default: half the context.
+        window: as in `lckernels.patched`: keys that a token sees where the model has full attention. Default:
+            None, the model's own attention, exactly.
+        sink_tokens: as in `lckernels.patched`: first tokens that stay visible beside the window.
+        given: number of tokens at the start that are not scored; at least the first one is not.
+        progress: whether to show a progress bar (tqdm) with tokens per second.
 
-    Logits exist for at most 64 MiB of them at a time. Raises TypeError for a model that is no causal language
-    model, ValueError for sizes that do not fit, and what `lckernels.patched` raises.
+    Raises:
+        TypeError: `model` is no causal language model of transformers.
+        ValueError: sizes that do not fit, a model in training mode or already patched, and what
+            `lckernels.patched` raises.
     """
     check_sizes(context, stride, window, sink_tokens)
-    ways = {"patched": _on_lckernels(model, window, sink_tokens)}
-    return _score(model, input_ids, ways, context, stride, given, progress).result("patched")
+    variants = {"patched": _patched(model, window, sink_tokens)}
+    return _score(model, input_ids, variants, context, stride, given, progress).result("patched")
 
 
 def compare(
@@ -60,13 +68,16 @@ def compare(
     given: int = 1,
     progress: bool = False,
 ) -> Comparison:
-    """As `score`, stock and patched in turns, window by window, with every logit compared.
+    """Scores each token by the model as it is and on lckernels' attention, and compares every logit.
 
-    With `window` the two compute different things unless the model has no attention wider than that.
+    The two variants take turns, context by context. Without `window` they differ by rounding. With `window`
+    the difference is that of the approximation, unless the model has no attention wider than that.
+
+    Args, errors: as in `score`.
     """
     check_sizes(context, stride, window, sink_tokens)
-    ways = {"stock": nullcontext, "patched": _on_lckernels(model, window, sink_tokens)}
-    tally = _score(model, input_ids, ways, context, stride, given, progress)
+    variants = {"stock": nullcontext, "patched": _patched(model, window, sink_tokens)}
+    tally = _score(model, input_ids, variants, context, stride, given, progress)
     return Comparison(tally.result("stock"), tally.result("patched"), tally.difference, tally.largest)
 
 
@@ -83,7 +94,11 @@ def check_sizes(context: int | None, stride: int | None, window: int | None, sin
 
 
 def fit(model: nn.Module, num_tokens: int, context: int | None, stride: int | None) -> tuple[int, int]:
-    """context and stride with their defaults. Raises ValueError for sizes that do not fit the model."""
+    """context and stride with their defaults.
+
+    Raises:
+        ValueError: sizes that do not fit the model.
+    """
     if num_tokens < 2:
         raise ValueError(f"input_ids: got {num_tokens} tokens; expected at least 2, one to score another by")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -96,46 +111,45 @@ def fit(model: nn.Module, num_tokens: int, context: int | None, stride: int | No
     return context, stride
 
 
-def _on_lckernels(model: nn.Module, window: int | None, sink_tokens: int | None) -> Way:
-    """The only place that knows how a model comes onto lckernels' attention."""
-    from lckernels import patched
+def _patched(model: nn.Module, window: int | None, sink_tokens: int | None) -> Variant:
+    from lckernels.hf.patch import api
 
-    return lambda: patched(model, window=window, sink_tokens=sink_tokens)
+    return lambda: api.patched(model, window=window, sink_tokens=sink_tokens)
 
 
 def _score(
     model: nn.Module,
     input_ids: Tensor,
-    ways: Mapping[str, Way],
+    variants: Mapping[str, Variant],
     context: int | None,
     stride: int | None,
     given: int,
     progress: bool,
 ) -> "_Tally":
-    """The text read in every way, window by window."""
+    """Runs every variant of the model over the text, window by window."""
     ids = input_ids.reshape(1, -1).to(model.device)
     context, stride = fit(model, ids.shape[1], context, stride)
     check_model(model)
-    tally = _Tally(ids.shape[1], ways, ids.device)
+    tally = _Tally(ids.shape[1], variants, ids.device)
     with torch.inference_mode(), token_bar(ids.shape[1], "perplexity", progress) as advance:
         for window in windows(ids.shape[1], context, stride, given):
             part, hidden = ids[:, window.begin : window.end], {}
-            for name, way in ways.items():
-                with way(), tally.clock(name):
+            for name, variant in variants.items():
+                with variant(), tally.clock(name):
                     hidden[name] = hidden_states(model, part)
             for rows in _pieces(model, window):
-                made = {}
-                for name in ways:
+                of_variant = {}
+                for name in variants:
                     with tally.clock(name):
-                        made[name], nll = _log_likelihoods(model, hidden[name], part, rows)
-                        tally.keep(name, window.begin, rows, nll)
-                tally.compare(*made.values())
+                        of_variant[name], nll = _log_likelihoods(model, hidden[name], part, rows)
+                        tally.store(name, window.begin, rows, nll)
+                tally.compare(*of_variant.values())
             advance(window.end - window.first)
     return tally
 
 
 class _Tally:
-    """Log-likelihoods and seconds of each way, and how far the logits of the others are from the first's."""
+    """Log-likelihoods and seconds of each variant, and the largest difference from the first one's logits."""
 
     def __init__(self, num_tokens: int, names: Iterable[str], device: torch.device) -> None:
         self.device = device
@@ -152,10 +166,10 @@ class _Tally:
             torch.accelerator.synchronize(self.device)
         self.seconds[name] += time.perf_counter() - begin
 
-    def keep(self, name: str, begin: int, rows: range, nll: Tensor) -> None:
-        kept = slice(begin + rows.start, begin + rows.stop)
-        self.nll[name][kept] = nll.cpu()
-        self.scored[kept] = True
+    def store(self, name: str, begin: int, rows: range, nll: Tensor) -> None:
+        tokens = slice(begin + rows.start, begin + rows.stop)
+        self.nll[name][tokens] = nll.cpu()
+        self.scored[tokens] = True
 
     def compare(self, first: Tensor, *others: Tensor) -> None:
         for other in others:
@@ -172,7 +186,7 @@ def _larger(a: float, b: float) -> float:
 
 
 def _pieces(model: nn.Module, window: Window) -> list[range]:
-    """The scored tokens of a window, counted within it, a piece at a time."""
+    """The scored tokens of a window in pieces of a bounded number of logits, counted from its begin."""
     step, size = rows_at_a_time(model), window.end - window.begin
     starts = range(window.first - window.begin, size, step)
     return [range(start, min(start + step, size)) for start in starts]
@@ -181,5 +195,5 @@ def _pieces(model: nn.Module, window: Window) -> list[range]:
 def _log_likelihoods(model: nn.Module, hidden: object, part: Tensor, rows: range) -> tuple[Tensor, Tensor]:
     """The fp32 logits before the tokens `rows` of the window `part`, (1, seqlen), and the tokens' nll."""
     before = torch.arange(rows.start - 1, rows.stop - 1, device=part.device)
-    made = logits(model, hidden, part, before).float()
-    return made, F.cross_entropy(made, part[0, rows.start : rows.stop], reduction="none")
+    found = logits(model, hidden, part, before).float()
+    return found, F.cross_entropy(found, part[0, rows.start : rows.stop], reduction="none")

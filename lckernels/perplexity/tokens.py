@@ -11,8 +11,13 @@ from lckernels.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """input_ids: (num_tokens,) int64. num_bytes: (num_tokens,) int64, how many bytes of the text in UTF-8 a
-    token adds. given: how many special tokens, which add none, begin the text."""
+    """The tokens of a text.
+
+    Attributes:
+        input_ids: (num_tokens,) int64.
+        num_bytes: (num_tokens,) int64, the bytes in UTF-8 that each token adds.
+        given: number of special tokens at the start, which add no bytes.
+    """
 
     input_ids: Tensor
     num_bytes: Tensor
@@ -20,10 +25,15 @@ class Tokens:
 
 
 def tokenize(tokenizer: Any, text: str, max_tokens: int | None = None) -> Tokens:
-    """The text as the tokenizer begins it; special tokens at its end are left out.
+    """Tokens of a text, with the tokenizer's special tokens at the start and none at the end.
 
-    Names of special tokens in the text are plain text. max_tokens: only so many of the text's own tokens.
-    Raises InputError when fewer than two tokens are left.
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: any length; names of special tokens in it are plain text.
+        max_tokens: if given, only so many tokens of the text itself.
+
+    Raises:
+        InputError: fewer than two tokens are left.
     """
     encoding = tokenizer(
         text,

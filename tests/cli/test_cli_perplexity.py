@@ -18,16 +18,16 @@ from helpers.cli import error_message, run, run_without
 from helpers.tiny_bert import save_tiny_bert, tiny_text
 from helpers.tiny_decoder import POSITIONS, eager_or_window, save_tiny_decoder
 
-import lckernels
 from bench.cases import smollm2
 from lckernels.cli.commands import perplexity as command
+from lckernels.hf.patch import api
 from lckernels.perplexity import score
 from lckernels.perplexity.tokens import tokenize
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(lckernels, "patched", eager_or_window, raising=False)
+    monkeypatch.setattr(api, "patched", eager_or_window)
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +190,13 @@ def test_what_patched_refuses_is_one_sentence(model, book, monkeypatch):
     def refuses(*_, **__):
         raise ValueError("model: nothing in it can be patched")
 
-    monkeypatch.setattr(lckernels, "patched", refuses)
+    monkeypatch.setattr(api, "patched", refuses)
     message = error_message("perplexity", book, "--model", model, "-q")
     assert message == "lckernels: model: nothing in it can be patched\n"
 
 
 def test_a_fault_of_ours_is_not_called_bad_input(model, book, monkeypatch):
-    monkeypatch.setattr(lckernels, "patched", lambda *_, **__: int("x"))
+    monkeypatch.setattr(api, "patched", lambda *_, **__: int("x"))
     result = run("perplexity", book, "--model", model, "-q")
     assert isinstance(result.exception, ValueError)
 

@@ -11,8 +11,8 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.tiny_decoder import POSITIONS, SIZES, byte_tokenizer, eager_or_window, tiny_mistral
 
-import lckernels
 from lckernels.errors import InputError
+from lckernels.hf.patch import api
 from lckernels.perplexity import compare, head, score
 from lckernels.perplexity.tokens import tokenize
 from lckernels.perplexity.windows import windows
@@ -20,7 +20,7 @@ from lckernels.perplexity.windows import windows
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(lckernels, "patched", eager_or_window, raising=False)
+    monkeypatch.setattr(api, "patched", eager_or_window)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_window_and_sinks_go_to_patched(model, monkeypatch):
         asked.append((of, options))
         return eager_or_window(of, window=options["window"])
 
-    monkeypatch.setattr(lckernels, "patched", patched)
+    monkeypatch.setattr(api, "patched", patched)
     narrow = score(model, ids, window=3, sink_tokens=2)
     assert asked == [(model, {"window": 3, "sink_tokens": 2})]
     own = score(tiny_mistral(sliding_window=3), ids)
@@ -122,7 +122,7 @@ def test_pieces_of_logits_are_the_models_logits(family, rows, monkeypatch):
     with torch.inference_mode():
         whole = other(input_ids=ids[None]).logits[0].float()
     expected = F.cross_entropy(whole[:-1], ids[1:], reduction="none")
-    monkeypatch.setattr(lckernels, "patched", lambda model, **_: torch.no_grad())
+    monkeypatch.setattr(api, "patched", lambda model, **_: torch.no_grad())
     found = score(other, ids, context=30)
     torch.testing.assert_close(found.nll[1:], expected, rtol=1e-5, atol=1e-5)
     assert "forward" not in other.base_model.__dict__

@@ -9,6 +9,7 @@ import typer
 
 from lckernels.backends.registry import BackendError
 from lckernels.cli.console import (
+    print_json,
     printable,
     remarks,
     require_extras,
@@ -18,7 +19,8 @@ from lckernels.cli.console import (
 )
 from lckernels.cli.figures.common import check_figure_path
 from lckernels.cli.figures.perplexity import plot_perplexity
-from lckernels.cli.options import Dtype, FileArgument, ThreadsOption
+from lckernels.cli.models import GGUF_EXTRAS, check_gguf
+from lckernels.cli.options import Dtype, FileArgument, GgufFileOption, JsonOption, ThreadsOption
 from lckernels.cli.reports import perplexity as report
 from lckernels.errors import InputError
 from lckernels.long.loading import load
@@ -28,7 +30,6 @@ from lckernels.perplexity.scoring import compare as compare_ways
 from lckernels.perplexity.tokens import tokenize
 from lckernels.search.text import read_text
 
-_GGUF = dict.fromkeys(("gguf", "accelerate"), "gguf")
 _OPTIONS = {
     "context": "--context",
     "stride": "--stride",
@@ -43,14 +44,7 @@ def perplexity(
         str,
         typer.Option(help="A decoder: a folder, or a name on the Hugging Face hub.", show_default=False),
     ],
-    gguf_file: Annotated[
-        str | None,
-        typer.Option(
-            help="Read model and tokenizer from this GGUF file of the folder.",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None,
+    gguf_file: GgufFileOption = None,
     window: Annotated[
         int | None,
         typer.Option(
@@ -81,7 +75,8 @@ def perplexity(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Also run the model as it is, and print both and how far they are apart."
+            "--compare",
+            help="Also run the model as it is, and print both and the largest difference of a logit.",
         ),
     ] = False,
     plot: Annotated[
@@ -90,22 +85,23 @@ def perplexity(
             help="Draw perplexity along the text: .png, .svg, .pdf, .jpg.", show_default=False, metavar="PATH"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    json: JsonOption = False,
     threads: ThreadsOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")] = False,
 ) -> None:
-    """Print how well a decoder predicts FILE, read in overlapping contexts on lckernels' attention.
+    """Print the perplexity of a decoder on FILE, read in overlapping contexts on lckernels' attention.
 
     Each token is scored once, by the tokens before it in its context; the first one of the text is not.
     """
     require_extras(
-        {"transformers": "hf"} | (_GGUF if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {})
+        {"transformers": "hf"} | (GGUF_EXTRAS if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {})
     )
     sizes = {"context": context, "stride": stride, "window": window, "sink_tokens": sink_tokens}
     with _errors_as_options():
         check_sizes(**sizes)
     if max_tokens is not None and max_tokens < 2:
         raise InputError(f"--max-tokens: got {max_tokens}; expected at least 2")
+    check_gguf(model, gguf_file)
     text = read_text(file)
     if plot is not None:
         check_figure_path(plot)
@@ -122,20 +118,23 @@ def perplexity(
         options = {**sizes, "given": tokens.given, "progress": show_progress(quiet)}
         comparison = compare_ways(decoder, tokens.input_ids, **options) if compare else None
         patched = comparison.patched if comparison else score(decoder, tokens.input_ids, **options)
-    reading = report.Reading(
+    result = report.Result(
         text, model, tokens, dtype=dtype.value, patched=patched, comparison=comparison, **sizes
     )
-    for line in [report.as_json(reading)] if as_json else report.lines(reading):
-        stdout.print(line)
+    if json:
+        print_json(report.as_json(result))
+    else:
+        for line in report.lines(result):
+            stdout.print(line)
     if plot is not None:
-        plot_perplexity(plot, reading)
-        if not as_json:
+        plot_perplexity(plot, result)
+        if not json:
             stdout.print(printable(f"picture: {plot}"))
 
 
 @contextmanager
 def _errors_as_options() -> Iterator[None]:
-    """What scoring refuses, named by the command's options; any other error is one of ours."""
+    """Errors of arguments raise InputError, with the command's option for the argument's name."""
     try:
         yield
     except BackendError as error:

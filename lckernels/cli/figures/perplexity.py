@@ -6,7 +6,7 @@ import torch
 
 from lckernels.cli.console import printable
 from lckernels.cli.figures.common import fonts, save_figure
-from lckernels.cli.reports.perplexity import Reading
+from lckernels.cli.reports.perplexity import Result
 from lckernels.extras import import_extra
 from lckernels.perplexity.results import Scored
 
@@ -15,7 +15,7 @@ _COLORS = {"stock": ("#d9b8a3", "#b0413e"), "patched": ("#b9c7d9", "#1f4e79")}
 _NAMES = {"stock": "stock", "patched": "lckernels"}
 
 
-def plot_perplexity(path: Path, reading: Reading) -> None:
+def plot_perplexity(path: Path, result: Result) -> None:
     """Draws the perplexity of each hundredth of the tokens and of all tokens so far.
 
     Raises InputError when the file cannot be written.
@@ -24,24 +24,24 @@ def plot_perplexity(path: Path, reading: Reading) -> None:
     with import_extra("matplotlib", "cli").rc_context(fonts()):
         figure = figures.Figure(figsize=(11, 5), dpi=150, layout="constrained")
         axes = figure.subplots()
-        for way, scored in reading.ways.items():
-            light, dark = _COLORS[way]
-            dashes = "--" if way == "patched" and reading.comparison else "-"
+        for variant, scored in result.variants.items():
+            light, dark = _COLORS[variant]
+            dashes = "--" if variant == "patched" and result.comparison else "-"
             positions, within = scored.by_position(BUCKETS)
             axes.step(positions, within, color=light, linewidth=1.0, where="mid", linestyle=dashes)
-            label = f"{_NAMES[way]}: {scored.perplexity:,.2f}"
+            label = f"{_NAMES[variant]}: {scored.perplexity:,.2f}"
             axes.plot(*_so_far(scored), color=dark, linewidth=1.6, linestyle=dashes, label=label)
         axes.set_yscale("log")
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis(lambda value, _: f"{value:,.6g}")
-        axes.set_xlim(0, len(reading.patched.nll))
+        axes.set_xlim(0, len(result.patched.nll))
         axes.set_xlabel("position in the text (tokens)")
         axes.set_ylabel("perplexity so far (light: within a hundredth)")
         axes.grid(axis="y", which="both", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="best", fontsize=9, framealpha=0.9)
-        title = printable(f"{reading.text.path.name}: {reading.attention}, context {reading.context:,}")
+        title = printable(f"{result.text.path.name}: {result.attention}, context {result.context:,}")
         axes.set_title(title, loc="left", fontsize=13, fontweight="bold", parse_math=False)
         save_figure(figure, path)
 

@@ -1,7 +1,5 @@
-"""What `lckernels perplexity` prints: figures as lines or as JSON."""
+"""The figures of `lckernels perplexity`, as lines and as JSON."""
 
-import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +10,17 @@ from lckernels.search.text import Text
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """A text that was scored, and how; comparison is None unless it was also read stock."""
+class Result:
+    """A text that was scored, and how.
+
+    Attributes:
+        text: the text.
+        model: its name on the command line.
+        tokens: of the text.
+        context, stride, window, sink_tokens, dtype: the options.
+        patched: scores on lckernels' attention.
+        comparison: with the scores of the model as it is; None without --compare.
+    """
 
     text: Text
     model: str
@@ -27,70 +34,74 @@ class Reading:
     comparison: Comparison | None
 
     @property
-    def ways(self) -> dict[str, Scored]:
-        """Stock, where there is one, and patched."""
+    def variants(self) -> dict[str, Scored]:
+        """The scores by variant: stock with --compare, and patched."""
         stock = {"stock": self.comparison.stock} if self.comparison else {}
         return {**stock, "patched": self.patched}
 
     @property
     def attention(self) -> str:
-        """What the patched model attends to, in words."""
+        """The attention of the patched model, in words."""
         if self.window is None:
             return "the model's own attention"
         sinks = f" and the first {self.sink_tokens:,}" if self.sink_tokens else ""
         return f"a window of {self.window:,} tokens{sinks}"
 
 
-def lines(reading: Reading) -> list[str]:
+def lines(result: Result) -> list[str]:
     """The figures, a line each."""
-    cut = f"context {reading.context:,}, stride {reading.stride:,}"
-    total, scored = len(reading.patched.nll), reading.patched.num_scored
-    found = [f"{total:,} tokens, {scored:,} scored ({cut}), {reading.attention}, {reading.dtype}"]
-    names = {"stock": "stock     ", "patched": "lckernels "} if reading.comparison else {"patched": ""}
-    for way, result in reading.ways.items():
-        bits = result.bits_per_byte(reading.tokens.num_bytes)
-        found.append(f"{names[way]}perplexity {result.perplexity:,.4f}, {bits:.4f} bits per byte")
-        speed = f"{result.seconds:.1f} s, {result.tokens_per_second:,.0f} tokens/s"
-        found.append(f"{names[way]}read in {speed}")
-    if reading.comparison:
-        apart = reading.comparison
-        found.append(
-            f"largest difference of a logit {apart.difference:.2e}, of logits up to {apart.largest:.1f}"
-        )
+    cut = f"context {result.context:,}, stride {result.stride:,}"
+    total, scored = len(result.patched.nll), result.patched.num_scored
+    found = [f"{total:,} tokens, {scored:,} scored ({cut}), {result.attention}, {result.dtype}"]
+    names = {"stock": "stock     ", "patched": "lckernels "} if result.comparison else {"patched": ""}
+    for variant, scores in result.variants.items():
+        bits = scores.bits_per_byte(result.tokens.num_bytes)
+        found.append(f"{names[variant]}perplexity {scores.perplexity:,.4f}, {bits:.4f} bits per byte")
+        speed = f"{scores.seconds:.1f} s, {scores.tokens_per_second:,.0f} tokens/s"
+        found.append(f"{names[variant]}read in {speed}")
+    if result.comparison:
+        found += _difference(result.comparison, result.window)
     return found
 
 
-def as_json(reading: Reading) -> str:
-    """One object on one line; a number that is not finite is null."""
+def _difference(comparison: Comparison, window: int | None) -> list[str]:
+    """How far the logits of the two variants are apart, and what that means."""
+    size = f"{comparison.difference:.2e}, of logits up to {comparison.largest:.1f}"
+    if window is None:
+        return [f"largest difference of a logit {size}", "the patch is exact: the difference is rounding"]
+    return [
+        f"the window changes a logit by up to {size}",
+        f"this is the price of the approximation with a window of {window:,} tokens, not an error",
+    ]
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """The object that `perplexity --json` prints."""
     found: dict[str, Any] = {
-        "file": printable(str(reading.text.path)),
-        "text_sha256": reading.text.sha256,
-        "model": reading.model,
-        "dtype": reading.dtype,
-        "tokens": len(reading.patched.nll),
-        "scored": reading.patched.num_scored,
-        "context": reading.context,
-        "stride": reading.stride,
-        "window": reading.window,
-        "sink_tokens": reading.sink_tokens,
-        **_figures(reading.patched, reading.tokens),
+        "file": printable(str(result.text.path)),
+        "text_sha256": result.text.sha256,
+        "model": result.model,
+        "dtype": result.dtype,
+        "tokens": len(result.patched.nll),
+        "scored": result.patched.num_scored,
+        "context": result.context,
+        "stride": result.stride,
+        "window": result.window,
+        "sink_tokens": result.sink_tokens,
+        **_figures(result.patched, result.tokens),
     }
-    if reading.comparison:
-        found["stock"] = _figures(reading.comparison.stock, reading.tokens)
-        found["largest_logit_difference"] = _finite(reading.comparison.difference)
-        found["largest_logit"] = _finite(reading.comparison.largest)
-    return json.dumps(found, allow_nan=False)
+    if result.comparison:
+        found["stock"] = _figures(result.comparison.stock, result.tokens)
+        found["exact"] = result.window is None
+        found["largest_logit_difference"] = result.comparison.difference
+        found["largest_logit"] = result.comparison.largest
+    return found
 
 
-def _figures(scored: Scored, tokens: Tokens) -> dict[str, float | None]:
-    found = {
+def _figures(scored: Scored, tokens: Tokens) -> dict[str, float]:
+    return {
         "perplexity": scored.perplexity,
         "bits_per_byte": scored.bits_per_byte(tokens.num_bytes),
         "seconds": scored.seconds,
         "tokens_per_second": scored.tokens_per_second,
     }
-    return {name: _finite(value) for name, value in found.items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
