@@ -1,8 +1,14 @@
-"""Where a command's model is: GGUF files are named by an option of their own."""
+"""The model of a command: GGUF files, and a model without weights from its config."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lckernels.errors import InputError
+from lckernels.extras import import_extra
+from lckernels.long.loading import folder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GGUF_EXTRAS = dict.fromkeys(("gguf", "accelerate"), "gguf")
 
@@ -16,12 +22,12 @@ def check_gguf(model: str, gguf_file: str | None) -> None:
     """
     found = _gguf_files(model)
     if found and Path(model).is_file():
-        folder, name = found[0].parent, found[0].name
-        raise InputError(f"{model} is a GGUF file; name its folder and the file: {folder} --gguf-file {name}")
+        place = f"{found[0].parent} --gguf-file {found[0].name}"
+        raise InputError(f"the model {model} is a GGUF file; expected its folder, and the file: {place}")
     if found and gguf_file is None:
         names = ", ".join(path.name for path in found[:3])
         raise InputError(
-            f"the model folder {model} has no config.json, but GGUF files; choose one with --gguf-file: {names}"
+            f"the model folder {model} has GGUF files and no config.json; add --gguf-file with one of {names}"
         )
 
 
@@ -45,3 +51,31 @@ def _gguf_files(model: str) -> list[Path]:
         return sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
     except (OSError, RuntimeError):
         return []  # the library that loads the model raises its own error
+
+
+def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
+    """The model without a head and without weights, on the meta device.
+
+    Args:
+        name: a folder with a config.json, a config file, or a name on the Hugging Face hub.
+        gguf_file: the GGUF file in the folder or repository that holds the config.
+
+    Raises:
+        InputError: no model can be made of the config.
+    """
+    import torch
+
+    transformers = import_extra("transformers", "hf")
+    transformers.logging.set_verbosity_error()
+    path = Path(name) if name.endswith(".json") and Path(name).is_file() else folder(name)
+    if path and gguf_file and not (path / gguf_file).is_file():
+        raise InputError(f"the model folder {name} has no file {gguf_file}")
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(path) if path else name, **options)
+        with torch.device("meta"):
+            return transformers.AutoModel.from_config(config)
+    except Exception as error:
+        # A damaged folder makes the libraries raise errors of many types.
+        why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise InputError(f"no model can be made of the config of {name}: {why}") from None

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 import itertools
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ pytest.importorskip("typer")
 
 from helpers.cli import error_message, run
 from helpers.hf_models import MODELS, REFUSED, make_config
+from helpers.tiny_bert import POSITIONS, save_tiny_bert
 
 from lckernels.cli.figures.explain import visible_share
 from lckernels.hf.costs import pairs_of
@@ -88,7 +90,7 @@ def test_a_text_within_the_window_needs_no_mask(tmp_path):
 
 def test_what_is_known_at_the_first_call_only(tmp_path):
     said = error_message("explain", save("mimi", tmp_path), "--plot", tmp_path / "layers.png")
-    assert "what MimiModel asks of its attention is known at its first call only (RuntimeError: " in said
+    assert "the attention of MimiModel is known at its first call only (RuntimeError: " in said
 
 
 def test_bad_input(tmp_path):
@@ -105,3 +107,45 @@ def test_bad_input(tmp_path):
 
 def test_kinds_of_all_models_have_words():
     assert len({str(kind) for kind in itertools.chain(KINDS, [Kind((-1, -1), cross=True)])}) >= 6
+
+
+def test_fewer_positions_than_tokens(tmp_path):
+    encoder = str(save_tiny_bert(tmp_path / "bert"))
+    result = run("explain", encoder, "--seqlen", POSITIONS + 1)
+    limit = "positions   BertModel has only 32, with a patch too; lckernels.LongEncoder reads longer texts"
+    assert f"{limit} in chunks of up to 32 tokens\n" in result.stdout
+    assert "positions" not in run("explain", encoder, "--seqlen", POSITIONS).stdout
+    decoder = save("llama", tmp_path / "llama")
+    positions = transformers.AutoConfig.from_pretrained(decoder).max_position_embeddings
+    long = run("explain", decoder, "--seqlen", positions + 1).stdout
+    assert f"positions   LlamaModel has only {positions:,}, with a patch too; the figures" in long
+    assert "LongEncoder" not in long
+
+
+def test_json_of_explain(tmp_path):
+    model = save("gpt_oss", tmp_path / "model")
+    result = run("explain", model, "--seqlen", 1000, "--json", "--plot", tmp_path / "layers.svg")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [one["kind"] for one in found.pop("layers")] == ["causal window", "causal"]
+    assert found.pop("picture") == str(tmp_path / "layers.svg")
+    full, pairs = 1000 * 1001 // 2, sum(min(i + 1, 6) for i in range(1000))
+    ratio = (pairs + full) / (1e6 + full)
+    assert found.pop("flops_patched") / found.pop("flops") == pytest.approx(ratio)
+    assert found == {
+        "model": "GptOssModel",
+        "seqlen": 1000,
+        "window": None,
+        "sink_tokens": None,
+        "positions": 128,
+        "fits": False,
+        "exact": True,
+        "mask_bytes": 1000**2,
+        "mask_bytes_patched": 1,
+        "reach_before": None,
+        "reach_after": 0,
+    }
+    narrow = json.loads(run("explain", model, "--window", 4, "--sink-tokens", 2, "--json").stdout)
+    assert (narrow["exact"], narrow["window"], narrow["sink_tokens"]) == (False, 4, 2)
+    assert narrow["layers"][1]["window"] == [3, 0]
+    assert narrow["layers"][1]["result"].startswith("approximate: ")

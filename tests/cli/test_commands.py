@@ -11,6 +11,7 @@ pytest.importorskip("typer")
 from helpers import fresh_python
 from typer.testing import CliRunner
 
+from lckernels import info
 from lckernels.cli import app, commands, console, signals
 
 
@@ -70,3 +71,15 @@ print(sorted({"rich", "typer", "lckernels.cli"} & set(sys.modules)))
 def test_the_library_has_no_console(tmp_path):
     result = fresh_python.run(LIBRARY, folder=tmp_path)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_json_of_info():
+    result = CliRunner().invoke(app.app, ["info", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert set(found) == {"versions", "built", "machine", "backends"}
+    assert found["versions"] == info.versions()
+    rows = [list(one.values()) for one in found["backends"]]
+    assert [
+        (op, device, ", ".join(dtypes), name, tuple(others)) for op, device, dtypes, name, others in rows
+    ] == (info.served())

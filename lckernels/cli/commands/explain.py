@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lckernels.cli.console import printable, require_extras, stdout
+from lckernels.cli.console import print_json, printable, require_extras, stdout
 from lckernels.cli.figures.common import check_figure_path
-from lckernels.cli.reports.explain import lines
+from lckernels.cli.models import GGUF_EXTRAS, check_gguf, model_from_config
+from lckernels.cli.options import GgufFileOption, JsonOption
+from lckernels.cli.reports.explain import Explanation, as_json, lines
 from lckernels.errors import InputError
-from lckernels.extras import import_extra
-from lckernels.long.loading import folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lckernels.hf.costs import Costs
 
 
@@ -25,6 +27,7 @@ def explain(
             show_default=False,
         ),
     ],
+    gguf_file: GgufFileOption = None,
     seqlen: Annotated[int, typer.Option(min=1, help="Tokens of the text.")] = 8192,
     window: Annotated[
         int | None,
@@ -40,62 +43,76 @@ def explain(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the visible keys of each kind of layer: .png, .svg, .pdf, .jpg.", show_default=False,
+            help="Draw the visible keys of each kind of layer: .png, .svg, .pdf, .jpg.",
+            show_default=False,
             metavar="PATH",
         ),
     ] = None,
-) -> None:  # fmt: skip
-    """Print what lckernels.patch would do to each attention layer of MODEL, and what that saves.
+    json: JsonOption = False,
+) -> None:
+    """Print what lckernels.patch would change in each attention layer of MODEL, and what that saves.
 
     Only the config is read: no weights are loaded and nothing is computed.
     """
-    require_extras({"transformers": "hf"} | ({"matplotlib": "cli"} if plot else {}))
+    require_extras({"transformers": "hf"} | (GGUF_EXTRAS if gguf_file else {}))
     if plot is not None:
+        require_extras({"matplotlib": "cli"})
         check_figure_path(plot)
-    found = _costs(model, seqlen, window, sink_tokens)
-    for line in lines(found):
-        stdout.print(printable(line))
+    check_gguf(model, gguf_file)
+    _check_window(window, sink_tokens)
+    network = model_from_config(model, gguf_file)
+    costs = _costs(network, seqlen, window, sink_tokens)
+    found = Explanation(costs, *_positions(network), window, sink_tokens)
+    if json:
+        print_json({**as_json(found), "picture": None if plot is None else str(plot)})
+    else:
+        for line in lines(found):
+            stdout.print(printable(line))
     if plot is not None:
         from lckernels.cli.figures.explain import plot_layers
 
-        plot_layers(plot, found, sink_tokens or 0)
-        stdout.print(printable(f"picture: {plot}"))
+        plot_layers(plot, costs, sink_tokens or 0)
+        if not json:
+            stdout.print(printable(f"picture: {plot}"))
 
 
-def _costs(name: str, seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
-    """Raises InputError for a model that cannot be read, or that a patch would not change."""
-    import torch
-
-    from lckernels.backends.registry import BackendError
-    from lckernels.hf.costs import costs
+def _check_window(window: int | None, sink_tokens: int | None) -> None:
     from lckernels.hf.patch.arguments import check_window
-    from lckernels.hf.patch.dry_run import padded_dry_run
-    from lckernels.hf.patch.plan import plan_patch
-    from lckernels.hf.settings import LayerSettings
 
     try:
         check_window(window, sink_tokens)
     except ValueError as error:
         raise InputError(f"--{str(error).replace('sink_tokens:', 'sink-tokens:', 1)}") from None
-    transformers = import_extra("transformers", "hf")
-    transformers.logging.set_verbosity_error()
-    path = Path(name) if name.endswith(".json") and Path(name).is_file() else folder(name)
+
+
+def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
+    """The costs of the model's attention. Raises InputError for a model that a patch would not change."""
+    from lckernels.backends.registry import BackendError
+    from lckernels.hf.costs import costs
+    from lckernels.hf.patch.dry_run import padded_dry_run
+    from lckernels.hf.patch.plan import plan_patch
+    from lckernels.hf.settings import LayerSettings
+
+    run, requested = padded_dry_run(model), LayerSettings(window, sink_tokens or 0)
     try:
-        config = transformers.AutoConfig.from_pretrained(str(path) if path else name)
-        with torch.device("meta"):
-            model = transformers.AutoModel.from_config(config)
-    except Exception as error:
-        # A damaged folder makes the libraries raise whatever they run into.
-        why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise InputError(f"no model can be made of the config of {name}: {why}") from None
-    run, wanted = padded_dry_run(model), LayerSettings(window, sink_tokens or 0)
-    try:
-        report, _ = plan_patch(model, run, wanted, device_type="cpu")
+        report, _ = plan_patch(model, run, requested, device_type="cpu")
     except (TypeError, BackendError) as error:
         raise InputError(str(error)) from None
     if not report.taken:
         raise InputError(
-            f"what {report.model} asks of its attention is known at its first call only ({report.unknown}); "
-            "lckernels.patch says the rest"
+            f"the attention of {report.model} is known at its first call only ({report.unknown}); "
+            "lckernels.patch reports it then"
         )
-    return costs(run, report, wanted, seqlen)
+    return costs(run, report, requested, seqlen)
+
+
+def _positions(model: "nn.Module") -> tuple[int | None, bool]:
+    """The number of positions of the model, None without a limit; and whether it is an encoder."""
+    from lckernels.long.limits import check_encoder, usable_positions
+
+    limit = usable_positions(model)
+    try:
+        check_encoder(model)
+    except TypeError:
+        return limit and limit[0], False
+    return limit and limit[0], True

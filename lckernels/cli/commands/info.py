@@ -4,16 +4,25 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from lckernels import info as installation
-from lckernels.cli.console import stdout
+from lckernels.cli.console import print_json, stdout
+from lckernels.cli.options import JsonOption
 
 
-def info() -> None:
-    """Show versions, what was built, the machine, and which backend serves which op and why."""
+def info(json: JsonOption = False) -> None:
+    """Show versions, what was built, the machine, and which backend runs which op and why."""
     facts = {
         "versions": installation.versions(),
         "built": installation.built(),
         "machine": installation.machine(),
     }
+    served = installation.served()
+    if json:
+        backends = [
+            {"op": op, "device": device, "dtypes": dtypes.split(", "), "backend": backend, "others": others}
+            for op, device, dtypes, backend, others in served
+        ]
+        print_json({**facts, "backends": backends})
+        return
     for title, rows in facts.items():
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         table.add_column(min_width=26)
@@ -22,7 +31,7 @@ def info() -> None:
         stdout.print(table, soft_wrap=False)
         stdout.print()
     stdout.print(Line("backends", style="italic"))
-    for op, device, dtypes, backend, others in installation.served():
+    for op, device, dtypes, backend, others in served:
         stdout.print(Line.assemble((op, "bold"), f" on {device}, {dtypes}: ", (backend, "green")))
         for why in others:
             stdout.print(Line(f"    not {why}", style="dim"))
