@@ -54,11 +54,10 @@ def lines(found: Explanation) -> list[str]:
 
 
 def _too_few_positions(found: Explanation) -> str:
-    fewer = f"{found.costs.report.model} has only {found.positions:,}, with a patch too; "
+    limit = f"{found.positions:,}"
+    fewer = f"{found.costs.report.model} has only {limit}, with a patch too; "
     if found.encoder:
-        return (
-            f"{fewer}lckernels.LongEncoder reads longer texts in chunks of up to {found.positions:,} tokens"
-        )
+        return f"{fewer}lckernels.LongEncoder reads longer texts in chunks of up to {limit} tokens"
     return f"{fewer}the figures are those of a --seqlen that it was not built for"
 
 
