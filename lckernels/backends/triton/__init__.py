@@ -1,4 +1,4 @@
-"""Triton kernels: GPUs that Triton serves, and the CPU in Triton's interpreter."""
+"""Triton kernels: GPUs that Triton supports, and the CPU in Triton's interpreter."""
 
 from functools import cache
 from importlib.util import find_spec

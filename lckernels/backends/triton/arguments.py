@@ -1,4 +1,4 @@
-"""The options of an attention as the Triton kernels take them."""
+"""Options of an attention as arguments of the Triton kernels."""
 
 import math
 from collections.abc import Sequence
@@ -24,56 +24,70 @@ from lckernels.backends.triton.tiles import (
 from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
 from lckernels.philox import dropout_threshold
 
-_LEAST_UNIT = 1e-37  # of scores: times 0, those that are hidden would be NaN
+_LEAST_UNIT = 1e-37  # of scores: with 0, masked scores of -inf would become NaN
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What every attention kernel takes beside its tensors, and what the launches need to know."""
+    """The arguments of every attention kernel besides its tensors, and the sizes that its launch needs.
 
-    common: tuple  # tables, score, the rule's numbers, sizes: in the kernels' order
-    num_texts: int
-    group: int  # query heads of a kv head
-    window: int  # keys that a query sees at most
+    Attributes:
+        common: tables, score, the rule's numbers, sizes, in the kernels' order.
+        num_seqs: sequences: rows of the batch, or segments of packed input.
+        group: query heads per kv head.
+        window: keys that a query sees at most.
+        packed: with cu_seqlens.
+        bias_len: columns of rel_bias; 1 without.
+        heavy: with options that need many registers.
+        whole_tiles: every row may see a tile of keys whole, which masks by key exclude.
+        chip: the GPU's properties.
+        dtype: of q, k and v.
+        sizes: constants of the problem: GROUP, head dims and their padded sizes, PRECISION.
+    """
+
+    common: tuple
+    num_seqs: int
+    group: int
+    window: int
     packed: bool
     bias_len: int
     heavy: bool
-    whole_tiles: bool  # a tile of keys may be seen whole: masks by key leave none
+    whole_tiles: bool
     chip: Chip
     dtype: torch.dtype
-    sizes: dict[str, Any]  # constants of the problem: GROUP, head dims and their room, PRECISION
+    sizes: dict[str, Any]
 
     def tiles(self, kernel: str, num_rows: int) -> Tiles:
-        """Tiles of a pass over texts of num_rows rows."""
+        """Tiles of a pass over sequences of num_rows rows."""
         head_dim = max(self.sizes["HEAD_DIM"], self.sizes["HEAD_DIM_V"])
         problem = (kernel, head_dim, self.dtype, self.window, num_rows, self.heavy)
         return choose_tiles(self.chip, *problem, tuned=tuned.tiles(self.chip))
 
     def count_tiles(self, num_rows: int, block: int) -> int:
-        """Tiles of the rows of a row of the batch; packed rows have no more than this, whatever the texts."""
+        """The number of tiles in num_rows rows; for packed rows an upper bound: cu_seqlens is not read."""
         if self.packed:
-            return num_rows // block + self.num_texts if self.num_texts else 0
+            return num_rows // block + self.num_seqs if self.num_seqs else 0
         return -(-num_rows // block)
 
     def blocks(self, tiles: Tiles, num_rows: int, *tensors: Rows) -> list[TensorDescriptor | None]:
-        """Tiles of num_rows rows of each tensor as a tensor descriptor, where a pass has use for them."""
+        """A tensor descriptor per tensor, of tiles of num_rows rows; None where the pass uses addresses."""
         if not (tiles.descriptors and self.whole_tiles):
             return [None for _ in tensors]
         return [blocks(x, num_rows, block_dim(x.ptr.shape[3])) for x in tensors]
 
     def fresh(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-        """An output; of packed input zeros, since rows may belong to no text."""
+        """A new output; zeros for packed input, since a row may belong to no sequence."""
         make = like.new_zeros if self.packed else like.new_empty
         return make(shape, dtype=dtype or like.dtype)
 
     def fresh_lse(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        """The same for an lse: rows of no text see nothing."""
+        """A new lse; -inf for packed input, since a row may belong to no sequence."""
         if self.packed:
             return like.new_full(shape, -math.inf, dtype=torch.float32)
         return like.new_empty(shape, dtype=torch.float32)
 
     def meta(self, tiles: Tiles) -> dict[str, Any]:
-        """The kernels' constants and the compiler's options."""
+        """The kernels' compile-time constants and the compiler's options."""
         return self.sizes | {
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
@@ -83,12 +97,12 @@ class Arguments:
 
 
 def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tensor) -> Arguments:
-    """The options as the kernels take them: tables contiguous, score tensors in fp32."""
+    """The kernels' arguments: contiguous tables, score tensors in fp32."""
     batch, seqlen_q, num_heads, head_dim = q.shape
     seqlen_k, num_kv_heads, head_dim_v = v.shape[1:]
     layout, score = options.layout, options.score
     packed = layout.cu_seqlens_q is not None
-    num_texts = layout.cu_seqlens_q.shape[0] - 1 if packed else batch
+    num_seqs = layout.cu_seqlens_q.shape[0] - 1 if packed else batch
     left, right = (None if side < 0 else side for side in options.window_size)
     chunk = layout.chunk or None
     offset, offsets = number_or_tensor(layout.offset)
@@ -98,15 +112,15 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
     group, chip = num_heads // num_kv_heads, chip_of(q.device)
     return Arguments(
         common=(
-            _tables(layout, offsets, origins, num_texts),
+            _tables(layout, offsets, origins, num_seqs),
             _score_arguments(score, options),
             *rule,
             seqlen_q,
             seqlen_k,
-            num_texts,
+            num_seqs,
             num_heads,
         ),
-        num_texts=num_texts,
+        num_seqs=num_seqs,
         group=group,
         window=int(min(spans)),
         packed=packed,
@@ -137,26 +151,26 @@ def _flat(x: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
     return None if x is None else x.to(dtype or x.dtype).contiguous()
 
 
-def _tables(layout: Layout, offsets: Tensor | None, origins: Tensor | None, num_texts: int) -> Tables:
-    def per_text(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.expand(num_texts).contiguous()
+def _tables(layout: Layout, offsets: Tensor | None, origins: Tensor | None, num_seqs: int) -> Tables:
+    def per_sequence(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.expand(num_seqs).contiguous()
 
     ids = _flat(layout.segment_ids)
     return Tables(
-        offset=per_text(offsets),
-        kv_start=per_text(layout.kv_start),
-        kv_end=per_text(layout.kv_end),
+        offset=per_sequence(offsets),
+        kv_start=per_sequence(layout.kv_start),
+        kv_end=per_sequence(layout.kv_end),
         kv_mask=_flat(layout.kv_mask),
         cu_seqlens_q=_flat(layout.cu_seqlens_q),
         cu_seqlens_k=_flat(layout.cu_seqlens_k),
         segment_ids=ids,
         segment_start=_first_of_id(ids) if ids is not None and layout.sink_tokens else None,
-        chunk_origin=per_text(origins),
+        chunk_origin=per_sequence(origins),
     )
 
 
 def _first_of_id(ids: Tensor) -> Tensor:
-    """The first key with the id of each key: (batch, seqlen_k) int64, without waiting for the device."""
+    """The first key with the id of each key: (batch, seqlen_k) int64, without a synchronization."""
     ordered, order = ids.sort(dim=1, stable=True)
     place = torch.arange(ids.shape[1], device=ids.device)
     opens = torch.ones_like(ids, dtype=torch.bool)

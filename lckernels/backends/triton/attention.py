@@ -18,7 +18,7 @@ from lckernels.backends.triton.launch import launch, rows
 from lckernels.backends.triton.tiles import block_dim, choose_splits, power_of_two
 from lckernels.fields import FlatOptions, grouped_options
 
-MAX_PACKED_ROWS = 64  # a group's heads share a tile where a text has so few rows
+MAX_PACKED_ROWS = 64  # up to so many rows of a group's heads share a tile
 MAX_BIAS_STRIPS = 64  # partial sums of the bias' gradient per head
 
 

@@ -30,7 +30,7 @@ _KERNELS = {
 
 @dataclass(frozen=True)
 class _Problem:
-    """What every launch takes."""
+    """The arguments of every launch."""
 
     q: Tensor
     tokens: Tokens
@@ -40,7 +40,7 @@ class _Problem:
     arguments: Arguments
 
     def run(self, name: str, results: tuple, num_heads: int, extra: bool) -> None:
-        """A pass over the tiles of positions, or with extra over those of the extra tokens."""
+        """Launches a pass over the tiles of positions, or with extra over those of the extra tokens."""
         tiles = self.arguments.tiles(name, self.sizes.chunk_len)
         block = rows_of_tile(name, tiles)
         num_tiles = -(-self.sizes.total_len // block)

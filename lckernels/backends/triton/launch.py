@@ -1,4 +1,4 @@
-"""Starting a kernel, and tensors as the kernels take them."""
+"""Kernel launches, and tensors as arguments of kernels."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,7 +14,7 @@ from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 
 class Rows(NamedTuple):
-    """A (batch, seqlen, heads, head_dim) tensor with a contiguous last dim: its strides in elements."""
+    """A (batch, seqlen, heads, head_dim) tensor with a contiguous last dim, and its strides in elements."""
 
     ptr: Tensor
     stride_b: int
@@ -22,7 +22,7 @@ class Rows(NamedTuple):
     stride_h: int
 
 
-_ALIGNMENT = 16  # bytes that a tensor descriptor's rows begin at multiples of
+_ALIGNMENT = 16  # bytes: a tensor descriptor's rows begin at multiples of it
 
 
 @cache
@@ -32,7 +32,7 @@ def interpreted() -> bool:
 
 
 def launch(kernel: Callable, grid: int, x: Tensor, *args: Any, **meta: Any) -> None:
-    """Runs `grid` programs on x's device and its current stream; nothing is waited for."""
+    """Runs `grid` programs on x's device and its current stream, asynchronously."""
     if grid == 0:
         return
     elsewhere = x.is_cuda and x.device.index != torch.cuda.current_device()
@@ -41,7 +41,7 @@ def launch(kernel: Callable, grid: int, x: Tensor, *args: Any, **meta: Any) -> N
 
 
 def rows(x: Tensor) -> Rows:
-    """(batch, seqlen, heads, head_dim) as a kernel reads it."""
+    """x (batch, seqlen, heads, head_dim) as an argument of a kernel."""
     x = contiguous_rows(x)
     return Rows(x, *x.stride()[:3])
 
@@ -49,8 +49,8 @@ def rows(x: Tensor) -> Rows:
 def blocks(x: Rows, num_rows: int, num_dims: int) -> TensorDescriptor | None:
     """x's tiles (num_rows, num_dims) as a tensor descriptor of (batch, heads, seqlen, head_dim).
 
-    None where there can be none: without rows, with repeated ones, or where they begin elsewhere than at
-    multiples of 16 bytes.
+    None if a descriptor cannot describe x: without rows, with repeated rows, or where rows are not aligned
+    to 16 bytes.
     """
     batch, seqlen, heads, head_dim = x.ptr.shape
     sizes = (batch, heads, seqlen)

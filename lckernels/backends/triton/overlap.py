@@ -1,8 +1,8 @@
-"""overlap_merge and overlap_split: each row that is written gathers what it needs, in one pass.
+"""overlap_merge and overlap_split: each output row gathers its inputs, in one pass.
 
 Bytes that must move, of rows of dim elements: the merge and the backward of split read each covered column of
 the chunks and write each position once. Split and the backward of merge read each position (again for each
-further chunk that covers it, soon enough for the L2 cache) and write each column once; the gradient of
+further chunk that covers it, from the L2 cache) and write each column once; the gradient of
 explicit weights reads the chunks besides. Shares and products are one fp32 (fp64 for fp64) a column.
 """
 
@@ -150,7 +150,7 @@ def _scatter_kernel(
     position_stride, chunk_stride, column_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     # Grid: num_segments * column_programs * dim_programs, the last fastest, and 1 with dots. Blocks past the
-    # columns that a segment owns find nothing to write.
+    # columns that a segment owns write nothing.
     pid = tl.program_id(0)
     first = (pid % dim_programs).to(tl.int64) * BLOCK_N
     pid = pid // dim_programs

@@ -1,7 +1,7 @@
-"""How much each chunk counts at a position: the twin of csrc/cpu/overlap/kernel/shares.h.
+"""The weight of each chunk at a position: the counterpart of csrc/cpu/overlap/kernel/shares.h.
 
-The only place in Triton where merge weights are made, and where the plan's tensors are read: whatever they
-say, nothing outside the tensors is touched.
+The only place in Triton that computes merge weights and reads the plan's tensors. Indices are clamped, so
+that no address outside the tensors is used.
 """
 
 import torch
@@ -14,7 +14,7 @@ from lckernels.plan import PlanArgs
 from lckernels.segments import TILE_LEN, Column
 
 TILE = tl.constexpr(TILE_LEN)
-# As kernels name what `sizes` gives; it differs from call to call.
+# The names in kernels of the values of `sizes`, which vary from call to call.
 SIZES = ("num_segments", "num_chunks", "chunk_len", "total_len")
 _NUM_COLUMNS = tl.constexpr(len(Column))
 _ROW, _COL, _START, _LENGTH, _KEEP_START, _KEEP_END, _STARTS, _ENDS, _FILL_START, _FILL_END = (
@@ -23,7 +23,7 @@ _ROW, _COL, _START, _LENGTH, _KEEP_START, _KEEP_END, _STARTS, _ENDS, _FILL_START
 
 
 def chunk_shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len), fp32 or fp64: the part of a position's output that each chunk column makes."""
+    """(num_chunks, chunk_len), fp32 or fp64: each column's share of its position's output."""
     mode, table = mode_and_table(weights, plan)
     shares = plan.segments.new_zeros(plan.num_chunks, plan.chunk_len, dtype=dtype)
     _launch(mode, table, None, plan, dtype, shares)
@@ -49,7 +49,7 @@ def mode_and_table(weights: str | Tensor, plan: PlanArgs) -> tuple[str, Tensor |
 
 
 def plan_tensors(plan: PlanArgs) -> tuple[Tensor, Tensor]:
-    """segments and tile_segments as the kernels take them."""
+    """segments and tile_segments, contiguous and of checked shapes."""
     segments, tiles = plan.segments, plan.tile_segments
     num_tiles = -(-plan.total_len // TILE_LEN)
     if segments.shape[1:] != (len(Column),) or tiles.shape != (num_tiles, 2):
@@ -64,7 +64,7 @@ def sizes(plan: PlanArgs) -> tuple[int, int, int, int]:
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
-    """What sums are kept in."""
+    """The dtype of sums."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
@@ -79,8 +79,10 @@ def _launch(
 
 @triton.jit
 def segment_at(segments, n, num_chunks, chunk_len, total_len):
-    """Its fields, and in int64 row, col, start and length, cut down to what lies inside the tensors: one that
-    begins outside has row -1 and length 0."""
+    """A segment's fields, and its row, col, start and length in int64, clamped to the tensors.
+
+    A segment that begins outside has row -1 and length 0.
+    """
     fields = segments + n * _NUM_COLUMNS
     row = tl.load(fields + _ROW).to(tl.int64)
     col = tl.load(fields + _COL).to(tl.int64)
@@ -109,7 +111,7 @@ def segment_range(tile_segments, tile, num_segments):
 
 @triton.jit
 def _sin_series(x):
-    """sin(x) for x in [0, pi / 2] by its series, to the last bits of x's dtype."""
+    """sin(x) for x in [0, pi / 2] by its series, accurate to the last bits of x's dtype."""
     TERMS: tl.constexpr = 10 if x.dtype == tl.float64 else 6
     z = x * x
     total = tl.zeros_like(x)
@@ -120,8 +122,10 @@ def _sin_series(x):
 
 @triton.jit
 def merge_weights(table, fields, first_entry, length, u, MODE: tl.constexpr, ACC: tl.constexpr):
-    """Weights of places u of a segment, 0 outside it; explicit ones begin at the table's first_entry. "add",
-    the mode of unweighted sums, is here as "uniform"."""
+    """Weights at offsets u of a segment, 0 outside it; explicit ones begin at the table's first_entry.
+
+    "add", the mode of unweighted sums, has the weights of "uniform".
+    """
     covered = (u >= 0) & (u < length)
     if MODE == "explicit":
         return tl.load(table + first_entry + u, mask=covered, other=0).to(ACC)

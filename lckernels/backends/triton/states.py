@@ -1,4 +1,4 @@
-"""merge_attention_states: a block of rows of every state at once, in one pass.
+"""merge_attention_states: one program merges a block of rows of all states, in one pass.
 
 Bytes that must move: the forward reads each state's out and lse once and writes one of each; the backward
 reads them, dout, out, lse and dlse once and writes a gradient for each. A state whose weight is 0 at a row is
@@ -78,7 +78,7 @@ def _lse_rows(lse: Tensor) -> Rows:
 
 
 class _Blocks(NamedTuple):
-    """BLOCK_M rows of BLOCK_D elements, which hold a whole row; so many a text."""
+    """Tiles of BLOCK_M rows of BLOCK_D elements (a whole row), and their number per row of the batch."""
 
     block_m: int
     block_d: int
@@ -93,12 +93,14 @@ def _blocks(x: Tensor, tile_bytes: int) -> _Blocks:
 
 @triton.jit
 def _block_rows(blocks, seqlen, num_heads, BLOCK_M: tl.constexpr):
-    """Batch, queries and heads (BLOCK_M) of this program's rows, as int64, and which of them there are: rows
-    lie in the order of out's memory, (batch, seqlen, heads), in `blocks` blocks a text."""
+    """Batch, queries and heads (BLOCK_M) of this program's rows, as int64, and which rows exist.
+
+    Rows are in the order of out's memory, (batch, seqlen, heads), `blocks` blocks per row of the batch.
+    """
     pid = tl.program_id(0)
     batch = (pid // blocks).to(tl.int64)
     first = (pid % blocks).to(tl.int64) * BLOCK_M
-    # Relative to the first row's they are small: no division of int64 vectors.
+    # Relative to the first row these are small, which avoids divisions of int64 vectors.
     i = (first % num_heads).to(tl.int32) + tl.arange(0, BLOCK_M)
     query = first // num_heads + i // num_heads
     return batch, query, (i % num_heads).to(tl.int64), query < seqlen

@@ -2,10 +2,10 @@
 
 Cost model. A tile of queries runs over ceil((BLOCK_M + window - 1) / BLOCK_N) tiles of keys (one more where
 its window does not begin at a tile's edge), of which 2 * BLOCK_M / BLOCK_N are masked: small tiles waste less
-of a narrow window, large ones reuse more of what is loaded. Registers bound both: an accumulator of BLOCK_M x
-head_dim fp32 and the scores of BLOCK_M x BLOCK_N lie in them, twice the operands besides for fp32 on tensor
-cores. The sizes are the largest that `python -m bench.compile.triton_compile` shows without spills on sm_90;
-no GPU has timed them yet. `lckernels tune` times others where there is one (tune.py) and keeps what is faster
+of a narrow window, large ones reuse more of the loaded data. Registers limit both: they hold an accumulator
+of BLOCK_M x head_dim fp32 and the scores of BLOCK_M x BLOCK_N, and for fp32 on tensor cores twice the
+operands. The sizes are the largest that `python -m bench.compile.triton_compile` shows without spills on
+sm_90; they are not timed on a GPU yet. `lckernels tune` times others (tune.py) and stores the faster ones
 (tuned.py).
 """
 
@@ -20,13 +20,13 @@ import triton
 from lckernels.backends.triton.launch import interpreted
 from lckernels.segments import TILE_LEN
 
-NARROW_WINDOW = 128  # up to so many keys tiles are small
+NARROW_WINDOW = 128  # keys; up to this width tiles are small
 MAX_SPLITS = 64
-_SPLIT_KEYS = 256  # a split has no fewer keys
+_SPLIT_KEYS = 256  # keys; a split is at least as long
 
 
 class Tiles(NamedTuple):
-    """A tile's sizes (queries x keys) and how Triton compiles its kernel."""
+    """A tile's sizes (queries x keys) and the compiler's options for its kernel."""
 
     block_m: int
     block_n: int
@@ -39,7 +39,7 @@ class Tiles(NamedTuple):
 
 
 class Chip(NamedTuple):
-    """What the choice depends on."""
+    """The properties of a GPU that the choice depends on."""
 
     arch: str  # sm_90, gfx942
     shared_memory: int  # bytes of a program
@@ -49,17 +49,17 @@ class Chip(NamedTuple):
     def has_tma(self) -> bool:
         """Whether tiles may be read through tensor descriptors.
 
-        Later chips have TMA too, but Triton 3.6 lacks what 3.9 does about a fault of their drivers
+        Later chips have TMA too, but Triton 3.6 lacks the workaround of 3.9 for a bug in their drivers
         (triton-lang/triton#10442).
         """
         return self.arch == "sm_90"
 
 
 class Key(NamedTuple):
-    """What tiles are looked up by; the kinds of a problem go from "heavy" or "narrow" to "half" or "fp32"."""
+    """The key of the table of tiles; kinds go from "heavy" or "narrow" to "half" or "fp32"."""
 
     kernel: str  # forward, backward_kv, backward_q, backward_bias, or chunked_ and one of the first three
-    room: int  # of the head dim: 64 (and less), 128, 256; 192 where that differs from 256
+    room: int  # padded head dim: 64 (and less), 128, 256; 192 where its tiles differ from those of 256
     kind: str  # fp32; half: bf16 and fp16; narrow: half with a narrow window; heavy: with costly options
 
     def __str__(self) -> str:
@@ -139,14 +139,14 @@ def rows_of_tile(kernel: str, tiles: Tiles) -> int:
 
 
 def allowed(key: Key, tiles: Tiles) -> bool:
-    """Whether a kernel may have such tiles; whether they fit a chip is not asked."""
+    """Whether a kernel supports such tiles; whether they fit a chip is not checked."""
     if not all(getattr(tiles, name) in sizes for name, sizes in SIZES.items()):
         return False
     if tiles.descriptors and (key.kernel not in _DESCRIBED or key.kind == "fp32"):
         return False
     if key.kernel.startswith("chunked") and rows_of_tile(key.kernel, tiles) > TILE_LEN:
         return False
-    # The bias' kernel turns a tile within its keys.
+    # The kernel of the bias rotates a tile within its keys.
     return key.kernel != "backward_bias" or tiles.block_m <= tiles.block_n
 
 
@@ -170,12 +170,12 @@ def chip_of(device: torch.device) -> Chip:
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two from n >= 1 on; triton's own takes microseconds of each launch."""
+    """The least power of two >= n, n >= 1; triton's own function takes microseconds per launch."""
     return 1 << (n - 1).bit_length()
 
 
 def block_dim(head_dim: int) -> int:
-    """The head dim's room in a tile: a power of two that the matrix units take."""
+    """The padded head dim of a tile: a power of two that the tensor cores support."""
     return max(16, power_of_two(head_dim))
 
 
@@ -191,9 +191,18 @@ def choose_tiles(
 ) -> Tiles:
     """Tiles of one pass.
 
-    kernel: of a Key. head_dim: the larger of the two. window: keys that a query sees at most. num_rows: rows
-    of one text, with a group's heads where they share a tile. heavy: with options that need registers. tuned:
-    what `lckernels tune` found for the chip; it goes before TABLE.
+    Args:
+        chip: the GPU.
+        kernel: as in `Key`.
+        head_dim: the larger of head_dim and head_dim_v.
+        dtype: of q, k and v.
+        window: keys that a query sees at most.
+        num_rows: rows of one sequence, times a group's heads where they share a tile.
+        heavy: with options that need many registers.
+        tuned: tiles of `lckernels tune` for the chip; they have precedence over TABLE.
+
+    Returns:
+        The tiles, which fit the chip's shared memory.
     """
     room = max(64, block_dim(head_dim))
     rooms = (192, room) if 128 < head_dim <= 192 else (room,)
@@ -209,7 +218,7 @@ def choose_tiles(
 
 
 def _kinds(dtype: torch.dtype, window: int, heavy: bool) -> list[str]:
-    """The kinds of a problem, the most special first."""
+    """The kinds of a problem, the most specific first."""
     if dtype == torch.float32:
         return ["fp32"]
     special = {"heavy": heavy, "narrow": window <= NARROW_WINDOW}
@@ -217,9 +226,9 @@ def _kinds(dtype: torch.dtype, window: int, heavy: bool) -> list[str]:
 
 
 def fitted(tiles: Tiles, row_bytes: int, shared_memory: int) -> Tiles:
-    """Fewer stages, then smaller tiles, until two operands of each side have room in shared memory.
+    """Fewer stages, then smaller tiles, until two operands of each side fit in shared memory.
 
-    row_bytes: of a row of an operand.
+    row_bytes: bytes of one row of an operand.
     """
 
     def needed(t: Tiles) -> int:
@@ -233,16 +242,16 @@ def fitted(tiles: Tiles, row_bytes: int, shared_memory: int) -> Tiles:
 
 
 def dot_precision(chip: Chip, head_dim: int) -> str:
-    """How tl.dot multiplies fp32, never in plain tf32.
+    """The precision of tl.dot for fp32; never plain tf32.
 
-    On NVIDIA's tensor cores in three parts of tf32, to fp32's rounding; by FMA where those parts do not fit
-    in registers, and on other chips.
+    Three tf32 products on NVIDIA's tensor cores, accurate to fp32's rounding; FMA where their operands do not
+    fit in registers, and on other chips.
     """
     in_parts = chip.arch.startswith("sm_") and block_dim(head_dim) <= 128
     return "tf32x3" if in_parts else "ieee"
 
 
 def choose_splits(chip: Chip, programs: int, window: int) -> int:
-    """Parts of the keys of a tile, where there are fewer tiles than the chip runs at once."""
+    """Number of splits of the keys; more than 1 where there are fewer tiles than the chip runs at once."""
     wanted = 2 * chip.num_sms // max(programs, 1)
     return max(1, min(wanted, window // _SPLIT_KEYS, MAX_SPLITS))

@@ -1,4 +1,4 @@
-"""Which tiles are fastest on this GPU: each pass alone is timed with its own and with neighbouring tiles."""
+"""Search for the fastest tiles on this GPU: each pass is timed alone with its tiles and their neighbours."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,20 +28,20 @@ from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.plan import PlanArgs
 from lckernels.planner import plan_chunks
 
-GAIN = 0.02  # what a change of tiles must save, as a share of the time
-STEPS = 4  # from a pass' tiles to neighbours, to theirs, ...
-_AGREE = 2e-2  # of the largest result: other tiles sum in another order, wrong ones are far off
+GAIN = 0.02  # least saving of a change of tiles, as a share of the time
+STEPS = 4  # moves from tiles to neighbouring tiles, at most
+_AGREE = 2e-2  # tolerance relative to the largest result; the order of sums differs between tiles
 
 Results = tuple[Tensor, ...]
 Call = Callable[[], Results]
 TimeCall = Callable[[Call], float]
-# Of compiling, of loading, of memory; torch's and LLVM's are RuntimeErrors.
+# Failures of compilation, loading and memory; those of torch and LLVM are RuntimeErrors.
 _FAILURES = (TritonError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Sizes of what is timed."""
+    """Sizes of the timed calls."""
 
     seqlen: int = 8192
     num_heads: int = 16
@@ -53,9 +53,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Of one pass: the tiles it had and those it is best with, and the time of each.
+    """The result for one pass.
 
-    failure: why the pass cannot be timed here; then nothing was found.
+    Attributes:
+        key: the pass.
+        before: its tiles in use.
+        after: the fastest tiles found.
+        seconds_before: time with `before`.
+        seconds_after: time with `after`.
+        failure: why the pass cannot be timed here; empty if it was.
     """
 
     key: Key
@@ -67,7 +73,7 @@ class Tuned:
 
     @property
     def line(self) -> str:
-        """The pass, its tiles and times before and after, and the ratio; or why it is left out."""
+        """A line of the table: pass, tiles and times before and after, ratio; or why the pass is left out."""
         name = f"{self.key!s:26}"
         if self.failure:
             return f"{name} is left out: {self.failure.splitlines()[0]}"
@@ -78,7 +84,7 @@ class Tuned:
 
 
 def gpu_seconds(call: Call) -> float:
-    """The median of a call on the GPU, with its caches flushed."""
+    """The median time of a call on the GPU, with flushed caches."""
     from triton.testing import do_bench
 
     return 1e-3 * do_bench(call, warmup=10, rep=50, return_mode="median")
@@ -89,9 +95,17 @@ def tune(
 ) -> Iterator[Tuned]:
     """For each key the best tiles found, starting from those in use.
 
-    time_call: the seconds that a call takes. A step goes to the best neighbour (one size doubled or halved)
-    if it saves GAIN; tiles that do not run, with options where the key serves some, or whose results differ
-    are left out.
+    A step moves to the best neighbour (one size doubled or halved) if it saves GAIN. Tiles that do not run
+    (also with options, where the key is used with some) or whose results differ are excluded.
+
+    Args:
+        keys: the passes.
+        device: the GPU.
+        time_call: returns the seconds that a call takes.
+        problem: sizes of the timed calls; default: Problem().
+
+    Yields:
+        The result of each pass.
     """
     for key in keys:
         yield _tune_one(key, problem or Problem(), device, time_call)
@@ -109,7 +123,7 @@ def _tune_one(key: Key, problem: Problem, device: torch.device, time_call: TimeC
         return Tuned(key, begin, begin, failure=f"{type(error).__name__}: {error}")
 
     def measured(tiles: Tiles) -> float:
-        """Seconds of the call with those tiles; inf if they do not serve."""
+        """Seconds of the call with those tiles; inf if they fail or give other results."""
         with tuned.trying({key: tiles}):
             try:
                 if not _agree(call(), want):
@@ -133,7 +147,7 @@ def _tune_one(key: Key, problem: Problem, device: torch.device, time_call: TimeC
 
 
 def _raise_if_dead(device: torch.device) -> None:
-    """After some failures nothing runs on a GPU any more: raises torch's error then."""
+    """Raises torch's error if the failure left the GPU unusable."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -144,7 +158,7 @@ def _agree(got: Results, want: Results) -> bool:
 
 
 def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
-    """Tiles that differ in one size by one step, and that the chip has room and copies for."""
+    """Tiles that differ in one size by one step and that the chip supports."""
     found = []
     for name, sizes in SIZES.items():
         place = sizes.index(getattr(tiles, name))
@@ -162,7 +176,7 @@ def neighbours(key: Key, tiles: Tiles, chip: Chip) -> list[Tiles]:
 
 
 def keys_of(kernels: list[str], rooms: list[int], kinds: list[str]) -> list[Key]:
-    """The keys of the table among those; an empty list stands for all."""
+    """The keys of the table with those kernels, padded head dims and kinds; an empty list means all."""
     wanted = (kernels, rooms, kinds)
     return [key for key in TABLE if all(not some or x in some for x, some in zip(key, wanted, strict=True))]
 
@@ -172,7 +186,7 @@ def _dtype(key: Key) -> torch.dtype:
 
 
 def _choice(key: Key, problem: Problem) -> tuple:
-    """What choose_tiles is asked for the key."""
+    """Arguments of choose_tiles for the key."""
     window, heavy = _window(key, problem), key.kind == "heavy"
     return (key.kernel, key.room, _dtype(key), window, problem.seqlen, heavy)
 
@@ -182,9 +196,9 @@ def _window(key: Key, problem: Problem) -> int:
 
 
 def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, list[Call]]:
-    """The call that is timed, which runs the key's pass, and those that must run too.
+    """The call that is timed, which runs the key's pass, and further calls that must run too.
 
-    These have every option that needs registers, where the key serves them.
+    The further calls have every option that needs registers, where the key is used with them.
     """
     generator = torch.Generator(device).manual_seed(0)
 
@@ -216,7 +230,7 @@ def calls_of(key: Key, problem: Problem, device: torch.device) -> tuple[Call, li
 
 
 def _chunked_pass(key: Key, inputs: Results, dout: Tensor, plan: PlanArgs) -> Call:
-    """The op's forward, or for a pass of the backward the backward alone."""
+    """A call of the op's forward, or for a pass of the backward of the backward alone."""
     arguments = (*inputs, None, "triangular", plan, key.room**-0.5)
     forward = partial(chunked.chunked_attention, *arguments)
     if key.kernel == "chunked_forward":
@@ -236,7 +250,7 @@ def _options(key: Key, problem: Problem, draw: Callable[..., Tensor]) -> Attenti
 
 
 def _pass(key: Key, inputs: Results, dout: Tensor, options: AttentionOptions) -> Call:
-    """The op's forward, or for a pass of the backward the backward alone."""
+    """A call of the op's forward, or for a pass of the backward of the backward alone."""
     flat = flat_options(options)
     forward = partial(attention.windowed_attention, *inputs, flat)
     if key.kernel == "forward":

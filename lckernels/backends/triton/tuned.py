@@ -1,4 +1,4 @@
-"""Tiles that `lckernels tune` measured on this machine, in a file of the user's cache."""
+"""Tiles measured by `lckernels tune` on this machine, stored in the user's cache folder."""
 
 import json
 import os
@@ -22,13 +22,13 @@ def path(chip: Chip) -> Path:
 
 
 def tiles(chip: Chip) -> Mapping[Key, Tiles]:
-    """The chip's tuned tiles, read once a process; those that are being tried go before them."""
+    """The chip's tuned tiles, read once per process; candidates of `trying` have precedence."""
     return {**read(chip), **_trying} if _trying else read(chip)
 
 
 @contextmanager
 def trying(candidates: Mapping[Key, Tiles]) -> Iterator[None]:
-    """Within, these keys have those tiles."""
+    """Temporarily uses these tiles for these keys."""
     before = dict(_trying)
     _trying.update(candidates)
     try:
@@ -40,7 +40,7 @@ def trying(candidates: Mapping[Key, Tiles]) -> Iterator[None]:
 
 @cache
 def read(chip: Chip) -> Mapping[Key, Tiles]:
-    """What the chip's file holds: nothing if it is not there, no such file, or made by another Triton."""
+    """The tiles in the chip's file; none if it is missing, invalid, or of another version of Triton."""
     file = path(chip)
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def read(chip: Chip) -> Mapping[Key, Tiles]:
         return NOT_TUNED
     if version != triton.__version__:
         warnings.warn(
-            f"{file} is not used: it was made for Triton {version}, this is {triton.__version__}; "
+            f"{file} is not used: it is of Triton {version}, this is {triton.__version__}; "
             "`lckernels tune` writes it anew",
             stacklevel=2,
         )
@@ -71,7 +71,7 @@ _KEYS = {str(key): key for key in TABLE}
 
 
 def _entry(name: str, sizes: list[int]) -> tuple[Key, Tiles]:
-    """A key and its tiles. Raises ValueError or KeyError for what tune would not write."""
+    """A key and its tiles. Raises ValueError or KeyError for an invalid entry."""
     key, tiles = _KEYS[name], Tiles(*sizes)
     if not allowed(key, tiles):
         raise ValueError(f"{name}: got the tiles {sizes}")

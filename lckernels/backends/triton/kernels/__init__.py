@@ -1,1 +1,1 @@
-"""What runs on the device, and what its kernels share."""
+"""The Triton kernels of attention, and the device functions that they share."""

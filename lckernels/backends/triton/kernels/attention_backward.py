@@ -16,7 +16,7 @@ from lckernels.backends.triton.kernels.key_tiles import (
     masked_tile,
     query_tile,
     seen_keys,
-    text_rows,
+    sequence_rows,
     valid_keys,
 )
 from lckernels.backends.triton.kernels.score import LOG2_E, dropout_keep, exponents, scores
@@ -30,11 +30,17 @@ from lckernels.backends.triton.kernels.tile_rows import (
     store_rows,
     walk,
 )
-from lckernels.backends.triton.kernels.window import Rule, in_span, own_segment, text_keys, visible_queries
+from lckernels.backends.triton.kernels.window import (
+    Rule,
+    in_span,
+    own_segment,
+    sequence_keys,
+    visible_queries,
+)
 
 
 class QueryTile(NamedTuple):
-    """What a tile of queries brings to its gradient: its rows of q and dout, lse times log2(e), delta."""
+    """A tile of queries in the backward: its rows of q and dout, lse times log2(e), delta."""
 
     q: Any
     dout: Any
@@ -53,9 +59,9 @@ class KeyTile(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """The queries of a head of a text, and where its keys lie in tables by key."""
+    """The queries of one head of a sequence, and the offset of its keys in tables by key."""
 
-    text: Any
+    seq: Any
     head: Any
     num_q: Any
     num_k: Any
@@ -89,20 +95,20 @@ def attention_delta_kernel(
 
 @triton.jit
 def row_lse(lse, place, kept):
-    """lse times log2(e); inf where a row sees nothing or is not kept, so that its probabilities are 0."""
+    """lse times log2(e); inf where a row sees no key or does not exist, so that its probabilities are 0."""
     value = tl.load(lse + place, mask=kept, other=float("-inf"))
     return tl.where(value == float("-inf"), float("inf"), value * LOG2_E)
 
 
 @triton.jit
 def load_query_tile(
-    q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM: tl.constexpr,
+    q, dout, lse, delta, batch, head, num_heads, total_q, seq, rows, HEAD_DIM: tl.constexpr,
     HEAD_DIM_V: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """The `QueryTile` of rows of one head."""
-    q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, head, BLOCK_D)
-    dout_ptrs = row_ptrs(dout, batch, text.q_begin, rows.i, head, BLOCK_DV)
-    place = (batch.to(tl.int64) * num_heads + head) * total_q + text.q_begin + rows.i
+    q_ptrs = row_ptrs(q, batch, seq.q_begin, rows.i, head, BLOCK_D)
+    dout_ptrs = row_ptrs(dout, batch, seq.q_begin, rows.i, head, BLOCK_DV)
+    place = (batch.to(tl.int64) * num_heads + head) * total_q + seq.q_begin + rows.i
     return QueryTile(
         load_rows(q_ptrs, rows.kept, HEAD_DIM, True),
         load_rows(dout_ptrs, rows.kept, HEAD_DIM_V, True),
@@ -113,20 +119,20 @@ def load_query_tile(
 
 @triton.jit
 def score_gradient(
-    queries, k_tile, v_tile, j, start, stop, valid, rows, text, tables, score, sink_tokens,
+    queries, k_tile, v_tile, j, start, stop, valid, rows, seq, tables, score, sink_tokens,
     MASKED: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the scores behind the softcap (rows, BLOCK_N), 0 where unseen; and the softcap's tanh."""
+    """Gradient of the scores after the softcap (rows, BLOCK_N), 0 where masked; and the softcap's tanh."""
     qk = tl.dot(queries.q, tl.trans(k_tile), input_precision=PRECISION)
     s, capped = scores(qk, rows.p[:, None], j[None, :], rows.head[:, None], score)
     probs = tl.exp2(exponents(s, queries.lse[:, None], score))
     dprobs = tl.dot(queries.dout, tl.trans(v_tile), input_precision=PRECISION)
     if score.seed is not None:
-        keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], text.index, False, BLOCK_N)
+        keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], seq.index, False, BLOCK_N)
         dprobs = tl.where(keep, dprobs * score.keep_scale, 0.0)
     ds = probs * (dprobs - queries.delta[:, None])
     if MASKED:
-        seen = seen_keys(j, stop, rows, valid, tables, text.key_row, sink_tokens)
+        seen = seen_keys(j, stop, rows, valid, tables, seq.key_row, sink_tokens)
         ds = tl.where(seen, ds, 0.0)
         capped = tl.where(seen, capped, 0.0)
     return ds, capped
@@ -134,20 +140,20 @@ def score_gradient(
 
 @triton.jit
 def query_gradient_tile(
-    dq_tile, start, stop, queries, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr,
+    dq_tile, start, stop, queries, kv, rows, seq, tables, score, sink_tokens, MASKED: tl.constexpr,
     MIXED: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq / softmax_scale with the share of the keys [start, start + BLOCK_N) added.
+    """dq / softmax_scale plus the contribution of keys [start, start + BLOCK_N).
 
-    MIXED: rows of the tile belong to several texts; what is not finite in one must not reach another.
+    MIXED: rows of the tile belong to several segments; inf and NaN in one segment must not reach another.
     """
     j = start + tl.arange(0, BLOCK_N)
-    valid = valid_keys(j, rows, tables, text.key_row) if MASKED else j >= 0
+    valid = valid_keys(j, rows, tables, seq.key_row) if MASKED else j >= 0
     k_tile = load_first(kv, start, valid, HEAD_DIM, MASKED)
     v_tile = load_second(kv, start, valid, HEAD_DIM_V, MASKED)
     ds, capped = score_gradient(
-        queries, k_tile, v_tile, j, start, stop, valid, rows, text, tables, score, sink_tokens, MASKED,
+        queries, k_tile, v_tile, j, start, stop, valid, rows, seq, tables, score, sink_tokens, MASKED,
         BLOCK_N, PRECISION,
     )  # fmt: skip
     if score.softcap is not None:
@@ -160,7 +166,7 @@ def query_gradient_tile(
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_q_kernel(
     q, k, v, dout, k_blocks, v_blocks, dq, lse, delta, tables, score, left, right, sink_tokens, chunk,
-    chunk_origin, offset, total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr,
+    chunk_origin, offset, total_q, total_k, num_seqs, num_heads, num_tiles, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -168,35 +174,35 @@ def attention_backward_q_kernel(
     tile = tl.program_id(0) % num_tiles
     head = tl.program_id(0) // num_tiles % num_heads
     batch = tl.program_id(0) // num_tiles // num_heads
-    text, rows = query_tile(
+    seq, rows = query_tile(
         batch, head, tile, tables, Rule(left, right, sink_tokens, chunk), chunk_origin, offset, total_q,
-        total_k, num_texts, GROUP, False, BLOCK_M,
+        total_k, num_seqs, GROUP, False, BLOCK_M,
     )  # fmt: skip
     if tl.max(rows.kept.to(tl.int32)) == 0:
         return
-    tiles = key_tiles(rows, text, tables, sink_tokens, 0, 1, BLOCK_N)
+    tiles = key_tiles(rows, seq, tables, sink_tokens, 0, 1, BLOCK_N)
 
     queries = load_query_tile(
-        q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
+        q, dout, lse, delta, batch, head, num_heads, total_q, seq, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
         BLOCK_DV,
     )  # fmt: skip
-    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    kv = walk(k, v, batch, seq.k_begin, seq.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
     kv = Pair(kv, k_blocks, v_blocks)
     MIXED: tl.constexpr = tables.segment_ids is not None
     dq_tile = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     if tables.kv_mask is None and not MIXED:
         for t in tl.range(tiles.clear_first, tiles.clear_last):
             dq_tile = query_gradient_tile(
-                dq_tile, tiles.begin + t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score,
+                dq_tile, tiles.begin + t * BLOCK_N, seq.num_k, queries, kv, rows, seq, tables, score,
                 sink_tokens, False, MIXED, HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
             )  # fmt: skip
     for t in tl.range(0, tiles.num_masked):
-        start, stop = masked_tile(t, tiles, text.num_k, sink_tokens, BLOCK_N)
+        start, stop = masked_tile(t, tiles, seq.num_k, sink_tokens, BLOCK_N)
         dq_tile = query_gradient_tile(
-            dq_tile, start, stop, queries, kv, rows, text, tables, score, sink_tokens, True, MIXED, HEAD_DIM,
+            dq_tile, start, stop, queries, kv, rows, seq, tables, score, sink_tokens, True, MIXED, HEAD_DIM,
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
-    dq_ptrs = row_ptrs(dq, batch, text.q_begin, rows.i, head, BLOCK_D)
+    dq_ptrs = row_ptrs(dq, batch, seq.q_begin, rows.i, head, BLOCK_D)
     store_rows(dq_ptrs, dq_tile * score.scale, rows.kept, HEAD_DIM)
 
 
@@ -206,15 +212,15 @@ def key_gradient_tile(
     MIXED: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk / softmax_scale and dv with the share of the queries [start, start + BLOCK_M) added; rows are keys.
+    """dk / softmax_scale and dv plus the contribution of queries [start, start + BLOCK_M); rows are keys.
 
-    MIXED: as in query_gradient_tile. lse and delta begin at the text's first query.
+    MIXED: as in query_gradient_tile. lse and delta begin at the sequence's first query.
     """
     i = start + tl.arange(0, BLOCK_M)
     kept = i < queries.num_q
     p = i.to(tl.int64) + queries.shift
     lse_row = row_lse(lse, i, kept)
-    if MASKED:  # a row that sees nothing is not read
+    if MASKED:  # rows that see no key are not read
         kept = kept & (lse_row < float("inf"))
     q_tile = load_first(q_dout, start, kept, HEAD_DIM, MASKED)
     dout_tile = load_second(q_dout, start, kept, HEAD_DIM_V, MASKED)
@@ -226,8 +232,8 @@ def key_gradient_tile(
         seen = in_span(i[None, :], keys.begin[:, None], keys.end[:, None])
         if tables.segment_ids is not None:
             segment, has_segment = own_segment(tables, queries.key_row, p, queries.num_k)
-            in_text = keys.j < queries.num_k
-            key_segment = tl.load(tables.segment_ids + queries.key_row + keys.j, mask=in_text, other=0)
+            in_seq = keys.j < queries.num_k
+            key_segment = tl.load(tables.segment_ids + queries.key_row + keys.j, mask=in_seq, other=0)
             seen = seen & has_segment[None, :] & (key_segment[:, None] == segment[None, :])
         if not MIXED:
             exponent = tl.where(seen, exponent, float("-inf"))
@@ -241,14 +247,14 @@ def key_gradient_tile(
     dropped = probs
     if score.seed is not None:
         first_key = tl.min(keys.j)
-        keep = dropout_keep(score, p[None, :], first_key, queries.head, queries.text, True, BLOCK_N)
+        keep = dropout_keep(score, p[None, :], first_key, queries.head, queries.seq, True, BLOCK_N)
         dropped = tl.where(keep, probs * score.keep_scale, 0.0)
         dprobs = tl.where(keep, dprobs * score.keep_scale, 0.0)
     dv_tile = tl.dot(dropped.to(dout_tile.dtype), dout_tile, dv_tile, input_precision=PRECISION)
     ds = probs * (dprobs - delta_row[None, :])
     if score.softcap is not None:
         ds = ds * (1.0 - capped * capped)
-    if MASKED:  # of what is unseen, also where delta or dout.v is not finite
+    if MASKED:  # masked, also where delta or dout.v is not finite
         ds = tl.where(probs == 0, 0.0, ds)
     dk_tile = tl.dot(ds.to(q_tile.dtype), q_tile, dk_tile, input_precision=PRECISION)
     return dk_tile, dv_tile
@@ -257,7 +263,7 @@ def key_gradient_tile(
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_kv_kernel(
     q, k, v, dout, q_blocks, dout_blocks, dk, dv, lse, delta, tables, score, left, right, sink_tokens, chunk,
-    chunk_origin, offset, total_q, total_k, num_texts, num_heads, num_tiles, GROUP: tl.constexpr,
+    chunk_origin, offset, total_q, total_k, num_seqs, num_heads, num_tiles, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -267,20 +273,20 @@ def attention_backward_kv_kernel(
     tile = tl.program_id(0) % num_tiles
     kv_head = tl.program_id(0) // num_tiles % kv_heads
     batch = tl.program_id(0) // num_tiles // kv_heads
-    text = batch
+    seq = batch
     if tables.cu_seqlens_k is not None:
-        text, tile = locate(tile, tables.cu_seqlens_k, num_texts, BLOCK_N, 1)
-        if text >= num_texts:
+        seq, tile = locate(tile, tables.cu_seqlens_k, num_seqs, BLOCK_N, 1)
+        if seq >= num_seqs:
             return
-    q_begin, num_q = text_rows(tables.cu_seqlens_q, text, total_q)
-    k_begin, num_k = text_rows(tables.cu_seqlens_k, text, total_k)
+    q_begin, num_q = sequence_rows(tables.cu_seqlens_q, seq, total_q)
+    k_begin, num_k = sequence_rows(tables.cu_seqlens_k, seq, total_k)
     if tile * BLOCK_N >= num_k:
         return
     j = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    valid_text = text_keys(tables, text, offset, chunk_origin, num_q, num_k)
+    bounds = sequence_keys(tables, seq, offset, chunk_origin, num_q, num_k)
     key_row = batch.to(tl.int64) * total_k + k_begin
     rule = Rule(left, right, sink_tokens, chunk)
-    begin, end = visible_queries(j.to(tl.int64), rule, valid_text, tables, key_row, num_q, num_k)
+    begin, end = visible_queries(j.to(tl.int64), rule, bounds, tables, key_row, num_q, num_k)
     seen = begin < end
     # Queries [first, last) see a key of the tile; those of the tiles [clear_first, clear_last) see all.
     first = tl.min(tl.where(seen, begin, num_q))
@@ -303,7 +309,7 @@ def attention_backward_kv_kernel(
         q_dout = walk(q, dout, batch, q_begin, head, BLOCK_M, BLOCK_D, BLOCK_DV)
         q_dout = Pair(q_dout, q_blocks, dout_blocks)
         row = (batch.to(tl.int64) * num_heads + head) * total_q + q_begin
-        queries = Queries(text, head, num_q, num_k, valid_text.shift, key_row)
+        queries = Queries(seq, head, num_q, num_k, bounds.shift, key_row)
         if not MIXED:
             for t in tl.range(clear_first, clear_last):
                 dk_tile, dv_tile = key_gradient_tile(

@@ -18,7 +18,7 @@ from lckernels.backends.triton.kernels.window import Rule
 
 @triton.jit
 def add_diagonals(strip, values, column, score, low, high):
-    """Adds values to their columns; those of columns clamped to the ends to low and high."""
+    """Adds values to their columns; values of columns clamped to an end are summed in low and high."""
     last = score.bias_len - 1
     low += tl.sum(tl.where(column <= 0, values, 0.0))
     high += tl.sum(tl.where((column >= last) & (column > 0), values, 0.0))
@@ -32,7 +32,7 @@ def add_diagonals(strip, values, column, score, low, high):
 @triton.jit(do_not_specialize=VARYING)
 def attention_backward_bias_kernel(
     q, k, v, dout, partial, lse, delta, tables, score, left, right, sink_tokens, chunk, chunk_origin, offset,
-    total_q, total_k, num_texts, num_heads, num_tiles, num_strips, GROUP: tl.constexpr,
+    total_q, total_k, num_seqs, num_heads, num_tiles, num_strips, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -43,34 +43,34 @@ def attention_backward_bias_kernel(
     strip = partial + tl.program_id(0).to(tl.int64) * score.bias_len
     r = tl.arange(0, BLOCK_M)[:, None]
     n = tl.arange(0, BLOCK_N)
-    # Row r turned left by r: column t is distance t, or where it wraps t - BLOCK_N, from the first row's.
+    # Row r is rotated left by r: column t has distance t from the first row's (t - BLOCK_N where it wraps).
     turned = (n[None, :] + r) % BLOCK_N
     wraps = n[None, :] + r >= BLOCK_N
     low, high = 0.0, 0.0
     for tile in range(tl.program_id(0) % num_strips, num_tiles, num_strips):
-        text, rows = query_tile(
+        seq, rows = query_tile(
             batch, head, tile, tables, Rule(left, right, sink_tokens, chunk), chunk_origin, offset, total_q,
-            total_k, num_texts, GROUP, False, BLOCK_M,
+            total_k, num_seqs, GROUP, False, BLOCK_M,
         )  # fmt: skip
-        tiles = key_tiles(rows, text, tables, sink_tokens, 0, 1, BLOCK_N)
+        tiles = key_tiles(rows, seq, tables, sink_tokens, 0, 1, BLOCK_N)
         queries = load_query_tile(
-            q, dout, lse, delta, batch, head, num_heads, total_q, text, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
+            q, dout, lse, delta, batch, head, num_heads, total_q, seq, rows, HEAD_DIM, HEAD_DIM_V, BLOCK_D,
             BLOCK_DV,
         )  # fmt: skip
-        kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+        kv = walk(k, v, batch, seq.k_begin, seq.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
         kv = Pair(kv, None, None)
         num_clear = tiles.clear_last - tiles.clear_first
         for step in range(0, num_clear + tiles.num_masked):
-            start, stop = masked_tile(step - num_clear, tiles, text.num_k, sink_tokens, BLOCK_N)
+            start, stop = masked_tile(step - num_clear, tiles, seq.num_k, sink_tokens, BLOCK_N)
             is_clear = step < num_clear
             start = tl.where(is_clear, tiles.begin + (tiles.clear_first + step) * BLOCK_N, start)
-            stop = tl.where(is_clear, text.num_k, stop)
+            stop = tl.where(is_clear, seq.num_k, stop)
             j = start + n
-            valid = valid_keys(j, rows, tables, text.key_row)
+            valid = valid_keys(j, rows, tables, seq.key_row)
             k_tile = load_first(kv, start, valid, HEAD_DIM, True)
             v_tile = load_second(kv, start, valid, HEAD_DIM_V, True)
             ds, _ = score_gradient(
-                queries, k_tile, v_tile, j, start, stop, valid, rows, text, tables, score, sink_tokens, True,
+                queries, k_tile, v_tile, j, start, stop, valid, rows, seq, tables, score, sink_tokens, True,
                 BLOCK_N, PRECISION,
             )  # fmt: skip
             diagonals = tl.gather(ds, turned, 1)

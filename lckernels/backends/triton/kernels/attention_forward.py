@@ -55,27 +55,27 @@ def no_keys(ROWS: tl.constexpr, BLOCK_DV: tl.constexpr):
 
 @triton.jit
 def attend_tile(
-    state, start, stop, q_tile, kv, rows, text, tables, score, sink_tokens, MASKED: tl.constexpr,
+    state, start, stop, q_tile, kv, rows, seq, tables, score, sink_tokens, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The softmax after the keys [start, start + BLOCK_N); those from `stop` on do not count."""
+    """The softmax after the keys [start, start + BLOCK_N); keys from `stop` on are masked."""
     j = start + tl.arange(0, BLOCK_N)
-    valid = valid_keys(j, rows, tables, text.key_row) if MASKED else j >= 0
+    valid = valid_keys(j, rows, tables, seq.key_row) if MASKED else j >= 0
     k_tile = load_first(kv, start, valid, HEAD_DIM, MASKED)
     qk = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION)
     s, _ = scores(qk, rows.p[:, None], j[None, :], rows.head[:, None], score)
     if MASKED:
-        seen = seen_keys(j, stop, rows, valid, tables, text.key_row, sink_tokens)
+        seen = seen_keys(j, stop, rows, valid, tables, seq.key_row, sink_tokens)
         s = tl.where(seen, s, float("-inf"))
     row_max = tl.maximum(state.row_max, tl.max(s, 1))
     base = tl.where(row_max == float("-inf"), 0.0, row_max)
-    # The difference first: scaled and subtracted in one, large scores would miss their maximum.
+    # Subtract before scaling: in one fused step large scores would not be at most their maximum.
     e = tl.exp2((s - base[:, None]) * score.unit)
     decay = tl.exp2((state.row_max - base) * score.unit)
     row_sum = state.row_sum * decay + tl.sum(e, 1)
     acc = state.acc * decay[:, None]
     if score.seed is not None:
-        keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], text.index, False, BLOCK_N)
+        keep = dropout_keep(score, rows.p[:, None], start, rows.head[:, None], seq.index, False, BLOCK_N)
         e = tl.where(keep, e, 0.0)
     v_tile = load_second(kv, start, valid, HEAD_DIM_V, MASKED)
     if tables.segment_ids is not None:
@@ -99,40 +99,40 @@ def add_sink(state, sink):
 @triton.jit(do_not_specialize=VARYING)
 def attention_forward_kernel(
     q, k, v, k_blocks, v_blocks, out, lse, tables, score, left, right, sink_tokens, chunk, chunk_origin,
-    offset, total_q, total_k, num_texts, num_heads, num_tiles, num_splits, GROUP: tl.constexpr,
+    offset, total_q, total_k, num_seqs, num_heads, num_tiles, num_splits, GROUP: tl.constexpr,
     PACK: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # Grid: batch x heads (kv heads with PACK) x tiles of rows x splits of the keys, the last fastest. A row
-    # is a query, or with PACK one head of a query's group. Each split writes an out and an lse of its own.
+    # is a query, or with PACK one head of a query's group. Each split writes its own out and lse.
     tile_heads = num_heads // (GROUP if PACK else 1)
     split = tl.program_id(0) % num_splits
     tile = tl.program_id(0) // num_splits % num_tiles
     head = tl.program_id(0) // num_splits // num_tiles % tile_heads
     batch = tl.program_id(0) // num_splits // num_tiles // tile_heads
-    text, rows = query_tile(
+    seq, rows = query_tile(
         batch, head, tile, tables, Rule(left, right, sink_tokens, chunk), chunk_origin, offset, total_q,
-        total_k, num_texts, GROUP, PACK, BLOCK_M,
+        total_k, num_seqs, GROUP, PACK, BLOCK_M,
     )  # fmt: skip
     if tl.max(rows.kept.to(tl.int32)) == 0:
         return
-    tiles = key_tiles(rows, text, tables, sink_tokens, split, num_splits, BLOCK_N)
+    tiles = key_tiles(rows, seq, tables, sink_tokens, split, num_splits, BLOCK_N)
 
-    q_ptrs = row_ptrs(q, batch, text.q_begin, rows.i, rows.head, BLOCK_D)
+    q_ptrs = row_ptrs(q, batch, seq.q_begin, rows.i, rows.head, BLOCK_D)
     q_tile = upright(load_rows(q_ptrs, rows.kept, HEAD_DIM, True), score)
-    kv = walk(k, v, batch, text.k_begin, text.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
+    kv = walk(k, v, batch, seq.k_begin, seq.kv_head, BLOCK_N, BLOCK_D, BLOCK_DV)
     kv = Pair(kv, k_blocks, v_blocks)
     state = no_keys(BLOCK_M, BLOCK_DV)
     if tables.kv_mask is None and tables.segment_ids is None:
         for t in tl.range(tiles.clear_first, tiles.clear_last):
             state = attend_tile(
-                state, tiles.begin + t * BLOCK_N, text.num_k, q_tile, kv, rows, text, tables, score,
+                state, tiles.begin + t * BLOCK_N, seq.num_k, q_tile, kv, rows, seq, tables, score,
                 sink_tokens, False, HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
             )  # fmt: skip
     for t in tl.range(0, tiles.num_masked):
-        start, stop = masked_tile(t, tiles, text.num_k, sink_tokens, BLOCK_N)
+        start, stop = masked_tile(t, tiles, seq.num_k, sink_tokens, BLOCK_N)
         state = attend_tile(
-            state, start, stop, q_tile, kv, rows, text, tables, score, sink_tokens, True, HEAD_DIM,
+            state, start, stop, q_tile, kv, rows, seq, tables, score, sink_tokens, True, HEAD_DIM,
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
 
@@ -144,8 +144,8 @@ def attention_forward_kernel(
     total = tl.where(empty, 1.0, state.row_sum)
     place = batch + split * (tl.num_programs(0) // num_splits // num_tiles // tile_heads)
     out_tile = state.acc * (score.keep_scale / total)[:, None]
-    out_ptrs = row_ptrs(out, place, text.q_begin, rows.i, rows.head, BLOCK_DV)
+    out_ptrs = row_ptrs(out, place, seq.q_begin, rows.i, rows.head, BLOCK_DV)
     store_rows(out_ptrs, out_tile, rows.kept, HEAD_DIM_V)
     lse_row = tl.where(empty, float("-inf"), (state.row_max + tl.log2(total)) * LN_2)
-    lse_ptrs = lse + (place.to(tl.int64) * num_heads + rows.head) * total_q + text.q_begin + rows.i
+    lse_ptrs = lse + (place.to(tl.int64) * num_heads + rows.head) * total_q + seq.q_begin + rows.i
     tl.store(lse_ptrs, lse_row, mask=rows.kept)

@@ -13,8 +13,8 @@ def merge_splits_kernel(
     BLOCK_DV: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
 ):  # fmt: skip
     # Grid: rows (batch, query, head), the head fastest. partial_out (splits, rows, HEAD_DIM_V) and
-    # partial_lse (splits, batch, heads, queries) are fp32; a split that saw nothing has lse -inf and is not
-    # read.
+    # partial_lse (splits, batch, heads, queries) are fp32; a split without visible keys has lse -inf and
+    # is not read.
     row = tl.program_id(0).to(tl.int64)
     head = row % num_heads
     i = row // num_heads % total_q

@@ -1,10 +1,9 @@
 """The kernels of chunked_attention: attention within each chunk, merged over chunks by their shares.
 
-Rows are positions of the sequence, or with EXTRA the extra tokens of a chunk. A tile of positions visits each
-chunk that has one of them, so no chunk is ever materialised and no gradient has two writers. What the
-backward needs of a chunk's row lies in tables (num_chunks, heads, chunk_len + num_extra): its lse minus
-log(share), so that the probabilities recomputed from it come out times the share, and <dout, out of the
-chunk>.
+Rows are positions of the sequence, or with EXTRA the extra tokens of a chunk. A tile of positions runs
+over each chunk that has one of them, so no chunk is materialised and no gradient has two writers. Tables
+(num_chunks, heads, chunk_len + num_extra) hold for each row of a chunk its lse minus log(share), from which
+the backward recomputes the probabilities times the share, and <dout, out of the chunk>.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from lckernels.backends.triton.kernels.attention_backward import (
     query_gradient_tile,
 )
 from lckernels.backends.triton.kernels.attention_forward import attend_tile, no_keys, upright
-from lckernels.backends.triton.kernels.key_tiles import QueryRows, Text
+from lckernels.backends.triton.kernels.key_tiles import QueryRows, Sequence
 from lckernels.backends.triton.kernels.score import LOG2_E
 from lckernels.backends.triton.kernels.tile_rows import Pair, load_rows, row_ptrs, store_rows, walk
 from lckernels.backends.triton.kernels.window import Spans
@@ -28,7 +27,7 @@ from lckernels.backends.triton.overlap_shares import TILE, segment_at, segment_r
 
 
 class Tokens(NamedTuple):
-    """q, k, v, dout (or None) as `Rows`: of positions, batch 1, or of extra tokens, a chunk a batch."""
+    """q, k, v, dout (or None) as `Rows`: positions in batch 1, or extra tokens, one batch row per chunk."""
 
     q: Any
     k: Any
@@ -43,7 +42,7 @@ class Chunks(NamedTuple):
     tile_segments: Any  # (num_tiles, 2) int32
     by_row: Any  # (num_segments,) int64: segments in the order of their chunks
     row_begin: Any  # (num_chunks + 1,) int64: where the segments of each chunk begin in by_row
-    shares: Any  # (num_chunks, chunk_len) fp32: what part of a position's output each column makes
+    shares: Any  # (num_chunks, chunk_len) fp32: each column's share of its position's output
 
 
 class Sizes(NamedTuple):
@@ -59,14 +58,14 @@ class Visit(NamedTuple):
     """A chunk that has rows of a tile."""
 
     chunk: Any
-    column: Any  # of each row in the chunk; the extra tokens stand behind the last column
+    column: Any  # of each row in the chunk; extra tokens have the columns from chunk_len on
     covered: Any  # whether the chunk has the row
     share: Any
 
 
 @triton.jit
 def tile_of(pid, chunks, sizes, EXTRA: tl.constexpr, ROWS: tl.constexpr):
-    """Batch and rows of a tile, which of them exist, and the range of its visits; ROWS divides TILE."""
+    """Batch and rows of a tile, which of them exist, and the range of chunks to visit; ROWS divides TILE."""
     if EXTRA:
         tiles_of_chunk = tl.cdiv(sizes.num_extra, ROWS)
         batch = pid // tiles_of_chunk
@@ -124,12 +123,12 @@ def row_table(chunk, head, sizes):
 
 @triton.jit
 def all_keys(num_keys, row, head, sees):
-    """The `Text` and `QueryRows` of rows that see keys [0, num_keys), or where not `sees` none."""
+    """The `Sequence` and `QueryRows` of rows that see keys [0, num_keys), or none where `sees` is False."""
     zeros = (row * 0).to(tl.int32)
     spans = Spans(zeros, zeros, tl.where(sees, zeros + num_keys.to(tl.int32), 0), zeros)
     first, last = tl.min(spans.lo), tl.max(spans.hi)
     rows = QueryRows(row, sees, head + zeros, zeros.to(tl.int64), spans, zeros, sees, first, last)
-    return Text(head, head, head, num_keys.to(tl.int32), head, head), rows
+    return Sequence(head, head, head, num_keys.to(tl.int32), head, head), rows
 
 
 @triton.jit
@@ -138,16 +137,16 @@ def attend_keys(
     BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The softmax after num_keys keys."""
-    text, rows = all_keys(num_keys, row, head, row == row)
-    num_clear = text.num_k // BLOCK_N
+    seq, rows = all_keys(num_keys, row, head, row == row)
+    num_clear = seq.num_k // BLOCK_N
     for t in tl.range(0, num_clear):
         state = attend_tile(
-            state, t * BLOCK_N, text.num_k, q_tile, kv, rows, text, tables, score, None, False, HEAD_DIM,
+            state, t * BLOCK_N, seq.num_k, q_tile, kv, rows, seq, tables, score, None, False, HEAD_DIM,
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
-    for t in tl.range(num_clear, tl.cdiv(text.num_k, BLOCK_N)):
+    for t in tl.range(num_clear, tl.cdiv(seq.num_k, BLOCK_N)):
         state = attend_tile(
-            state, t * BLOCK_N, text.num_k, q_tile, kv, rows, text, tables, score, None, True, HEAD_DIM,
+            state, t * BLOCK_N, seq.num_k, q_tile, kv, rows, seq, tables, score, None, True, HEAD_DIM,
             HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
     return state
@@ -223,18 +222,18 @@ def keys_gradient(
     dq_tile, queries, kv, num_keys, row, head, tables, score, HEAD_DIM: tl.constexpr,
     HEAD_DIM_V: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dq / softmax_scale with the share of num_keys keys added; a row of lse inf sees none."""
+    """dq / softmax_scale plus the contribution of num_keys keys; a row of lse inf sees none."""
     sees = queries.lse != float("inf")
-    text, rows = all_keys(num_keys, row, head, sees)
-    num_clear = tl.where(tl.min(sees.to(tl.int32)) == 1, text.num_k // BLOCK_N, 0)
+    seq, rows = all_keys(num_keys, row, head, sees)
+    num_clear = tl.where(tl.min(sees.to(tl.int32)) == 1, seq.num_k // BLOCK_N, 0)
     for t in tl.range(0, num_clear):
         dq_tile = query_gradient_tile(
-            dq_tile, t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score, None, False, False,
+            dq_tile, t * BLOCK_N, seq.num_k, queries, kv, rows, seq, tables, score, None, False, False,
             HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
-    for t in tl.range(num_clear, tl.cdiv(text.num_k, BLOCK_N)):
+    for t in tl.range(num_clear, tl.cdiv(seq.num_k, BLOCK_N)):
         dq_tile = query_gradient_tile(
-            dq_tile, t * BLOCK_N, text.num_k, queries, kv, rows, text, tables, score, None, True, True,
+            dq_tile, t * BLOCK_N, seq.num_k, queries, kv, rows, seq, tables, score, None, True, True,
             HEAD_DIM, HEAD_DIM_V, BLOCK_N, PRECISION,
         )  # fmt: skip
     return dq_tile
@@ -288,7 +287,7 @@ def queries_gradient(
     HEAD_DIM: tl.constexpr, HEAD_DIM_V: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dk / softmax_scale and dv with the share of num_queries queries added, where a key is covered."""
+    """dk / softmax_scale and dv plus the contribution of num_queries queries, where a key is covered."""
     j = tl.arange(0, BLOCK_N)
     num_q = num_queries.to(tl.int32)
     keys = KeyTile(k_tile, v_tile, j, j * 0, tl.where(covered, num_q, 0))

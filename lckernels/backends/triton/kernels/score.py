@@ -1,4 +1,4 @@
-"""How a score is made from q.k, and which probabilities dropout keeps, in Triton."""
+"""Scores from q.k and the dropout mask, in Triton."""
 
 from typing import NamedTuple
 
@@ -15,21 +15,21 @@ class ScoreArgs(NamedTuple):
     """A score's numbers and its tensors, fp32 and contiguous, or None."""
 
     scale: float
-    unit: float  # > 0: times it, a number of `scores` is an exponent of two
-    flips: int | None  # 1 where the unit is to be taken negative: that of raw products and a negative scale
+    unit: float  # > 0: the factor that makes a value of `scores` an exponent of two
+    flips: int | None  # 1 if the factor is -unit: raw products and a negative scale
     softcap: float | None
     rel_bias: Tensor | None  # (num_heads, bias_len)
     bias_len: int
     bias_center: int
     sink_logits: Tensor | None  # (num_heads,)
     seed: Tensor | None  # (1,) int64, with dropout only
-    threshold: int  # a draw below it is dropped
+    threshold: int  # draws below it are dropped
     keep_scale: float
 
 
 @triton.jit
 def tanh(x):
-    """To fp32's rounding: near 0 the quotient of exponentials would cancel."""
+    """Accurate to fp32's rounding; near 0 by a series, where the quotient of exponentials cancels."""
     size = tl.abs(x)
     e = tl.exp2(size * (-2.0 * LOG2_E))
     far = (1.0 - e) / (1.0 + e)
@@ -41,7 +41,7 @@ def tanh(x):
 
 @triton.jit
 def scores(qk, p, j, head, score):
-    """Scores over score.unit of raw products, and softcap's tanh (qk itself without softcap).
+    """Scores divided by score.unit, and the softcap's tanh (qk itself without softcap).
 
     p, j and head broadcast to qk's shape: positions of queries and keys (p int64), heads.
     """
@@ -59,7 +59,7 @@ def scores(qk, p, j, head, score):
 
 @triton.jit
 def exponents(s, lse, score):
-    """`scores` as exponents of two, less lse; both times log2(e)."""
+    """Exponents of two: `scores` times log2(e), minus lse, which already has that factor."""
     return s * (score.unit if score.flips is None else -score.unit) - lse
 
 
@@ -71,7 +71,7 @@ def bias_column(p, j, score):
 
 
 @triton.jit
-def dropout_keep(score, p, j_start, head, text, KEYS_FIRST: tl.constexpr, BLOCK_N: tl.constexpr):
+def dropout_keep(score, p, j_start, head, seq, KEYS_FIRST: tl.constexpr, BLOCK_N: tl.constexpr):
     """Which probabilities are kept: (queries, BLOCK_N) bool, or (BLOCK_N, queries) with KEYS_FIRST.
 
     p: positions of the queries, shape (queries, 1) or (1, queries). j_start: a multiple of 4.
@@ -81,7 +81,7 @@ def dropout_keep(score, p, j_start, head, text, KEYS_FIRST: tl.constexpr, BLOCK_
     zeros = (groups + p * 0).to(tl.uint32) * 0
     seed = tl.load(score.seed)
     draws = tl.philox(
-        seed, groups + zeros, p.to(tl.uint32) + zeros, head.to(tl.uint32) + zeros, text.to(tl.uint32) + zeros
+        seed, groups + zeros, p.to(tl.uint32) + zeros, head.to(tl.uint32) + zeros, seq.to(tl.uint32) + zeros
     )
     lanes = tl.join(tl.join(draws[0], draws[2]), tl.join(draws[1], draws[3]))
     if KEYS_FIRST:

@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 class Walk(NamedTuple):
-    """Where two tensors' rows begin that a loop reads together: first tiles, row strides, and their place."""
+    """Two tensors that a loop reads together: addresses of the first tiles, row strides, batch, head, row."""
 
     first: Any
     second: Any
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     """k and v, or q and dout: how a loop reads them.
 
     Blocks are tensor descriptors of (batch, heads, seqlen, head_dim), through which whole tiles are read, or
-    None. They stand beside the `Walk` because Triton 3.6 returns no None from a function.
+    None. They are outside the `Walk` because a function of Triton 3.6 cannot return None.
     """
 
     walk: Any
@@ -101,7 +101,7 @@ def load_second(pair, start, kept, DIM: tl.constexpr, MASKED: tl.constexpr):
 
 @triton.jit
 def store_rows(ptrs, tile, kept, DIM: tl.constexpr):
-    """Writes the kept rows and the dims before DIM."""
+    """Stores the kept rows and the dims before DIM."""
     dims = tl.arange(0, ptrs.shape[1]) < DIM
     tl.store(ptrs, tile.to(ptrs.dtype.element_ty), mask=kept[:, None] & dims[None, :])
 

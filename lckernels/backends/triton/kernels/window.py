@@ -1,7 +1,7 @@
-"""Which keys a query sees and which queries see a key, in Triton: the twin of csrc/window.h.
+"""Which keys a query sees and which queries see a key, in Triton: the counterpart of csrc/window.h.
 
-Positions are int64 and local to a text (a row of the batch, or a segment of packed input); spans are
-half-open and lie inside the text, in int32.
+Positions are int64 and local to a sequence (a row of the batch, or a segment of packed input); spans are
+half-open, clamped to the sequence and int32.
 """
 
 from typing import Any, NamedTuple
@@ -12,21 +12,21 @@ from torch import Tensor
 
 
 class Tables(NamedTuple):
-    """Tensors of a layout, contiguous, or None; what each means is said in `Layout`."""
+    """Contiguous tensors of a layout, or None; `Layout` defines them."""
 
-    offset: Tensor | None  # (num_texts,)
-    kv_start: Tensor | None  # (num_texts,)
-    kv_end: Tensor | None  # (num_texts,)
+    offset: Tensor | None  # (num_seqs,)
+    kv_start: Tensor | None  # (num_seqs,)
+    kv_end: Tensor | None  # (num_seqs,)
     kv_mask: Tensor | None  # (batch, seqlen_k)
-    cu_seqlens_q: Tensor | None  # (num_texts + 1,)
-    cu_seqlens_k: Tensor | None  # (num_texts + 1,)
+    cu_seqlens_q: Tensor | None  # (num_seqs + 1,)
+    cu_seqlens_k: Tensor | None  # (num_seqs + 1,)
     segment_ids: Tensor | None  # (batch, seqlen_k)
     segment_start: Tensor | None  # (batch, seqlen_k): first key with the same id; with sink tokens only
-    chunk_origin: Tensor | None  # (num_texts,)
+    chunk_origin: Tensor | None  # (num_seqs,)
 
 
 class Rule(NamedTuple):
-    """What is the same for every text: None drops a bound."""
+    """The part of the rule that is the same for every sequence: None removes a bound."""
 
     left: Any
     right: Any
@@ -34,8 +34,8 @@ class Rule(NamedTuple):
     chunk: Any
 
 
-class TextKeys(NamedTuple):
-    """The keys of one text, int64: valid ones are [kv_start, kv_end), query i stands at i + shift."""
+class SequenceKeys(NamedTuple):
+    """The keys of one sequence, int64: [kv_start, kv_end) are valid; query i has key position i + shift."""
 
     shift: Any
     kv_start: Any
@@ -53,43 +53,43 @@ class Spans(NamedTuple):
 
 
 @triton.jit
-def text_keys(tables, text, offset, chunk_origin, num_q, num_k):
-    """The `TextKeys` of a text."""
+def sequence_keys(tables, seq, offset, chunk_origin, num_q, num_k):
+    """The `SequenceKeys` of a sequence."""
     if tables.offset is not None:
-        shift = tl.load(tables.offset + text).to(tl.int64)
+        shift = tl.load(tables.offset + seq).to(tl.int64)
     elif offset is not None:
         shift = tl.full([], 0, tl.int64) + offset
     else:
         shift = tl.full([], 0, tl.int64) + num_k - num_q
     kv_start = tl.full([], 0, tl.int64)
     if tables.kv_start is not None:
-        kv_start += tl.load(tables.kv_start + text)
+        kv_start += tl.load(tables.kv_start + seq)
     kv_end = tl.full([], 0, tl.int64) + num_k
     if tables.kv_end is not None:
-        kv_end = tl.minimum(kv_end, tl.load(tables.kv_end + text))
+        kv_end = tl.minimum(kv_end, tl.load(tables.kv_end + seq))
     if tables.chunk_origin is not None:
-        origin = tl.load(tables.chunk_origin + text).to(tl.int64)
+        origin = tl.load(tables.chunk_origin + seq).to(tl.int64)
     else:
         origin = tl.full([], 0, tl.int64) + chunk_origin
-    return TextKeys(shift, kv_start, kv_end, origin)
+    return SequenceKeys(shift, kv_start, kv_end, origin)
 
 
 @triton.jit
 def chunk_begin(x, origin, chunk):
-    """Where the chunk that holds position x begins."""
+    """First position of the chunk that contains position x."""
     past = (x - origin) % chunk
     return x - tl.where(past < 0, past + chunk, past)
 
 
 @triton.jit
 def inside(x, num_keys):
-    """A bound cut to [0, num_keys], in int32."""
+    """A bound clamped to [0, num_keys], in int32."""
     return tl.minimum(tl.maximum(x, 0), num_keys).to(tl.int32)
 
 
 @triton.jit
 def in_span(x, begin, end):
-    """Whether x is in [begin, end), which may be empty: one comparison, of what lies below begin as huge."""
+    """Whether x is in [begin, end), which may be empty: one unsigned comparison."""
     return (x - begin).to(tl.uint32) < tl.maximum(end - begin, 0).to(tl.uint32)
 
 
@@ -110,14 +110,14 @@ def visible_keys(p, rule, keys, tables, key_row, num_k):
     sinks = floor
     if rule.sink_tokens is not None:
         own = (p >= 0) & (p < num_k)
-        start = text_start(tl.where(own, p, 0), own, keys, tables, key_row)
+        start = sequence_start(tl.where(own, p, 0), own, keys, tables, key_row)
         sinks = tl.minimum(start + rule.sink_tokens, hi)
     return Spans(inside(floor, num_k), inside(lo, num_k), inside(hi, num_k), inside(sinks, num_k))
 
 
 @triton.jit
-def text_start(key, exists, keys, tables, key_row):
-    """Where the sink tokens of the text of a key begin: at kv_start, or later with its segment."""
+def sequence_start(key, exists, keys, tables, key_row):
+    """First sink token for a key: kv_start, or the start of the key's segment if that is later."""
     start = keys.kv_start + key * 0
     if tables.segment_start is not None:
         first = tl.load(tables.segment_start + key_row + key, mask=exists, other=0)
@@ -127,7 +127,7 @@ def text_start(key, exists, keys, tables, key_row):
 
 @triton.jit
 def own_segment(tables, key_row, p, num_k):
-    """The segment id of each query, and whether it has one: its position must be a key's."""
+    """The segment id of each query, and whether it has one: its position must be that of a key."""
     own = (p >= 0) & (p < num_k)
     own_id = p
     if tables.segment_ids is not None:
@@ -146,7 +146,7 @@ def visible_queries(j, rule, keys, tables, key_row, num_q, num_k):
     if rule.left is not None:
         until = j + rule.left + 1
         if rule.sink_tokens is not None:
-            start = text_start(j, exists, keys, tables, key_row)
+            start = sequence_start(j, exists, keys, tables, key_row)
             until = tl.where(j - start < rule.sink_tokens, end, until)
         end = tl.minimum(end, until)
     if rule.chunk is not None:
