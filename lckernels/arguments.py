@@ -13,13 +13,13 @@ from lckernels.dtypes import compute_dtype
 from lckernels.options import ExtraTokens, Layout, Score
 from lckernels.plan import Plan
 
-# As far as is known no model has more KV heads; the warning of heads first depends on it.
+# No known model has more KV heads; the warning about the layout depends on it.
 MAX_MODEL_HEADS = 128
 _PACKED = "; packed input (layout.cu_seqlens_q) has batch 1: pass q[None], k[None] and v[None]"
 
 
 def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """dtypes, devices, heads and head_dims of (..., heads, head_dim) fit one another."""
+    """Checks that dtypes, devices, heads and head_dims of (..., heads, head_dim) fit one another."""
     checks.floating("q", q)
     for x, name in ((k, "k"), (v, "v")):
         checks.floating(name, x)
@@ -42,7 +42,7 @@ def check_attention(
     softmax_scale: float | None,
     dropout_p: float,
 ) -> None:
-    """q, k, v fit one another; the numbers are in range."""
+    """Checks that q, k, v fit one another and the numbers are in range."""
     checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)", _PACKED)
     checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
@@ -65,8 +65,8 @@ def check_attention(
 def _warn_of_heads_first(q: Tensor, k: Tensor) -> None:
     """Warns once if q and k look like (batch, heads, seqlen, head_dim), the layout of torch's SDPA.
 
-    Such tensors are valid input of another meaning. They look so if there are more than MAX_MODEL_HEADS KV
-    heads, as many query heads, and no more positions than a model has heads.
+    Such tensors are valid input with another meaning. The sign is more than MAX_MODEL_HEADS KV heads, as many
+    query heads, and at most MAX_MODEL_HEADS positions.
     """
     heads_first = q.shape[2] == k.shape[2] and k.shape[1] <= q.shape[1] <= MAX_MODEL_HEADS
     if heads_first and not torch.compiler.is_compiling():
@@ -86,7 +86,7 @@ def _warn_once(shape: tuple[int, ...]) -> None:
 
 
 def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
-    """Every tensor of the layout fits q and k; every number is in range."""
+    """Checks that every tensor of the layout fits q and k and every number is in range."""
     batch = (
         q.shape[0] if layout.cu_seqlens_q is None and layout.cu_seqlens_k is None else _segments(layout, q)
     )
@@ -127,7 +127,7 @@ def _segments(layout: Layout, q: Tensor) -> int:
 
 
 def check_score(score: Score, q: Tensor) -> None:
-    """The score's tensors have one row per head of q; its numbers are in range."""
+    """Checks that the score's tensors have one row per head of q and its numbers are in range."""
     num_heads, bias = q.shape[2], score.rel_bias
     checks.number("score.softcap", score.softcap, 0)
     if bias is not None:
@@ -140,7 +140,7 @@ def check_score(score: Score, q: Tensor) -> None:
 
 
 def check_states(outs: list[Tensor], lses: list[Tensor]) -> None:
-    """The states have one shape, dtype and device."""
+    """Checks that the states have one shape, dtype and device."""
     if not outs:
         raise bad("outs", "no states", "expected at least one")
     if len(lses) != len(outs):
@@ -169,7 +169,7 @@ def _plan(plan: object, x: Tensor, name: str) -> None:
 
 
 def check_chunks(chunks: Tensor, plan: Plan, weights: str | Tensor) -> None:
-    """chunks, plan and weights fit one another."""
+    """Checks that chunks, plan and weights fit one another."""
     checks.tensor("chunks", chunks, 3, "(num_chunks, chunk_len, dim)")
     checks.floating("chunks", chunks)
     _plan(plan, chunks, "chunks")
@@ -199,7 +199,7 @@ def check_chunked(
     extra: ExtraTokens | None,
     softmax_scale: float | None,
 ) -> None:
-    """q, k, v, the plan, the weights and the extra tokens fit one another; the scale is a number."""
+    """Checks that q, k, v, plan, weights and extra tokens fit one another and the scale is a number."""
     checks.tensor("q", q, 3, "(total_len, num_heads, head_dim)")
     checks.tensor("k", k, 3, "(total_len, num_kv_heads, head_dim)")
     checks.tensor("v", v, 3, "(total_len, num_kv_heads, head_dim_v)")
@@ -230,7 +230,7 @@ def _extra_tokens(extra: ExtraTokens, q: Tensor, k: Tensor, v: Tensor, num_chunk
 
 
 def check_sequence(sequence: Tensor, plan: Plan) -> None:
-    """sequence and plan fit one another."""
+    """Checks that sequence and plan fit one another."""
     checks.tensor("sequence", sequence, 2, "(total_len, dim)")
     checks.floating("sequence", sequence)
     _plan(plan, sequence, "sequence")

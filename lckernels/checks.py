@@ -1,4 +1,4 @@
-"""Checks that every argument goes through: one clear error before any kernel runs.
+"""Checks of arguments: one clear error before any kernel runs.
 
 Only shapes, dtypes, devices and Python numbers are read. `check_packed_bounds` alone reads a tensor's values.
 """
@@ -75,7 +75,8 @@ def integer(name: str, x: object, minimum: int, maximum: int = INT32_MAX) -> int
     Args:
         name: the argument, for the message.
         x: its value.
-        minimum, maximum: the range that is allowed, inclusive.
+        minimum: least value allowed.
+        maximum: largest value allowed.
 
     Returns:
         x.

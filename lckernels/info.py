@@ -1,4 +1,4 @@
-"""What this installation of lckernels is made of: versions, what was built, which backend serves which op."""
+"""Facts about this installation: versions, compiled parts, the machine, the backend of each op."""
 
 import importlib.metadata
 import platform
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def built() -> dict[str, str]:
-    """Compiled part -> what it is and whether it is there."""
+    """Compiled part -> "built" or "not built"."""
     host = find_spec("lckernels._host") is not None
     parts = {
         "_C (CPU ops)": (_FOLDER / "_C.so").exists(),
@@ -47,7 +47,7 @@ def built() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Processor, instruction sets, threads, GPU, and what the environment variable LCKERNELS sets."""
+    """Processor, instruction sets, threads, GPU, and the settings of the environment variable LCKERNELS."""
     facts = {"system": f"{platform.system()} {platform.machine()}"}
     if find_spec("lckernels._host") is not None:
         from lckernels import _host
@@ -57,7 +57,7 @@ def machine() -> dict[str, str]:
         facts["instruction set in use"] = torch.ops.lckernels_cpu.isa()
     facts["instruction set of torch"] = torch.backends.cpu.get_cpu_capability()
     facts["threads of torch"] = str(torch.get_num_threads())
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch supports"
     facts["GPU"] = gpu
     facts["LCKERNELS"] = (
         ", ".join(f"{name}={value}" for name, value in registry.settings().items()) or "not set"
@@ -66,7 +66,7 @@ def machine() -> dict[str, str]:
 
 
 def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
-    """Rows (op, device, dtypes, backend, why not each other backend); dtypes with one answer are joined."""
+    """Rows (op, device, dtypes, backend, reasons against the others); dtypes with one answer are joined."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     rows = []
     for op in registry.op_names():
@@ -80,7 +80,7 @@ def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
 
 
 def _choice(problem: registry.Problem) -> tuple[str, tuple[str, ...]]:
-    """The backend that serves the problem, and each other one with its reasons."""
+    """The backend chosen for the problem, and each other one with its reasons."""
     try:
         chosen = registry.choose(problem).name
     except registry.BackendError:

@@ -33,10 +33,18 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> 
 def dropout_keep(
     seed: Tensor, dropout_p: float, position: Tensor, num_heads: int, seqlen_k: int, first_batch: int = 0
 ) -> Tensor:
-    """Which probabilities dropout keeps: (B, num_heads, Sq, Sk) bool.
+    """The dropout mask, True where a probability is kept.
 
-    seed: (1,) int64. position: (B, Sq) key positions of the queries. first_batch: index of the first row of
-    the batch (the segment's index when packed).
+    Args:
+        seed: (1,) int64.
+        dropout_p: probability of dropping.
+        position: (B, Sq) int64, key positions of the queries.
+        num_heads: query heads.
+        seqlen_k: keys.
+        first_batch: index of the first row of the batch (the segment's index when packed).
+
+    Returns:
+        (B, num_heads, Sq, Sk) bool.
     """
     batch, device = position.shape[0], position.device
     groups = torch.arange((seqlen_k + 3) // 4, device=device)
@@ -48,5 +56,5 @@ def dropout_keep(
 
 
 def dropout_threshold(dropout_p: float) -> int:
-    """Draws below it are dropped."""
+    """The threshold of the 32-bit draws: smaller draws are dropped."""
     return int(dropout_p * 2**32)

@@ -42,8 +42,8 @@ def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtyp
 def overlap_merge(chunks: Tensor, plan: Plan | PlanArgs, weights: str | Tensor = "triangular") -> Tensor:
     """`out[t] = sum_c a_c(t) x_c(t) / sum_c a_c(t)`: (num_chunks, chunk_len, dim) -> (total_len, dim).
 
-    A position whose weights sum to zero gives 0. A zero weight reads nothing: inf or NaN in its row reach
-    neither the result nor the weight's own gradient, which is then 0.
+    A position whose weights sum to zero gives 0. Values of weight zero are not read: inf or NaN in such a
+    row reach neither the result nor the gradient of the weight, which is then 0.
     """
     dtype = compute_dtype(chunks.dtype)
     total = chunks.new_zeros(plan.total_len, chunks.shape[2], dtype=dtype)
@@ -159,7 +159,7 @@ def windowed_attention(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[Tensor, Tensor]:
-    """windowed_attention with its options in one."""
+    """windowed_attention with its options grouped."""
     q_c, k_c, v_c = (x.to(compute_dtype(q.dtype)) for x in (q, k, v))
     out = q_c.new_zeros(*q.shape[:3], v.shape[3])
     lse = q_c.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf)
@@ -172,7 +172,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions) -> tuple[
 def attention_pieces(
     options: AttentionOptions, total_q: int, total_k: int
 ) -> Iterator[tuple[int, slice, slice, AttentionOptions]]:
-    """The whole, or each segment of packed input: its index, rows of q, rows of k, its own options."""
+    """The whole input, or each segment of packed input: index, rows of q, rows of k, options."""
     layout = options.layout
     if layout.cu_seqlens_q is None:
         yield 0, slice(None), slice(None), options
@@ -241,7 +241,7 @@ def chunked_attention(
     extra: ExtraTokens | None = None,
     softmax_scale: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """overlap_split, attention within each chunk, overlap_merge; then what the extra tokens got, or None.
+    """overlap_split, attention within each chunk, overlap_merge; and the output of the extra tokens, or None.
 
     q, k, v are (total_len, heads, head_dim). Columns outside the plan's segments are invisible; a position
     that a chunk has in two columns is two keys.

@@ -1,4 +1,4 @@
-"""A plan's segments: checked, sorted, and as the tables that kernels read. Pure torch, on the CPU."""
+"""The segments of a plan: validation, sorting, and the tables that kernels read. Pure torch, on the CPU."""
 
 import operator
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Column(IntEnum):
 
 
 class Tables(NamedTuple):
-    """What `Plan` stores; its docstring describes them."""
+    """The tensors and the crop gap of a `Plan`, which documents them."""
 
     segments: Tensor
     tile_segments: Tensor
@@ -83,6 +83,7 @@ def tables(
 
 
 def size(name: str, value: int) -> int:
+    """A size as an int. Raises ValueError unless 0 <= value < 2^31."""
     try:
         size = operator.index(value)
     except TypeError:
@@ -118,7 +119,7 @@ def _document_offsets(cu_seqlens: Tensor | Sequence[int] | None, total_len: int)
 
 
 def _check_values(table: Tensor, num_chunks: int, chunk_len: int, total_len: int) -> None:
-    """Each segment on its own: inside int32, its row, its output and itself."""
+    """Checks each segment alone: int32 values inside its row, the output and its own length."""
     wild = ((table < 0) | (table > INT32_MAX)).any(1)
     if wild.any():
         i = int(wild.nonzero()[0])
@@ -170,7 +171,7 @@ def _fill_ranges(
 
 
 def _empty_rows(row: Tensor, num_chunks: int, chunk_len: int) -> Tensor:
-    """(num_empty, 10) int32: one segment of length 0 for each row without any, so that all are filled."""
+    """(num_empty, 10) int32: a segment of length 0 for each row without one, so that every row is filled."""
     empty = torch.ones(num_chunks, dtype=torch.bool, device="cpu")
     empty[row] = False
     rows = empty.nonzero().squeeze(1)

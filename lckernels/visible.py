@@ -7,10 +7,17 @@ from torch import Tensor
 def visible_range(
     p: Tensor, seqlen_k: int, window_size: tuple[int, int], chunk: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """First key of a query's chunk (0 without chunks), and the first and the last key that it sees there.
+    """The range of keys that each query sees.
 
-    p: key positions of the queries, int64, any shape; the results have it too. No key is seen where the last
-    lies before the first. window_size, chunk: as in `windowed_attention`, chunk_origin 0.
+    Args:
+        p: key positions of the queries, int64, any shape.
+        seqlen_k: keys.
+        window_size: (left, right), as in `windowed_attention`.
+        chunk: as in `Layout`, with chunk_origin 0.
+
+    Returns:
+        First key of the query's chunk (0 without chunks), first visible key and last visible key, each of p's
+        shape. No key is visible where the last is before the first.
     """
     left, right = window_size
     start, last = torch.zeros_like(p), torch.full_like(p, seqlen_k - 1)

@@ -1,1 +1,1 @@
-"""Backends: each keeps the contract of `ops` its own way; `registry.py` chooses among them."""
+"""Backends: implementations of the ops; `registry.py` chooses one per call."""

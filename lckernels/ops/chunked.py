@@ -20,7 +20,7 @@ _INPUTS = (
 
 
 def _problem(q: Tensor, k: Tensor, v: Tensor, extra_q: Tensor | None, chunk_len: int) -> Problem:
-    """Its scores are those of one chunk, the most that is needed at once."""
+    """score_bytes is that of one chunk: the eager backend materialises no more at once."""
     num_rows = chunk_len + (0 if extra_q is None else extra_q.shape[1])
     score_bytes = q.shape[1] * num_rows**2 * compute_dtype(q.dtype).itemsize
     return Problem("chunked_attention", q.device.type, q.dtype, (q.shape, k.shape, v.shape), score_bytes)

@@ -70,7 +70,7 @@ def _register_autograd(name: str, op: Callable, apply: Callable) -> None:
 
 
 def _register_autocast(name: str, op: Callable, num_autocast: int) -> None:
-    """Casts the first num_autocast arguments, except fp64 ones; within the op autocast is off."""
+    """Casts the first num_autocast arguments except fp64; autocast is disabled within the op."""
     for device in ("cpu", "cuda"):
         key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
         keys = torch._C.DispatchKeySet(key)

@@ -28,7 +28,7 @@ def attention(dtype=torch.bfloat16, head_dim=64, head_dim_v=64, seqlen=100, **fi
         (attention(dtype=torch.float32), "no kernel for torch.float32"),
         (attention(head_dim=60), "multiples of 8 up to 256 here, got 60"),
         (attention(head_dim_v=264), "multiples of 8 up to 256 here, got 264"),
-        (attention(seqlen=2**30 + 1), "sequences end at 1073741824, got 1073741825"),
+        (attention(seqlen=2**30 + 1), "longest sequence has 1073741824 positions, got 1073741825"),
         (attention(segmented=True), "no kernel for segment_ids"),
         (Problem("windowed_attention", "cpu", torch.bfloat16, (HEADS,) * 3), "not on cpu"),
         (Problem("chunked_attention", "cuda", torch.bfloat16, ((9, 4, 136),) * 3), "up to 128 here, got 136"),

@@ -154,7 +154,7 @@ def test_the_error_names_the_inputs_and_every_reason():
         registry.choose(problem, "cpu")
     message = str(refused.value)
     assert "no backend can run windowed_attention on meta, torch.float32, shapes (1, 4, 2, 8)" in message
-    assert "cpu: it serves tensors on the CPU, not on meta" in message
+    assert "cpu: it supports tensors on the CPU, not on meta" in message
 
 
 def test_every_op_is_supported_on_every_device():
@@ -162,7 +162,7 @@ def test_every_op_is_supported_on_every_device():
     assert registry.BACKENDS[-1] == "eager"
     problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
     assert registry.choose(problem).name == "eager"
-    assert registry.backends()["cpu"].reasons(problem) == ["it serves tensors on the CPU, not on meta"]
+    assert registry.backends()["cpu"].reasons(problem) == ["it supports tensors on the CPU, not on meta"]
 
 
 def test_wheel_tag_is_this_python():

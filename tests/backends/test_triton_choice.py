@@ -43,8 +43,8 @@ def test_reasons_name_what_is_unsupported(monkeypatch):
     for change, words in (
         ({"device_type": "cpu"}, "on a GPU, not on cpu"),
         ({"dtype": torch.float64}, "no kernel for torch.float64"),
-        ({"shapes": ((1, 9, 4, 64), (1, 9, 4, 64), (1, 9, 4, 257))}, "head dims end at 256, got 257"),
-        ({"shapes": ((1, 2**30 + 1, 4, 64),) * 3}, "sequences end at 1073741824"),
+        ({"shapes": ((1, 9, 4, 64), (1, 9, 4, 64), (1, 9, 4, 257))}, "largest head dim is 256, got 257"),
+        ({"shapes": ((1, 2**30 + 1, 4, 64),) * 3}, "longest sequence has 1073741824 positions"),
         ({"op": "overlap_add"}, "no kernel for overlap_add"),
     ):
         (reason,) = triton.reasons(problem(**change))
@@ -56,8 +56,8 @@ def test_the_interpreter_is_used_on_request_only(monkeypatch):
     monkeypatch.setattr(triton, "interpreted", lambda: True)
     asked = {"device_type": "cpu", "explicit": True}
     assert triton.reasons(problem(**asked, dtype=torch.float16)) == []
-    assert "bf16 matrices wrongly" in triton.reasons(problem(**asked))[0]
-    assert "asks for backend='triton'" in triton.reasons(problem(device_type="cpu", dtype=torch.float16))[0]
+    assert "wrong results for products of bf16" in triton.reasons(problem(**asked))[0]
+    assert "only with backend='triton'" in triton.reasons(problem(device_type="cpu", dtype=torch.float16))[0]
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)

@@ -11,7 +11,7 @@ def reasons(problem: Problem) -> list[str]:
         return [library.UNAVAILABLE]
     found = []
     if problem.device_type != "cpu":
-        found.append(f"it serves tensors on the CPU, not on {problem.device_type}")
+        found.append(f"it supports tensors on the CPU, not on {problem.device_type}")
     if problem.op not in BACKEND.ops:
         found.append(f"it has no kernel for {problem.op}")
     if problem.dtype not in FLOATS:

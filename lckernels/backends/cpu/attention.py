@@ -65,7 +65,7 @@ def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tens
 def merge_attention_states_backward(
     dout: Tensor | None, dlse: Tensor | None, outs: list[Tensor], lses: list[Tensor], out: Tensor, lse: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """douts and dlses; a gradient that is not there is zeros that lie in one row."""
+    """douts and dlses; an absent gradient is expanded from one row of zeros."""
     dout = out.new_zeros(out.shape[-1]).expand(out.shape) if dout is None else contiguous_rows(dout)
     dlse = lse.new_zeros(()).expand(lse.shape) if dlse is None else dlse
     douts, dlses = ([x.new_empty(x.shape) for x in xs] for xs in (outs, lses))

@@ -53,15 +53,15 @@ def chunked_attention_backward(
     )
     dweights = None
     if explicit:
-        # The gradient of merging row_dots by these weights, whose sum over heads and dims <dout, out_c> is.
+        # row_dots are <dout, out_c> per column: dweights is the gradient of their merge.
         ones = shares.new_ones(plan.total_len, 1)
         dweights = overlap_merge_backward(ones, row_dots[:, :, None], weights, plan)[1]
     return *grads, None if extra is None else ExtraTokens(*dextra), dweights
 
 
 def _shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len): the part of a position's output that each chunk column makes."""
-    if isinstance(weights, Tensor):  # raises if they cannot be used
+    """(num_chunks, chunk_len): each column's share of its position's output."""
+    if isinstance(weights, Tensor):  # raises for unusable values
         overlap_merge(weights.new_zeros(plan.num_chunks, plan.chunk_len, 1, dtype=dtype), weights, plan)
     ones = torch.ones(plan.total_len, 1, dtype=dtype)
     return overlap_merge_backward(ones, None, weights, plan)[0][:, :, 0].contiguous()

@@ -10,7 +10,7 @@ _LIBRARY = Path(__file__).resolve().parents[2] / "_C.so"
 
 
 def _load() -> str:
-    """Loads _C.so once; why it cannot be used, or empty."""
+    """Loads _C.so; returns why it cannot be used, or an empty string."""
     if not _LIBRARY.exists():
         return "lckernels/_C.so was not built (installing lckernels with a C++ compiler builds it)"
     torch.ops.load_library(_LIBRARY)

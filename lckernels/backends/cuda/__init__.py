@@ -7,7 +7,7 @@ from lckernels.backends.cuda.library import large_blocks, unavailable
 from lckernels.backends.registry import Backend, Problem, by_name
 from lckernels.dtypes import FLOATS
 
-# Most elements of a head in the ops that multiply matrices.
+# Largest head dims of the ops that multiply matrices, by the shared memory of the GPU.
 _HEAD_DIMS = {"windowed_attention": 256, "chunked_attention": 128}
 _SMALL_BLOCKS_HEAD_DIMS = {"windowed_attention": 96, "chunked_attention": 64}
 _ATTENTION_DTYPES = (torch.bfloat16, torch.float16)
@@ -17,7 +17,7 @@ MAX_SEQLEN = 2**30  # positions in a sequence are int32
 def reasons(problem: Problem) -> list[str]:
     """Why this backend cannot solve the problem; empty when it can."""
     if problem.device_type != "cuda":
-        return [f"it serves tensors on an NVIDIA GPU, not on {problem.device_type}"]
+        return [f"it supports tensors on an NVIDIA GPU, not on {problem.device_type}"]
     if missing := unavailable():
         return [missing]
     found = []
@@ -41,7 +41,7 @@ def _attention_reasons(problem: Problem, max_head_dim: int) -> list[str]:
         found.append(f"its head dims are multiples of 8 up to {max_head_dim} here, got {wrong}")
     seqlen = max((shape[-3] for shape in problem.shapes), default=0)
     if seqlen > MAX_SEQLEN:
-        found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
+        found.append(f"its longest sequence has {MAX_SEQLEN} positions, got {seqlen}")
     return found
 
 

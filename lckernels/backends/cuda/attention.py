@@ -15,7 +15,7 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) ->
     shape, rows = (*q.shape[:3], v.shape[3]), (q.shape[0], q.shape[2], q.shape[1])
     if options.cu_seqlens_q is None:
         out, lse = q.new_empty(shape), q.new_empty(rows, dtype=torch.float32)
-    else:  # rows may belong to no text
+    else:  # rows may belong to no sequence
         out, lse = q.new_zeros(shape), q.new_full(rows, -math.inf, dtype=torch.float32)
     inputs = (aligned_rows(x) for x in (q, k, v))
     torch.ops.lckernels_cuda.attention_forward(

@@ -49,7 +49,7 @@ def chunked_attention_backward(
     torch.ops.lckernels_cuda.chunked_backward(*douts, *arguments, softmax_scale, *grads, *dextra, *tables)
     dweights = None
     if isinstance(weights, Tensor):
-        # The gradient of merging row_dots by these weights, whose sum over heads and dims <dout, out_c> is.
+        # row_dots are <dout, out_c> per column: dweights is the gradient of their merge.
         row_dots = tables[1, :, :, : plan.chunk_len].sum(1)
         ones = row_dots.new_ones(plan.total_len, 1)
         dweights = overlap_merge_backward(ones, row_dots[:, :, None], weights, plan)[1]

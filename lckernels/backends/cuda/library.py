@@ -1,4 +1,4 @@
-"""The compiled library _C_cuda.so, and tensors as its private ops take them."""
+"""The compiled library _C_cuda.so, and tensors aligned for its private ops."""
 
 from functools import cache
 from pathlib import Path
@@ -10,13 +10,13 @@ from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_C_cuda.so"
 MIN_CAPABILITY = (8, 0)
-LARGE_BLOCK_BYTES = 143 * 1024  # what the largest kernel asks for, at most
-_ROW_BYTES = 16  # what one copy of a kernel moves
+LARGE_BLOCK_BYTES = 143 * 1024  # upper bound of the shared memory of the largest kernel
+_ROW_BYTES = 16  # of one copy instruction
 
 
 @cache
 def unavailable() -> str:
-    """Loads _C_cuda.so once; why it cannot be used here, or empty."""
+    """Loads _C_cuda.so once; returns why it cannot be used on this machine, or an empty string."""
     if not LIBRARY.exists():
         return "lckernels/_C_cuda.so was not built (`make cuda` builds it where nvcc is)"
     if torch.version.cuda is None:
@@ -35,13 +35,13 @@ def unavailable() -> str:
 
 @cache
 def large_blocks() -> bool:
-    """Whether a block may have the shared memory of head dims above 96: not on sm_86, sm_89, sm_120."""
+    """Whether every GPU has the shared memory that head dims above 96 require: not sm_86, sm_89, sm_120."""
     gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return all(gpu.shared_memory_per_block_optin >= LARGE_BLOCK_BYTES for gpu in gpus)
 
 
 def aligned_rows(x: Tensor) -> Tensor:
-    """x with a contiguous last dim and every row aligned to 16 bytes; copied once if it is not so."""
+    """x with a contiguous last dim and every row aligned to 16 bytes; copied once if it is not."""
     x = contiguous_rows(x)
     size = x.element_size()
     offsets = (x.data_ptr(), *(stride * size for stride in x.stride()[:-1]))

@@ -1,4 +1,4 @@
-"""windowed_attention and merge_attention_states: the reference, and its gradients by hand."""
+"""windowed_attention and merge_attention_states: the reference, and explicit gradients."""
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ def dense_backward(
         ds = torch.where(seen, ds * (1 - capped * capped), 0)
     ds = ds * softmax_scale
     dq = torch.einsum("bhmn,bnhd->bmhd", ds, keys)
-    # A row that is not finite reaches the keys that it sees, through ds and probs, and no other.
+    # inf and NaN of a query's row reach only the keys that it sees, through ds and probs.
     queries, (douts, bad) = reference.finite_rows(q)[0], reference.finite_rows(dout)
     probs = torch.where(seen & bad.transpose(1, 2)[..., None], torch.nan, probs * keep_scale)
     dk = torch.einsum("bhmn,bmhd->bnhd", ds, queries).unflatten(2, (num_kv_heads, group)).sum(3)

@@ -1,4 +1,4 @@
-"""chunked_attention one chunk after the other: memory is that of one chunk's scores."""
+"""chunked_attention chunk by chunk, in the memory of one chunk's scores."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from lckernels.plan import PlanArgs
 
 
 class _Piece(NamedTuple):
-    """A segment of a chunk: rows of the chunk's attention, columns of the weights, positions of the text."""
+    """A segment of a chunk: rows in its attention, columns of the weights, positions of the sequence."""
 
     rows: slice
     columns: slice
@@ -63,8 +63,8 @@ def chunked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, ExtraTokens | None, Tensor | None]:
     """dq, dk, dv, dextra and dweights; the last two None where there are no extra tokens, no weight tensor.
 
-    With `share_c = a_c / sum a`, chunk c's attention gets `dout_c = share_c dout`, and the weight a_c
-    `(<dout, out_c> - <dout, out>) / sum a`. A row of share 0 is not read: nothing flows, whatever it holds.
+    With `share_c = a_c / sum a`, the gradient of chunk c's output is `share_c dout` and that of the weight
+    a_c is `(<dout, out_c> - <dout, out>) / sum a`. Rows of share 0 are not read and have no gradient.
     """
     dtype, options = compute_dtype(q.dtype), _options(softmax_scale)
     dout = dout.to(dtype)

@@ -53,7 +53,7 @@ def weights_and_sum(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -
 
 
 def check_weights(weights: Tensor, plan: PlanArgs) -> None:
-    """Raises the weights' error at the first position where they cannot be used."""
+    """Raises `weights_error` for the first position with unusable weights."""
     rows = plan.segments.tolist()
     pieces = [weights[chunk, col : col + length] for chunk, col, _, length, *_ in rows]
     wrong = [(~((piece >= 0) & (piece < torch.inf))).float() for piece in pieces]
@@ -65,7 +65,7 @@ def check_weights(weights: Tensor, plan: PlanArgs) -> None:
 
 
 def overlap_add(pieces: list[Tensor], rows: list[list[int]], out: Tensor) -> Tensor:
-    """out, with the piece of each segment added at its positions."""
+    """Adds the piece of each segment to out at its positions; returns out."""
     for (_, _, start, length, *_), piece in zip(rows, pieces, strict=True):
         out[start : start + length] += piece
     return out

@@ -1,4 +1,4 @@
-"""A plan's segments by their chunks, for kernels on a device."""
+"""A plan's segments sorted by chunk, for kernels on a device."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,11 @@ from lckernels.segments import Column
 
 
 def segments_by_chunk(plan: PlanArgs) -> tuple[Tensor, Tensor]:
-    """Numbers of segments in the order of their chunks, and where each chunk's begin among them.
+    """Segments sorted by chunk, on the device and without a synchronization.
 
-    (num_segments,) and (num_chunks + 1,) int64: sorted on the device, for which nothing waits.
+    Returns:
+        Indices of the segments in the order of their chunks, (num_segments,) int64, and the offset of each
+        chunk's first one, (num_chunks + 1,) int64.
     """
     row = plan.segments[:, Column.ROW].long()
     ordered, by_chunk = row.sort(stable=True)

@@ -1,4 +1,4 @@
-"""Options and weights as the private ops of the compiled libraries take them (csrc/binding)."""
+"""Options and weights as arguments of the private ops of the compiled libraries (csrc/binding)."""
 
 import torch
 from torch import Tensor

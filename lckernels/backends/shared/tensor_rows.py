@@ -1,8 +1,8 @@
-"""Tensors as kernels of every backend take them."""
+"""Tensors with contiguous rows, which the kernels of every backend require."""
 
 from torch import Tensor
 
 
 def contiguous_rows(x: Tensor) -> Tensor:
-    """x with a contiguous last dim; copied once if it has none."""
+    """x, copied if its last dim is not contiguous."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

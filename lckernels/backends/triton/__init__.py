@@ -34,9 +34,9 @@ def reasons(problem: Problem) -> list[str]:
         return [missing]
     found = []
     if problem.device_type != ("cpu" if interpreted() else "cuda"):
-        found.append(f"it serves tensors on a GPU, not on {problem.device_type}")
+        found.append(f"it supports tensors on a GPU, not on {problem.device_type}")
     elif interpreted() and not problem.explicit:
-        found.append("Triton's interpreter serves only who asks for backend='triton'")
+        found.append("Triton's interpreter runs only with backend='triton'")
     if problem.op not in BACKEND.ops:
         found.append(f"it has no kernel for {problem.op}")
     return found + _attention_reasons(problem) if problem.op in _ATTENTION_OPS else found
@@ -47,13 +47,13 @@ def _attention_reasons(problem: Problem) -> list[str]:
     if problem.dtype not in _DTYPES:
         found.append(f"it has no kernel for {problem.dtype}")
     if interpreted() and problem.dtype == torch.bfloat16:
-        found.append("Triton's interpreter multiplies bf16 matrices wrongly")
+        found.append("Triton's interpreter has wrong results for products of bf16 matrices")
     head_dim = max((shape[-1] for shape in problem.shapes), default=0)
     if head_dim > MAX_HEAD_DIM:
-        found.append(f"its head dims end at {MAX_HEAD_DIM}, got {head_dim}")
+        found.append(f"its largest head dim is {MAX_HEAD_DIM}, got {head_dim}")
     seqlen = max((shape[-3] for shape in problem.shapes), default=0)
     if seqlen > MAX_SEQLEN:
-        found.append(f"its sequences end at {MAX_SEQLEN}, got {seqlen}")
+        found.append(f"its longest sequence has {MAX_SEQLEN} positions, got {seqlen}")
     return found
 
 
