@@ -1,4 +1,4 @@
-"""setuptools asks CMake and ninja for the compiled parts; without a C++ compiler it installs pure Python."""
+"""Builds the compiled libraries with CMake and ninja; without a C++ compiler the package is pure Python."""
 
 import os
 import shutil
@@ -14,32 +14,32 @@ ROOT = Path(__file__).resolve().parent
 EXTENSIONS = ["lckernels._C", "lckernels._host"]
 
 
-def wants_cuda() -> bool:
-    """What LCK_CUDA says, 0 or 1; unset: where nvcc is and torch has the same CUDA."""
-    asked = os.environ.get("LCK_CUDA")
-    if asked is not None:
-        if asked not in ("0", "1"):
-            raise SystemExit(f"LCK_CUDA: got {asked!r}; allowed are 0 and 1")
-        return asked == "1"
+def is_cuda_enabled() -> bool:
+    """LCK_CUDA is 1, or it is unset and nvcc has the major CUDA version of torch."""
+    value = os.environ.get("LCK_CUDA")
+    if value is not None:
+        if value not in ("0", "1"):
+            raise SystemExit(f"LCK_CUDA: got {value!r}; expected 0 or 1")
+        return value == "1"
     if shutil.which("nvcc") is None:
         return False
     import torch
 
-    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
-    return torch.version.cuda is not None and f"release {torch.version.cuda.split('.')[0]}." in said
+    output = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
+    return torch.version.cuda is not None and f"release {torch.version.cuda.split('.')[0]}." in output
 
 
-if wants_cuda():
+if is_cuda_enabled():
     EXTENSIONS.append("lckernels._C_cuda")
 
 
 def find_tool(name: str) -> str | None:
-    """A program beside this Python, as pip installs it, or on PATH."""
+    """Path of a program: beside this Python, where pip installs it, or on PATH."""
     return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 def missing_tool() -> str | None:
-    """What stands in the way of compiling, in one sentence; None when nothing does."""
+    """One sentence on what is missing for compiling; None if nothing is."""
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     if not any(shutil.which(name.split()[0]) for name in compilers):
         return "no C++ compiler was found (Debian, Ubuntu: apt-get install g++)"
@@ -63,7 +63,7 @@ class CMakeBuild(build_ext):
         super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
-        # _C.so and _C_cuda.so are no Python modules: one build serves every Python.
+        # _C.so and _C_cuda.so are not Python modules: one build is for every Python version.
         if fullname.endswith(("_C", "_C_cuda")):
             return str(Path(*fullname.split("."))) + ".so"
         return super().get_ext_filename(fullname)
@@ -74,7 +74,7 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
         build = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
-        # The build folder outlives pip's build environments, so what lies in them is named each time.
+        # The build folder exists longer than pip's build environments, so their paths are passed each time.
         configure = [
             cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From the sources to an sdist, from it to a wheel, and the wheel in an empty environment; then the same without a
-# compiler; all without the CUDA kernels. usage: tests/check_wheel.sh PYTHON TORCH, e.g. tests/check_wheel.sh .venv/bin/python torch==2.13.0
+# Builds an sdist and from it a wheel, and runs an op with the wheel in an empty environment; then the same without a
+# compiler. The CUDA kernels are not built.
+# usage: tests/check_wheel.sh PYTHON TORCH, e.g. tests/check_wheel.sh .venv/bin/python torch==2.13.0
 set -euo pipefail
 
 python=$1
@@ -9,7 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-merge='import torch, lckernels
+merge='import importlib.metadata, pathlib, torch, lckernels
+assert (pathlib.Path(lckernels.__file__).parent / "py.typed").exists()
+assert importlib.metadata.version("lckernels") == lckernels.__version__
 plan = lckernels.Plan.from_segments([[0, 0, 0, 4], [1, 0, 2, 4]], num_chunks=2, chunk_len=4, total_len=6)
 assert lckernels.overlap_merge(torch.ones(2, 4, 3), plan).sum() == 18
 print(lckernels.backends.registry.availability())'

@@ -78,7 +78,7 @@ OPS = {
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="_C_cuda.so was not built (make cuda)")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the function that stands in")
-def test_every_wrapper_calls_its_op_as_the_schema_says(tmp_path):
+def test_every_wrapper_calls_its_op_according_to_the_schema(tmp_path):
     source, stub = tmp_path / "stub.c", tmp_path / "stub.so"
     source.write_text("int aoti_torch_get_current_cuda_stream(void) { return 1; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(stub), str(source)], check=True)

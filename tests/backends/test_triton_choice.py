@@ -110,7 +110,7 @@ def test_a_call_through_descriptors(monkeypatch):
             gpu_ops.through_descriptors(lambda: (), "cuda")
 
 
-def test_whole_tiles_are_copied_where_a_descriptor_says_so():
+def test_whole_tiles_are_copied_with_a_descriptor():
     variant = Variant("forward", 64, torch.bfloat16, descriptors=True)
     assert variant.name.endswith("-tma")
     (kernel,) = triton_compile.compile_all([variant], "sm_90")

@@ -121,7 +121,7 @@ def test_neighbours_differ_in_one_size_and_fit():
         assert not any(found.descriptors for found in tune.neighbours(KEY, TABLE[KEY], other))
 
 
-def test_keys_are_those_asked_for():
+def test_keys_are_the_requested_ones():
     assert tune.keys_of([], [], []) == list(TABLE)
     assert tune.keys_of(["forward"], [64, 128], ["narrow", "fp32"]) == [
         Key("forward", room, kind) for room in (64, 128) for kind in ("narrow", "fp32")

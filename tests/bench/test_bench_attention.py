@@ -295,7 +295,7 @@ def stored_of(made: list[rows.Row]) -> list[Stored]:
     return [rows.to_json(row) for row in made]
 
 
-def test_goals_are_judged_by_the_worst_row():
+def test_the_worst_row_decides_about_a_goal():
     dtype = torch.float32
     line = {n: causal(n * 1024, 512, dtype) for n in (4, 8, 64)}
     peak = {n: case.flops("forward") / 1e12 for n, case in line.items()}

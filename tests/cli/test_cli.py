@@ -210,7 +210,7 @@ def test_info_without_extras_and_compiled_parts():
     assert "    not cpu: lckernels/_C.so was not built" in result.stdout
 
 
-def test_search_without_the_planner_says_so(model, book):
+def test_search_without_the_planner_fails_with_a_reason(model, book):
     result = run_without(["lckernels._host"], "search", book, "river", "--model", model)
     assert result.returncode == 2
     assert result.stderr.startswith(
@@ -306,7 +306,7 @@ def test_a_model_that_cannot_be_merged_in_every_layer(model, book, tmp_path):
     assert said.endswith("merge='layer' cannot run it, merge='final' can\n")
 
 
-def test_help_tells_options_and_defaults():
+def test_help_lists_options_and_defaults():
     result = run("search", "--help")
     assert result.exit_code == 0
     help_text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.stdout).split())

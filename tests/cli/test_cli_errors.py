@@ -126,7 +126,7 @@ def test_a_line_feed_in_a_name_does_not_part_the_sentence(model, book):
     assert error_message("search", "no\nsuch\x1bfile", "river").endswith("no such\ufffdfile does not exist\n")
 
 
-def test_printable_keeps_what_is_text():
+def test_printable_leaves_text_unchanged():
     text = "é 学 \u05e9 \U0001f600 a\tb\nc\u2028\u00a0"
     assert printable(text) == text
     assert printable("a\r\nb\x0bc\ud800") == "a\nb c\ufffd"

@@ -70,7 +70,7 @@ def test_a_window_bounds_the_reach(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["doge", "t5", "longformer"])
-def test_what_a_patch_refuses(name, tmp_path):
+def test_models_that_patch_does_not_support(name, tmp_path):
     said = error_message("explain", save(name, tmp_path))
     assert "a patch would do nothing: " in said
     assert REFUSED[name][1] in said

@@ -149,7 +149,7 @@ def test_encode_does_not_replace_states_of_another_text(model, book):
     assert run(*encode, "--overwrite").exit_code == 0
 
 
-def test_the_library_refuses_states_of_another_text(model, book):
+def test_the_library_rejects_states_of_another_text(model, book):
     from lckernels.search.encoding import load_or_encode
 
     encoder, path = text_encoder.TextEncoder(model), book.parent / "s.safetensors"

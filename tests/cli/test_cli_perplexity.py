@@ -199,7 +199,7 @@ def test_models_that_predict_nothing(tmp_path, book):
     )
 
 
-def test_what_patched_refuses_is_one_sentence(model, book, monkeypatch):
+def test_an_error_of_patched_is_one_sentence(model, book, monkeypatch):
     def refuses(*_, **__):
         raise ValueError("model: nothing in it can be patched")
 
@@ -230,7 +230,7 @@ def test_a_missing_extra_is_named(model, book, hidden, extra, options):
     assert result.stderr == sentence
 
 
-def test_help_tells_options_and_defaults():
+def test_help_lists_options_and_defaults():
     result = run("perplexity", "--help")
     assert result.exit_code == 0
     help_text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.stdout).split())

@@ -125,7 +125,7 @@ def test_sentence_boundaries_change_the_chunks(encoder, tmp_path):
     assert encoder.identity("en") == encoder.identity("fr")
 
 
-def test_identity_tells_models_apart(encoder, tmp_path):
+def test_identity_differs_between_models(encoder, tmp_path):
     again = TextEncoder(encoder.name, chunk_len=16, overlap=4)
     assert again.identity("en") == encoder.identity("en")
     with torch.no_grad():

@@ -49,7 +49,7 @@ SERVED = {
 
 
 @pytest.mark.parametrize("name", SERVED)
-def test_served(name):
+def test_supported_calls(name):
     function, arguments, kind, window, offset = SERVED[name]
     found = function(**arguments)
     assert isinstance(found, Served)
@@ -107,7 +107,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_not_served(name):
+def test_unsupported_calls(name):
     arguments, message = ERRORS[name]
     with pytest.raises(NotServed, match=message):
         call(**arguments)

@@ -31,7 +31,7 @@ def test_output_device():
         )
 
 
-def test_explain_says_approximation():
+def test_explain_reports_an_approximation():
     encoder = layer(tiny(), 20, 6)
     said = encoder.explain([70, 10])
     # Content 68 in chunks of 18 that begin every 12 tokens: 0, 12, 24, 36, 48, 50; and one of 8.

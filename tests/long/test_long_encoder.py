@@ -235,7 +235,7 @@ def test_save_and_load(tmp_path):
         assert torch.equal(again, encoder(token_ids(70)[None]).last_hidden_state)
 
 
-def test_explain_says_what_will_happen():
+def test_explain_before_a_run():
     model = tiny()
     encoder = lckernels.LongEncoder(model, 20, 6)
     said = encoder.explain([70, 10])
@@ -255,7 +255,7 @@ def test_explain_says_what_will_happen():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_explain_knows_each_familys_sizes(family):
+def test_explain_reads_the_sizes_of_each_family(family):
     said = lckernels.LongEncoder(tiny(family)).explain(32)
     assert said.flops == 2 * (8 * 32 * 16**2 + 4 * 32**2 * 16 + 4 * 32 * 16 * 24)
     assert said.exact

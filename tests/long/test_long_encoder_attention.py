@@ -117,7 +117,7 @@ def reason(encoder):
     return encoder.explain(70).attention
 
 
-def test_the_choice_is_said(calls, kernel):
+def test_the_choice_is_reported(calls, kernel):
     assert reason(lckernels.LongEncoder(tiny(), 20)) == "lckernels"
     assert reason(lckernels.LongEncoder(tiny(), 20, attention="lckernels")) == "lckernels"
     own = reason(lckernels.LongEncoder(tiny(), 20, attention="model"))
@@ -127,7 +127,7 @@ def test_the_choice_is_said(calls, kernel):
     )
 
 
-def test_without_a_kernel_the_model_keeps_its_own(calls, no_kernel):
+def test_without_a_kernel_the_models_attention_is_used(calls, no_kernel):
     encoder = lckernels.LongEncoder(tiny(), 20)
     with torch.no_grad():
         encoder(token_ids(70)[None])

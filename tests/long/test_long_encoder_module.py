@@ -120,7 +120,7 @@ def test_dtypes_of_the_module(dtype):
     torch.testing.assert_close(states.float(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_replica_without_parameters_knows_its_device():
+def test_a_replica_without_parameters_has_a_device():
     encoder = lckernels.LongEncoder(tiny(), 20, 6)
     replica = encoder._replicate_for_data_parallel()
     replica.model = encoder.model._replicate_for_data_parallel()
@@ -139,7 +139,7 @@ def test_prefix_is_made_where_the_model_is():
 
 
 @pytest.mark.parametrize("merge", ["final", "layer"])
-def test_default_device_is_not_asked(merge):
+def test_default_device_is_not_used(merge):
     model = tiny()
     ids, mask = pad([token_ids(70), token_ids(2), token_ids(12)], "left")
     options = {"boundaries": "sentence", "prefix": [7], "merge": merge}

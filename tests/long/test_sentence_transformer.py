@@ -84,7 +84,7 @@ def tiny_roberta(folder):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_saved_model_keeps_the_limit_that_was_there(tmp_path, times):
+def test_saved_model_has_the_original_limit(tmp_path, times):
     model = tiny_roberta(tmp_path / "roberta")
     assert model.max_seq_length == 16
     before = model.encode(LETTERS, convert_to_tensor=True)
@@ -126,7 +126,7 @@ def test_training_step(tiny):
     assert encoder.model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
 
 
-def test_another_module_is_refused():
+def test_another_module_raises():
     with pytest.raises(TypeError, match="transformer: got Linear; expected a SentenceTransformer"):
         lengthen(torch.nn.Linear(2, 2))
 

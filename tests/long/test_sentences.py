@@ -89,7 +89,7 @@ def test_tokens_that_begin_at_characters():
     assert token_boundaries([], [3]) == []
 
 
-def test_offset_mapping_of_a_batch_is_refused():
+def test_offset_mapping_of_a_batch_raises():
     with pytest.raises(
         ValueError, match=r"offset_mapping: got shape \(1, 3, 2\); expected \(num_tokens, 2\)"
     ):
