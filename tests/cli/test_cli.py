@@ -1,4 +1,4 @@
-"""The command `lckernels`: what it prints, what it writes, and how it refuses."""
+"""The command `lckernels`: its output, its files and its errors."""
 
 # ruff: noqa: E402
 import os
@@ -50,7 +50,7 @@ def test_search_prints_passages_figures_and_writes_the_picture(model, book, tmp_
 
 
 def test_scores_are_those_of_the_model(model, book):
-    """A text of one chunk, against the model called by hand."""
+    """A text of one chunk, against a direct call of the model."""
     book.write_text("Silver harbour river. Winter engine garden. Shadow window letter.")
     result = run("search", book, "silver river?", "--model", model, "--passage-tokens", 4, "--no-plot")
     assert result.exit_code == 0, result.stderr

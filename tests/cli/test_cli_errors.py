@@ -1,4 +1,4 @@
-"""The command `lckernels` on hostile names, texts and places: one sentence or plain output."""
+"""The command `lckernels` with unusual names, texts and paths: plain output, or one sentence."""
 
 # ruff: noqa: E402
 import os

@@ -53,7 +53,7 @@ def test_a_config_is_enough(tmp_path):
     assert "causal window  (5, 0)" in lines[2]
     full = 1000 * 1001 // 2
     pairs = sum(min(i + 1, 6) for i in range(1000)) + full
-    share = 100 * pairs / (1e6 + full)  # sdpa has no mask where all before a token is seen
+    share = 100 * pairs / (1e6 + full)  # sdpa has no mask where a token sees all before it
     assert f"{share:.1f} %" in result.stdout
     assert "masks       976.6 KiB under sdpa; patched 1 byte" in result.stdout
     assert "reach       all tokens before a token, 0 tokens behind it" in result.stdout

@@ -1,4 +1,4 @@
-"""The command `lckernels perplexity`: what it prints and draws, and how it refuses."""
+"""The command `lckernels perplexity`: its output, its figure and its errors."""
 
 # ruff: noqa: E402
 import json

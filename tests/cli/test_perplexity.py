@@ -1,4 +1,4 @@
-"""lckernels.perplexity: every token scored once, by what the definition says, in bounded memory."""
+"""lckernels.perplexity: every token is scored once, as defined, in bounded memory."""
 
 # ruff: noqa: E402
 import math
@@ -103,7 +103,7 @@ FAMILIES = {
     "gpt2": lambda t: t.GPT2LMHeadModel(
         t.GPT2Config(vocab_size=260, n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=4)
     ),
-    # What these do behind the head is part of the model: a softcap, a scale, a divisor.
+    # What these do after the head is part of the model: a softcap, a scale, a divisor.
     "gemma2": lambda t: t.Gemma2ForCausalLM(
         t.Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=2.0, sliding_window=7)
     ),

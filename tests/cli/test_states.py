@@ -1,4 +1,4 @@
-"""States on disk: whole or absent, and refused when they are something else."""
+"""States on disk: complete or absent; other files are rejected."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ safetensors.torch.save_file = slow_save
 save_states(Path(sys.argv[1]), some_states())
 """
 
-# The system kills a process that writes a file past its limit, so the real writer dies in its midst.
+# The system kills a process that writes a file beyond its limit, so the writer ends while it writes.
 KILLED = """
 import resource, signal, sys
 from pathlib import Path
@@ -116,7 +116,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, number):
     assert writer.wait(timeout=20) != 0
     assert torch.equal(load_states(path).states, old.states)
     if number == signal.SIGKILL:
-        # Nothing can clean up then; the next writer does.
+        # The next writer removes the partial file.
         assert len(os.listdir(tmp_path)) == 2
         save_states(path, old)
     assert os.listdir(tmp_path) == [path.name]

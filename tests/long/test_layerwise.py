@@ -35,7 +35,7 @@ def behind_attention(block, out, rows):
 
 
 def by_hand(model, ids, chunk_len, overlap, weights, rule="sled", prefix=(), boundaries=None):
-    """(seqlen, dim) of one text `ids` of BERT with one special token at each end, chunk by chunk."""
+    """States (seqlen, dim) of the sequence `ids`, by a BERT with one special token at each end, chunk by chunk."""
     content, prefix = ids[1:-1], torch.as_tensor(prefix, dtype=torch.long)
     given = None if boundaries is None else [boundaries]
     plan = lckernels.plan_chunks(
@@ -214,7 +214,7 @@ def test_explicit_weights_and_their_gradient():
     assert learned.grad.abs().sum() > 0
     by_function = layer(model, 20, 6, lambda plan: torch.ones(plan.num_chunks, plan.chunk_len))
     torch.testing.assert_close(by_function(ids).last_hidden_state, uniform)
-    # Rows of a batch are those of the batch's plan, whatever share a row of the model.
+    # Rows of a batch are those of the batch's plan, also if several share a row of the model.
     ids, mask = pad([token_ids(40), token_ids(70)], "right")
     plan = layer(model, 20, 6).plan([40, 70])
     table = torch.rand(plan.num_chunks, plan.chunk_len) + 0.1
@@ -286,7 +286,7 @@ def test_attention_with_dropout_keeps_its_mean():
     model.encoder.layer = model.encoder.layer[:1]
 
     def run(encoder):
-        """(count, 80, 16): 68 tokens of each text, then the special ones of its 6 chunks."""
+        """(count, 80, 16): 68 tokens of each sequence, then the special tokens of its 6 chunks."""
         encoder(ids)
         parts = seen["out"][0].split((count * 68, count * 12))
         return torch.cat([part.unflatten(0, (count, -1)) for part in parts], dim=1)

@@ -1,4 +1,4 @@
-"""LongEncoder(merge="layer"): what it says of itself, which models it takes, and how near it comes."""
+"""LongEncoder(merge="layer"): explain, supported models, and the error of the approximation."""
 
 # ruff: noqa: E402
 from importlib.util import find_spec

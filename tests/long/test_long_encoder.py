@@ -1,4 +1,4 @@
-"""LongEncoder against the usual way: a Python loop over chunks, index_add_ and a division."""
+"""LongEncoder against its definition: a Python loop over chunks, index_add_ and a division."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_inputs_embeds_give_what_input_ids_give(family, prefix):
     encoder = lckernels.LongEncoder(model, 24, 8, prefix=prefix)
     ids, mask = pad([token_ids(70), token_ids(40), token_ids(11), token_ids(10)], "right")
     embeds = model.get_input_embeddings()(ids)
-    # What lies in padding must not matter.
+    # Values in padding must not matter.
     embeds = torch.where(mask[..., None].bool(), embeds, torch.nan)
     with torch.no_grad():
         by_ids = encoder(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -1,4 +1,4 @@
-"""Whose attention LongEncoder runs on, and that nobody can tell by the results."""
+"""The attention backend of LongEncoder, and that the results do not depend on it."""
 
 # ruff: noqa: E402
 import copy
@@ -28,7 +28,7 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """As if a backend other than eager served attention on every device."""
+    """As if a backend other than eager supported attention on every device."""
     fast = Backend("fast", {}, reasons=lambda problem: [], unavailable=lambda: "")
     monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: fast)
 
@@ -66,7 +66,7 @@ def test_gradients_on_either(kernel):
 
 
 def mobilebert(layers=2):
-    """Without normalization: states grow from layer to layer, and every rounding with them."""
+    """Without normalization: states grow from layer to layer, and rounding errors with them."""
     same = ("hidden_size", "embedding_size", "true_hidden_size", "intra_bottleneck_size")
     config = transformers.MobileBertConfig(
         vocab_size=60, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=256,
@@ -76,7 +76,7 @@ def mobilebert(layers=2):
 
 
 def modernvbert(layers=8):
-    """With weights of std 0.5 scores are in the tens, and a rounding moves them."""
+    """With weights of std 0.5 scores are in the tens, and rounding changes them."""
     words = transformers.ModernBertConfig(
         vocab_size=60, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
         local_attention=16, max_position_embeddings=64, pad_token_id=1, bos_token_id=3, eos_token_id=4,

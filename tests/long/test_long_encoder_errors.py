@@ -1,10 +1,10 @@
-"""What LongEncoder refuses, and in which words."""
+"""The errors of LongEncoder and their messages."""
 
 import sys
 
 import pytest
 import torch
-import transformers  # encoder_models skips where it is missing
+import transformers  # without transformers, encoder_models skips this module
 from helpers.encoder_models import tiny, token_ids
 
 import lckernels

@@ -158,7 +158,7 @@ def test_default_device_is_not_used(merge):
 
 
 def by_matrix(model, embeds, plan, weights):
-    """(seqlen, dim) of one text without special tokens, merged by one dense matrix."""
+    """States (seqlen, dim) of one sequence without special tokens, merged by one dense matrix."""
     states, matrix = [], []
     for row, col, start, length in rows_of(plan):
         states.append(model(inputs_embeds=embeds[None, start : start + length]).last_hidden_state[0])

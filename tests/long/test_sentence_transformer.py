@@ -1,4 +1,4 @@
-"""A SentenceTransformer over LongEncoder: short texts as before, long ones whole."""
+"""A SentenceTransformer over LongEncoder: short texts are unchanged, long ones are read whole."""
 
 import copy
 from importlib.util import find_spec

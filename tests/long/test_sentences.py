@@ -1,4 +1,4 @@
-"""Sentence boundaries in characters, and the way from characters to tokens."""
+"""Sentence boundaries in characters, and their conversion to tokens."""
 
 # ruff: noqa: RUF001
 import sys
@@ -80,10 +80,10 @@ def test_tokens_that_begin_at_characters():
     mapping = [(0, 0), (0, 2), (3, 5), (5, 6), (6, 9), (10, 12), (0, 0), (0, 0)]
     assert token_boundaries(mapping, [7]) == [4]
     assert token_boundaries(torch.tensor(mapping), torch.tensor([3, 7, 8, 10])) == [2, 4, 5]
-    # With the padding on the left the same tokens lie two columns further.
+    # With the padding on the left the same tokens are two columns further right.
     left = [(0, 0), (0, 0), *mapping[:-2], (0, 0)]
     assert token_boundaries(left, [7]) == [6]
-    # Neither the text's first token nor anything behind its last one is a place to cut.
+    # Neither the first token nor a position after the last one is a boundary.
     assert token_boundaries(mapping, [0, 1, 12, 40]) == []
     assert token_boundaries(mapping, []) == []
     assert token_boundaries([], [3]) == []
