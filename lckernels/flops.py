@@ -16,7 +16,9 @@ def encoder_flops(
             8 * hidden_size ** 2 + 4 * hidden_size * intermediate_size operations per layer.
         lengths: of the sequences that attention reads, each with 4 * length ** 2 * hidden_size operations per
             layer.
-        num_layers, hidden_size, intermediate_size: sizes of the encoder.
+        num_layers: number of layers.
+        hidden_size: width of a token's state.
+        intermediate_size: width of the feed-forward.
     """
     pairs = sum(length * length for length in lengths)
     dense = 4 * hidden_size * tokens * (2 * hidden_size + intermediate_size)

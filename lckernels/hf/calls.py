@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lckernels.hf.family import relative_bias, unsupported_reason
 from lckernels.hf.masks.chunk_mask import ChunkMask
-from lckernels.hf.masks.descriptor import Mask, NotServed
+from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask
 from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, is_causal, kind_without_mask
 from lckernels.hf.masks.packing import has_cu_seqlens, has_segments, packed_layout
@@ -33,7 +33,9 @@ class Served:
 
     Attributes:
         kind: the layer's kind of attention, before a patch's window.
-        window, layout, score: arguments of windowed_attention.
+        window: window_size of windowed_attention.
+        layout: of windowed_attention.
+        score: of windowed_attention.
     """
 
     kind: Kind
@@ -135,7 +137,7 @@ def _served_or_dense(
         return Dense(BIAS)
     if isinstance(mask, KeyMask) and tuple(mask.shape) != mask_sizes(query, key):
         return Dense(BROADCAST)
-    if mask is not None and not isinstance(mask, Mask):
+    if mask is not None and not isinstance(mask, KeyMask):
         return Dense(OWN_MASK)
     found = _without_mask(module, query, key, options) if mask is None else _with_mask(mask, settings)
     if found is None:

@@ -17,7 +17,9 @@ class Layer:
     Attributes:
         kind: its kind of attention with the patch.
         before: its kind without the patch.
-        num_heads, head_dim, head_dim_v: its sizes.
+        num_heads: number of query heads.
+        head_dim: of queries and keys.
+        head_dim_v: of values.
     """
 
     kind: Kind

@@ -23,9 +23,15 @@ def dense_attention(
     """Attention by scaled_dot_product_attention; softcap, sinks and weights by plain torch operations.
 
     Args:
-        module, query, key, value, dropout, scaling, **options: as of `attention`.
+        module: the attention layer.
+        query: (batch, num_heads, seqlen_q, head_dim).
+        key: (batch, num_kv_heads, seqlen_k, head_dim).
+        value: (batch, num_kv_heads, seqlen_k, head_dim_v).
         mask: (batch, 1 or num_heads, seqlen_q, seqlen_k), bool or numbers to add to the scores; or None.
+        dropout: probability; 0 outside training.
+        scaling: of the scores; default: head_dim ** -0.5.
         weights: whether to return the attention weights.
+        **options: as of `attention`.
 
     Returns:
         out (batch, seqlen_q, num_heads, head_dim_v); the weights, (batch, num_heads, seqlen_q, seqlen_k), or

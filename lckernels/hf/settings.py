@@ -14,7 +14,9 @@ class LayerSettings:
     """Settings of one attention layer.
 
     Attributes:
-        window, sink_tokens, backend: as given to `patch`.
+        window: as given to `patch`.
+        sink_tokens: as given to `patch`; 0 for none.
+        backend: as given to `patch`.
         kind: the layer's kind of attention; None until its first call.
     """
 

@@ -34,7 +34,11 @@ def create_mask(
     """A mask as transformers' AttentionMaskInterface calls it.
 
     Args:
-        batch_size, q_length, kv_length, q_offset, kv_offset: sizes, and slots of the first query and key.
+        batch_size: number of rows.
+        q_length: number of queries.
+        kv_length: number of keys.
+        q_offset: cache slot of the first query, an int or a 0-d tensor.
+        kv_offset: cache slot of the first key.
         mask_function: (batch, head, query, key) -> bool.
         attention_mask: (batch, any length) bool, True for tokens; None: no padding.
         use_vmap: whether mask_function supports no broadcasting.

@@ -12,7 +12,10 @@ class Pattern:
     """Which keys a query sees, without padding, in slots of the whole cache.
 
     Attributes:
-        window, chunk, chunk_origin, segment_ids: as in windowed_attention and its Layout.
+        window: as in windowed_attention.
+        chunk: as in Layout.
+        chunk_origin: as in Layout.
+        segment_ids: as in Layout, (batch, seqlen).
         positions: (batch, seqlen) positions of packed sequences, if window and chunk count positions and not
             slots.
     """
