@@ -13,9 +13,10 @@ import_extra("transformers", "hf")
 
 from lckernels.hf import families  # noqa: F401
 from lckernels.hf.interface import NAME, register
+from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.patch import patch, patched, unpatch
 from lckernels.hf.report import Report
 
 register()
 
-__all__ = ["NAME", "Report", "patch", "patched", "register", "unpatch"]
+__all__ = ["NAME", "NotServed", "Report", "patch", "patched", "register", "unpatch"]
