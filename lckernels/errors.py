@@ -1,5 +1,9 @@
-"""What a user of the command got wrong."""
+"""Errors of the library that are no plain ValueError or TypeError."""
 
 
 class InputError(ValueError):
-    """Bad input of the command: one sentence that names what came and what is allowed."""
+    """An input that cannot be used: a file, a text, a model folder.
+
+    The message is one sentence naming what was given and what is expected. The command line prints it and
+    exits; a program catches it as a ValueError.
+    """

@@ -8,7 +8,13 @@ from lckernels.extras import import_extra
 
 @contextmanager
 def token_bar(num_tokens: int, title: str, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Gives what counts tokens that were read; the bar (tqdm) shows tokens per second."""
+    """A function that advances the bar by a number of tokens; the bar (tqdm) shows tokens per second.
+
+    Args:
+        num_tokens: tokens in all.
+        title: text before the bar.
+        shown: False shows nothing; the function then has no effect.
+    """
     if not shown:
         yield lambda _: None
         return

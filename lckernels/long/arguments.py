@@ -1,5 +1,6 @@
 """Integer arguments: sequence lengths, a prefix, sentence boundaries; validated and copied to the CPU."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,14 @@ from torch import Tensor
 
 from lckernels.checks import bad
 from lckernels.long.chunking import Chunking
+
+
+def token_count(name: str, value: object) -> int:
+    """`value` as an int. Raises TypeError naming `name` for anything but an integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}; expected an int, a number of tokens") from None
 
 
 def integers(name: str, values: object) -> Tensor:
@@ -24,15 +33,15 @@ def integers(name: str, values: object) -> Tensor:
 
 
 def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
-    """(num_sequences,) int64. Raises ValueError for no text, and for one too short for its special tokens."""
+    """(num_sequences,) int64. Raises ValueError for no sequence, or one shorter than its special tokens."""
     tensor = integers(name, lengths)
     if not len(tensor):
-        raise bad(name, "no text", "expected the tokens of one text, or of each of several")
+        raise bad(name, "no sequence", "expected the tokens of one sequence, or of each of several")
     short = (tensor < max(num_special, 1)).nonzero()
     if len(short):
-        text = int(short[0])
+        row = int(short[0])
         least = f"its {num_special} special tokens" if num_special else "one token"
-        raise bad(name, f"{int(tensor[text])} tokens for text {text}", f"expected at least {least}")
+        raise bad(name, f"{int(tensor[row])} tokens for sequence {row}", f"expected at least {least}")
     return tensor
 
 
@@ -41,12 +50,18 @@ def content_boundaries(
 ) -> list[list[int]] | None:
     """Columns of each row as offsets into its content; None unless the rule is "sentence".
 
-    first, lengths: (num_rows,) int64, where each row's tokens lie. Columns outside the content are dropped.
+    Columns outside the content are dropped.
+
+    Args:
+        boundaries: columns of each row, rising.
+        chunking: sizes and rule.
+        first: (num_rows,) int64, the column of each row's first token.
+        lengths: (num_rows,) int64, its tokens.
     """
     name = "sentence_boundaries"
     if boundaries is None:
         if chunking.rule == "sentence":
-            raise bad(name, "None", "expected one list a row with boundaries='sentence'")
+            raise bad(name, "None", "expected one list per row with boundaries='sentence'")
         return None
     got = f"{len(boundaries)} lists"
     if chunking.rule != "sentence":

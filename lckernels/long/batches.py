@@ -1,5 +1,6 @@
 """The arguments of a call as one batch: validated, flattened, and gathered chunk by chunk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,10 +95,13 @@ def read_batch(
         raise ValueError(f"input_ids, inputs_embeds: got {given}; expected one of the two")
     name, source = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
     rank = 2 if inputs_embeds is None else 3
+    _check_tensor(name, source, "(batch, seqlen) integer" if rank == 2 else "(batch, seqlen, dim) floating")
     shape = tuple(source.shape)
     dims = "(batch, seqlen)" if rank == 2 else "(batch, seqlen, dim)"
     if source.dim() != rank or source.numel() == 0:
         raise bad(name, f"shape {shape}", f"expected {dims}, not empty")
+    if source.is_floating_point() != (rank == 3) or source.dtype == torch.bool:
+        raise bad(name, f"dtype {source.dtype}", f"expected {'integers' if rank == 2 else 'floating point'}")
     sources = {name: source.flatten(0, 1)}
     if token_type_ids is not None:
         _same_shape("token_type_ids", token_type_ids, shape[:2], name)
@@ -111,13 +115,23 @@ def read_batch(
     return Batch(shape[:2], first, lengths, sources)
 
 
+def _check_tensor(argument: str, x: object, kind: str) -> None:
+    if not isinstance(x, Tensor):
+        hint = "; pass a tokenizer's output as encoder(**inputs)" if isinstance(x, Mapping) else ""
+        raise TypeError(f"{argument}: got {type(x).__name__}; expected a {kind} tensor{hint}")
+
+
 def _same_shape(argument: str, x: Tensor, shape: tuple[int, int], name: str) -> None:
+    _check_tensor(argument, x, "(batch, seqlen) integer")
     if tuple(x.shape) != shape:
         raise bad(argument, f"shape {tuple(x.shape)}", f"{name} has (batch, seqlen) = {shape}")
 
 
 def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor]:
-    """First column and number of tokens of each row. Raises ValueError for a row that is empty or broken."""
+    """First column and number of tokens of each row.
+
+    Raises ValueError for a row without tokens, or with padding between its tokens.
+    """
     batch, seqlen = shape
     if mask is None:
         first = torch.zeros(batch, dtype=torch.long, device="cpu")
@@ -130,7 +144,7 @@ def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tup
     lengths = mask.sum(1, dtype=torch.long)
     empty = (lengths == 0).nonzero()
     if len(empty):
-        got = f"row {int(empty[0])} with padding only, an empty text"
+        got = f"row {int(empty[0])} with padding only, an empty sequence"
         raise bad("attention_mask", got, "expected at least one token")
     first = mask.argmax(1)
     column = torch.arange(seqlen, device="cpu")

@@ -1,5 +1,8 @@
 """LongEncoder: an encoder with a limit of positions reads sequences of any length, chunk by chunk."""
 
+import inspect
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
+from lckernels.dtypes import compute_dtype
 from lckernels.extras import import_extra
-from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
+from lckernels.long.arguments import content_boundaries, integers, sequence_lengths, token_count
 from lckernels.long.batches import read_batch
-from lckernels.long.chunking import chunk_documents
+from lckernels.long.checkpoints import task_head
+from lckernels.long.chunking import Chunks, chunk_documents
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
@@ -63,7 +68,8 @@ class LongEncoder(nn.Module):
         progress: show a progress bar (tqdm) over the tokens read.
 
     Raises:
-        TypeError: a model that is no encoder, or not one for `merge` and `attention`.
+        TypeError: a model that is no encoder, has a task head, or does not support `merge` and `attention`; a
+            size that is no integer.
         ValueError: sizes that do not fit the model.
     """
 
@@ -92,7 +98,7 @@ class LongEncoder(nn.Module):
         if isinstance(weights, str) and weights not in WEIGHTS:
             allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
             raise bad("weights", repr(weights), allowed)
-        if max_tokens < 1:
+        if token_count("max_tokens", max_tokens) < 1:
             raise bad("max_tokens", max_tokens, "expected at least 1")
         if attention not in ATTENTIONS:
             raise bad("attention", repr(attention), f"allowed are {', '.join(ATTENTIONS)}")
@@ -121,15 +127,52 @@ class LongEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, *, model_kwargs: dict[str, Any] | None = None, **options: Any
+        cls, path: str | os.PathLike, *, model_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> "LongEncoder":
-        """AutoModel.from_pretrained(path, **model_kwargs), in eval mode, as LongEncoder(model, **options)."""
-        transformers = import_extra("transformers", "hf")
-        return cls(transformers.AutoModel.from_pretrained(path, **(model_kwargs or {})), **options)
+        """Loads an encoder with AutoModel.from_pretrained, in eval mode, and wraps it.
 
-    def save_pretrained(self, path: str, **kwargs: Any) -> None:
-        """Saves the wrapped model; nothing of LongEncoder is stored."""
+        Args:
+            path: a folder, or a name on the Hugging Face hub.
+            model_kwargs: arguments of AutoModel.from_pretrained.
+            kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, attn_implementation, ...)
+                are passed to AutoModel.from_pretrained too.
+
+        Warns:
+            UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
+        """
+        transformers = import_extra("transformers", "hf")
+        own = inspect.signature(cls).parameters
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in own}
+        model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
+        head = task_head(model.config)
+        if head is not None:
+            warnings.warn(
+                f"{path} was saved from {head}; LongEncoder has the encoder without the task head", stacklevel=2
+            )
+        return cls(model, **options)
+
+    def save_pretrained(self, path: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves the wrapped model. The options of LongEncoder are not stored; see `options`."""
         self.model.save_pretrained(path, **kwargs)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments for an equal LongEncoder, without the model, output_device and progress.
+
+        `LongEncoder.from_pretrained(path, **options)` restores a saved encoder. JSON can store them unless
+        weights are a tensor or a function.
+        """
+        return {
+            "chunk_len": self.chunk_len,
+            "overlap": self.overlap,
+            "weights": self.weights,
+            "boundaries": self.boundaries,
+            "special_tokens": self.special_tokens,
+            "prefix": self.prefix.tolist(),
+            "merge": self.merge,
+            "attention": self.attention,
+            "max_tokens": self.max_tokens,
+        }
 
     @property
     def config(self) -> Any:
@@ -178,10 +221,21 @@ class LongEncoder(nn.Module):
             lengths: tokens of the sequence, or of each sequence of the batch, special tokens included.
             sentence_boundaries: as in a call.
         """
+        return self._chunks(lengths, sentence_boundaries).plan
+
+    def num_chunks(
+        self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
+    ) -> int:
+        """How many chunks a call reads; arguments as in `plan`."""
+        return self._chunks(lengths, sentence_boundaries).num_chunks
+
+    def _chunks(
+        self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None
+    ) -> Chunks:
         lengths = sequence_lengths("lengths", lengths, self.chunking.num_special)
         first = lengths.cumsum(0) - lengths
         offsets = content_boundaries(sentence_boundaries, self.chunking, torch.zeros_like(lengths), lengths)
-        return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets).plan
+        return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets)
 
     def explain(self, seqlen: int | Sequence[int]) -> Explanation:
         """Cost and accuracy of a call with sequences of `seqlen` tokens, special tokens included.
@@ -193,6 +247,29 @@ class LongEncoder(nn.Module):
             ValueError: no sequence, or one shorter than its special tokens.
         """
         return explain(self, seqlen)
+
+    def embed(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> Tensor:
+        """One vector per sequence: the mean of its tokens' last hidden states.
+
+        Special tokens count, once per sequence; padding and the prefix do not. That is the mean pooling of
+        sentence-transformers.
+
+        Args:
+            input_ids: (batch, seqlen) integers.
+            attention_mask: (batch, seqlen), 1 for tokens, 0 for padding.
+            inputs: further arguments of a call.
+
+        Returns:
+            (batch, dim), float32; float64 for a float64 model. Not normalized.
+        """
+        states = self(input_ids, attention_mask, return_dict=True, **inputs).last_hidden_state
+        dtype = compute_dtype(states.dtype)
+        total = states.sum(1, dtype=dtype)  # rows of padding are zero
+        if attention_mask is None:
+            return total / states.shape[1]
+        return total / attention_mask.sum(1, keepdim=True).to(total)
 
     def forward(
         self,

@@ -1,9 +1,10 @@
-"""A model and its tokenizer from a folder or the Hugging Face hub, complete or refused."""
+"""A model and its tokenizer from a folder or the Hugging Face hub; incomplete ones raise."""
 
 import io
 import re
 from collections.abc import Set
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,75 @@ import torch
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
 
-# Nothing here reads it, and many encoders are stored without it.
+# Hidden states do not depend on it, and many encoders are stored without it.
 _POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 def load(
     name: str, dtype: torch.dtype, auto: str = "AutoModel", gguf_file: str | None = None
 ) -> tuple[Any, torch.nn.Module, Set[str]]:
-    """Tokenizer, model, and the names of its parameters that no file gave and are random: of a pooler only.
+    """A tokenizer and a model, without output on the console.
 
-    auto: the class of transformers that chooses the model's. gguf_file: the file in the folder or repository
-    that holds model and tokenizer; its weights are made `dtype`.
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+        dtype: dtype of the weights.
+        auto: the class of transformers that picks the model's class.
+        gguf_file: a GGUF file in the folder or repository that holds model and tokenizer.
 
-    Raises InputError when it cannot be loaded, or misses other parameters.
+    Returns:
+        The tokenizer, the model in eval mode, and the names of parameters that no file holds and are random:
+        a pooler's only.
+
+    Raises:
+        InputError: it cannot be loaded, its tokenizer is not a fast one, or other parameters are missing.
     """
     transformers = import_extra("transformers", "hf")
     path = folder(name)
     source = str(path) if path else name
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.logging.disable_progress_bar()
-    import_extra("huggingface_hub", "hf").logging.set_verbosity_error()
     options = {"gguf_file": gguf_file} if gguf_file else {}
     # Reading a GGUF file shows a bar that no setting of transformers turns off.
-    silence = redirect_stderr(io.StringIO()) if gguf_file else nullcontext()
+    no_bar = redirect_stderr(io.StringIO()) if gguf_file else nullcontext()
     try:
-        with silence:
+        with quiet_transformers(), no_bar:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             model, loaded = getattr(transformers, auto).from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
     except Exception as error:
-        # A damaged folder makes the libraries raise whatever they run into.
+        # From a damaged folder the libraries raise errors of many types.
         what = "model folder" if path else "model (no folder, so a name on the Hugging Face hub)"
         why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise InputError(f"the {what} {name} cannot be loaded: {why}") from None
     _check_complete(name, type(model).__name__, loaded)
     if not tokenizer.is_fast:
-        raise InputError(f"the tokenizer of {name} is not a fast one, so it cannot say where a token stands")
+        raise InputError(f"the tokenizer of {name} is not a fast one; expected one with offset mappings")
     return tokenizer, model, loaded["missing_keys"]
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Temporarily no progress bars, and no messages below CRITICAL, from transformers and huggingface_hub."""
+    logging, hub = import_extra("transformers", "hf").logging, import_extra("huggingface_hub", "hf")
+    verbosity, hub_verbosity = logging.get_verbosity(), hub.logging.get_verbosity()
+    bars, hub_bars = logging.is_progress_bar_enabled(), not hub.utils.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
+    hub.logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub.logging.set_verbosity(hub_verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if bars and not hub_bars:
+            hub.utils.disable_progress_bars()  # enabled with transformers' own
+
+
 def folder(name: str) -> Path | None:
-    """The folder that `name` is, None for a name on the hub. Raises InputError for a path to no folder."""
+    """The folder at path `name`; None for a name on the hub. Raises InputError for another path."""
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -71,6 +97,7 @@ def folder(name: str) -> Path | None:
 
 
 def _check_complete(name: str, kind: str, loaded: dict[str, Any]) -> None:
+    """Raises InputError for parameters that are missing or have another shape, but not for a pooler's."""
     missing = sorted(key for key in loaded["missing_keys"] if not _POOLER.search(key))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

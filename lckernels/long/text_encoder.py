@@ -1,4 +1,4 @@
-"""A model with its tokenizer that turns a text of any length into one hidden state per token."""
+"""A model with its tokenizer: one hidden state per token of a text of any length."""
 
 import time
 from collections.abc import Callable
@@ -24,8 +24,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Tokens:
     """The tokens of one text.
 
-    input_ids: (1, seqlen) int64, special tokens included. leading: how many special tokens come first.
-    offsets: (num_tokens, 2) int64, the characters of each token, special tokens left out.
+    Attributes:
+        input_ids: (1, seqlen) int64, special tokens included.
+        offsets: (num_tokens, 2) int64, the characters of each token, without the special tokens.
+        leading: how many special tokens come first.
     """
 
     input_ids: Tensor
@@ -35,7 +37,13 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """states: (num_tokens, dim) in the model's dtype, special tokens left out; chunks and seconds it took."""
+    """The states of one text.
+
+    Attributes:
+        states: (num_tokens, dim) in the model's dtype, without the special tokens.
+        num_chunks: chunks that were read.
+        seconds: duration of the model and the merge.
+    """
 
     states: Tensor
     num_chunks: int
@@ -43,12 +51,23 @@ class Encoded:
 
 
 class TextEncoder:
-    """LongEncoder over a model of the hub or a folder, with its tokenizer.
+    """A LongEncoder with its tokenizer, loaded from a folder or the Hugging Face hub.
 
-    model: a folder or a name on the Hugging Face hub. dtype: one of DTYPES. options: chunk_len, overlap,
-    weights, boundaries, merge of LongEncoder.
+    Args:
+        model: a folder, or a name on the hub.
+        dtype: dtype of the weights, one of DTYPES. Default: "float32".
+        options: arguments of LongEncoder, such as chunk_len, overlap, weights, boundaries, merge.
+            special_tokens is read from the tokenizer.
 
-    Raises InputError for a model that cannot be loaded or is no encoder, and for options that do not fit it.
+    Attributes:
+        name: the argument `model`.
+        dtype: the argument `dtype`.
+        tokenizer: a fast tokenizer of transformers.
+        encoder: the LongEncoder, in eval mode.
+        num_leading: special tokens before a text.
+
+    Raises:
+        InputError: a model that cannot be loaded or is no encoder, or options that do not fit it.
     """
 
     def __init__(self, model: str, *, dtype: str = "float32", **options: Any) -> None:
@@ -70,7 +89,10 @@ class TextEncoder:
             raise InputError(str(error)) from None
 
     def identity(self, language: str) -> dict[str, str]:
-        """What the states depend on beside the text, as strings; `language` only where it places cuts."""
+        """Everything beside the text that the states depend on, as strings.
+
+        Hashes all weights at each call. `language` counts only where it decides the chunks.
+        """
         encoder = self.encoder
         return {
             "weights_sha256": weights_sha256(encoder.model, self._random),
@@ -85,7 +107,11 @@ class TextEncoder:
         }
 
     def tokenize(self, text: str) -> Tokens:
-        """The tokens of a text of any length; no special token stands for a part of the text."""
+        """The tokens of a text of any length; names of special tokens in it are tokenized as text.
+
+        Raises:
+            InputError: the text holds a piece that is a special token, and the vocabulary has no unknown token.
+        """
         encoding = self.tokenizer(
             text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
         )
@@ -95,16 +121,30 @@ class TextEncoder:
         return Tokens(ids[None], offsets[inside], self.num_leading)
 
     def encode(
-        self, tokens: Tokens, text: str, language: str, say: Callable[[str], None], progress: bool = False
+        self,
+        tokens: Tokens,
+        text: str = "",
+        language: str = "en",
+        notify: Callable[[str], None] | None = None,
+        progress: bool = False,
     ) -> Encoded:
-        """The merged last hidden state of a text; `language` places the cuts of boundaries="sentence"."""
+        """The merged last hidden state of a text.
+
+        Args:
+            tokens: of the text, as `tokenize` returns them.
+            text: used with boundaries="sentence" only.
+            language: of the text, an ISO 639 code; used with boundaries="sentence" only. Default: "en".
+            notify: called once, before the model runs, with a message on the number of tokens and chunks.
+            progress: show a progress bar (tqdm) over the tokens.
+        """
         options = {}
         if self.encoder.boundaries == "sentence":
             cuts = token_boundaries(tokens.offsets, sentence_boundaries(text, language))
             options["sentence_boundaries"] = [[cut + tokens.leading for cut in cuts]]
-        num_chunks = self.encoder.plan(tokens.input_ids.shape[1], **options).num_chunks
-        how = ", merged in every layer" if self.encoder.merge == "layer" else ""
-        say(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}")
+        num_chunks = self.encoder.num_chunks(tokens.input_ids.shape[1], **options)
+        if notify is not None:
+            how = ", merged in every layer" if self.encoder.merge == "layer" else ""
+            notify(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}")
         self.encoder.progress = progress
         start = time.perf_counter()
         with torch.inference_mode():
@@ -113,21 +153,19 @@ class TextEncoder:
         states = output.last_hidden_state[0, tokens.leading :][: len(tokens.offsets)]
         return Encoded(states, num_chunks, seconds)
 
-    def embed(self, question: str) -> Tensor:
-        """(dim,) float32, of length 1: the mean state of the question's tokens, special ones included."""
-        ids = self.tokenizer(question, truncation=False, verbose=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+    def embed(self, text: str) -> Tensor:
+        """(dim,) float32 of length 1: the mean state of the text's tokens, special tokens included."""
+        ids = self.tokenizer(text, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
         options = {"sentence_boundaries": [[]]} if self.encoder.boundaries == "sentence" else {}
         self.encoder.progress = False
         with torch.inference_mode():
-            states = self.encoder(input_ids=self._without_special(ids)[None], **options).last_hidden_state[0]
-        return F.normalize(states.float().mean(0), dim=0)
+            mean = self.encoder.embed(self._without_special(ids)[None], **options)[0]
+        return F.normalize(mean.float(), dim=0)
 
     def _without_special(self, ids: list[int]) -> Tensor:
         """(seqlen,) int64; a special token within the text becomes the unknown token.
 
-        Unigram vocabularies have pieces such as `</s>`, which split_special_tokens does not keep from a text.
+        Unigram vocabularies have pieces such as `</s>`, to which split_special_tokens does not apply.
         """
         ids = torch.tensor(ids, device="cpu")
         unknown = self.tokenizer.unk_token_id
@@ -145,7 +183,7 @@ class TextEncoder:
         return ids
 
     def _special_tokens(self) -> tuple[int, int]:
-        """How many special tokens the tokenizer puts before and after a text."""
+        """How many special tokens the tokenizer adds before and after a text."""
         special = self.tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
         if 0 not in special:
             raise InputError(f"the tokenizer of {self.name} makes no token of the letter x")

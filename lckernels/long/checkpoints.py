@@ -1,0 +1,38 @@
+"""What is stored with a model beside its weights: a task head, and sentence-transformers' length limit."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lckernels.extras import import_extra
+
+_LIMIT_FILE = "sentence_bert_config.json"
+_HEAD = re.compile(r"For[A-Z]")
+_PRETRAINING = ("ForMaskedLM", "ForPreTraining")
+
+
+def has_head(class_name: str) -> bool:
+    """Whether a class of transformers has a task head, by its name: `XForY`."""
+    return _HEAD.search(class_name) is not None
+
+
+def task_head(config: Any) -> str | None:
+    """The class with a task head that a checkpoint was saved from; None for none, or for one of pretraining."""
+    classes = getattr(config, "architectures", None) or []
+    return next((name for name in classes if has_head(name) and not name.endswith(_PRETRAINING)), None)
+
+
+def max_seq_length(name: str | Path) -> int | None:
+    """max_seq_length in the sentence_bert_config.json beside a model; None where there is none.
+
+    Reads a local folder, or the local cache for a name on the Hugging Face hub; downloads nothing.
+    """
+    path = Path(name) / _LIMIT_FILE
+    try:
+        if not path.is_file():
+            path = import_extra("huggingface_hub", "hf").try_to_load_from_cache(str(name), _LIMIT_FILE)
+        limit = json.loads(Path(path).read_text(encoding="utf-8")).get("max_seq_length")
+    except (ImportError, OSError, TypeError, ValueError, AttributeError):
+        return None
+    return limit if isinstance(limit, int) else None
