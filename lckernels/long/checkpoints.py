@@ -18,7 +18,7 @@ def has_head(class_name: str) -> bool:
 
 
 def task_head(config: Any) -> str | None:
-    """The class with a task head that a checkpoint was saved from; None for none, or for one of pretraining."""
+    """The class with a task head that a checkpoint was saved from; None without one, or for pretraining."""
     classes = getattr(config, "architectures", None) or []
     return next((name for name in classes if has_head(name) and not name.endswith(_PRETRAINING)), None)
 

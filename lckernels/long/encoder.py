@@ -134,8 +134,8 @@ class LongEncoder(nn.Module):
         Args:
             path: a folder, or a name on the Hugging Face hub.
             model_kwargs: arguments of AutoModel.from_pretrained.
-            kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, attn_implementation, ...)
-                are passed to AutoModel.from_pretrained too.
+            kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, ...) are passed to
+                AutoModel.from_pretrained too.
 
         Warns:
             UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
@@ -146,9 +146,8 @@ class LongEncoder(nn.Module):
         model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
         head = task_head(model.config)
         if head is not None:
-            warnings.warn(
-                f"{path} was saved from {head}; LongEncoder has the encoder without the task head", stacklevel=2
-            )
+            dropped = f"{path} was saved from {head}; its task head is not loaded, only its encoder"
+            warnings.warn(dropped, stacklevel=2)
         return cls(model, **options)
 
     def save_pretrained(self, path: str | os.PathLike, **kwargs: Any) -> None:

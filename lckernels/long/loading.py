@@ -2,8 +2,7 @@
 
 import io
 import re
-from collections.abc import Set
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any

@@ -110,7 +110,7 @@ class TextEncoder:
         """The tokens of a text of any length; names of special tokens in it are tokenized as text.
 
         Raises:
-            InputError: the text holds a piece that is a special token, and the vocabulary has no unknown token.
+            InputError: a piece of the text is a special token, and the vocabulary has no unknown token.
         """
         encoding = self.tokenizer(
             text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True

@@ -57,7 +57,7 @@ ALMOST[1, 0] = 1
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (call_with(attention_mask=EMPTY), "attention_mask: got row 1 with padding only, an empty text"),
+        (call_with(attention_mask=EMPTY), "attention_mask: got row 1 with padding only, an empty sequence"),
         (call_with(attention_mask=HOLE), "attention_mask: got row 1 with padding in the middle, at column 7"),
         (
             call_with(attention_mask=ALMOST),
@@ -87,7 +87,7 @@ def test_bad_input_of_a_call(call, message):
 
 def test_sentence_rule_needs_boundaries():
     encoder = lckernels.LongEncoder(tiny(), 20, boundaries="sentence")
-    with pytest.raises(ValueError, match="sentence_boundaries: got None; expected one list a row"):
+    with pytest.raises(ValueError, match="sentence_boundaries: got None; expected one list per row"):
         encoder(token_ids(40)[None])
     with pytest.raises(ValueError, match="sentence_boundaries: got 2 lists; input has 1 rows"):
         encoder(token_ids(40)[None], sentence_boundaries=[[3], [4]])
@@ -106,11 +106,29 @@ def test_models_without_encoder_states():
         lckernels.LongEncoder(t5.get_encoder())
     with pytest.raises(TypeError, match="model: got Linear; expected an encoder"):
         lckernels.LongEncoder(torch.nn.Linear(2, 2))
+
+
+class WithHead(torch.nn.Module):
+    """A task head that only the output reveals: class and attributes have other names than transformers'."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = transformers.BertForMaskedLM(tiny().config)
+        self.config = self.inner.config
+
+    def forward(self, **inputs):
+        return self.inner(**inputs)
+
+
+def test_models_with_a_task_head():
     head = transformers.BertForMaskedLM(tiny().config)
     with pytest.raises(
-        TypeError, match="BertForMaskedLM returned MaskedLMOutput, which has no last_hidden_state"
+        TypeError, match=r"got BertForMaskedLM, a model with a task head; pass its encoder, model\.bert$"
     ):
-        lckernels.LongEncoder(head)(token_ids(40)[None])
+        lckernels.LongEncoder(head)
+    lckernels.LongEncoder(head.bert)
+    with pytest.raises(TypeError, match="WithHead returned MaskedLMOutput, which has no last_hidden_state"):
+        lckernels.LongEncoder(WithHead())(token_ids(40)[None])
 
 
 def test_missing_extra_is_named(monkeypatch):

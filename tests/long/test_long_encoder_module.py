@@ -193,7 +193,7 @@ def test_texts_too_short_to_plan(lengths):
     encoder = lckernels.LongEncoder(tiny(), 20, 6)
     at = len(lengths) - 1 if isinstance(lengths, list) else 0
     tokens = lengths[at] if isinstance(lengths, list) else lengths
-    said = f"got {tokens} tokens for text {at}; expected at least its 2 special tokens"
+    said = f"got {tokens} tokens for sequence {at}; expected at least its 2 special tokens"
     with pytest.raises(ValueError, match=f"lengths: {said}"):
         encoder.plan(lengths)
     with pytest.raises(ValueError, match=f"seqlen: {said}"):
@@ -202,11 +202,11 @@ def test_texts_too_short_to_plan(lengths):
 
 def test_no_text_to_plan():
     encoder = lckernels.LongEncoder(tiny(), 20, 6, special_tokens=(0, 0))
-    with pytest.raises(ValueError, match="lengths: got no text; expected the tokens of one text"):
+    with pytest.raises(ValueError, match="lengths: got no sequence; expected the tokens of one sequence"):
         encoder.plan([])
-    with pytest.raises(ValueError, match="seqlen: got no text"):
+    with pytest.raises(ValueError, match="seqlen: got no sequence"):
         encoder.explain([])
-    with pytest.raises(ValueError, match="lengths: got 0 tokens for text 1; expected at least one token"):
+    with pytest.raises(ValueError, match="lengths: got 0 tokens for sequence 1; expected at least one token"):
         encoder.plan([5, 0])
     with pytest.raises(
         ValueError, match=r"lengths: got shape .* of torch.float32; expected a sequence of int"
