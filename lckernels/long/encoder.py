@@ -1,10 +1,6 @@
 """LongEncoder: an encoder with a limit of positions reads sequences of any length, chunk by chunk."""
 
-import inspect
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,28 +8,27 @@ from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
 from lckernels.dtypes import compute_dtype
-from lckernels.extras import import_extra
 from lckernels.long.arguments import content_boundaries, integers, sequence_lengths, token_count
-from lckernels.long.batches import read_batch
-from lckernels.long.checkpoints import task_head
+from lckernels.long.attention import attention_context, check_attention
+from lckernels.long.batches import Batch, read_batch
 from lckernels.long.chunking import Chunks, chunk_documents
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
-from lckernels.long.limits import check_encoder, is_transformers_model, resolve_chunking
+from lckernels.long.limits import check_encoder, resolve_chunking
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
+from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
 from lckernels.progress import token_bar
 
 RULES = ("sled", "max_context", "sentence")
 MERGES = ("final", "layer")
-ATTENTIONS = ("auto", "lckernels", "model")
 Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
-class LongEncoder(nn.Module):
+class LongEncoder(EncoderWrapper):
     """Wraps an encoder of transformers and is called like it; returns one sequence as long as the input.
 
     A sequence is cut into overlapping chunks that fit the model; the chunks' hidden states are merged by
@@ -100,12 +95,7 @@ class LongEncoder(nn.Module):
             raise bad("weights", repr(weights), allowed)
         if token_count("max_tokens", max_tokens) < 1:
             raise bad("max_tokens", max_tokens, "expected at least 1")
-        if attention not in ATTENTIONS:
-            raise bad("attention", repr(attention), f"allowed are {', '.join(ATTENTIONS)}")
-        if attention == "lckernels":
-            from lckernels.hf.support import check_supported
-
-            check_supported(model)
+        check_attention(model, attention)
         if merge not in MERGES:
             raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
         if merge == "layer":
@@ -124,35 +114,6 @@ class LongEncoder(nn.Module):
         parameter = next(model.parameters(), prefix)
         self.register_buffer("prefix", prefix.to(parameter.device), persistent=False)
         self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
-
-    @classmethod
-    def from_pretrained(
-        cls, path: str | os.PathLike, *, model_kwargs: dict[str, Any] | None = None, **kwargs: Any
-    ) -> "LongEncoder":
-        """Loads an encoder with AutoModel.from_pretrained, in eval mode, and wraps it.
-
-        Args:
-            path: a folder, or a name on the Hugging Face hub.
-            model_kwargs: arguments of AutoModel.from_pretrained.
-            kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, ...) are passed to
-                AutoModel.from_pretrained too.
-
-        Warns:
-            UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
-        """
-        transformers = import_extra("transformers", "hf")
-        own = inspect.signature(cls).parameters
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name in own}
-        model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
-        head = task_head(model.config)
-        if head is not None:
-            dropped = f"{path} was saved from {head}; its task head is not loaded, only its encoder"
-            warnings.warn(dropped, stacklevel=2)
-        return cls(model, **options)
-
-    def save_pretrained(self, path: str | os.PathLike, **kwargs: Any) -> None:
-        """Saves the wrapped model. The options of LongEncoder are not stored; see `options`."""
-        self.model.save_pretrained(path, **kwargs)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -174,21 +135,6 @@ class LongEncoder(nn.Module):
         }
 
     @property
-    def config(self) -> Any:
-        """The wrapped model's config."""
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        # A replica of DataParallel has buffers, but no parameters.
-        return next(self.model.parameters(), self.prefix).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        parameter = next(self.model.parameters(), None)
-        return self.get_input_embeddings().weight.dtype if parameter is None else parameter.dtype
-
-    @property
     def chunk_len(self) -> int:
         """Tokens of a chunk, special tokens and prefix included."""
         return self.chunking.chunk_len
@@ -207,9 +153,6 @@ class LongEncoder(nn.Module):
     def special_tokens(self) -> tuple[int, int]:
         """How many special tokens begin and end each row."""
         return self.chunking.num_leading, self.chunking.num_trailing
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
 
     def plan(
         self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
@@ -315,35 +258,25 @@ class LongEncoder(nn.Module):
         weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
         device = self.output_device or self.device
         batch = batch.on(self.device, self.prefix, self.model)
-        if self.merge == "layer":
-            rows = PackedRows(chunks, chunking, self.max_tokens)
-            num_tokens, piece_tokens = sum(rows.num_tokens()), self.max_tokens
-        else:
-            num_tokens, piece_tokens = chunks.num_tokens, None
-        attention = self._attention_context(chunks.chunk_len, piece_tokens)
-        with attention, token_bar(num_tokens, "LongEncoder", self.progress) as advance:
-            if self.merge == "layer":
-                merged = run_rows(self.model, batch, rows, outputs, weights, device, advance)
-            else:
-                merged = run_chunks(
-                    self.model, batch, chunks, outputs, weights, self.max_tokens, device, advance
-                )
+        run = self._run_rows if self.merge == "layer" else self._run_chunks
+        merged = run(batch, chunks, outputs, weights, device)
         output = outputs.build([batch.unpack(state) for state in merged])
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
-    def _attention_context(self, seqlen: int, piece_tokens: int | None) -> AbstractContextManager[None]:
-        """The context of a call with rows of `seqlen` tokens: lckernels' attention, or the model's own."""
-        always = self.merge == "layer" or self.attention == "lckernels"
-        if not always and (self.attention == "model" or not is_transformers_model(self.model)):
-            return nullcontext()
-        from lckernels.hf.patch.modules import lckernels_attention
-        from lckernels.hf.support import own_attention_reasons
+    def _run_chunks(self, batch: Batch, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
+        """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
+        attention = attention_context(self.model, self.attention, chunks.chunk_len)
+        with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
+            return run_chunks(self.model, batch, chunks, outputs, *merge, self.max_tokens, advance)
 
-        if not always and own_attention_reasons(self.model, self.attention, seqlen):
-            return nullcontext()
-        return lckernels_attention(self.model, piece_tokens)
+    def _run_rows(self, batch: Batch, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
+        """merge="layer": the states (total_len, dim) of rows of whole documents."""
+        rows = PackedRows(chunks, self.chunking, self.max_tokens)
+        attention = attention_context(self.model, "lckernels", chunks.chunk_len, self.max_tokens)
+        with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", self.progress) as advance:
+            return run_rows(self.model, batch, rows, outputs, *merge, advance)
 
     def extra_repr(self) -> str:
         return (

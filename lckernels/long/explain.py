@@ -1,4 +1,4 @@
-"""What a LongEncoder will do with a text, said before anything runs."""
+"""Cost and accuracy of a call of LongEncoder, before it runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lckernels.flops import encoder_flops, format_bytes, format_flops
 from lckernels.long.arguments import sequence_lengths
+from lckernels.long.attention import describe_attention
+from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.chunking import chunk_documents, micro_batches
 from lckernels.long.layer_rows import PackedRows
-from lckernels.long.limits import is_transformers_model
 
 if TYPE_CHECKING:
     from lckernels.long.encoder import LongEncoder
 
 _MERGED = {"final": "of the results", "layer": "in every layer, after attention"}
 _LOSSES = {
-    "final": "a token sees its chunk, not the whole text",
-    "layer": "a layer sees a token's chunks, not the whole text; a token has one position for all of them",
+    "final": "a token attends to its chunk, not to the whole sequence",
+    "layer": "in a layer a token attends to its chunks, not to the whole sequence, and has one position for "
+    "all of them",
 }
 
 
@@ -25,19 +28,29 @@ _LOSSES = {
 class Explanation:
     """Sizes in tokens, memory in bytes, arithmetic in floating point operations (a multiply-add is two).
 
-    merge             as LongEncoder was given it; with "layer" a micro-batch is one row of whole texts
-    attention         "lckernels", in how many layers if not in all, or why the model keeps its own
-    halo              a token at a seam has at least so many tokens of context on either side in its better
-                      chunk; None if no text has a seam
-    recompute_factor  tokens read, prefix and special tokens included, per token of the text; with
-                      merge="layer" a token is read once, but attention runs as often as a chunk has it
-    exact             the result is the model's own, not an approximation of one with more positions
-    output_bytes      the merged last_hidden_state
-    buffer_bytes      the chunks' hidden states before the merge (once for each state that is asked for);
-                      none with merge="layer"
-    batch_bytes       estimate of the largest micro-batch's activations in one layer, without gradients
-    flops             matrix products of the encoder; None if its config does not tell its sizes
-    flops_one_piece   the same for a model that reads each text at once
+    Attributes:
+        seqlen: tokens of all sequences, special tokens included.
+        num_documents: sequences.
+        num_chunks: chunks that are read.
+        num_micro_batches: forwards of the model; with merge="layer" one is a row of whole sequences.
+        chunk_len: as in LongEncoder.
+        overlap: as in LongEncoder.
+        weights: as in LongEncoder; "explicit" for a tensor or a function.
+        merge: as in LongEncoder.
+        attention: "lckernels", in how many layers if not in all, or why the model's own is used.
+        halo: at a chunk border a token has at least so many tokens of context on either side in one of its
+            chunks; None if no sequence has a border.
+        recompute_factor: tokens read, prefix and special tokens included, per token of the sequences. With
+            merge="layer" a token is read once, but attention runs once per chunk that contains it.
+        exact: the result is the model's own, not an approximation of a model with more positions.
+        max_seq_length: the limit in the sentence_bert_config.json stored with the model; None without one.
+        output_bytes: the merged last_hidden_state.
+        buffer_bytes: the chunks' hidden states before the merge, for each state that is requested; none with
+            merge="layer".
+        batch_bytes: estimate of the largest micro-batch's activations in one layer, without gradients; None
+            if the model's config has no sizes.
+        flops: matrix products of the encoder; None if the model's config has no sizes.
+        flops_one_piece: the same for a model that reads each sequence at once.
     """
 
     seqlen: int
@@ -52,6 +65,7 @@ class Explanation:
     halo: int | None
     recompute_factor: float
     exact: bool
+    max_seq_length: int | None
     output_bytes: int
     buffer_bytes: int
     batch_bytes: int | None
@@ -59,14 +73,16 @@ class Explanation:
     flops_one_piece: int | None
 
     def __str__(self) -> str:
-        halo = "none needed, every text is one chunk"
+        halo = "none needed, every sequence is one chunk"
         if self.halo is not None:
             halo = f"{self.halo:,} tokens at least"
         verdict = "exact" if self.exact else f"approximate: {_LOSSES[self.merge]}"
-        texts = "1 text" if self.num_documents == 1 else f"{self.num_documents:,} texts"
-        batch_bytes = "" if self.batch_bytes is None else f", about {_bytes(self.batch_bytes)} a micro-batch"
+        sequences = "1 sequence" if self.num_documents == 1 else f"{self.num_documents:,} sequences"
+        memory = f"{format_bytes(self.output_bytes)} result, {format_bytes(self.buffer_bytes)} chunks"
+        if self.batch_bytes is not None:
+            memory += f", about {format_bytes(self.batch_bytes)} per micro-batch"
         lines = [
-            f"{texts}, {self.seqlen:,} tokens",
+            f"{sequences}, {self.seqlen:,} tokens",
             f"chunks       {self.num_chunks:,} of up to {self.chunk_len:,} tokens, overlap {self.overlap:,}, "
             f"weights {self.weights}, in {self.num_micro_batches:,} micro-batches",
             f"merge        {_MERGED[self.merge]}",
@@ -74,12 +90,16 @@ class Explanation:
             f"result       {verdict}",
             f"halo         {halo}",
             f"recompute    {self.recompute_factor:.2f} tokens read per token",
-            f"memory       {_bytes(self.output_bytes)} result, {_bytes(self.buffer_bytes)} chunks"
-            + batch_bytes,
+            f"memory       {memory}",
         ]
         if self.flops is not None:
-            one_piece = f"{_flops(self.flops_one_piece)} for a model that reads it at once"
-            lines.append(f"arithmetic   {_flops(self.flops)}; {one_piece}")
+            one_piece = f"{format_flops(self.flops_one_piece)} for a model that reads it at once"
+            lines.append(f"arithmetic   {format_flops(self.flops)}; {one_piece}")
+        if self.max_seq_length not in (None, self.chunk_len):
+            lines.append(
+                f"note         sentence_bert_config.json has max_seq_length {self.max_seq_length:,}, "
+                f"chunk_len is {self.chunk_len:,}"
+            )
         return "\n".join(lines)
 
 
@@ -101,10 +121,12 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         batch_tokens = [(b - a) * widths[a] for a, b in micro_batches(widths, encoder.max_tokens)]
     read = sum(batch_tokens) if layer else sum(widths)
     largest = max(batch_tokens)
-    # A row's feed-forward runs in pieces.
+    # With merge="layer" a row's feed-forward runs in pieces.
     wide = min(largest, encoder.max_tokens) if layer else largest
-    # A model that merge="layer" takes runs on lckernels in every layer.
-    attention = "lckernels" if layer else _attention(encoder, max(widths))
+    # A model that supports merge="layer" runs on lckernels in every layer.
+    attention = (
+        "lckernels" if layer else describe_attention(encoder.model, encoder.attention, chunks.chunk_len)
+    )
     return Explanation(
         seqlen=sum(lengths),
         num_documents=len(lengths),
@@ -118,44 +140,22 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         halo=None if one_piece else chunking.overlap // 2,
         recompute_factor=read / sum(lengths),
         exact=one_piece and chunking.num_prefix == 0,
+        max_seq_length=max_seq_length(getattr(encoder.model, "name_or_path", "")),
         output_bytes=chunks.total_len * hidden * dtype_bytes,
         buffer_bytes=0 if layer else chunks.num_chunks * chunks.chunk_len * hidden * dtype_bytes,
         batch_bytes=sizes and dtype_bytes * _layer_values(largest, wide, *sizes[1:]),
-        flops=sizes and _encoder_flops(read, widths, *sizes),
-        flops_one_piece=sizes and _encoder_flops(sum(lengths), lengths, *sizes),
+        flops=sizes and encoder_flops(read, widths, *sizes),
+        flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes),
     )
 
 
-def _attention(encoder: "LongEncoder", seqlen: int) -> str:
-    """The attention of chunks of `seqlen` tokens in words."""
-    if encoder.attention == "auto" and not is_transformers_model(encoder.model):
-        return "the model's own: it is no model of transformers"
-    from lckernels.hf.support import attention_backend
-
-    return attention_backend(encoder.model, encoder.attention, seqlen)
-
-
 def _sizes(config: object) -> tuple[int, int, int] | None:
-    """(layers, hidden, feed-forward), or None if the config does not name them."""
-    feed_forward = getattr(config, "intermediate_size", getattr(config, "hidden_dim", None))
-    found = (getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None), feed_forward)
+    """(num_hidden_layers, hidden_size, intermediate_size); None if the config has not all of them."""
+    intermediate = getattr(config, "intermediate_size", getattr(config, "hidden_dim", None))
+    found = (getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None), intermediate)
     return found if all(isinstance(size, int) for size in found) else None
 
 
-def _encoder_flops(tokens: int, pieces: list[int], layers: int, hidden: int, feed_forward: int) -> int:
-    """Per layer projections 8 n d^2, feed-forward 4 n d f of the tokens; attention 4 n^2 d of each piece."""
-    attention = sum(length * length for length in pieces)
-    return layers * 4 * hidden * (tokens * (2 * hidden + feed_forward) + attention)
-
-
-def _layer_values(tokens: int, wide: int, hidden: int, feed_forward: int) -> int:
+def _layer_values(tokens: int, wide: int, hidden: int, intermediate: int) -> int:
     """Residual, q, k, v, attention, its projection; feed-forward and its activation, of `wide` tokens."""
-    return 6 * hidden * tokens + 2 * feed_forward * wide
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
-def _flops(count: int) -> str:
-    return f"{count / 1e12:.2f} TFLOP" if count >= 1e12 else f"{count / 1e9:.2f} GFLOP"
+    return 6 * hidden * tokens + 2 * intermediate * wide

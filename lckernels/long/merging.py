@@ -19,8 +19,8 @@ def run_chunks(
     chunks: Chunks,
     outputs: Outputs,
     weights: str | Tensor,
-    max_tokens: int,
     device: torch.device | str,
+    max_tokens: int,
     advance: Callable[[int], object],
 ) -> list[Tensor]:
     """The batch's states (total_len, dim), merged on `device`, in the order of `Outputs.states`.

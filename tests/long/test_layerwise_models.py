@@ -42,7 +42,7 @@ def test_explain_reports_an_approximation():
     assert said.buffer_bytes == 0
     assert said.merge == "layer"
     assert said.attention == "lckernels"
-    assert "approximate: a layer sees a token's chunks" in str(said)
+    assert "approximate: in a layer a token attends to its chunks" in str(said)
     assert encoder.explain(20).exact
 
 

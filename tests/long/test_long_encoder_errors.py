@@ -66,6 +66,10 @@ ALMOST[1, 0] = 1
         (call_with(attention_mask=torch.ones(2, 39)), r"attention_mask: got shape \(2, 39\); input_ids has"),
         (call_with(attention_mask=HOLE - 1), "attention_mask: got values beside 0 and 1"),
         (call_with(token_type_ids=torch.zeros(2, 3)), r"token_type_ids: got shape \(2, 3\)"),
+        (
+            call_with(input_ids=torch.zeros(2, 40)),
+            "input_ids: got dtype torch.float32; expected integers",
+        ),
         (call_with(input_ids=None), "input_ids, inputs_embeds: got neither"),
         (call_with(inputs_embeds=torch.zeros(2, 40, 16)), "input_ids, inputs_embeds: got both"),
         (
@@ -83,6 +87,31 @@ ALMOST[1, 0] = 1
 def test_bad_input_of_a_call(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"input_ids": [[3, 5, 4]]},
+            r"input_ids: got list; expected a \(batch, seqlen\) integer tensor$",
+        ),
+        ({"input_ids": "a text"}, r"input_ids: got str; expected a \(batch, seqlen\) integer tensor$"),
+        (
+            {"input_ids": {"input_ids": torch.ones(1, 3)}},
+            r"input_ids: got dict; .* tensor; pass a tokenizer's output as encoder\(\*\*inputs\)",
+        ),
+        ({"attention_mask": [[1] * 40] * 2}, "attention_mask: got list; expected a .* integer tensor"),
+        ({"token_type_ids": [[1] * 40] * 2}, "token_type_ids: got list; expected a .* integer tensor"),
+        (
+            {"input_ids": None, "inputs_embeds": [[1.0]]},
+            r"inputs_embeds: got list; expected a \(batch, seqlen, dim\) floating tensor",
+        ),
+    ],
+)
+def test_arguments_that_are_no_tensors(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        call_with(**arguments)()
 
 
 def test_sentence_rule_needs_boundaries():

@@ -56,6 +56,19 @@ def test_short_texts_are_as_before_and_long_ones_are_read_whole(tiny):
     assert (after[3] - before[3]).abs().max() > 1e-3
 
 
+def test_embed_is_the_mean_pooling_of_sentence_transformers(tiny):
+    sentences = ["red fox", "one two three blue dog"]
+    expected = tiny.encode(sentences, convert_to_tensor=True)
+    inputs = tiny.tokenizer(sentences, padding=True, return_tensors="pt")
+    encoder = LongEncoder(tiny[0].auto_model)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.embed(**inputs), expected)
+        long = encoder.embed(**tiny.tokenizer([LONG, "red fox"], padding=True, return_tensors="pt"))
+        torch.testing.assert_close(long[1], expected[0])
+    lengthen(tiny)
+    torch.testing.assert_close(tiny.encode([LONG], convert_to_tensor=True)[0], long[0])
+
+
 def test_saved_model_is_the_encoder_that_was_there(tiny, tmp_path):
     lengthen(tiny, max_seq_length=100)
     tiny.save(str(tmp_path / "saved"))

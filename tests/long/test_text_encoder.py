@@ -1,4 +1,4 @@
-"""Which models and tokenizers are supported, how they are identified, and how a text is tokenized."""
+"""TextEncoder: models and tokenizers that load, their identity, and the tokens of a text."""
 
 # ruff: noqa: E402
 import json
@@ -128,3 +128,62 @@ def test_special_pieces_without_an_unknown_token_raise(tmp_path):
         InputError, match=r"the text holds </s>, a special token of .*xlmr, which has no unknown"
     ):
         encoder.tokenize("river </s> winter")
+
+
+def test_loading_changes_no_setting_of_the_libraries(folder, capfd):
+    hub = pytest.importorskip("huggingface_hub")
+
+    def settings():
+        bars = transformers.logging.is_progress_bar_enabled(), hub.utils.are_progress_bars_disabled()
+        return transformers.logging.get_verbosity(), hub.logging.get_verbosity(), *bars
+
+    before, seen = settings(), []
+    load = transformers.AutoModel.from_pretrained
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            transformers.AutoModel,
+            "from_pretrained",
+            lambda *args, **kwargs: seen.append(settings()) or load(*args, **kwargs),
+        )
+        TextEncoder(str(folder))
+    assert seen == [(transformers.logging.CRITICAL, hub.logging.ERROR, False, True)]
+    assert settings() == before
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(InputError):
+        TextEncoder(str(folder / "config.json"))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError):
+        TextEncoder(str(folder))
+    assert settings() == before
+
+
+def test_bars_that_were_off_stay_off(folder):
+    transformers.logging.disable_progress_bar()
+    try:
+        TextEncoder(str(folder))
+        assert not transformers.logging.is_progress_bar_enabled()
+    finally:
+        transformers.logging.enable_progress_bar()
+
+
+def test_weights_are_hashed_at_request_only(folder, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(
+        "lckernels.long.text_encoder.weights_sha256", lambda *args: hashed.append(1) or "hash"
+    )
+    encoder = TextEncoder(str(folder), chunk_len=16)
+    encoder.encode(encoder.tokenize("river winter " * 20))
+    assert not hashed
+    assert encoder.identity("en")["weights_sha256"] == "hash"
+
+
+def test_messages_go_to_the_callers_function(folder, capfd):
+    encoder, messages = TextEncoder(str(folder), chunk_len=16, overlap=4), []
+    tokens = encoder.tokenize("river winter " * 20)
+    encoded = encoder.encode(tokens, notify=messages.append)
+    assert messages == [f"reading 40 tokens in {encoded.num_chunks} chunks"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_input_errors_are_value_errors():
+    assert issubclass(InputError, ValueError)

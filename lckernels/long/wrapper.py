@@ -1,0 +1,71 @@
+"""A module around one encoder of transformers: loading, saving, and the encoder's own attributes."""
+
+import inspect
+import os
+import warnings
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.extras import import_extra
+from lckernels.long.checkpoints import task_head
+
+
+class EncoderWrapper(nn.Module):
+    """The parts of LongEncoder that concern the encoder alone.
+
+    Attributes:
+        model: the encoder.
+        prefix: token ids, a buffer that is not saved.
+    """
+
+    model: nn.Module
+    prefix: Tensor
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike, *, model_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> Self:
+        """Loads an encoder with AutoModel.from_pretrained, in eval mode, and wraps it.
+
+        Args:
+            path: a folder, or a name on the Hugging Face hub.
+            model_kwargs: arguments of AutoModel.from_pretrained.
+            kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, ...) are passed to
+                AutoModel.from_pretrained too.
+
+        Warns:
+            UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
+        """
+        transformers = import_extra("transformers", "hf")
+        own = inspect.signature(cls).parameters
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name in own}
+        model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
+        head = task_head(model.config)
+        if head is not None:
+            dropped = f"{path} was saved from {head}; its task head is not loaded, only its encoder"
+            warnings.warn(dropped, stacklevel=2)
+        return cls(model, **options)
+
+    def save_pretrained(self, path: str | os.PathLike, **kwargs: Any) -> None:
+        """Saves the wrapped model. The options of LongEncoder are not stored; see `options`."""
+        self.model.save_pretrained(path, **kwargs)
+
+    @property
+    def config(self) -> Any:
+        """The wrapped model's config."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        # A replica of DataParallel has buffers, but no parameters.
+        return next(self.model.parameters(), self.prefix).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        parameter = next(self.model.parameters(), None)
+        return self.get_input_embeddings().weight.dtype if parameter is None else parameter.dtype
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
