@@ -79,6 +79,14 @@ def require_extras(modules: dict[str, str]) -> None:
         import_extra(module, extra)
 
 
+def silence_libraries() -> None:
+    """No warnings and progress bars of transformers and huggingface_hub on the console of a command."""
+    logging = import_extra("transformers", "hf").logging
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    import_extra("huggingface_hub", "hf").logging.set_verbosity_error()
+
+
 def set_threads(threads: int | None) -> None:
     """Sets torch's number of threads; None leaves it.
 

@@ -1,6 +1,6 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
-from lckernels.cli.console import set_threads
+from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
 from lckernels.long.text_encoder import TextEncoder
@@ -21,6 +21,7 @@ def load_encoder(
     """The encoder with the options of the command line; sets the number of threads first."""
     check_no_gguf(model)
     set_threads(threads)
+    silence_libraries()
     return TextEncoder(
         model,
         dtype=dtype.value,

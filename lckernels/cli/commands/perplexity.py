@@ -15,6 +15,7 @@ from lckernels.cli.console import (
     require_extras,
     set_threads,
     show_progress,
+    silence_libraries,
     stdout,
 )
 from lckernels.cli.figures.common import check_figure_path
@@ -106,6 +107,7 @@ def perplexity(
     if plot is not None:
         check_figure_path(plot)
     set_threads(threads)
+    silence_libraries()
     tokenizer, decoder, _ = load(model, DTYPES[dtype.value], "AutoModelForCausalLM", gguf_file)
     tokens = tokenize(tokenizer, text.content, max_tokens)
     with _errors_as_options():
