@@ -35,7 +35,7 @@ def behind_attention(block, out, rows):
 
 
 def by_hand(model, ids, chunk_len, overlap, weights, rule="sled", prefix=(), boundaries=None):
-    """States (seqlen, dim) of the sequence `ids`, by a BERT with one special token at each end, chunk by chunk."""
+    """States (seqlen, dim) of `ids`, by a BERT with one special token at each end, chunk by chunk."""
     content, prefix = ids[1:-1], torch.as_tensor(prefix, dtype=torch.long)
     given = None if boundaries is None else [boundaries]
     plan = lckernels.plan_chunks(
