@@ -131,7 +131,9 @@ def check_packed_bounds(layout: Layout | FlatOptions, total_q: int, total_k: int
     Raises:
         ValueError: a table does not start at 0, falls, or does not end at the number of rows.
     """
-    sides = []
+    sides: list[list[int]] = []
+    if layout.cu_seqlens_q is None and layout.cu_seqlens_k is None:
+        return sides
     for name, total in (("cu_seqlens_q", total_q), ("cu_seqlens_k", total_k)):
         cu_seqlens = getattr(layout, name)
         if cu_seqlens is None:

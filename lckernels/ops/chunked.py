@@ -17,6 +17,8 @@ _INPUTS = (
     "Tensor segments, Tensor tile_segments, SymInt num_chunks, SymInt chunk_len, str mode, "
     "float softmax_scale"
 )
+_NUM_TENSORS = _INPUTS.count("Tensor")  # the leading arguments
+_NUM_WITH_GRADIENT = _NUM_TENSORS - 2  # all but segments and tile_segments
 
 
 def _problem(q: Tensor, k: Tensor, v: Tensor, extra_q: Tensor | None, chunk_len: int) -> Problem:
@@ -91,7 +93,7 @@ def _backward(
 
 def _backward_fake(dout: Tensor, dextra_out: Any, *inputs: Any) -> tuple[Tensor, ...]:
     q = inputs[0]
-    return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs[:7])
+    return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs[:_NUM_WITH_GRADIENT])
 
 
 class _ChunkedAttention(torch.autograd.Function):
@@ -99,8 +101,8 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             out, extra_out = chunked_attention(*args)
-        *numbers, ctx.backend = args[9:]
-        ctx.save_for_backward(*args[:9], out)
+        *numbers, ctx.backend = args[_NUM_TENSORS:]
+        ctx.save_for_backward(*args[:_NUM_TENSORS], out)
         ctx.numbers = numbers
         ctx.set_materialize_grads(False)
         if args[3] is None:
@@ -113,8 +115,9 @@ class _ChunkedAttention(torch.autograd.Function):
         *inputs, out = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
         grads = chunked_attention_backward(dout, dextra_out, *inputs, *ctx.numbers, out, ctx.backend)
-        wanted = ctx.needs_input_grad[:7]
-        return *(dx if want else None for dx, want in zip(grads, wanted, strict=True)), *(None,) * 7
+        needed = ctx.needs_input_grad
+        grads = [dx if need else None for dx, need in zip(grads, needed, strict=False)]
+        return *grads, *(None,) * (len(needed) - len(grads))
 
 
 chunked_attention = register(
