@@ -1,4 +1,5 @@
-// The texts of a call by its layout's tables: the only place where a text's bounds are read from them.
+// The sequences of a call by its layout's tables: the only place where a sequence's bounds are read from
+// them.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +11,17 @@ namespace lck {
 // The layout as the caller has it; each table is null where it was not given, and lies where the kernel runs.
 struct LayoutTables {
   int64_t batch;                // of the tensors
-  int64_t num_texts;            // batch, or the number of segments of packed input
-  const int64_t* cu_seqlens_q;  // (num_texts + 1), packed input; valid bounds
+  int64_t num_sequences;        // batch, or the number of segments of packed input
+  const int64_t* cu_seqlens_q;  // (num_sequences + 1), packed input; valid bounds
   const int64_t* cu_seqlens_k;
   bool has_offset;
   int64_t offset;                // with has_offset and no table
-  const int64_t* offsets;        // (num_texts), or (1) with offset_step 0
+  const int64_t* offsets;        // (num_sequences), or (1) with offset_step 0
   int64_t offset_step;           // 0: one offset for all
-  const int64_t* kv_start;       // (num_texts)
-  const int64_t* kv_end;         // (num_texts)
+  const int64_t* kv_start;       // (num_sequences)
+  const int64_t* kv_end;         // (num_sequences)
   int64_t chunk_origin;          // without a table
-  const int64_t* chunk_origins;  // (num_texts), or (1) with chunk_origin_step 0
+  const int64_t* chunk_origins;  // (num_sequences), or (1) with chunk_origin_step 0
   int64_t chunk_origin_step;
   const int64_t* segment_ids;  // (batch, seqlen_k)
 };
@@ -31,33 +32,33 @@ LCK_HOST_DEVICE static inline int64_t bounded(int64_t position) {
   return smaller(larger(position, -kFar), kFar);
 }
 
-// Rows [begin, end) of a text, inside [0, total) whatever the bounds say.
-LCK_HOST_DEVICE static inline Span rows_of_text(const int64_t* cu_seqlens, int64_t t, int64_t total) {
+// Rows [begin, end) of a sequence, inside [0, total) whatever the bounds say.
+LCK_HOST_DEVICE static inline Span rows_of_sequence(const int64_t* cu_seqlens, int64_t t, int64_t total) {
   if (!cu_seqlens) return {0, total};
   const int64_t begin = smaller(larger(cu_seqlens[t], 0), total);
   return {begin, smaller(larger(cu_seqlens[t + 1], begin), total)};
 }
 
-// The t'th text of tensors of so many rows; `chunk` is the window's.
-LCK_HOST_DEVICE static inline Text text_at(const LayoutTables& layout, int64_t seqlen_q, int64_t seqlen_k,
-                                           int64_t chunk, int64_t t) {
-  const Span queries = rows_of_text(layout.cu_seqlens_q, t, seqlen_q);
-  const Span keys = rows_of_text(layout.cu_seqlens_k, t, seqlen_k);
+// The t'th sequence of tensors of so many rows; `chunk` is the window's.
+LCK_HOST_DEVICE static inline Sequence sequence_at(const LayoutTables& layout, int64_t seqlen_q,
+                                                   int64_t seqlen_k, int64_t chunk, int64_t t) {
+  const Span queries = rows_of_sequence(layout.cu_seqlens_q, t, seqlen_q);
+  const Span keys = rows_of_sequence(layout.cu_seqlens_k, t, seqlen_k);
   const int64_t q_len = queries.end - queries.begin, num_keys = keys.end - keys.begin;
-  Text text{};
-  text.batch = layout.cu_seqlens_q ? 0 : t;
-  text.index = t;
-  text.q_begin = queries.begin, text.q_len = q_len, text.k_begin = keys.begin;
-  text.offset = layout.offsets      ? bounded(layout.offsets[t * layout.offset_step])
-                : layout.has_offset ? layout.offset
-                                    : num_keys - q_len;
-  text.bounds.num_keys = num_keys;
-  text.bounds.kv_start = layout.kv_start ? bounded(layout.kv_start[t]) : 0;
-  text.bounds.kv_end = layout.kv_end ? bounded(layout.kv_end[t]) : num_keys;
+  Sequence sequence{};
+  sequence.batch = layout.cu_seqlens_q ? 0 : t;
+  sequence.index = t;
+  sequence.q_begin = queries.begin, sequence.q_len = q_len, sequence.k_begin = keys.begin;
+  sequence.offset = layout.offsets      ? bounded(layout.offsets[t * layout.offset_step])
+                    : layout.has_offset ? layout.offset
+                                        : num_keys - q_len;
+  sequence.bounds.num_keys = num_keys;
+  sequence.bounds.kv_start = layout.kv_start ? bounded(layout.kv_start[t]) : 0;
+  sequence.bounds.kv_end = layout.kv_end ? bounded(layout.kv_end[t]) : num_keys;
   const int64_t origin =
       layout.chunk_origins ? layout.chunk_origins[t * layout.chunk_origin_step] : layout.chunk_origin;
-  text.bounds.chunk_origin = chunk ? origin % chunk : 0;  // the chunks are the same
-  return text;
+  sequence.bounds.chunk_origin = chunk ? origin % chunk : 0;  // the chunks are the same
+  return sequence;
 }
 
 }  // namespace lck

@@ -52,10 +52,10 @@ struct HeadsTensor {
   int64_t batch_stride, row_stride, head_stride;
 };
 
-// One text: a row of the batch, or a segment of packed input, whose rows are [q_begin, q_begin + q_len).
-struct Text {
+// One sequence: a row of the batch, or a segment of packed input, whose rows are [q_begin, q_begin + q_len).
+struct Sequence {
   int64_t batch;  // of the tensors; 0 when packed
-  int64_t index;  // of the text, as dropout counts
+  int64_t index;  // of the sequence, as dropout counts
   int64_t q_begin, q_len, k_begin;
   int64_t offset;  // query i stands at i + offset
   KeyBounds bounds;
@@ -72,8 +72,8 @@ struct AttentionParams {
   void* dbias;              // (bias_slots, num_heads, bias_len), or null
   const void* sink_logits;  // (num_heads), or null
 
-  const Text* texts;  // (num_texts)
-  int64_t num_texts;
+  const Sequence* sequences;  // (num_sequences)
+  int64_t num_sequences;
   int64_t batch, seqlen_q, seqlen_k, num_heads, num_kv_heads, head_dim, head_dim_v;
   int64_t bias_len, bias_center, bias_slots;
 
@@ -105,14 +105,14 @@ struct StatesParams {
 
 // Attention within overlapping chunks of one sequence, merged by position.
 struct ChunkedParams {
-  AttentionParams sequence;       // batch 1: the sequence, one text
+  AttentionParams sequence;       // batch 1: the sequence, one sequence
   AttentionParams extra;          // batch num_chunks, seqlen num_extra: rows that a chunk has of its own
   const Segment* segments;        // (num_segments), sorted by start, of length > 0
   const int64_t* chunk_bounds;    // (num_chunks + 1), where a chunk's segments begin in chunk_segments
   const int32_t* chunk_segments;  // (num_segments), numbers of segments, chunk by chunk
   const int64_t* chunk_rows;  // (num_chunks + 1), where a chunk's rows begin among all: segments, then extra
   const int64_t* segment_rows;  // (num_segments), where a segment's do
-  const void* shares;           // (num_chunks, chunk_len), fp32 (fp64): of a position's output
+  const void* merge_weights;    // (num_chunks, chunk_len), fp32 (fp64): of a position's output
   int64_t num_segments, longest_segment, num_chunks, chunk_len, num_extra;
   int64_t most_rows, most_tiles;  // of a chunk; each of its segments has key tiles of its own
   // Backward.

@@ -28,10 +28,10 @@ LCK_HOST_DEVICE static inline Draws philox(uint32_t x0, uint32_t x1, uint32_t x2
 }
 
 // Of the query at `position` and the four keys from key / 4 * 4 on; key >= 0.
-LCK_HOST_DEVICE static inline Draws dropout_draws(int64_t key, int64_t position, int64_t head, int64_t text,
-                                                  uint64_t seed) {
+LCK_HOST_DEVICE static inline Draws dropout_draws(int64_t key, int64_t position, int64_t head,
+                                                  int64_t sequence, uint64_t seed) {
   return philox(static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(position), static_cast<uint32_t>(head),
-                static_cast<uint32_t>(text), seed);
+                static_cast<uint32_t>(sequence), seed);
 }
 
 }  // namespace lck

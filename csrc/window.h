@@ -1,7 +1,7 @@
 // Which keys a query sees and which queries see a key: the only place a window is computed.
 //
-// Positions are those of the keys of one text (a row of the batch, or a segment of packed input); a query has
-// one too, `p = i + offset`, which may lie outside the keys. Spans are half-open; begin >= end is empty.
+// Positions are those of the keys of one sequence (a row of the batch, or a segment of packed input); a query
+// has one too, `p = i + offset`, which may lie outside the keys. Spans are half-open; begin >= end is empty.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ struct Span {
 
 struct Window {
   int64_t left, right;  // keys to each side, inclusive; -1 drops that bound
-  int64_t sink_tokens;  // first keys from the text's (segment's) start that stay visible to the left
+  int64_t sink_tokens;  // first keys from the sequence's (segment's) start that stay visible to the left
   int64_t chunk;        // a query sees only its own chunk of so many keys; 0 turns it off
 };
 
-// What bounds the keys of one text.
+// What bounds the keys of one sequence.
 struct KeyBounds {
   int64_t kv_start, kv_end;  // valid keys
   int64_t num_keys;
@@ -69,7 +69,7 @@ LCK_HOST_DEVICE static inline Span valid_keys(const KeyBounds& bounds) {
 
 // The segment of every position where there are no segments: it holds all keys, and begins before none that
 // is valid.
-LCK_HOST_DEVICE static inline Span whole_text(const KeyBounds& bounds) {
+LCK_HOST_DEVICE static inline Span whole_sequence(const KeyBounds& bounds) {
   return {smaller(0, bounds.kv_start), bounds.num_keys};
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNTIME = ("fiber", "block", "memory", "meetings", "ptx_host")
+RUNTIME = ("fiber", "block", "memory", "collectives", "ptx_host")
 SCHEDULES = ("round-robin", "last", "random:1", "random:2", "priorities:1")
 BUILDS = {
     "plain": ("-O0",),

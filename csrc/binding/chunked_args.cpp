@@ -19,15 +19,17 @@ HeadsTensor extra_rows(const OptionalTensor& x, const Tensor& like, const char* 
 
 }  // namespace
 
-ChunkedParams chunked_params(const ChunkedInputs& t, const Tensor& shares, double softmax_scale) {
-  STD_TORCH_CHECK(shares.dim() == 2, "lckernels: shares must be a contiguous (num_chunks, chunk_len) table");
+ChunkedParams chunked_params(const ChunkedInputs& t, const Tensor& merge_weights, double softmax_scale) {
+  STD_TORCH_CHECK(merge_weights.dim() == 2,
+                  "lckernels: merge_weights must be a contiguous (num_chunks, chunk_len) table");
   const Tensor& q = t.q;
   ChunkedParams p{};
   AttentionParams &s = p.sequence, &e = p.extra;
   s.q = sequence_rows(q, q, "q"), s.k = sequence_rows(t.k, q, "k"), s.v = sequence_rows(t.v, q, "v");
-  p.num_chunks = shares.size(0), p.chunk_len = shares.size(1);
+  p.num_chunks = merge_weights.size(0), p.chunk_len = merge_weights.size(1);
   p.num_extra = t.extra_q ? t.extra_q->size(1) : 0;
-  p.shares = table_data(shares, q, accumulator_of(q), p.num_chunks * p.chunk_len, "shares");
+  p.merge_weights =
+      table_data(merge_weights, q, accumulator_of(q), p.num_chunks * p.chunk_len, "merge_weights");
   s.batch = 1, s.seqlen_q = q.size(0), s.seqlen_k = t.k.size(0);
   s.num_heads = q.size(1), s.num_kv_heads = t.k.size(1), s.head_dim = q.size(2), s.head_dim_v = t.v.size(2);
   s.softmax_scale = softmax_scale;

@@ -12,9 +12,9 @@ struct ChunkedInputs {
   const OptionalTensor &extra_q, &extra_k, &extra_v;
 };
 
-// The sizes, the inputs, the scale and the weights' table `shares` (num_chunks, chunk_len); without results
-// and without the plan's tables.
-ChunkedParams chunked_params(const ChunkedInputs& inputs, const Tensor& shares, double softmax_scale);
+// The sizes, the inputs, the scale and the weights' table `merge_weights` (num_chunks, chunk_len); without
+// results and without the plan's tables.
+ChunkedParams chunked_params(const ChunkedInputs& inputs, const Tensor& merge_weights, double softmax_scale);
 
 // The plan's segments, (num_segments, 10) int32.
 const Segment* segment_table(const Tensor& segments, const Tensor& like);

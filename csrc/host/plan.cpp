@@ -49,7 +49,7 @@ int64_t content_len(const ChunkOptions& options) {
 void check_lengths(std::span<const int64_t> lengths) {
   int64_t total = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i] == 0) fail(item("lengths", i) + " is 0: an empty text has no chunks");
+    if (lengths[i] == 0) fail(item("lengths", i) + " is 0: an empty sequence has no chunks");
     if (lengths[i] < 0) fail(item("lengths", i) + " must be positive, got " + str(lengths[i]));
     if (lengths[i] > kMaxPositions - total) {
       fail("the documents must have at most " + str(kMaxPositions) + " tokens together, exceeded by " +

@@ -139,7 +139,7 @@ inline std::vector<Case> attention_cases() {
        .kv_heads = 3,
        .window = {1500, 0, 70, 0},
        .storage = Storage::kPadded},
-      {.name = "many short texts",
+      {.name = "many short sequences",
        .seqlen_q = 5,
        .seqlen_k = 11,
        .batch = 66,

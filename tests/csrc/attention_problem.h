@@ -15,7 +15,7 @@ namespace lck::test {
 
 struct Case {
   const char* name;
-  int64_t seqlen_q, seqlen_k;  // packed: of all texts
+  int64_t seqlen_q, seqlen_k;  // packed: of all sequences
   std::vector<DType> dtypes{DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64};
   int64_t batch = 1, heads = 2, kv_heads = 1, dim = 16, dim_v = 16;
   Window window{-1, -1, 0, 0};
@@ -70,7 +70,7 @@ struct Problem {
         sinks(accumulator_of(dtype), 1, c.heads, 1, 1, Storage::kPlain) {
     std::mt19937 random(11);
     for (Tensor* x : {&q, &k, &v, &dout, &dlse, &bias, &sinks}) x->fill(random);
-    for (int64_t t = 0; c.nan_values && t < num_texts(); ++t) {
+    for (int64_t t = 0; c.nan_values && t < num_sequences(); ++t) {
       spoil_hidden_keys(t);
       spoil_blind_queries(t);
     }
@@ -89,7 +89,7 @@ struct Problem {
     p.keep_scale = 1 / (1 - c.dropout_p);
     p.seed = kSeed;
     const auto table = [](const std::vector<int64_t>& x) { return x.empty() ? nullptr : x.data(); };
-    layout.batch = c.batch, layout.num_texts = num_texts();
+    layout.batch = c.batch, layout.num_sequences = num_sequences();
     layout.cu_seqlens_q = table(c.cu_seqlens_q), layout.cu_seqlens_k = table(c.cu_seqlens_k);
     layout.offsets = table(c.offsets), layout.offset_step = 1;
     layout.kv_start = table(c.kv_start), layout.kv_end = table(c.kv_end);
@@ -124,9 +124,9 @@ struct Problem {
   Results<Sums> expected() const {
     const Sums rows(c.batch, c.heads, c.seqlen_q, 1);
     Results<Sums> r{Sums(dout), rows, Sums(q), Sums(k), Sums(v), rows, Sums(bias), Sums(sinks)};
-    for (int64_t t = 0; t < num_texts(); ++t) {
+    for (int64_t t = 0; t < num_sequences(); ++t) {
       for (int64_t head = 0; head < c.heads; ++head) {
-        for (int64_t i = 0; i < text(t).q_len; ++i) add_expected(t, head, i, &r);
+        for (int64_t i = 0; i < sequence(t).q_len; ++i) add_expected(t, head, i, &r);
       }
     }
     return r;
@@ -136,16 +136,18 @@ struct Problem {
 
  private:
   bool packed() const { return !c.cu_seqlens_q.empty(); }
-  int64_t num_texts() const { return packed() ? static_cast<int64_t>(c.cu_seqlens_q.size()) - 1 : c.batch; }
+  int64_t num_sequences() const {
+    return packed() ? static_cast<int64_t>(c.cu_seqlens_q.size()) - 1 : c.batch;
+  }
   double softmax_scale() const { return c.steepness / std::sqrt(static_cast<double>(c.dim)); }
   uint32_t threshold() const { return static_cast<uint32_t>(c.dropout_p * 4294967296.0); }
 
-  // A text by the layout's definition.
-  Text text(int64_t t) const {
+  // A sequence by the layout's definition.
+  Sequence sequence(int64_t t) const {
     const auto entry = [t](const std::vector<int64_t>& x, int64_t otherwise) {
       return x.empty() ? otherwise : x[t];
     };
-    Text x{};
+    Sequence x{};
     x.batch = packed() ? 0 : t;
     x.q_begin = packed() ? c.cu_seqlens_q[t] : 0, x.k_begin = packed() ? c.cu_seqlens_k[t] : 0;
     x.q_len = packed() ? c.cu_seqlens_q[t + 1] - x.q_begin : c.seqlen_q;
@@ -155,13 +157,13 @@ struct Problem {
     return x;
   }
 
-  bool hidden(const Text& x, int64_t j) const {
+  bool hidden(const Sequence& x, int64_t j) const {
     const bool masked = !c.kv_mask.empty() && !c.kv_mask[x.batch * c.seqlen_k + x.k_begin + j];
     return masked || j < x.bounds.kv_start || j >= x.bounds.kv_end;
   }
 
   void spoil_hidden_keys(int64_t t) {
-    const Text x = text(t);
+    const Sequence x = sequence(t);
     for (int64_t j = 0; j < x.bounds.num_keys; ++j) {
       for (int64_t h = 0; h < c.kv_heads && hidden(x, j); ++h) {
         k.set(x.batch, x.k_begin + j, h, NAN), v.set(x.batch, x.k_begin + j, h, INFINITY);
@@ -169,13 +171,13 @@ struct Problem {
     }
   }
 
-  bool seen(const Text& x, int64_t i, int64_t j) const {
+  bool seen(const Sequence& x, int64_t i, int64_t j) const {
     const int64_t* ids = c.segment_ids.empty() ? nullptr : c.segment_ids.data() + x.batch * c.seqlen_k;
     return !hidden(x, j) && sees(c.window, x.bounds, ids, i + x.offset, j);
   }
 
   void spoil_blind_queries(int64_t t) {
-    const Text x = text(t);
+    const Sequence x = sequence(t);
     for (int64_t i = 0; i < x.q_len; ++i) {
       bool blind = true;
       for (int64_t j = 0; j < x.bounds.num_keys; ++j) blind &= !seen(x, i, j);
@@ -184,7 +186,7 @@ struct Problem {
   }
 
   void add_expected(int64_t t, int64_t head, int64_t i, Results<Sums>* r) const {
-    const Text x = text(t);
+    const Sequence x = sequence(t);
     const int64_t p = i + x.offset, kv_head = head / (c.heads / c.kv_heads), row = x.q_begin + i;
     std::vector<PlainKey> keys;
     for (int64_t j = 0; j < x.bounds.num_keys; ++j) {

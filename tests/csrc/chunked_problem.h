@@ -20,7 +20,7 @@ struct ChunkedCase {
   std::vector<Segment> damaged{};  // given to the kernel beside those above; they must change nothing
   int64_t num_chunks = 1, num_extra = 0, heads = 2, kv_heads = 1, dim = 16, dim_v = 16;
   bool extra_gradient = true, row_dots = true;
-  bool nan_queries = false;  // where every share is 0, which must not be read
+  bool nan_queries = false;  // where every weight is 0, which must not be read
   Storage storage = Storage::kPlain;
 };
 
@@ -28,7 +28,7 @@ inline Segment segment(int32_t row, int32_t col, int32_t start, int32_t length) 
   return {row, col, start, length, 0, length, 0, 0, 0, 0};
 }
 
-// Chunks of `length` positions from column 1 on, every `step`, as far as the text goes.
+// Chunks of `length` positions from column 1 on, every `step`, as far as the sequence goes.
 inline std::vector<Segment> chunks(int32_t total, int32_t length, int32_t step) {
   std::vector<Segment> all;
   for (int32_t start = 0, row = 0; start < total; start += step, ++row) {
@@ -61,7 +61,7 @@ inline std::vector<ChunkedCase> chunked_cases() {
        .segments = chunks(65, 65, 65),
        .dim = 1,
        .dim_v = 5},
-      {.name = "queries of share 0",
+      {.name = "queries of weight 0",
        .total_len = 65,
        .chunk_len = 66,
        .segments = chunks(65, 65, 65),
@@ -117,7 +117,12 @@ inline std::vector<ChunkedCase> chunked_cases() {
        .dim_v = 40,
        .extra_gradient = false,
        .row_dots = false},
-      {.name = "no text", .total_len = 0, .chunk_len = 4, .segments = {}, .num_chunks = 2, .num_extra = 3},
+      {.name = "no sequence",
+       .total_len = 0,
+       .chunk_len = 4,
+       .segments = {},
+       .num_chunks = 2,
+       .num_extra = 3},
       {.name = "no chunks", .total_len = 5, .chunk_len = 4, .segments = {}, .num_chunks = 0},
       {.name = "damaged segments",
        .total_len = 130,
@@ -144,35 +149,36 @@ struct ChunkedProblem {
   DType dtype;
   std::vector<Segment> segments;
   Tensor q, k, v, dout, extra_q, extra_k, extra_v, extra_dout;
-  Tensor shares;  // (1, num_chunks, 1, chunk_len)
+  Tensor merge_weights;  // (1, num_chunks, 1, chunk_len)
 
   ChunkedProblem(const ChunkedCase& c, DType dtype)
       : c(c),
         dtype(dtype),
         segments(c.damaged),
-        q(sequence(c.heads, c.dim)),
-        k(sequence(c.kv_heads, c.dim)),
-        v(sequence(c.kv_heads, c.dim_v)),
-        dout(sequence(c.heads, c.dim_v)),
+        q(positions(c.heads, c.dim)),
+        k(positions(c.kv_heads, c.dim)),
+        v(positions(c.kv_heads, c.dim_v)),
+        dout(positions(c.heads, c.dim_v)),
         extra_q(extra(c.heads, c.dim)),
         extra_k(extra(c.kv_heads, c.dim)),
         extra_v(extra(c.kv_heads, c.dim_v)),
         extra_dout(extra(c.heads, c.dim_v)),
-        shares(accumulator_of(dtype), 1, c.num_chunks, 1, c.chunk_len, Storage::kPlain) {
+        merge_weights(accumulator_of(dtype), 1, c.num_chunks, 1, c.chunk_len, Storage::kPlain) {
     segments.insert(segments.begin() + segments.size() / 2, c.segments.begin(), c.segments.end());
     std::mt19937 random(13);
-    for (Tensor* x : {&q, &k, &v, &dout, &extra_q, &extra_k, &extra_v, &extra_dout, &shares}) x->fill(random);
-    // Shares of 0: all but some of the first chunk's, every ninth of the others.
+    for (Tensor* x : {&q, &k, &v, &dout, &extra_q, &extra_k, &extra_v, &extra_dout, &merge_weights})
+      x->fill(random);
+    // Weights of 0: all but some of the first chunk's, every ninth of the others.
     for (int64_t row = 0; row < c.num_chunks; ++row) {
       for (int64_t column = 0; column < c.chunk_len; ++column) {
-        std::byte* at = shares.place(0, row, 0, column);
+        std::byte* at = merge_weights.place(0, row, 0, column);
         const bool none = row == 0 && c.num_chunks > 1 ? column < 30 || column > 50 : column % 9 == 0;
-        store(shares.dtype, none ? 0 : std::fabs(load(shares.dtype, at)), at);
+        store(merge_weights.dtype, none ? 0 : std::fabs(load(merge_weights.dtype, at)), at);
       }
     }
     for (const Segment& one : c.segments) {
       for (int64_t u = 0; c.nan_queries && u < one.length; ++u) {
-        if (share(one.row, one.col + u) != 0) continue;
+        if (weight(one.row, one.col + u) != 0) continue;
         for (int64_t head = 0; head < c.heads; ++head) q.set(0, one.start + u, head, NAN);
       }
     }
@@ -183,8 +189,9 @@ struct ChunkedProblem {
     const auto like = [storage](const Tensor& x) {
       return Tensor(x.dtype, x.batch, x.rows, x.heads, x.dim, storage);
     };
-    ChunkedResults<Tensor> r{like(dout),    like(q),       like(k),       like(v),     like(extra_dout),
-                             like(extra_q), like(extra_k), like(extra_v), like(shares)};
+    ChunkedResults<Tensor> r{like(dout),    like(q),          like(k),
+                             like(v),       like(extra_dout), like(extra_q),
+                             like(extra_k), like(extra_v),    like(merge_weights)};
     AttentionParams &s = p->sequence, &e = p->extra;
     s.batch = 1, s.seqlen_q = s.seqlen_k = c.total_len;
     s.num_heads = c.heads, s.num_kv_heads = c.kv_heads, s.head_dim = c.dim, s.head_dim_v = c.dim_v;
@@ -198,7 +205,7 @@ struct ChunkedProblem {
     if (c.extra_gradient) e.dout = extra_dout.view;
     p->num_chunks = c.num_chunks, p->chunk_len = c.chunk_len, p->num_extra = c.num_extra;
     p->extra_queries = c.extra_gradient && c.num_extra > 0;
-    p->shares = shares.view.data;
+    p->merge_weights = merge_weights.view.data;
     return r;
   }
 
@@ -214,8 +221,9 @@ struct ChunkedProblem {
   }
 
   ChunkedResults<Sums> expected() const {
-    ChunkedResults<Sums> r{Sums(dout),    Sums(q),       Sums(k),       Sums(v),     Sums(extra_dout),
-                           Sums(extra_q), Sums(extra_k), Sums(extra_v), Sums(shares)};
+    ChunkedResults<Sums> r{Sums(dout),    Sums(q),          Sums(k),
+                           Sums(v),       Sums(extra_dout), Sums(extra_q),
+                           Sums(extra_k), Sums(extra_v),    Sums(merge_weights)};
     for (int64_t chunk = 0; chunk < c.num_chunks; ++chunk) {
       for (int64_t head = 0; head < c.heads; ++head) add_expected(chunk, head, &r);
     }
@@ -223,14 +231,14 @@ struct ChunkedProblem {
   }
 
  private:
-  Tensor sequence(int64_t heads, int64_t dim) const {
+  Tensor positions(int64_t heads, int64_t dim) const {
     return Tensor(dtype, 1, c.total_len, heads, dim, c.storage);
   }
   Tensor extra(int64_t heads, int64_t dim) const {
     return Tensor(dtype, c.num_chunks, c.num_extra, heads, dim, c.storage);
   }
-  double share(int64_t chunk, int64_t column) const {
-    return load(shares.dtype, shares.place(0, chunk, 0, column));
+  double weight(int64_t chunk, int64_t column) const {
+    return load(merge_weights.dtype, merge_weights.place(0, chunk, 0, column));
   }
   double softmax_scale() const { return 1.5 / std::sqrt(static_cast<double>(c.dim)); }
 
@@ -250,19 +258,19 @@ struct ChunkedProblem {
       keys.push_back({extra_k.get(chunk, e, kv_head), extra_v.get(chunk, e, kv_head),
                       r->extra_dk.at(chunk, e, kv_head), r->extra_dv.at(chunk, e, kv_head)});
     }
-    // A row's output and its gradient count `share` times.
-    const auto attend = [&](const Row& query, Row gradient, double share, double* dq, double* out) {
-      for (double& x : gradient) x *= share;
+    // A row's output and its gradient count `weight` times.
+    const auto attend = [&](const Row& query, Row gradient, double weight, double* dq, double* out) {
+      for (double& x : gradient) x *= weight;
       const auto result = plain_attention({softmax_scale()}, query, keys, gradient, 0, dq, nullptr);
-      for (int64_t d = 0; d < c.dim_v; ++d) out[d] += share * result.out[d];
+      for (int64_t d = 0; d < c.dim_v; ++d) out[d] += weight * result.out[d];
       return result;
     };
     each_position([&](int64_t t, int64_t column) {
-      const double share = this->share(chunk, column);
-      if (c.nan_queries && share == 0) return;
+      const double weight = this->weight(chunk, column);
+      if (c.nan_queries && weight == 0) return;
       const auto gradient = dout.get(0, t, head);
       const auto result =
-          attend(q.get(0, t, head), gradient, share, r->dq.at(0, t, head), r->out.at(0, t, head));
+          attend(q.get(0, t, head), gradient, weight, r->dq.at(0, t, head), r->out.at(0, t, head));
       r->row_dots.at(0, chunk, 0)[column] += dot(gradient, result.out.data());
     });
     for (int64_t e = 0; e < c.num_extra; ++e) {

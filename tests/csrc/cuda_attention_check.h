@@ -44,7 +44,7 @@ void check_attention(const Case& c, DType dtype, const WithRun& with_run) {
   const int64_t seed = Problem::kSeed;
   if (c.dropout_p > 0) a.seed = &seed;
   Results<Tensor> got = problem.results(Storage::kAligned, &a.p);
-  if (!c.cu_seqlens_q.empty()) {  // rows may belong to no text, which the backend sets before
+  if (!c.cu_seqlens_q.empty()) {  // rows may belong to no sequence, which the backend sets before
     for (Tensor* x : {&got.out, &got.lse, &got.dq, &got.dk, &got.dv}) fill_rows(*x, 0);
   }
   Tensor strips;

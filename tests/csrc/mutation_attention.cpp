@@ -33,7 +33,7 @@ const Case kCases[] = {
      .window = {40, 7, 0, 0},
      .cu_seqlens_q = {0, 5, 5, 70, 100},
      .cu_seqlens_k = {0, 0, 30, 95, 130}},
-    // The first text begins behind a tile's rows, which belong to none.
+    // The first sequence begins behind a tile's rows, which belong to none.
     {.name = "packed, late",
      .seqlen_q = 200,
      .seqlen_k = 230,

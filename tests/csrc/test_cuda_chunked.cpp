@@ -64,7 +64,7 @@ void check(const ChunkedCase& c, DType dtype) {
   const ChunkedResults<Sums> want = problem.expected();
   GpuChunkedParams a{};
   const ChunkedResults<Tensor> got = problem.results(Storage::kAligned, &a.c);
-  // Shares are fp32, in memory of their own.
+  // Weights are fp32, in memory of their own.
   const Tables tables(problem, &a);
   lck::with_chunked_run(dtype, a, [&](auto run) {
     run.forward(a, SimtLaunch{});
@@ -109,7 +109,7 @@ int main() {
                    .dim = 72,
                    .dim_v = 128});
   for (const ChunkedCase& c : cases) {
-    // Long chunks and many segments ask how the CPU shares work out; here they would take minutes.
+    // Long chunks and many segments ask how the CPU divides work; here they would take minutes.
     if (c.total_len > 500 || c.segments.size() > 20) continue;
     if (lck::test::kFewCases && !c.num_extra) continue;
     check(for_cuda(c), DType::kBFloat16);

@@ -125,7 +125,7 @@ void test_bad_input() {
   CHECK_THROWS(plan({9}, {4, 3, KeepRule::kSled, 1, 0}), Error,
                "below the 3 content columns of a chunk, got 3");
   CHECK_THROWS(plan({9}, {4, -1}), Error, "overlap must be at least 0");
-  CHECK_THROWS(plan({9, 0}, {4, 1}), Error, "lengths[1] is 0: an empty text has no chunks");
+  CHECK_THROWS(plan({9, 0}, {4, 1}), Error, "lengths[1] is 0: an empty sequence has no chunks");
   CHECK_THROWS(plan({-9}, {4, 1}), Error, "lengths[0] must be positive, got -9");
   CHECK_THROWS(plan({kInt32Max, 1}, {4, 1}), Error, "exceeded by lengths[1] = 1");
   CHECK_THROWS(plan({1, huge}, {4, 1}), Error, "at most 2147483647 tokens together");

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cpu/attention/tiles.h"
-#include "cpu/common/turns.h"
+#include "cpu/common/event_counts.h"
 #include "host/cpu_features.h"
 #include "params.h"
 
@@ -14,46 +14,46 @@ namespace lck {
 // Rows (queries times heads that share a kv head) of one forward task, where there is more than one
 // task.
 inline constexpr int64_t kQueryTileRows = 48;
-// A text with no more rows than this for a kv head is one task, whose key tiles are packed as they come.
+// A sequence with no more rows than this for a kv head is one task, whose key tiles are packed as they come.
 inline constexpr int64_t kMostTileRows = 192;
-// Whether query tasks of a text may hold rows of several heads, so that its queries stay together.
-static inline bool across_heads(const Text& text) {
-  return text.q_len < kMostTileRows;
+// Whether query tasks of a sequence may hold rows of several heads, so that its queries stay together.
+static inline bool across_heads(const Sequence& sequence) {
+  return sequence.q_len < kMostTileRows;
 }
-// Key tiles that one task of a short text reads at most; with more, its keys are split and merged by lse.
+// Key tiles that one task of a short sequence reads at most; with more, its keys are split and merged by lse.
 inline constexpr int64_t kSplitTiles = 16;
 
-// Rows [first_row, first_row + rows) of the text's queries for each of the kv heads [kv_head, kv_head +
+// Rows [first_row, first_row + rows) of the sequence's queries for each of the kv heads [kv_head, kv_head +
 // heads).
 struct QueryTask {
-  int64_t text, kv_head, heads, first_row, rows;
+  int64_t sequence, kv_head, heads, first_row, rows;
   int64_t near_heads;         // query heads from the task's first on whose rows are fetched beside its own
   PackedTiles packed;         // the one kv head's key tiles; without data they are packed as they come
   int64_t split, num_splits;  // which part of its key tiles; 0 of 1 for all
   void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
   void* partial_lse;          // (num_splits, heads, rows), natural log
 };
-// Keys of a text, and the query tiles of which some query may see one of them.
+// Keys of a sequence, and the query tiles of which some query may see one of them.
 struct Strip {
   Span keys, tiles;
   bool rising;  // first tile first: some later strip does not reach as far
 };
-// A query tile of a text: how many strips see it, and, if several do, which of the sums of a kv head its dq
-// has.
+// A query tile of a sequence: how many strips see it, and, if several do, which of the sums of a kv head its
+// dq has.
 struct QueryTile {
   int64_t strips, sum;
 };
 // dk and dv of a strip's keys for a kv head, and these keys' share of dq.
 struct StripTask {
-  int64_t text, kv_head;
+  int64_t sequence, kv_head;
   Strip strip;
   const int32_t* before;         // (tiles of the strip) earlier strips that see the tile
-  const QueryTile* query_tiles;  // of the text
+  const QueryTile* query_tiles;  // of the sequence
   // dq of tiles that several strips see, before it has the result's dtype: (sums, heads of the group),
   // dq_sum_bytes each. Strips add to it in their order.
   std::byte* sums;
-  Turns* turns;
-  int64_t first_turn;  // of places (query tiles, heads of the group)
+  EventCounts* events;
+  int64_t first_event;  // of places (query tiles, heads of the group)
   int64_t bias_slot;
 };
 
@@ -66,7 +66,7 @@ inline constexpr ReadAhead kNoReadAhead{0, 0, -1};
 
 struct AttentionForwardKernels {
   // One key tile (64 keys) of a kv head: K and V into packed.
-  void (*pack_keys)(const AttentionParams&, int64_t text, int64_t kv_head, int64_t tile, ReadAhead next,
+  void (*pack_keys)(const AttentionParams&, int64_t sequence, int64_t kv_head, int64_t tile, ReadAhead next,
                     void* packed, void* scratch);
   void (*forward)(const AttentionParams&, const QueryTask&, void* scratch);
   // Joins the splits of a task into out and lse.
@@ -80,7 +80,7 @@ struct AttentionBackwardKernels {
   void (*delta)(const AttentionParams&, int64_t batch, int64_t first, int64_t stop);
   void (*strip)(const AttentionParams&, const StripTask&, void* scratch);
   // dq = 0 for a query tile that no strip sees.
-  void (*zero_dq)(const AttentionParams&, int64_t text, int64_t head, int64_t tile);
+  void (*zero_dq)(const AttentionParams&, int64_t sequence, int64_t head, int64_t tile);
   int64_t (*dq_sum_bytes)(const AttentionParams&);  // 0: sums lie in dq itself
   int64_t (*scratch_bytes)(const AttentionParams&, int64_t strip_tiles);
 };

@@ -23,15 +23,15 @@ constexpr int64_t kRunTiles = 4;
 // Products or elements that pay for waking a thread: some ten microseconds.
 constexpr int64_t kThreadWork = int64_t{1} << 19;
 
-TileList tiles_of_queries(const AttentionParams& p, const Text& text, Span queries) {
-  return tile_list(p, text, text.offset + queries.begin, text.offset + queries.end - 1);
+TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Span queries) {
+  return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
 }
 
-// Slots that hold what any `step` queries of a text see, one step after the other.
-PackedTiles slots_of(const AttentionParams& p, const Text& text, int64_t step) {
+// Slots that hold what any `step` queries of a sequence see, one step after the other.
+PackedTiles slots_of(const AttentionParams& p, const Sequence& sequence, int64_t step) {
   PackedTiles slots{};
-  for (int64_t first = 0; first < text.q_len; first += step) {
-    const TileList list = tiles_of_queries(p, text, {first, std::min(first + step, text.q_len)});
+  for (int64_t first = 0; first < sequence.q_len; first += step) {
+    const TileList list = tiles_of_queries(p, sequence, {first, std::min(first + step, sequence.q_len)});
     slots.fixed = std::max(slots.fixed, list.sink.end);
     slots.ring = std::max(slots.ring, list.window.end - list.window.begin);
   }
@@ -42,9 +42,9 @@ int64_t count(const PackedTiles& slots) {
   return slots.fixed + slots.ring;
 }
 
-// Queries of heads [first_head, stop_head) of a text, each head with so many slots from `place` on.
+// Queries of heads [first_head, stop_head) of a sequence, each head with so many slots from `place` on.
 struct Piece {
-  int64_t text, first_head, stop_head;
+  int64_t sequence, first_head, stop_head;
   Span queries;
   PackedTiles slots;
   int64_t place;
@@ -52,35 +52,35 @@ struct Piece {
 };
 using Wave = std::vector<Piece>;
 
-// So many heads and queries of a text at a time: all, if the memory holds their keys; else all heads and as
-// many queries as it holds, where that leaves every thread enough to do; else (few heads, a window without
+// So many heads and queries of a sequence at a time: all, if the memory holds their keys; else all heads and
+// as many queries as it holds, where that leaves every thread enough to do; else (few heads, a window without
 // bounds) some heads as whole.
 Piece first_piece(const AttentionParams& p, int64_t index, int64_t step, int64_t most_tiles) {
-  const Text& text = p.texts[index];
+  const Sequence& sequence = p.sequences[index];
   const int64_t heads = p.num_kv_heads, of_head = most_tiles / heads;
-  const PackedTiles whole = slots_of(p, text, text.q_len);
-  if (count(whole) <= of_head) return {index, 0, heads, {0, text.q_len}, whole, 0, false};
+  const PackedTiles whole = slots_of(p, sequence, sequence.q_len);
+  if (count(whole) <= of_head) return {index, 0, heads, {0, sequence.q_len}, whole, 0, false};
   const int64_t least_steps = (kStepsPerThread * num_threads() + p.num_heads - 1) / p.num_heads;
-  const int64_t steps = ((of_head - count(slots_of(p, text, step))) * kTile - kTile) / step;
-  if (steps >= least_steps && !across_heads(text)) {
-    return {index, 0, heads, {0, steps * step}, slots_of(p, text, steps * step), 0, false};
+  const int64_t steps = ((of_head - count(slots_of(p, sequence, step))) * kTile - kTile) / step;
+  if (steps >= least_steps && !across_heads(sequence)) {
+    return {index, 0, heads, {0, steps * step}, slots_of(p, sequence, steps * step), 0, false};
   }
   const int64_t some = std::clamp<int64_t>(most_tiles / count(whole), 1, heads);
-  return {index, 0, some, {0, text.q_len}, whole, 0, false};
+  return {index, 0, some, {0, sequence.q_len}, whole, 0, false};
 }
 
-// Waves of at most most_tiles slots, but for a head that needs more. Small texts share one.
-std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(const Text&)>& wanted,
+// Waves of at most most_tiles slots, but for a head that needs more. Small sequences share one.
+std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(const Sequence&)>& wanted,
                              int64_t step, int64_t most_tiles) {
   std::vector<Wave> waves;
   int64_t used = 0;   // of the last wave
-  bool open = false;  // for further texts
-  for (int64_t t = 0; t < p.num_texts; ++t) {
-    const Text& text = p.texts[t];
-    if (!wanted(text)) continue;
+  bool open = false;  // for further sequences
+  for (int64_t t = 0; t < p.num_sequences; ++t) {
+    const Sequence& sequence = p.sequences[t];
+    if (!wanted(sequence)) continue;
     Piece piece = first_piece(p, t, step, most_tiles);
     const int64_t heads = piece.stop_head, queries = piece.queries.end, needed = heads * count(piece.slots);
-    if (heads == p.num_kv_heads && queries == text.q_len) {
+    if (heads == p.num_kv_heads && queries == sequence.q_len) {
       if (!open || used + needed > most_tiles) waves.emplace_back(), used = 0;
       open = true;
       piece.place = used;
@@ -90,8 +90,8 @@ std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(
     }
     for (int64_t h = 0; h < p.num_kv_heads; h += heads) {
       piece.first_head = h, piece.stop_head = std::min(h + heads, p.num_kv_heads);
-      for (int64_t q = 0; q < text.q_len; q += queries) {
-        piece.queries = {q, std::min(q + queries, text.q_len)};
+      for (int64_t q = 0; q < sequence.q_len; q += queries) {
+        piece.queries = {q, std::min(q + queries, sequence.q_len)};
         piece.goes_on = q > 0;
         waves.push_back({piece});
       }
@@ -118,7 +118,7 @@ void pack_tiles(const AttentionForwardKernels& kernels, const AttentionParams& p
     const ReadAhead ahead{parts[it.first].kv_head, it.stop - it.first, next ? next->tile * kTile : -1};
     for (int64_t n = first; n < std::min(first + step, it.stop); ++n) {
       const WavePart& part = parts[n];
-      kernels.pack_keys(p, part.text, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
+      kernels.pack_keys(p, part.sequence, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
     }
   };
   const int64_t runs = (number + length - 1) / length;
@@ -145,7 +145,7 @@ void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_byte
 }
 
 void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
-               const std::function<bool(const Text&)>& wanted, int64_t step,
+               const std::function<bool(const Sequence&)>& wanted, int64_t step,
                const std::function<void(const std::vector<WavePart>& parts)>& run) {
   const int64_t tile_bytes = kernels.tile_bytes(p);
   const std::vector<Wave> waves = plan_waves(p, wanted, step, kWaveBytes * num_threads() / tile_bytes);
@@ -169,11 +169,11 @@ void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
         of_head.data =
             packed.get() + (piece.place + (h - piece.first_head) * count(piece.slots)) * tile_bytes;
         of_head.tile_bytes = tile_bytes;
-        parts.push_back({piece.text, h, piece.stop_head - h, piece.queries, of_head});
+        parts.push_back({piece.sequence, h, piece.stop_head - h, piece.queries, of_head});
       }
       if (!piece.goes_on) held.assign(count(piece.slots), -1);
       if (empty(piece.queries)) continue;
-      const TileList list = tiles_of_queries(p, p.texts[piece.text], piece.queries);
+      const TileList list = tiles_of_queries(p, p.sequences[piece.sequence], piece.queries);
       for (int64_t u = 0; u < count(list); ++u) {
         const int64_t tile = tile_at(list, u);
         int64_t& in_slot = held[piece.slots.slot(tile)];

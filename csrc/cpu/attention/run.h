@@ -1,4 +1,5 @@
-// Windowed attention as tasks: texts and segments from the layout's tables, workspaces, kernels. No torch.
+// Windowed attention as tasks: sequences and segments from the layout's tables, workspaces, kernels. No
+// torch.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +14,12 @@ namespace lck {
 
 // What AttentionParams points to beside the tensors.
 struct AttentionTables {
-  std::vector<Text> texts;
+  std::vector<Sequence> sequences;
   std::vector<int32_t> segments;
   std::vector<Span> segment_spans;
 };
 
-// Fills texts and segments of params, which has the sizes and the window already.
+// Fills sequences and segments of params, which has the sizes and the window already.
 void build_tables(const LayoutTables& layout, AttentionTables* tables, AttentionParams* params);
 
 // out and lse. Each task is the same whatever runs it, so results do not depend on the number of threads.

@@ -51,7 +51,7 @@ void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) 
                    });
 }
 
-// Strips over all texts and kv heads that there are at least, if the keys allow it, so that threads have
+// Strips over all sequences and kv heads that there are at least, if the keys allow it, so that threads have
 // work. None of this depends on the number of threads.
 constexpr int64_t kFewestStrips = 32;
 constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 2048;
@@ -59,8 +59,8 @@ constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 2048;
 // Partial gradients of rel_bias that are kept apart, so that strips run in parallel.
 constexpr int64_t kBiasSlots = 32;
 
-// How the keys of one text are parted, the same for every head.
-struct TextStrips {
+// How the keys of one sequence are parted, the same for every head.
+struct SequenceStrips {
   std::vector<Strip> strips;
   std::vector<std::vector<int32_t>> before;  // (strips, tiles of the strip): earlier strips that see the tile
   std::vector<QueryTile> query_tiles;
@@ -75,7 +75,7 @@ int64_t reach_of(const AttentionParams& p, int64_t num_keys) {
 
 // Long strips share fewer query tiles, short ones keep more threads busy.
 int64_t strip_keys(const AttentionParams& p, int64_t num_keys) {
-  const int64_t units = p.num_texts * p.num_kv_heads, reach = reach_of(p, num_keys);
+  const int64_t units = p.num_sequences * p.num_kv_heads, reach = reach_of(p, num_keys);
   const int64_t wanted = (kFewestStrips + units - 1) / units;
   int64_t keys = (num_keys + wanted - 1) / wanted;
   if (2 * reach < num_keys) keys = std::clamp(keys, reach, 4 * reach);
@@ -83,17 +83,17 @@ int64_t strip_keys(const AttentionParams& p, int64_t num_keys) {
   return (keys + kTile - 1) / kTile * kTile;
 }
 
-TextStrips make_strips(const AttentionParams& p, const Text& text) {
-  TextStrips made;
-  const int64_t num_keys = text.bounds.num_keys, step = strip_keys(p, num_keys);
-  made.query_tiles.resize((text.q_len + kTile - 1) / kTile);
+SequenceStrips make_strips(const AttentionParams& p, const Sequence& sequence) {
+  SequenceStrips made;
+  const int64_t num_keys = sequence.bounds.num_keys, step = strip_keys(p, num_keys);
+  made.query_tiles.resize((sequence.q_len + kTile - 1) / kTile);
   const int64_t sinks =
-      p.window.left >= 0 && p.window.sink_tokens ? text.bounds.kv_start + p.window.sink_tokens : 0;
+      p.window.left >= 0 && p.window.sink_tokens ? sequence.bounds.kv_start + p.window.sink_tokens : 0;
   for (int64_t first = 0, stop = 0; first < num_keys; first = stop) {
     stop = std::min(first + step, num_keys);
     if (first < sinks) stop = std::min(stop, (sinks + kTile - 1) / kTile * kTile);
     const Span keys{first, stop};
-    made.strips.push_back({keys, query_tiles(p, text, keys), false});
+    made.strips.push_back({keys, query_tiles(p, sequence, keys), false});
     const Span tiles = made.strips.back().tiles;
     made.before.emplace_back();
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
@@ -112,9 +112,9 @@ TextStrips make_strips(const AttentionParams& p, const Text& text) {
   return made;
 }
 
-// A kv head of a text, with where its sums of dq and its turns lie.
+// A kv head of a sequence, with where its sums of dq and its events lie.
 struct Unit {
-  int64_t text, kv_head, first_turn;
+  int64_t sequence, kv_head, first_event;
   std::byte* sums;
 };
 
@@ -127,11 +127,11 @@ class Backward {
         element_bytes_(element_bytes(dtype)),
         sum_bytes_(kernels_.dq_sum_bytes(p)),
         begun_(p.num_kv_heads),
-        bias_turns_(p.num_kv_heads * p.bias_slots) {
+        bias_events_(p.num_kv_heads * p.bias_slots) {
     int64_t most_keys = 0;
-    for (int64_t t = 0; t < p.num_texts; ++t) {
-      texts_.push_back(make_strips(p, p.texts[t]));
-      for (const Strip& strip : texts_.back().strips) {
+    for (int64_t t = 0; t < p.num_sequences; ++t) {
+      strips_.push_back(make_strips(p, p.sequences[t]));
+      for (const Strip& strip : strips_.back().strips) {
         most_keys = std::max(most_keys, strip.keys.end - strip.keys.begin);
       }
     }
@@ -146,31 +146,31 @@ class Backward {
     const int64_t key_bytes =
         p_.batch * p_.seqlen_k * p_.num_kv_heads * (p_.head_dim + p_.head_dim_v) * element_bytes_;
     std::vector<Unit> units;
-    int64_t used = 0, turns = 0;
+    int64_t used = 0, events = 0;
     const auto flush = [&] {
       const Workspace sums = make_workspace(used);
       std::byte* place = sums.get();
       for (Unit& unit : units) {
         unit.sums = place;
-        place += unit_bytes(unit.text);
+        place += unit_bytes(unit.sequence);
       }
       run_unseen(units);
-      run_strips(units, turns);
-      units.clear(), used = turns = 0;
+      run_strips(units, events);
+      units.clear(), used = events = 0;
     };
-    for (int64_t t = 0; t < p_.num_texts; ++t) {
+    for (int64_t t = 0; t < p_.num_sequences; ++t) {
       for (int64_t kv_head = 0; kv_head < p_.num_kv_heads; ++kv_head) {
         if (used > 0 && used + unit_bytes(t) > key_bytes) flush();
-        units.push_back({t, kv_head, turns, nullptr});
+        units.push_back({t, kv_head, events, nullptr});
         used += unit_bytes(t);
-        turns += group_ * static_cast<int64_t>(texts_[t].query_tiles.size());
+        events += group_ * static_cast<int64_t>(strips_[t].query_tiles.size());
       }
     }
     flush();
   }
 
  private:
-  int64_t unit_bytes(int64_t text) const { return texts_[text].num_sums * group_ * sum_bytes_; }
+  int64_t unit_bytes(int64_t sequence) const { return strips_[sequence].num_sums * group_ * sum_bytes_; }
 
   void run_delta() const {
     const int64_t per_row = (p_.seqlen_q + kTile - 1) / kTile;
@@ -182,56 +182,56 @@ class Backward {
 
   // First strips of all units, then second ones: heads whose rows lie side by side at a time, and few threads
   // at one unit, where they may wait for one another.
-  void run_strips(const std::vector<Unit>& units, int64_t num_turns) {
-    Turns turns(num_turns);
+  void run_strips(const std::vector<Unit>& units, int64_t num_events) {
+    EventCounts events(num_events);
     std::vector<StripTask> tasks;
-    std::vector<int64_t> bias_turn;  // of each task at its slot
+    std::vector<int64_t> bias_event;  // of each task at its slot
     std::vector<Unit> left = units;
     for (size_t s = 0; !left.empty(); ++s) {
-      std::erase_if(left, [&](const Unit& unit) { return s >= texts_[unit.text].strips.size(); });
+      std::erase_if(left, [&](const Unit& unit) { return s >= strips_[unit.sequence].strips.size(); });
       for (const Unit& unit : left) {
-        const TextStrips& of = texts_[unit.text];
+        const SequenceStrips& of = strips_[unit.sequence];
         const int64_t number = p_.dbias ? begun_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
-        bias_turn.push_back(number / slots);
-        tasks.push_back({unit.text, unit.kv_head, of.strips[s], of.before[s].data(), of.query_tiles.data(),
-                         unit.sums, &turns, unit.first_turn, number % slots});
+        bias_event.push_back(number / slots);
+        tasks.push_back({unit.sequence, unit.kv_head, of.strips[s], of.before[s].data(),
+                         of.query_tiles.data(), unit.sums, &events, unit.first_event, number % slots});
       }
     }
     run_with_scratch(tasks.size(), strip_work_, scratch_bytes_, [&](int64_t i, void* scratch) {
       const StripTask& task = tasks[i];
       const int64_t slot = task.kv_head * p_.bias_slots + task.bias_slot;
-      if (p_.dbias) bias_turns_.wait(slot, bias_turn[i]);
+      if (p_.dbias) bias_events_.await(slot, bias_event[i]);
       kernels_.strip(p_, task, scratch);
-      if (p_.dbias) bias_turns_.end(slot);
+      if (p_.dbias) bias_events_.advance(slot);
     });
   }
 
   // dq = 0 where no strip sees a query tile.
   void run_unseen(const std::vector<Unit>& units) const {
     struct Unseen {
-      int64_t text, head, tile;
+      int64_t sequence, head, tile;
     };
     std::vector<Unseen> unseen;
     for (const Unit& unit : units) {
-      const std::vector<QueryTile>& tiles = texts_[unit.text].query_tiles;
+      const std::vector<QueryTile>& tiles = strips_[unit.sequence].query_tiles;
       for (size_t t = 0; t < tiles.size(); ++t) {
         if (tiles[t].strips > 0) continue;
         for (int64_t g = 0; g < group_; ++g) {
-          unseen.push_back({unit.text, unit.kv_head * group_ + g, static_cast<int64_t>(t)});
+          unseen.push_back({unit.sequence, unit.kv_head * group_ + g, static_cast<int64_t>(t)});
         }
       }
     }
     run_with_scratch(unseen.size(), kTile * p_.head_dim, 0, [&](int64_t i, void*) {
-      kernels_.zero_dq(p_, unseen[i].text, unseen[i].head, unseen[i].tile);
+      kernels_.zero_dq(p_, unseen[i].sequence, unseen[i].head, unseen[i].tile);
     });
   }
 
   const AttentionBackwardKernels& kernels_;
   const AttentionParams& p_;
   int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_;
-  std::vector<TextStrips> texts_;
+  std::vector<SequenceStrips> strips_;
   std::vector<int64_t> begun_;  // tasks of each kv head
-  Turns bias_turns_;            // (kv heads, slots of dbias)
+  EventCounts bias_events_;     // (kv heads, slots of dbias)
 };
 
 }  // namespace

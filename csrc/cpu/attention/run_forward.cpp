@@ -11,18 +11,18 @@ namespace lck {
 
 namespace {
 
-int64_t rows_per_kv_head(const AttentionParams& p, const Text& text) {
-  return text.q_len * (p.num_heads / p.num_kv_heads);
+int64_t rows_per_kv_head(const AttentionParams& p, const Sequence& sequence) {
+  return sequence.q_len * (p.num_heads / p.num_kv_heads);
 }
 
 // each(first_row, rows) for the query tasks of one part of a kv head. Where heads are short, tasks go across
-// them; the tasks of a text are the same however it is parted.
+// them; the tasks of a sequence are the same however it is parted.
 template <typename Each>
-void for_query_tasks(const AttentionParams& p, const Text& text, Span queries, const Each& each) {
-  const int64_t rows = rows_per_kv_head(p, text);
+void for_query_tasks(const AttentionParams& p, const Sequence& sequence, Span queries, const Each& each) {
+  const int64_t rows = rows_per_kv_head(p, sequence);
   if (rows <= kMostTileRows) return each(int64_t{0}, rows);
-  const bool across = across_heads(text);
-  const int64_t stride = across ? rows : text.q_len;
+  const bool across = across_heads(sequence);
+  const int64_t stride = across ? rows : sequence.q_len;
   if (across) queries = {0, rows};
   for (int64_t head_row = 0; head_row < rows; head_row += stride) {
     for (int64_t first = queries.begin; first < queries.end; first += kQueryTileRows) {
@@ -36,24 +36,25 @@ std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<W
   const int64_t group = p.num_heads / p.num_kv_heads;
   bool first_head = true;
   for (const WavePart& part : parts) {
-    const Text& text = p.texts[part.text];
-    for_query_tasks(p, text, part.queries, [&](int64_t first, int64_t rows) {
-      const int64_t near = first_head && first < text.q_len ? part.near_heads * group : 1;
-      tasks.push_back({part.text, part.kv_head, 1, first, rows, near, part.tiles, 0, 1, nullptr, nullptr});
+    const Sequence& sequence = p.sequences[part.sequence];
+    for_query_tasks(p, sequence, part.queries, [&](int64_t first, int64_t rows) {
+      const int64_t near = first_head && first < sequence.q_len ? part.near_heads * group : 1;
+      tasks.push_back(
+          {part.sequence, part.kv_head, 1, first, rows, near, part.tiles, 0, 1, nullptr, nullptr});
     });
     first_head = part.near_heads == 1;
   }
   return tasks;
 }
 
-// kv heads that one task of a short text serves: as many as the blocks and the inner caches hold, since keys
-// are then read in the order of memory; but one where few tasks would be left.
+// kv heads that one task of a short sequence serves: as many as the blocks and the inner caches hold, since
+// keys are then read in the order of memory; but one where few tasks would be left.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
   constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
   const bool in_place = reads_in_place(p, rows);
   const int64_t enough_tasks =
       in_place ? 8 : 64;  // in place the memory is the limit, which few threads reach
-  if (tiles <= kSplitTiles && p.num_texts < enough_tasks) return 1;
+  if (tiles <= kSplitTiles && p.num_sequences < enough_tasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
   const int64_t most = in_place ? by_rows : std::min(by_rows, by_bytes);
@@ -62,9 +63,9 @@ int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows,
 
 // Products of a query task, or a little more.
 int64_t task_work(const AttentionParams& p, const QueryTask& task) {
-  const Text& text = p.texts[task.text];
-  const Span positions = row_positions(text, task.first_row, task.rows);
-  const int64_t tiles = count(tile_list(p, text, positions.begin, positions.end - 1));
+  const Sequence& sequence = p.sequences[task.sequence];
+  const Span positions = row_positions(sequence, task.first_row, task.rows);
+  const int64_t tiles = count(tile_list(p, sequence, positions.begin, positions.end - 1));
   return task.heads * task.rows * std::min(tiles, task.num_splits > 1 ? kSplitTiles : tiles) * kTile *
          (p.head_dim + p.head_dim_v);
 }
@@ -74,16 +75,18 @@ int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks
   return tasks.empty() ? 0 : task_work(p, tasks[tasks.size() / 2]);
 }
 
-// Texts with few rows: one task for several heads and a part of the keys, which it packs as it reads them.
-void run_short_texts(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p) {
+// Sequences with few rows: one task for several heads and a part of the keys, which it packs as it reads
+// them.
+void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p) {
   std::vector<QueryTask> tasks, merges;
   std::vector<int64_t> first_tasks;  // of each merge
   int64_t partial_bytes = 0;
-  for (int64_t t = 0; t < p.num_texts; ++t) {
-    const Text& text = p.texts[t];
-    const int64_t rows = rows_per_kv_head(p, text);
+  for (int64_t t = 0; t < p.num_sequences; ++t) {
+    const Sequence& sequence = p.sequences[t];
+    const int64_t rows = rows_per_kv_head(p, sequence);
     if (rows == 0 || rows > kMostTileRows) continue;
-    const int64_t tiles = count(tile_list(p, text, text.offset, text.offset + text.q_len - 1));
+    const int64_t tiles =
+        count(tile_list(p, sequence, sequence.offset, sequence.offset + sequence.q_len - 1));
     const int64_t heads = heads_of_short_task(p, dtype, rows, tiles);
     const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
@@ -123,8 +126,8 @@ void run_short_texts(const AttentionForwardKernels& kernels, DType dtype, const 
 
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   const AttentionForwardKernels& kernels = attention_forward_kernels(isa, dtype);
-  run_short_texts(kernels, dtype, p);
-  const auto wanted = [&](const Text& text) { return rows_per_kv_head(p, text) > kMostTileRows; };
+  run_short_sequences(kernels, dtype, p);
+  const auto wanted = [&](const Sequence& sequence) { return rows_per_kv_head(p, sequence) > kMostTileRows; };
   run_waves(kernels, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
     const std::vector<QueryTask> tasks = query_tasks(p, parts);
     run_with_scratch(tasks.size(), usual_work(p, tasks), kernels.scratch_bytes(p),

@@ -30,11 +30,12 @@ bool number_segments(const int64_t* ids, int64_t count, int32_t* numbers, Span* 
 }  // namespace
 
 void build_tables(const LayoutTables& layout, AttentionTables* tables, AttentionParams* params) {
-  for (int64_t t = 0; t < layout.num_texts; ++t) {
-    tables->texts.push_back(text_at(layout, params->seqlen_q, params->seqlen_k, params->window.chunk, t));
+  for (int64_t t = 0; t < layout.num_sequences; ++t) {
+    tables->sequences.push_back(
+        sequence_at(layout, params->seqlen_q, params->seqlen_k, params->window.chunk, t));
   }
-  params->texts = tables->texts.data();
-  params->num_texts = layout.num_texts;
+  params->sequences = tables->sequences.data();
+  params->num_sequences = layout.num_sequences;
   if (!layout.segment_ids) return;
   const int64_t count = params->seqlen_k;
   tables->segments.resize(layout.batch * count);

@@ -30,8 +30,9 @@ static inline Span tiles_of(Span rows) {
   return empty(rows) ? Span{0, 0} : Span{rows.begin / kTile, (rows.end + kTile - 1) / kTile};
 }
 
-static inline TileList tile_list(const AttentionParams& p, const Text& text, int64_t first, int64_t last) {
-  const VisibleKeys seen = visible_hull(p.window, text.bounds, p.segment_spans != nullptr, first, last);
+static inline TileList tile_list(const AttentionParams& p, const Sequence& sequence, int64_t first,
+                                 int64_t last) {
+  const VisibleKeys seen = visible_hull(p.window, sequence.bounds, p.segment_spans != nullptr, first, last);
   TileList list{tiles_of(seen.sink), tiles_of(seen.window)};
   if (!empty(list.window)) list.sink.end = smaller(list.sink.end, list.window.begin);
   if (empty(list.sink)) list.sink = {0, 0};
@@ -39,24 +40,25 @@ static inline TileList tile_list(const AttentionParams& p, const Text& text, int
 }
 
 // The segment of a key position.
-static inline Span segment_of(const AttentionParams& p, const Text& text, int64_t position) {
-  if (!p.segment_spans) return whole_text(text.bounds);
-  if (position < 0 || position >= text.bounds.num_keys) return {0, 0};
-  return p.segment_spans[text.batch * p.seqlen_k + position];
+static inline Span segment_of(const AttentionParams& p, const Sequence& sequence, int64_t position) {
+  if (!p.segment_spans) return whole_sequence(sequence.bounds);
+  if (position < 0 || position >= sequence.bounds.num_keys) return {0, 0};
+  return p.segment_spans[sequence.batch * p.seqlen_k + position];
 }
 
-// Query tiles of a text of which some query may see one of the keys.
-static inline Span query_tiles(const AttentionParams& p, const Text& text, Span keys) {
-  const Span all_queries{text.offset, text.offset + text.q_len};
-  keys = intersect(keys, valid_keys(text.bounds));
+// Query tiles of a sequence of which some query may see one of the keys.
+static inline Span query_tiles(const AttentionParams& p, const Sequence& sequence, Span keys) {
+  const Span all_queries{sequence.offset, sequence.offset + sequence.q_len};
+  keys = intersect(keys, valid_keys(sequence.bounds));
   Span queries{0, 0};
   for (int64_t j = keys.begin; j < keys.end; ++j) {
-    const Span segment = segment_of(p, text, j);
-    Span see = intersect(all_queries, visible_queries(p.window, text.bounds, segment, j));
+    const Span segment = segment_of(p, sequence, j);
+    Span see = intersect(all_queries, visible_queries(p.window, sequence.bounds, segment, j));
     if (p.segment_spans) see = intersect(see, segment);
     queries = hull(queries, see);
   }
-  return empty(queries) ? Span{0, 0} : tiles_of({queries.begin - text.offset, queries.end - text.offset});
+  return empty(queries) ? Span{0, 0}
+                        : tiles_of({queries.begin - sequence.offset, queries.end - sequence.offset});
 }
 
 // Most rows of a kv head that read its keys where they lie: packing pays with more.
@@ -76,21 +78,22 @@ struct PackedTiles {
   std::byte* at(int64_t tile) const { return data + slot(tile) * tile_bytes; }
 };
 
-// A query of a text, and the head it belongs to.
+// A query of a sequence, and the head it belongs to.
 struct QueryRow {
   int64_t head, query;
 };
 
-// Row f of a text and kv head: the queries of the heads that share the kv head, one head after the other.
-static inline QueryRow query_row(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t f) {
-  return {kv_head * (p.num_heads / p.num_kv_heads) + f / text.q_len, f % text.q_len};
+// Row f of a sequence and kv head: the queries of the heads that share the kv head, one head after the other.
+static inline QueryRow query_row(const AttentionParams& p, const Sequence& sequence, int64_t kv_head,
+                                 int64_t f) {
+  return {kv_head * (p.num_heads / p.num_kv_heads) + f / sequence.q_len, f % sequence.q_len};
 }
 
 // Positions of the first and the last query among rows [first_row, first_row + rows), which may span heads.
-static inline Span row_positions(const Text& text, int64_t first_row, int64_t rows) {
-  const int64_t begin = first_row % text.q_len, end = begin + rows;
-  if (end > text.q_len) return {text.offset, text.offset + text.q_len};
-  return {text.offset + begin, text.offset + end};
+static inline Span row_positions(const Sequence& sequence, int64_t first_row, int64_t rows) {
+  const int64_t begin = first_row % sequence.q_len, end = begin + rows;
+  if (end > sequence.q_len) return {sequence.offset, sequence.offset + sequence.q_len};
+  return {sequence.offset + begin, sequence.offset + end};
 }
 
 }  // namespace lck

@@ -13,7 +13,7 @@ struct ChunkedTask {
   int64_t chunk, head, first, count;
 };
 
-// The gradients of one chunk and kv head, or of one of num_splits shares of its queries; parts: of the kv
+// The gradients of one chunk and kv head, or of one of num_splits parts of its queries; parts: of the kv
 // head.
 struct ChunkGradTask {
   int64_t chunk, kv_head, split;

@@ -1,5 +1,5 @@
-// The private torch ops of chunked attention. All tensors are on the CPU with a contiguous last dim; `shares`
-// (num_chunks, chunk_len) has the accumulator's dtype.
+// The private torch ops of chunked attention. All tensors are on the CPU with a contiguous last dim;
+// `merge_weights` (num_chunks, chunk_len) has the accumulator's dtype.
 #include "binding/chunked_args.h"
 #include "cpu/chunked/run.h"
 #include "cpu/common/tensor_args.h"
@@ -12,17 +12,17 @@ struct Call {
   ChunkedTables tables;
   DType dtype;
 
-  Call(const ChunkedInputs& inputs, const Tensor& segments, const Tensor& shares, double softmax_scale)
-      : params(chunked_params(inputs, shares, softmax_scale)), dtype(dtype_of(inputs.q)) {
+  Call(const ChunkedInputs& inputs, const Tensor& segments, const Tensor& merge_weights, double softmax_scale)
+      : params(chunked_params(inputs, merge_weights, softmax_scale)), dtype(dtype_of(inputs.q)) {
     STD_TORCH_CHECK(inputs.q.is_cpu(), "lckernels_cpu: all tensors must be on the CPU");
     build_chunked_tables(segment_table(segments, inputs.q), segments.size(0), &tables, &params);
   }
 };
 
 void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, OptionalTensor extra_k,
-                     OptionalTensor extra_v, Tensor segments, Tensor shares, double softmax_scale, Tensor out,
-                     OptionalTensor extra_out) {
-  Call call({q, k, v, extra_q, extra_k, extra_v}, segments, shares, softmax_scale);
+                     OptionalTensor extra_v, Tensor segments, Tensor merge_weights, double softmax_scale,
+                     Tensor out, OptionalTensor extra_out) {
+  Call call({q, k, v, extra_q, extra_k, extra_v}, segments, merge_weights, softmax_scale);
   prepare_output(out);
   set_results(q, out, extra_out, &call.params);
   run_chunked_forward(current_isa(), call.dtype, call.params);
@@ -30,10 +30,10 @@ void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, Optio
 
 void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k, Tensor v,
                       OptionalTensor extra_q, OptionalTensor extra_k, OptionalTensor extra_v, Tensor segments,
-                      Tensor shares, double softmax_scale, Tensor dq, Tensor dk, Tensor dv,
+                      Tensor merge_weights, double softmax_scale, Tensor dq, Tensor dk, Tensor dv,
                       OptionalTensor dextra_q, OptionalTensor dextra_k, OptionalTensor dextra_v,
                       OptionalTensor row_dots) {
-  Call call({q, k, v, extra_q, extra_k, extra_v}, segments, shares, softmax_scale);
+  Call call({q, k, v, extra_q, extra_k, extra_v}, segments, merge_weights, softmax_scale);
   for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad);
   set_gradients(q, {dout, dextra_out, dq, dk, dv, dextra_q, dextra_k, dextra_v}, &call.params);
   run_chunked_backward(current_isa(), call.dtype, call.params,
@@ -46,10 +46,12 @@ void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
   m.def(
       "chunked_forward(Tensor q, Tensor k, Tensor v, Tensor? extra_q, Tensor? extra_k, Tensor? extra_v, "
-      "Tensor segments, Tensor shares, float softmax_scale, Tensor(a!) out, Tensor(b!)? extra_out) -> ()");
+      "Tensor segments, Tensor merge_weights, float softmax_scale, Tensor(a!) out, Tensor(b!)? extra_out) -> "
+      "()");
   m.def(
       "chunked_backward(Tensor dout, Tensor? dextra_out, Tensor q, Tensor k, Tensor v, Tensor? extra_q, "
-      "Tensor? extra_k, Tensor? extra_v, Tensor segments, Tensor shares, float softmax_scale, Tensor(a!) dq, "
+      "Tensor? extra_k, Tensor? extra_v, Tensor segments, Tensor merge_weights, float softmax_scale, "
+      "Tensor(a!) dq, "
       "Tensor(b!) dk, Tensor(c!) dv, Tensor(d!)? dextra_q, Tensor(e!)? dextra_k, Tensor(f!)? dextra_v, "
       "Tensor(g!)? row_dots) -> ()");
 }

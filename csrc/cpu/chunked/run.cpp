@@ -54,7 +54,7 @@ void build_chunked_tables(const Segment* segments, int64_t num_segments, Chunked
   p.chunk_rows = tables->chunk_rows.data();
   p.segment_rows = tables->segment_rows.data();
   LayoutTables layout{};
-  layout.batch = layout.num_texts = 1;
+  layout.batch = layout.num_sequences = 1;
   build_tables(layout, &tables->sequence, &p.sequence);
   p.sequence.window = p.extra.window = {-1, -1, 0, 0};
 }
@@ -91,7 +91,7 @@ void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
   const ChunkedKernels& kernels = chunked_kernels(isa, dtype);
   const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
   run_waves(
-      attention_forward_kernels(isa, dtype), p.sequence, [](const Text&) { return true; },
+      attention_forward_kernels(isa, dtype), p.sequence, [](const Sequence&) { return true; },
       p.sequence.seqlen_q,
       [&](const std::vector<WavePart>& parts) {
         const int64_t kv_head = parts[0].kv_head, count = parts.size();
@@ -123,7 +123,7 @@ void sum_heads(const ChunkedParams& p, int64_t chunk, A* row_dots) {
   }
 }
 
-// How many tasks share the queries of a chunk and kv head.
+// How many tasks divide the queries of a chunk and kv head.
 int64_t splits_of(const ChunkedParams& p) {
   const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
   const int64_t tasks = std::max<int64_t>(p.sequence.num_kv_heads * p.num_chunks, 1);

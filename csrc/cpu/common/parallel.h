@@ -12,8 +12,8 @@ using NextTask = std::function<int64_t()>;
 // Runs tasks [0, num_tasks): body is called once on each thread that takes part, makes its scratch there and
 // takes tasks from next() until that gives -1, so that threads stay busy to the end. next() gives out
 // ascending numbers, and a body ends one task before it takes another: a task may wait for earlier ones
-// (turns.h). What a task writes must not depend on who runs it. The first exception of a body is thrown again
-// here, once all have returned. grain: tasks that are worth waking another thread for.
+// (event_counts.h). What a task writes must not depend on who runs it. The first exception of a body is
+// thrown again here, once all have returned. grain: tasks that are worth waking another thread for.
 void run_tasks(int64_t num_tasks, int64_t grain, const std::function<void(const NextTask& next)>& body);
 
 // Threads that run_tasks may use.

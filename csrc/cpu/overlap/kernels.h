@@ -14,8 +14,8 @@ namespace lck {
 using OverlapKernel = int64_t (*)(const OverlapParams&, int64_t tile_begin, int64_t tile_end, void* scratch);
 
 struct OverlapKernels {
-  OverlapKernel gather;   // sequence[t] = sum of share * chunk row: overlap_merge, overlap_split's backward
-  OverlapKernel scatter;  // chunk rows = share * sequence[t]: overlap_split, overlap_merge's backward
+  OverlapKernel gather;   // sequence[t] = sum of weight * chunk row: overlap_merge, overlap_split's backward
+  OverlapKernel scatter;  // chunk rows = weight * sequence[t]: overlap_split, overlap_merge's backward
   OverlapKernel weight_grad;  // dweights from sequence (dout) and chunks
   // Zeroes the columns outside segments that segments [begin, end) own.
   void (*fill)(const OverlapParams&, int64_t begin, int64_t end);

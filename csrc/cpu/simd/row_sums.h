@@ -13,13 +13,13 @@ inline constexpr int64_t kPrefetchBytes = 2048;
 template <typename T>
 struct Terms {
   const T** rows;
-  Acc<T>* shares;
+  Acc<T>* weights;
   int64_t count;
 };
 
-// Columns [d, d + kGroups groups) of out = sum of share * row. Inlined, so that a known count is unrolled.
+// Columns [d, d + kGroups groups) of out = sum of weight * row. Inlined, so that a known count is unrolled.
 template <typename T, int kGroups, bool kStream>
-__attribute__((always_inline)) inline void sum_columns(const T* const* rows, const Acc<T>* shares,
+__attribute__((always_inline)) inline void sum_columns(const T* const* rows, const Acc<T>* weights,
                                                        int64_t count, T* out, int64_t d) {
   Group<T> total[kGroups] = {};
   for (int64_t n = 0; n < count; ++n) {
@@ -27,7 +27,7 @@ __attribute__((always_inline)) inline void sum_columns(const T* const* rows, con
       const T* from = rows[n] + d + j * kGroupElements<T>;
       __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes);
       const Group<T> x = load(from);
-      for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * shares[n];
+      for (int h = 0; h < kGroup<T>; ++h) total[j].v[h] += x.v[h] * weights[n];
     }
   }
   for (int j = 0; j < kGroups; ++j) {
@@ -40,7 +40,7 @@ __attribute__((always_inline)) inline void sum_columns(const T* const* rows, con
   }
 }
 
-// out (dim) = sum of share * row over N terms (N = 0: any number, read from terms). kStream: out is aligned.
+// out (dim) = sum of weight * row over N terms (N = 0: any number, read from terms). kStream: out is aligned.
 template <typename T, int N, bool kStream>
 void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   using A = Acc<T>;
@@ -48,21 +48,21 @@ void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   const int64_t count = N > 0 ? N : terms.count;
   // Copies of a known number of terms stay in registers: out could alias the arrays.
   const T* near_rows[N > 0 ? N : 1];
-  A near_shares[N > 0 ? N : 1];
-  for (int n = 0; n < N; ++n) near_rows[n] = terms.rows[n], near_shares[n] = terms.shares[n];
+  A near_weights[N > 0 ? N : 1];
+  for (int n = 0; n < N; ++n) near_rows[n] = terms.rows[n], near_weights[n] = terms.weights[n];
   const T* const* rows = N > 0 ? near_rows : terms.rows;
-  const A* shares = N > 0 ? near_shares : terms.shares;
+  const A* weights = N > 0 ? near_weights : terms.weights;
   int64_t d = 0;
   for (; d + kGroups * kWidth <= dim; d += kGroups * kWidth) {
-    sum_columns<T, kGroups, kStream>(rows, shares, count, out, d);
+    sum_columns<T, kGroups, kStream>(rows, weights, count, out, d);
   }
-  for (; d + kWidth <= dim; d += kWidth) sum_columns<T, 1, kStream>(rows, shares, count, out, d);
+  for (; d + kWidth <= dim; d += kWidth) sum_columns<T, 1, kStream>(rows, weights, count, out, d);
   if (d == dim) return;
   // The last columns as a whole group, some of which is written twice.
-  if (dim >= kWidth) return sum_columns<T, 1, false>(rows, shares, count, out, dim - kWidth);
+  if (dim >= kWidth) return sum_columns<T, 1, false>(rows, weights, count, out, dim - kWidth);
   for (; d < dim; ++d) {
     A total = 0;
-    for (int64_t n = 0; n < count; ++n) total += to_acc(rows[n][d]) * shares[n];
+    for (int64_t n = 0; n < count; ++n) total += to_acc(rows[n][d]) * weights[n];
     from_acc(total, out + d);
   }
 }
@@ -86,7 +86,7 @@ void copy_row(const void* from, void* out, int64_t bytes) {
 template <typename T>
 void write_row(const Terms<T>& terms, T* out, int64_t dim, bool stream_out) {
   const bool streams = stream_out && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
-  const bool copies = terms.count == 1 && terms.shares[0] == 1;
+  const bool copies = terms.count == 1 && terms.weights[0] == 1;
   const int64_t bytes = dim * static_cast<int64_t>(sizeof(T));
   if (streams) {
     if (copies) return copy_row<true>(terms.rows[0], out, bytes);

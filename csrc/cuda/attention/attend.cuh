@@ -130,13 +130,13 @@ __device__ __forceinline__ void attend_keys(Softmax<kM>& state, float (&out)[kM]
                                             const ToScores& to_scores, const Drop& drop) {
   constexpr int kN = Shape::kKeys / 8;
   const int warp_row = threadIdx.x / 32 * 16 * kM;
-  using Share = CopyShare<Shape::kThreads, kDim>;
+  using Part = CopyPart<Shape::kThreads, kDim>;
   const int64_t first = count > 0 ? tile_at(0).first : 0;
-  const T *k = Share::of(rows.k + first * rows.k_stride, rows.k_stride),
-          *v = Share::of(rows.v + first * rows.v_stride, rows.v_stride);
+  const T *k = Part::of(rows.k + first * rows.k_stride, rows.k_stride),
+          *v = Part::of(rows.v + first * rows.v_stride, rows.v_stride);
   const auto copy = [&](const SmemTile<kDim>& to, const T*& from, int64_t stride, int dims,
                         const KeyTile& tile) {
-    copy_share<Shape::kKeys, Shape::kThreads>(to, from, stride, dims, [&](int row) {
+    copy_part<Shape::kKeys, Shape::kThreads>(to, from, stride, dims, [&](int row) {
       return tile.has(tile.first + row) && valid(tile.first + row);
     });
     ptx::cp_async_commit();

@@ -7,35 +7,35 @@
 
 namespace lck {
 
-// use(k_tile, ds, tile) for each tile of keys that the queries of a text's tile see, as in over_keys.
+// use(k_tile, ds, tile) for each tile of keys that the queries of a sequence's tile see, as in over_keys.
 template <typename T, bool kFull, bool kBehindCap, typename Shape, typename Use>
 __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, const GradientRule& rule,
-                                                  const Text& text, int first,
+                                                  const Sequence& sequence, int first,
                                                   const BackwardTiles<Shape>& smem, const Use& use) {
   const AttentionParams& p = a.p;
-  const int64_t head = rule.head, q_row = text.q_begin + first;
-  const int num_queries = static_cast<int>(text.q_len) - first;
+  const int64_t head = rule.head, q_row = sequence.q_begin + first;
+  const int num_queries = static_cast<int>(sequence.q_len) - first;
   const int last = first + static_cast<int>(smaller(num_queries, Shape::kRows)) - 1;
-  const KeyTiles keys = key_tiles<kFull>(a, text, first, last, Shape::kSteps);
-  const int64_t row_at = query_place(p, text.batch, q_row, head);
+  const KeyTiles keys = key_tiles<kFull>(a, sequence, first, last, Shape::kSteps);
+  const int64_t row_at = query_place(p, sequence.batch, q_row, head);
   const float *lse = static_cast<const float*>(p.lse) + row_at,
               *delta = static_cast<float*>(p.delta) + row_at;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * Shape::kM;
   // A query that sees nothing is not read.
   const auto reads = [&](int row) { return row < num_queries && is_finite(lse[row]); };
-  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.q, text.batch, q_row, head),
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.q, sequence.batch, q_row, head),
                                            p.q.row_stride, static_cast<int>(p.head_dim), reads);
-  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.dout, text.batch, q_row, head),
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.dout, sequence.batch, q_row, head),
                                            p.dout.row_stride, static_cast<int>(p.head_dim_v), reads);
   const auto bounds = [&](int i, int half) {
     return load_row_keys(smem.row(warp_row + 16 * i + 8 * half + lane / 4));
   };
   if (const int row = threadIdx.x; row < Shape::kRows) {
-    store_row_keys(smem.row(row), row_keys(p.window, text, first + row));
+    store_row_keys(smem.row(row), row_keys(p.window, sequence, first + row));
   }
   QueriesByKeys<Shape::kM, kFull, decltype(bounds)> tile{.bounds = bounds};
   tile.first_query = first + warp_row + lane / 4;
-  tile.kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  tile.kv_mask = kFull && p.kv_mask ? p.kv_mask + sequence.batch * p.seqlen_k + sequence.k_begin : nullptr;
 #pragma unroll
   for (int i = 0; i < Shape::kM; ++i) {
 #pragma unroll
@@ -47,7 +47,7 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
   }
   const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
   over_keys<T, kBehindCap>(
-      p, rule, smem, KeyRows<T>::of(p, text.batch, text.k_begin, kv_head), tile, keys.count,
+      p, rule, smem, KeyRows<T>::of(p, sequence.batch, sequence.k_begin, kv_head), tile, keys.count,
       [&](int n) { return key_tile<kFull>(keys, n, Shape::kSteps); }, use);
 }
 
@@ -66,25 +66,25 @@ __global__ void __launch_bounds__(QueryGradientShape<kDim, kFull>::kThreads)
   constexpr int kM = Shape::kM;
   const AttentionParams& p = a.p;
   const QueryBlock at = query_block(a, tiles, Shape::kRows);
-  if (at.first >= at.text.q_len) return;
+  if (at.first >= at.sequence.q_len) return;
   const BackwardTiles<Shape> smem{ptx::smem_address(ptx::dynamic_smem())};
-  const GradientRule rule = GradientRule::of(a, at.text, at.head);
+  const GradientRule rule = GradientRule::of(a, at.sequence, at.head);
   float dq[kM][kDim / 8][4] = {};
-  for_each_key_tile<T, kFull, false>(a, rule, at.text, at.first, smem,
+  for_each_key_tile<T, kFull, false>(a, rule, at.sequence, at.first, smem,
                                      [&](const SmemTile<kDim>& k_tile, const auto& ds, const auto&) {
                                        add_product<T, kM, Shape::kSteps / 8, kDim>(dq, ds, k_tile, 0);
                                      });
   float factor[kM][2];
   fill(factor, rule.score.scale);
   store_warp_rows(dq, factor, smem.own(0),
-                  row_of<T>(p.dq, at.text.batch, at.text.q_begin + at.first, at.head), p.dq.row_stride,
-                  p.head_dim, static_cast<int>(at.text.q_len) - at.first);
+                  row_of<T>(p.dq, at.sequence.batch, at.sequence.q_begin + at.first, at.head),
+                  p.dq.row_stride, p.head_dim, static_cast<int>(at.sequence.q_len) - at.first);
 }
 
 // What a block's threads share, in shared memory: the loop over queries has no registers for it.
 template <typename T>
 struct KeyBlock {
-  Text text;
+  Sequence sequence;
   QueryTiles queries;
   QueryRows<T> rows;  // of the first head of the group
   T *dk, *dv;
@@ -105,42 +105,42 @@ __global__ void __launch_bounds__(KeyGradientShape<kDim, kFull>::kThreads)
   const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
   const TextTile place =
       locate(a.layout, a.layout.cu_seqlens_k, p.seqlen_k, batch, slot % tiles, Shape::kRows);
-  const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
-  const int num_keys = static_cast<int>(text.bounds.num_keys) - place.first;
+  const Sequence sequence = sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence);
+  const int num_keys = static_cast<int>(sequence.bounds.num_keys) - place.first;
   if (num_keys <= 0) return;
-  const QueryTiles queries = query_tiles(a, text, place.first, Shape::kRows, Shape::kSteps);
+  const QueryTiles queries = query_tiles(a, sequence, place.first, Shape::kRows, Shape::kSteps);
 
   const BackwardTiles<Shape> smem{ptx::smem_address(ptx::dynamic_smem())};
   auto& block = *reinterpret_cast<KeyBlock<T>*>(ptx::dynamic_smem() + Shape::kSmemBytes);
-  const int64_t k_row = text.k_begin + place.first;
+  const int64_t k_row = sequence.k_begin + place.first;
   if (threadIdx.x == 0) {
-    const int64_t head = kv_head * group, q_row = text.q_begin + queries.begin;
-    const int64_t at = query_place(p, text.batch, q_row, head);
-    const QueryRows<T> rows{row_of<T>(p.q, text.batch, q_row, head),
-                            row_of<T>(p.dout, text.batch, q_row, head),
+    const int64_t head = kv_head * group, q_row = sequence.q_begin + queries.begin;
+    const int64_t at = query_place(p, sequence.batch, q_row, head);
+    const QueryRows<T> rows{row_of<T>(p.q, sequence.batch, q_row, head),
+                            row_of<T>(p.dout, sequence.batch, q_row, head),
                             p.q.row_stride,
                             p.dout.row_stride,
                             static_cast<const float*>(p.lse) + at,
                             static_cast<const float*>(p.delta) + at};
-    block = {text,
+    block = {sequence,
              queries,
              rows,
-             row_of<T>(p.dk, text.batch, k_row, kv_head),
-             row_of<T>(p.dv, text.batch, k_row, kv_head),
+             row_of<T>(p.dk, sequence.batch, k_row, kv_head),
+             row_of<T>(p.dv, sequence.batch, k_row, kv_head),
              head,
              num_keys};
   }
-  const uint8_t* kv_mask = p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + k_row : nullptr;
+  const uint8_t* kv_mask = p.kv_mask ? p.kv_mask + sequence.batch * p.seqlen_k + k_row : nullptr;
   const auto valid = [&](int row) { return queries.has(place.first + row) && (!kv_mask || kv_mask[row]); };
-  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.k, text.batch, k_row, kv_head),
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.k, sequence.batch, k_row, kv_head),
                                            p.k.row_stride, static_cast<int>(p.head_dim), valid);
-  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.v, text.batch, k_row, kv_head),
+  copy_rows<Shape::kRows, Shape::kThreads>(smem.own(1), row_of<T>(p.v, sequence.batch, k_row, kv_head),
                                            p.v.row_stride, static_cast<int>(p.head_dim_v), valid);
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * Shape::kM;
   if (const int row = threadIdx.x; row < Shape::kRows) {
     const bool some = valid(row);
     store_row_queries(smem.row(row),
-                      some ? row_queries(p.window, text, place.first + row) : RowQueries{0, 0});
+                      some ? row_queries(p.window, sequence, place.first + row) : RowQueries{0, 0});
   }
   const auto bounds = [&](int i, int half) {
     return load_row_queries(smem.row(warp_row + 16 * i + 8 * half + lane / 4));
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(KeyGradientShape<kDim, kFull>::kThreads)
   float dk[kM][kDim / 8][4] = {}, dv[kM][kDim / 8][4] = {};
   over_queries<T, kFull, kWhich>(
       p, smem, tile, block.queries, static_cast<int>(p.num_heads / p.num_kv_heads), rows_of,
-      [&](int n) { return GradientRule::of(a, block.text, block.first_head + n); }, dk, dv);
+      [&](int n) { return GradientRule::of(a, block.sequence, block.first_head + n); }, dk, dv);
   if (kWithKeys) {
     float factor[kM][2];
     fill(factor, static_cast<float>(p.softmax_scale));

@@ -34,9 +34,9 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   float low = 0, high = 0;
   for (int64_t slot = strip; slot < tiles; slot += strips) {
     const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, slot, Shape::kRows);
-    const Text text = text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text);
-    if (place.first >= text.q_len) continue;
-    const GradientRule rule = GradientRule::of(a, text, head);
+    const Sequence sequence = sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence);
+    if (place.first >= sequence.q_len) continue;
+    const GradientRule rule = GradientRule::of(a, sequence, head);
     const auto add_diagonals = [&](const SmemTile<kDim>&, const auto& ds, const auto& tile) {
 #pragma unroll
       for (int j = 0; j < Shape::kSteps / 8; ++j) {
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
            row < smaller(Shape::kRows, Shape::kSteps - ahead) && diagonal < Bias::kDiagonals; ++row) {
         sum += ptx::load_shared_float(sums + row * Bias::kRowBytes + (row + ahead) * 4);
       }
-      const int64_t column = tile.keys.first + ahead - (place.first + text.offset) + p.bias_center;
+      const int64_t column = tile.keys.first + ahead - (place.first + sequence.offset) + p.bias_center;
       if (diagonal >= Bias::kDiagonals) return;
       if (column <= 0) {
         low += sum;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
         dbias[column] += sum;
       }
     };
-    for_each_key_tile<T, true, true>(a, rule, text, place.first, smem, add_diagonals);
+    for_each_key_tile<T, true, true>(a, rule, sequence, place.first, smem, add_diagonals);
   }
   ptx::store_shared(sums + 8 * threadIdx.x, low);
   ptx::store_shared(sums + 8 * threadIdx.x + 4, high);

@@ -11,17 +11,17 @@ namespace lck {
 // What draws depend on beside places of keys and queries.
 struct DropoutRule {
   uint64_t seed;
-  int64_t head, text;
+  int64_t head, sequence;
   uint32_t threshold;
 
-  __device__ __forceinline__ static DropoutRule of(const GpuAttentionParams& a, const Text& text,
+  __device__ __forceinline__ static DropoutRule of(const GpuAttentionParams& a, const Sequence& sequence,
                                                    int64_t head) {
-    return {a.seed ? static_cast<uint64_t>(*a.seed) : 0, head, text.index, a.p.dropout_threshold};
+    return {a.seed ? static_cast<uint64_t>(*a.seed) : 0, head, sequence.index, a.p.dropout_threshold};
   }
 
   // Bit c: key j / 4 * 4 + c is kept for the query at `position`.
   __device__ __forceinline__ uint32_t kept(int j, int64_t position) const {
-    const Draws draws = dropout_draws(j, position, head, text, seed);
+    const Draws draws = dropout_draws(j, position, head, sequence, seed);
     uint32_t bits = 0;
 #pragma unroll
     for (int c = 0; c < 4; ++c) bits |= static_cast<uint32_t>(draws.at[c] >= threshold) << c;

@@ -44,14 +44,15 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
   constexpr int kM = Shape::kM, kN = Shape::kKeys / 8;
   const AttentionParams& p = a.p;
   const QueryBlock at = query_block(a, tiles, Shape::kQueries);
-  const Text& text = at.text;
+  const Sequence& sequence = at.sequence;
   const int64_t head = at.head;
-  const int num_queries = static_cast<int>(text.q_len) - at.first;
+  const int num_queries = static_cast<int>(sequence.q_len) - at.first;
   if (num_queries <= 0) return;
   const auto smem = AttendTiles<kDim>::of(Shape::kQueries, Shape::kKeys);
-  const uint8_t* kv_mask = kFull && p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  const uint8_t* kv_mask =
+      kFull && p.kv_mask ? p.kv_mask + sequence.batch * p.seqlen_k + sequence.k_begin : nullptr;
   copy_rows<Shape::kQueries, Shape::kThreads>(
-      smem.q, row_of<T>(p.q, text.batch, text.q_begin + at.first, head), p.q.row_stride,
+      smem.q, row_of<T>(p.q, sequence.batch, sequence.q_begin + at.first, head), p.q.row_stride,
       static_cast<int>(p.head_dim), [&](int row) { return row < num_queries; });
   ptx::cp_async_commit();
 
@@ -60,19 +61,19 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
   auto& block = *reinterpret_cast<ForwardBlock*>(ptx::dynamic_smem() + Shape::kTileBytes + Shape::kRowBytes);
   if (threadIdx.x == 0) {
     const int last = at.first + static_cast<int>(smaller(num_queries, Shape::kQueries)) - 1;
-    const int64_t row = text.q_begin + at.first;
-    block = {key_tiles<kFull>(a, text, at.first, last, Shape::kKeys), num_queries,
+    const int64_t row = sequence.q_begin + at.first;
+    block = {key_tiles<kFull>(a, sequence, at.first, last, Shape::kKeys), num_queries,
              p.sink_logits ? static_cast<const float*>(p.sink_logits)[head] * kLog2E : -INFINITY,
-             static_cast<float*>(p.lse) + query_place(p, text.batch, row, head),
-             row_of<T>(p.out, text.batch, row, head)};
+             static_cast<float*>(p.lse) + query_place(p, sequence.batch, row, head),
+             row_of<T>(p.out, sequence.batch, row, head)};
   }
   if (const int row = threadIdx.x; row < Shape::kQueries) {
-    store_row_keys(rows + row * kRowKeysBytes, row_keys(p.window, text, at.first + row));
+    store_row_keys(rows + row * kRowKeysBytes, row_keys(p.window, sequence, at.first + row));
   }
   __syncthreads();  // block and rows are there
-  const ScoreRule rule = ScoreRule::of(p, head, text.offset);
+  const ScoreRule rule = ScoreRule::of(p, head, sequence.offset);
   const bool only_scales = !kFull || rule.only_scales();
-  const DropoutRule dropout = kFull ? DropoutRule::of(a, text, head) : DropoutRule{};
+  const DropoutRule dropout = kFull ? DropoutRule::of(a, sequence, head) : DropoutRule{};
   // Of the element e of fragment (i, j): key, query.
   const auto key_of = [&](const KeyTile& tile, int j, int e) {
     return tile.first + 8 * j + 2 * (lane % 4) + e % 2;
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
 #pragma unroll
         for (int j = 0; j < kN; ++j) {
           const Kept kept = kept_keys(dropout, key_of(tile, j, 0),
-                                      {query_of(i, 0) + text.offset, query_of(i, 2) + text.offset});
+                                      {query_of(i, 0) + sequence.offset, query_of(i, 2) + sequence.offset});
 #pragma unroll
           for (int e = 0; e < 4; ++e) s[i][j][e] = kept.at[e] ? s[i][j][e] : 0.0f;
         }
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
   float out[kM][kDim / 8][4] = {};
   auto state = Softmax<kM>::none();
   attend_keys<Shape, T, kM, kDim>(
-      state, out, smem, KeyRows<T>::of(p, text.batch, text.k_begin, at.kv_head), block.keys.count,
+      state, out, smem, KeyRows<T>::of(p, sequence.batch, sequence.k_begin, at.kv_head), block.keys.count,
       [&](int n) { return key_tile<kFull>(block.keys, n, Shape::kKeys); },
       [&](int key) { return !kv_mask || kv_mask[key]; }, only_scales ? rule.scale * kLog2E : kLog2E,
       to_scores, drop);

@@ -89,18 +89,18 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
                                           QueriesByKeys<Shape::kM, kFull, Bounds>& tile, int count,
                                           const TileAt& tile_at, const Use& use) {
   constexpr int kM = Shape::kM, kN = Shape::kSteps / 8;
-  using Share = CopyShare<Shape::kThreads, Shape::kDim>;
+  using Part = CopyPart<Shape::kThreads, Shape::kDim>;
   const int warp_row = threadIdx.x / 32 * 16 * kM;
   const int64_t first = count > 0 ? tile_at(0).first : 0;
-  const T *k = Share::of(rows.k + first * rows.k_stride, rows.k_stride),
-          *v = Share::of(rows.v + first * rows.v_stride, rows.v_stride);
+  const T *k = Part::of(rows.k + first * rows.k_stride, rows.k_stride),
+          *v = Part::of(rows.v + first * rows.v_stride, rows.v_stride);
   const auto copy = [&](int n) {
     const KeyTile step = tile_at(n);
     const auto valid = [&](int row) {
       return step.has(step.first + row) && (!tile.kv_mask || tile.kv_mask[step.first + row]);
     };
-    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), k, rows.k_stride, rows.head_dim, valid);
-    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), v, rows.v_stride, rows.head_dim_v, valid);
+    copy_part<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), k, rows.k_stride, rows.head_dim, valid);
+    copy_part<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), v, rows.v_stride, rows.head_dim_v, valid);
     k += step.step * rows.k_stride, v += step.step * rows.v_stride;
   };
   in_two_stages(count, copy, [&](int n) {
@@ -161,7 +161,7 @@ struct QueryPlace {
 
 // The same, with the rows of the tile's first query.
 template <typename T>
-struct QueryWalk {
+struct QueryCursor {
   QueryRows<T> rows;
   QueryPlace at{};
 
@@ -192,26 +192,26 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
   constexpr bool kWithKeys = kWhich != KeyGradients::kValues, kWithValues = kWhich != KeyGradients::kKeys;
   const int count = heads * queries.count, mine = threadIdx.x, column = 2 * (mine % 4);
   const int warp_row = mine / 32 * 16 * kM;
-  using Share = CopyShare<Shape::kThreads, kDim>;
+  using Part = CopyPart<Shape::kThreads, kDim>;
   const auto my_rows = [&](int head) {
     QueryRows<T> rows = rows_of(head);
-    rows.q = Share::of(rows.q, rows.q_stride), rows.dout = Share::of(rows.dout, rows.dout_stride);
+    rows.q = Part::of(rows.q, rows.q_stride), rows.dout = Part::of(rows.dout, rows.dout_stride);
     rows.lse += mine, rows.delta += mine;
     return rows;
   };
-  QueryWalk<T> copied{my_rows(0)}, met{copied.rows};
+  QueryCursor<T> copied{my_rows(0)}, loaded{copied.rows};
   QueryPlace used;
   // lse and delta of one query a thread, as they are in memory; of none -inf and 0.
-  const auto meet = [&](int n) {
+  const auto load_stats = [&](int n) {
     OneQuery raw{-INFINITY, 0};
-    const int query = queries.begin + met.at.tile * Shape::kSteps + mine;
+    const int query = queries.begin + loaded.at.tile * Shape::kSteps + mine;
     if (n < count && mine < Shape::kSteps && query < queries.end) {
-      raw = {*met.rows.lse, *met.rows.delta};
+      raw = {*loaded.rows.lse, *loaded.rows.delta};
     }
-    met.advance(Shape::kSteps, queries.count, my_rows);
+    loaded.advance(Shape::kSteps, queries.count, my_rows);
     return raw;
   };
-  const auto keep = [&](int n, const OneQuery& raw) {
+  const auto store_stats = [&](int n, const OneQuery& raw) {
     if (mine >= Shape::kSteps) return;
     const OneQuery stats = OneQuery::of(raw.lse, raw.delta);
     ptx::store_shared(smem.stats(n, mine), stats.lse);
@@ -220,17 +220,17 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
   const auto copy = [&](int n) {
     // A query without probabilities is not read.
     const auto reads = [&](int row) { return is_finite(ptx::load_shared_float(smem.stats(n, row))); };
-    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), copied.rows.q, copied.rows.q_stride,
-                                               static_cast<int>(p.head_dim), reads);
-    copy_share<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), copied.rows.dout, copied.rows.dout_stride,
-                                               static_cast<int>(p.head_dim_v), reads);
+    copy_part<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 0), copied.rows.q, copied.rows.q_stride,
+                                              static_cast<int>(p.head_dim), reads);
+    copy_part<Shape::kSteps, Shape::kThreads>(smem.step(n % 2, 1), copied.rows.dout, copied.rows.dout_stride,
+                                              static_cast<int>(p.head_dim_v), reads);
     copied.advance(Shape::kSteps, queries.count, my_rows);
   };
-  keep(0, meet(0));
-  keep(1, meet(1));
+  store_stats(0, load_stats(0));
+  store_stats(1, load_stats(1));
   __syncthreads();  // of the first two steps lse and delta are there
   in_two_stages(count, copy, [&](int n) {
-    const OneQuery ahead = meet(n + 2);
+    const OneQuery ahead = load_stats(n + 2);
     tile.first_query = queries.begin + used.tile * Shape::kSteps + column;
     tile.some_unseen = used.tile < queries.clear || used.tile >= queries.clear_end;
     tile.column_stats = smem.stats(n, column);
@@ -241,7 +241,7 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
     if (kWithValues) add_product<T, kM, kN, kDim>(dv, s, smem.step(n % 2, 1), 0);
     if (kWithKeys) add_product<T, kM, kN, kDim>(dk, ds, smem.step(n % 2, 0), 0);
     used.advance(queries.count);
-    keep(n + 2, ahead);
+    store_stats(n + 2, ahead);
   });
 }
 

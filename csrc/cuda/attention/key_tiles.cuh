@@ -1,5 +1,5 @@
 // Which tile of rows a block has, and over which tiles of keys it runs: the twin of
-// lckernels/backends/triton/kernels/key_tiles.py. Places in a text are int32, positions int64.
+// lckernels/backends/triton/kernels/key_tiles.py. Places in a sequence are int32, positions int64.
 #pragma once
 
 #include "cuda/attention/params.h"
@@ -7,39 +7,39 @@
 
 namespace lck {
 
-// A tile of the rows of a text.
+// A tile of the rows of a sequence.
 struct TextTile {
-  int64_t text;
-  int first;  // row of the text
+  int64_t sequence;
+  int first;  // row of the sequence
 };
 
-// Tile `slot` of a row of the batch, see num_tiles; without a text of its own it is past the text's end,
-// whatever the bounds say. `total`: rows of the tensor.
+// Tile `slot` of a row of the batch, see num_tiles; without a sequence of its own it is past the sequence's
+// end, whatever the bounds say. `total`: rows of the tensor.
 __device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
                                            int64_t total, int64_t batch, int64_t slot, int rows) {
   constexpr int kPast = INT32_MAX;
-  const auto slot_of = [&](int64_t text) {
-    return rows_of_text(cu_seqlens, text, total).begin / rows + text;
+  const auto slot_of = [&](int64_t sequence) {
+    return rows_of_sequence(cu_seqlens, sequence, total).begin / rows + sequence;
   };
-  int64_t text = batch, first_slot = 0;
+  int64_t sequence = batch, first_slot = 0;
   if (cu_seqlens) {
-    int64_t end = layout.num_texts;
-    for (text = 0; end - text > 1;) {
-      const int64_t middle = (text + end) / 2;
-      (slot_of(middle) <= slot ? text : end) = middle;
+    int64_t end = layout.num_sequences;
+    for (sequence = 0; end - sequence > 1;) {
+      const int64_t middle = (sequence + end) / 2;
+      (slot_of(middle) <= slot ? sequence : end) = middle;
     }
-    first_slot = slot_of(text);
+    first_slot = slot_of(sequence);
   }
   const int64_t first = (slot - first_slot) * rows;
-  return {text, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
+  return {sequence, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
 }
 
 // What a block of queries works on, in a grid of batch > kv heads > tiles > heads of the group, the last
 // fastest. The last tiles come first: with a causal window they see most keys, and balance best so.
 struct QueryBlock {
-  Text text;
+  Sequence sequence;
   int64_t head, kv_head;
-  int first;  // query of the text; behind its end if the block has none
+  int first;  // query of the sequence; behind its end if the block has none
 };
 
 __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, int64_t tiles, int rows) {
@@ -48,11 +48,11 @@ __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, i
   const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
   const TextTile place =
       locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, tiles - 1 - slot % tiles, rows);
-  return {text_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.text),
+  return {sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence),
           kv_head * group + block % group, kv_head, place.first};
 }
 
-// Keys that one query sees, cut to its text: [begin, end) by its window, [sink, sink_end) as sink tokens.
+// Keys that one query sees, cut to its sequence: [begin, end) by its window, [sink, sink_end) as sink tokens.
 struct RowKeys {
   int begin, end, sink, sink_end;
 
@@ -78,9 +78,10 @@ __device__ __forceinline__ int inside_text(int64_t key, int64_t num_keys) {
   return static_cast<int>(smaller(larger(key, 0), num_keys));
 }
 
-__device__ __forceinline__ RowKeys row_keys(const Window& window, const Text& text, int query) {
-  const int64_t num_keys = text.bounds.num_keys;
-  const VisibleKeys seen = visible_keys(window, text.bounds, whole_text(text.bounds), query + text.offset);
+__device__ __forceinline__ RowKeys row_keys(const Window& window, const Sequence& sequence, int query) {
+  const int64_t num_keys = sequence.bounds.num_keys;
+  const VisibleKeys seen =
+      visible_keys(window, sequence.bounds, whole_sequence(sequence.bounds), query + sequence.offset);
   return {inside_text(seen.window.begin, num_keys), inside_text(seen.window.end, num_keys),
           inside_text(seen.sink.begin, num_keys), inside_text(seen.sink.end, num_keys)};
 }
@@ -106,7 +107,7 @@ struct KeyTile {
   }
 };
 
-// Whether a row sees a key of a masked tile; kv_mask begins at the text's first key, or is null.
+// Whether a row sees a key of a masked tile; kv_mask begins at the sequence's first key, or is null.
 template <bool kFull>
 __device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, const uint8_t* kv_mask,
                                      int key) {
@@ -126,11 +127,11 @@ __device__ __forceinline__ int tiles_between(int begin, int end, int keys_a_tile
 }
 
 template <bool kFull>
-__device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const Text& text, int first,
-                                              int last, int keys_a_tile) {
-  const int64_t num_keys = text.bounds.num_keys;
+__device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const Sequence& sequence,
+                                              int first, int last, int keys_a_tile) {
+  const int64_t num_keys = sequence.bounds.num_keys;
   const VisibleKeys seen =
-      visible_hull(a.p.window, text.bounds, false, first + text.offset, last + text.offset);
+      visible_hull(a.p.window, sequence.bounds, false, first + sequence.offset, last + sequence.offset);
   KeyTiles t{};
   t.begin = inside_text(seen.window.begin, num_keys), t.end = inside_text(seen.window.end, num_keys);
   t.count = t.num_window = tiles_between<kFull>(t.begin, t.end, keys_a_tile);
@@ -140,7 +141,8 @@ __device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const
   }
   if (a.p.kv_mask) return t;
   // A window's ends do not go back from one query to the next.
-  const RowKeys of_first = row_keys(a.p.window, text, first), of_last = row_keys(a.p.window, text, last);
+  const RowKeys of_first = row_keys(a.p.window, sequence, first),
+                of_last = row_keys(a.p.window, sequence, last);
   const int from = of_last.begin - tiles_begin<kFull>(t.begin),
             to = of_first.end - tiles_begin<kFull>(t.begin);
   t.clear = static_cast<int>(smaller(from > 0 ? (from + keys_a_tile - 1) / keys_a_tile : 0, t.num_window));

@@ -5,7 +5,7 @@
 
 namespace lck {
 
-// Queries of a text that see one key: [begin, end).
+// Queries of a sequence that see one key: [begin, end).
 struct RowQueries {
   int begin, end;
 
@@ -24,10 +24,10 @@ __device__ __forceinline__ RowQueries load_row_queries(uint32_t from) {
 }
 
 // `key` must be valid.
-__device__ __forceinline__ RowQueries row_queries(const Window& window, const Text& text, int key) {
-  const Span at = visible_queries(window, text.bounds, whole_text(text.bounds), key);
+__device__ __forceinline__ RowQueries row_queries(const Window& window, const Sequence& sequence, int key) {
+  const Span at = visible_queries(window, sequence.bounds, whole_sequence(sequence.bounds), key);
   const auto query = [&](int64_t position) {
-    return static_cast<int>(smaller(larger(position - text.offset, 0), text.q_len));
+    return static_cast<int>(smaller(larger(position - sequence.offset, 0), sequence.q_len));
   };
   return {query(at.begin), query(at.end)};
 }
@@ -40,16 +40,16 @@ struct QueryTiles {
   __device__ __forceinline__ bool has(int k) const { return k >= key && k < key_end; }
 };
 
-__device__ __forceinline__ QueryTiles query_tiles(const GpuAttentionParams& a, const Text& text, int first,
-                                                  int keys, int queries_a_tile) {
-  const Span valid = intersect(valid_keys(text.bounds), {first, first + keys});
+__device__ __forceinline__ QueryTiles query_tiles(const GpuAttentionParams& a, const Sequence& sequence,
+                                                  int first, int keys, int queries_a_tile) {
+  const Span valid = intersect(valid_keys(sequence.bounds), {first, first + keys});
   QueryTiles t{};
   if (empty(valid)) return t;
   t.key = static_cast<int>(valid.begin), t.key_end = static_cast<int>(valid.end);
   // Both ends do not go back from one key to the next, but that sink tokens, the first keys, are seen
   // longest.
-  const RowQueries of_first = row_queries(a.p.window, text, t.key);
-  const RowQueries of_last = row_queries(a.p.window, text, t.key_end - 1);
+  const RowQueries of_first = row_queries(a.p.window, sequence, t.key);
+  const RowQueries of_last = row_queries(a.p.window, sequence, t.key_end - 1);
   t.begin = of_first.begin, t.end = static_cast<int>(larger(of_first.end, of_last.end));
   if (t.end <= t.begin) return t;
   t.count = (t.end - t.begin + queries_a_tile - 1) / queries_a_tile;

@@ -33,7 +33,7 @@ int64_t bias_strips_op(Tensor q, OptionalTensor cu_seqlens_q) {
   a.p.seqlen_q = q.size(1);
   if (cu_seqlens_q) {
     a.layout.cu_seqlens_q = static_cast<const int64_t*>(cu_seqlens_q->const_data_ptr());
-    a.layout.num_texts = cu_seqlens_q->numel() - 1;
+    a.layout.num_sequences = cu_seqlens_q->numel() - 1;
   }
   return bias_strips(a);
 }

@@ -18,7 +18,7 @@ __device__ __forceinline__ float tanh_approx(float x) {
   return fabsf(x) < 0.1f ? near : far;
 }
 
-// How a block's head makes scores of a text's queries and keys.
+// How a block's head makes scores of a sequence's queries and keys.
 struct ScoreRule {
   float scale, softcap;
   const float* bias;  // (bias_len) of the head, or null

@@ -28,15 +28,16 @@ struct QueryStats {
   float lse[2], delta[2];
 };
 
-// What one head of a text's queries brings to its gradients.
+// What one head of a sequence's queries brings to its gradients.
 struct GradientRule {
   ScoreRule score;
   DropoutRule dropout;
   int64_t head, offset;
 
-  __device__ __forceinline__ static GradientRule of(const GpuAttentionParams& a, const Text& text,
+  __device__ __forceinline__ static GradientRule of(const GpuAttentionParams& a, const Sequence& sequence,
                                                     int64_t head) {
-    return {ScoreRule::of(a.p, head, text.offset), DropoutRule::of(a, text, head), head, text.offset};
+    return {ScoreRule::of(a.p, head, sequence.offset), DropoutRule::of(a, sequence, head), head,
+            sequence.offset};
   }
 };
 
@@ -44,8 +45,8 @@ struct GradientRule {
 // in, the gradient of the scores out: behind the softcap with kBehindCap, else before it. Both are 0 where
 // `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is asked only if tile.masked().
 //
-// Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the text; stats(i, j) of the
-// fragment's queries, and which of the two is its: stats_of(e).
+// Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the sequence; stats(i, j) of
+// the fragment's queries, and which of the two is its: stats_of(e).
 template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename Tile>
 __device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
                                                float (&s)[kM][kN][4], float (&ds)[kM][kN][4],

@@ -27,7 +27,7 @@ struct SmemTile {
 // Which 16 bytes of tiles of rows a thread of a block copies: those of its column, in each kRowsAtOnce-th
 // row.
 template <int kThreads, int kDim>
-struct CopyShare {
+struct CopyPart {
   static constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kRowsAtOnce = kThreads / kChunks;
 
   __device__ __forceinline__ static unsigned row() { return threadIdx.x / kChunks; }
@@ -40,21 +40,21 @@ struct CopyShare {
 };
 
 // Copies kRows rows of `dims` elements, in this thread's group; zeros in further columns and in rows that
-// are not `valid(row)`, which are not read. `from` is where this thread begins, see CopyShare.
+// are not `valid(row)`, which are not read. `from` is where this thread begins, see CopyPart.
 template <int kRows, int kThreads, int kDim, typename T, typename Valid>
-__device__ __forceinline__ void copy_share(const SmemTile<kDim>& tile, const T* from, int64_t row_stride,
-                                           int dims, const Valid& valid) {
-  using Share = CopyShare<kThreads, kDim>;
-  if (kThreads % Share::kChunks && threadIdx.x >= Share::kRowsAtOnce * Share::kChunks) return;
-  const bool in_row = static_cast<int>(Share::chunk() * kChunk) < dims;
-  uint32_t to = tile.at(Share::row(), Share::chunk());
-  constexpr unsigned kCopies = (kRows + Share::kRowsAtOnce - 1) / Share::kRowsAtOnce;
+__device__ __forceinline__ void copy_part(const SmemTile<kDim>& tile, const T* from, int64_t row_stride,
+                                          int dims, const Valid& valid) {
+  using Part = CopyPart<kThreads, kDim>;
+  if (kThreads % Part::kChunks && threadIdx.x >= Part::kRowsAtOnce * Part::kChunks) return;
+  const bool in_row = static_cast<int>(Part::chunk() * kChunk) < dims;
+  uint32_t to = tile.at(Part::row(), Part::chunk());
+  constexpr unsigned kCopies = (kRows + Part::kRowsAtOnce - 1) / Part::kRowsAtOnce;
 #pragma unroll 4  // whole, its addresses take the registers of the loop around it
   for (unsigned n = 0; n < kCopies; ++n) {
-    const unsigned row = Share::row() + n * Share::kRowsAtOnce;
-    if (kRows % Share::kRowsAtOnce && row >= kRows) return;
+    const unsigned row = Part::row() + n * Part::kRowsAtOnce;
+    if (kRows % Part::kRowsAtOnce && row >= kRows) return;
     ptx::cp_async16(to, from, in_row && valid(row));
-    from += Share::kRowsAtOnce * row_stride, to += Share::kRowsAtOnce * SmemTile<kDim>::kRowBytes;
+    from += Part::kRowsAtOnce * row_stride, to += Part::kRowsAtOnce * SmemTile<kDim>::kRowBytes;
   }
 }
 
@@ -62,7 +62,7 @@ __device__ __forceinline__ void copy_share(const SmemTile<kDim>& tile, const T* 
 template <int kRows, int kThreads, int kDim, typename T, typename Valid>
 __device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* rows, int64_t row_stride,
                                           int dims, const Valid& valid) {
-  copy_share<kRows, kThreads>(tile, CopyShare<kThreads, kDim>::of(rows, row_stride), row_stride, dims, valid);
+  copy_part<kRows, kThreads>(tile, CopyPart<kThreads, kDim>::of(rows, row_stride), row_stride, dims, valid);
 }
 
 // use(i, j, e) for every element of a lane's fragments, unrolled.

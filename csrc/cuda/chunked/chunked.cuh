@@ -1,8 +1,8 @@
-// chunked_attention in CUDA: attention within each chunk, merged over chunks by their shares.
+// chunked_attention in CUDA: attention within each chunk, merged over chunks by their merge_weights.
 //
-// Rows are positions of the sequence, or with kExtra the extra tokens of a chunk. A tile of positions visits
-// each chunk that has one of them, so no chunk is ever materialised and no gradient has two writers. The
-// backward's tables are those of GpuChunkedParams.
+// Rows are positions of the sequence, or with kExtra the extra tokens of a chunk. A tile of positions
+// segments each chunk that has one of them, so no chunk is ever materialised and no gradient has two writers.
+// The backward's tables are those of GpuChunkedParams.
 #pragma once
 
 #include "cuda/attention/attend.cuh"
@@ -12,16 +12,16 @@
 
 namespace lck {
 
-// A tile's rows [first, first + num_rows) of the sequence or of a chunk's extra tokens, and its visits:
+// A tile's rows [first, first + num_rows) of the sequence or of a chunk's extra tokens, and its segments:
 // numbers of segments, or one without a segment.
 struct ChunkedTile {
   int64_t batch;
   int first, num_rows;
-  Span visits;
+  Span segments;
 };
 
 // A chunk that has the rows [begin, end) of a tile; row r is its column + r.
-struct Visit {
+struct TileSegment {
   int64_t chunk, column;
   int begin, end;
 
@@ -42,16 +42,17 @@ __device__ __forceinline__ ChunkedTile chunked_tile(const GpuChunkedParams& a, i
         slot / tiles, static_cast<int>(first), static_cast<int>(smaller(rows, c.num_extra - first)), {0, 1}};
   }
   const int64_t total = c.sequence.seqlen_q, first = slot * rows, last = smaller(first + rows, total) - 1;
-  Span visits{c.num_segments, 0};
+  Span segments{c.num_segments, 0};
   for (int64_t tile = first / kTileLen; tile <= last / kTileLen; ++tile) {
-    visits.begin = smaller(visits.begin, larger(a.tile_segments[2 * tile], 0));
-    visits.end = larger(visits.end, smaller(a.tile_segments[2 * tile + 1], c.num_segments));
+    segments.begin = smaller(segments.begin, larger(a.tile_segments[2 * tile], 0));
+    segments.end = larger(segments.end, smaller(a.tile_segments[2 * tile + 1], c.num_segments));
   }
-  return {0, static_cast<int>(first), static_cast<int>(last - first + 1), visits};
+  return {0, static_cast<int>(first), static_cast<int>(last - first + 1), segments};
 }
 
 template <bool kExtra>
-__device__ __forceinline__ Visit visit_at(const ChunkedParams& c, const ChunkedTile& tile, int64_t n) {
+__device__ __forceinline__ TileSegment segment_at(const ChunkedParams& c, const ChunkedTile& tile,
+                                                  int64_t n) {
   if (kExtra) return {tile.batch, c.chunk_len + tile.first, 0, tile.num_rows};
   const Segment s = segment_of(c, n);
   const int64_t ahead = s.start - static_cast<int64_t>(tile.first);
@@ -59,11 +60,13 @@ __device__ __forceinline__ Visit visit_at(const ChunkedParams& c, const ChunkedT
           static_cast<int>(smaller(larger(ahead + s.length, 0), tile.num_rows))};
 }
 
-// The part of a row's output that a visit makes.
+// The part of a row's output that a segment makes.
 template <bool kExtra>
-__device__ __forceinline__ float share_at(const ChunkedParams& c, const Visit& visit, int row) {
-  if (!visit.covers(row)) return 0;
-  return kExtra ? 1.0f : static_cast<const float*>(c.shares)[visit.chunk * c.chunk_len + visit.column + row];
+__device__ __forceinline__ float merge_weight(const ChunkedParams& c, const TileSegment& segment, int row) {
+  if (!segment.covers(row)) return 0;
+  return kExtra
+             ? 1.0f
+             : static_cast<const float*>(c.merge_weights)[segment.chunk * c.chunk_len + segment.column + row];
 }
 
 // Where the rows of a chunk and head begin in the backward's tables.
@@ -109,12 +112,12 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads)
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
   const float scale = static_cast<float>(sequence.softmax_scale) * kLog2E;
   float merged[1][kDim / 8][4] = {};
-  for (int64_t n = tile.visits.begin; n < tile.visits.end; ++n) {
-    const Visit visit = visit_at<kExtra>(c, tile, n);
-    if (visit.begin >= visit.end) continue;
+  for (int64_t n = tile.segments.begin; n < tile.segments.end; ++n) {
+    const TileSegment segment = segment_at<kExtra>(c, tile, n);
+    if (segment.begin >= segment.end) continue;
     float out[1][kDim / 8][4] = {};
     auto state = Softmax<1>::none();
-    for_each_run(c, visit.chunk,
+    for_each_run(c, segment.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
                    const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
                    const auto to_scores = [&](float (&s)[1][kN][4], const KeyTile& keys) {
@@ -131,14 +134,14 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + 8 * half + lane / 4;
-      const float sum = row_sum(state.sum[0][half]), share = share_at<kExtra>(c, visit, row);
+      const float sum = row_sum(state.sum[0][half]), weight = merge_weight<kExtra>(c, segment, row);
       const float factor = 1 / (sum == 0 ? 1.0f : sum);
       if (!kTables) {
 #pragma unroll
         for (int j = 0; j < kDim / 8; ++j) {
 #pragma unroll
           for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            if (share > 0) merged[0][j][e] += out[0][j][e] * (factor * share);
+            if (weight > 0) merged[0][j][e] += out[0][j][e] * (factor * weight);
           }
         }
         continue;
@@ -148,16 +151,16 @@ __global__ void __launch_bounds__(ForwardShape<kDim>::kThreads)
 #pragma unroll
       for (int j = 0; j < kDim / 8; ++j) {
         const int d = 8 * j + 2 * (lane % 4);
-        if (!dout || !visit.covers(row) || d >= sequence.head_dim_v) continue;
+        if (!dout || !segment.covers(row) || d >= sequence.head_dim_v) continue;
         const Vec<T, 4> pair = load_vec<T, 4>(dout + d);
         dot += factor *
                (out[0][j][2 * half] * to_acc(pair.at[0]) + out[0][j][2 * half + 1] * to_acc(pair.at[1]));
       }
       dot = row_sum(dot);
-      if (lane % 4 || !visit.covers(row)) continue;
-      const int64_t place = row_table(c, visit.chunk, head) + visit.column + row;
+      if (lane % 4 || !segment.covers(row)) continue;
+      const int64_t place = row_table(c, segment.chunk, head) + segment.column + row;
       a.dots[place] = dot;
-      a.lse[place] = share > 0 ? (state.base[0][half] + log2f(sum)) * kLn2 - logf(share) : INFINITY;
+      a.lse[place] = weight > 0 ? (state.base[0][half] + log2f(sum)) * kLn2 - logf(weight) : INFINITY;
     }
   }
   ptx::cp_async_wait<0>();
@@ -189,22 +192,22 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
   const GradientRule rule{ScoreRule::of(sequence, head, 0), {}, head, 0};
   float dq[1][kDim / 8][4] = {};
-  for (int64_t n = tile.visits.begin; n < tile.visits.end; ++n) {
-    const Visit visit = visit_at<kExtra>(c, tile, n);
-    if (visit.begin >= visit.end) continue;
+  for (int64_t n = tile.segments.begin; n < tile.segments.end; ++n) {
+    const TileSegment segment = segment_at<kExtra>(c, tile, n);
+    if (segment.begin >= segment.end) continue;
     QueryStats stats;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + 8 * half + lane / 4;
-      const bool counts = share_at<kExtra>(c, visit, row) > 0;
-      const int64_t place = row_table(c, visit.chunk, head) + visit.column + row;
+      const bool counts = merge_weight<kExtra>(c, segment, row) > 0;
+      const int64_t place = row_table(c, segment.chunk, head) + segment.column + row;
       stats.lse[half] = counts ? a.lse[place] * kLog2E : INFINITY;
       stats.delta[half] = counts ? a.dots[place] : 0.0f;
     }
-    for_each_run(c, visit.chunk,
+    for_each_run(c, segment.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
                    const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
-                   // A row of which the visit makes nothing sees no key: what its products hold does not
+                   // A row of which the segment makes nothing sees no key: what its products hold does not
                    // count.
                    const auto bounds = [&](int, int half) {
                      return RowKeys{0, stats.lse[half] == INFINITY ? 0 : count, 0, 0};
@@ -249,19 +252,19 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   ptx::cp_async_commit();
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
   float dk[1][kDim / 8][4] = {}, dv[1][kDim / 8][4] = {};
-  for (int64_t n = tile.visits.begin; n < tile.visits.end; ++n) {
-    const Visit visit = visit_at<kExtra>(c, tile, n);
-    if (visit.begin >= visit.end) continue;
+  for (int64_t n = tile.segments.begin; n < tile.segments.end; ++n) {
+    const TileSegment segment = segment_at<kExtra>(c, tile, n);
+    if (segment.begin >= segment.end) continue;
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const GradientRule rule{ScoreRule::of(sequence, head, 0), {}, head, 0};
-      for_each_run(c, visit.chunk,
+      for_each_run(c, segment.chunk,
                    [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t column) {
                      if (!tokens.dout.data) return;
                      const auto bounds = [&](int, int half) {
-                       return RowQueries{0, visit.covers(warp_row + 8 * half + lane / 4) ? count : 0};
+                       return RowQueries{0, segment.covers(warp_row + 8 * half + lane / 4) ? count : 0};
                      };
                      KeysByQueries<1, decltype(bounds)> keys{.bounds = bounds};
-                     const int64_t place = row_table(c, visit.chunk, head) + column;
+                     const int64_t place = row_table(c, segment.chunk, head) + column;
                      const QueryRows<T> rows{row_of<T>(tokens.q, batch, first, head),
                                              row_of<T>(tokens.dout, batch, first, head),
                                              tokens.q.row_stride,

@@ -6,11 +6,11 @@
 namespace lck {
 
 struct GpuChunkedParams {
-  // chunk_bounds and chunk_segments name segments by number, whatever these say; shares are fp32.
+  // chunk_bounds and chunk_segments name segments by number, whatever these say; merge_weights are fp32.
   ChunkedParams c;
   const int32_t* tile_segments;  // (ceil(total_len / kTileLen), 2), as in OverlapParams
   // Of the backward: (num_chunks, num_heads, chunk_len + num_extra), the extra rows behind the columns.
-  float* lse;   // less log(share), so that probabilities come out times the share; inf where that is 0
+  float* lse;   // less log(weight), so that probabilities come out times the weight; inf where that is 0
   float* dots;  // <dout, out of the chunk>
 };
 

@@ -1,4 +1,4 @@
-// The private torch ops of chunked attention on a GPU; outputs are allocated by the caller. shares
+// The private torch ops of chunked attention on a GPU; outputs are allocated by the caller. merge_weights
 // (num_chunks, chunk_len) is fp32; chunk_bounds (num_chunks + 1) int64 and chunk_segments (num_segments)
 // int32 are the plan's segments by their chunks; lse and dots are (num_chunks, num_heads, chunk_len +
 // num_extra) fp32.
@@ -10,16 +10,16 @@
 namespace lck {
 namespace {
 
-// Tensors that stand for the plan, and each chunk column's share.
+// Tensors that stand for the plan, and each chunk column's weight.
 struct Plan {
-  Tensor segments, tile_segments, chunk_bounds, chunk_segments, shares;
+  Tensor segments, tile_segments, chunk_bounds, chunk_segments, merge_weights;
 };
 
 GpuChunkedParams gpu_params(const ChunkedInputs& inputs, const Plan& plan, double softmax_scale) {
   const Tensor& q = inputs.q;
   check_attention_dtype(q);
   GpuChunkedParams a{};
-  a.c = chunked_params(inputs, plan.shares, softmax_scale);
+  a.c = chunked_params(inputs, plan.merge_weights, softmax_scale);
   ChunkedParams& c = a.c;
   const AttentionParams& s = c.sequence;
   STD_TORCH_CHECK(larger(s.head_dim, s.head_dim_v) <= kMaxChunkedHeadDim,
@@ -39,9 +39,9 @@ GpuChunkedParams gpu_params(const ChunkedInputs& inputs, const Plan& plan, doubl
 
 void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, OptionalTensor extra_k,
                      OptionalTensor extra_v, Tensor segments, Tensor tile_segments, Tensor chunk_bounds,
-                     Tensor chunk_segments, Tensor shares, double softmax_scale, Tensor out,
+                     Tensor chunk_segments, Tensor merge_weights, double softmax_scale, Tensor out,
                      OptionalTensor extra_out) {
-  const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, shares};
+  const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, merge_weights};
   GpuChunkedParams a = gpu_params({q, k, v, extra_q, extra_k, extra_v}, plan, softmax_scale);
   set_results(q, out, extra_out, &a.c);
   check_rows(out, "out"), check_rows(extra_out, "extra_out");
@@ -51,10 +51,10 @@ void chunked_forward(Tensor q, Tensor k, Tensor v, OptionalTensor extra_q, Optio
 
 void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k, Tensor v,
                       OptionalTensor extra_q, OptionalTensor extra_k, OptionalTensor extra_v, Tensor segments,
-                      Tensor tile_segments, Tensor chunk_bounds, Tensor chunk_segments, Tensor shares,
+                      Tensor tile_segments, Tensor chunk_bounds, Tensor chunk_segments, Tensor merge_weights,
                       double softmax_scale, Tensor dq, Tensor dk, Tensor dv, OptionalTensor dextra_q,
                       OptionalTensor dextra_k, OptionalTensor dextra_v, Tensor lse, Tensor dots) {
-  const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, shares};
+  const Plan plan{segments, tile_segments, chunk_bounds, chunk_segments, merge_weights};
   GpuChunkedParams a = gpu_params({q, k, v, extra_q, extra_k, extra_v}, plan, softmax_scale);
   set_gradients(q, {dout, dextra_out, dq, dk, dv, dextra_q, dextra_k, dextra_v}, &a.c);
   check_rows(dout, "dout"), check_rows(dq, "dq"), check_rows(dk, "dk"), check_rows(dv, "dv");
@@ -72,7 +72,8 @@ void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k
 
 #define LCK_CHUNKED                                                                                    \
   "Tensor q, Tensor k, Tensor v, Tensor? extra_q, Tensor? extra_k, Tensor? extra_v, Tensor segments, " \
-  "Tensor tile_segments, Tensor chunk_bounds, Tensor chunk_segments, Tensor shares, float softmax_scale, "
+  "Tensor tile_segments, Tensor chunk_bounds, Tensor chunk_segments, Tensor merge_weights, float "     \
+  "softmax_scale, "
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cuda, m) {
   m.def("chunked_forward(" LCK_CHUNKED "Tensor(a!) out, Tensor(b!)? extra_out) -> ()");

@@ -1,6 +1,6 @@
 // overlap_merge, overlap_split and their backwards in CUDA: what is written is written once, in one pass.
 //
-// Bytes that must move: see lckernels/backends/triton/overlap.py; every share is made where it is needed,
+// Bytes that must move: see lckernels/backends/triton/overlap.py; every weight is made where it is needed,
 // from the plan, which stays in the caches.
 #pragma once
 
@@ -66,7 +66,7 @@ __device__ __forceinline__ A weight_sum(const OverlapParams& p, const Span& segm
 
 // What a weight is of the sum: itself in sums without weights, 0 where the sum is.
 template <typename A>
-__device__ __forceinline__ A share_of(const OverlapParams& p, A weight, A sum) {
+__device__ __forceinline__ A normalized(const OverlapParams& p, A weight, A sum) {
   if (p.mode == WeightMode::kAdd) return weight;
   return sum > 0 ? weight / sum : A(0);
 }
@@ -81,7 +81,7 @@ __device__ __forceinline__ T* position_row(const OverlapParams& p, int64_t posit
   return static_cast<T*>(p.sequence) + position * p.position_stride;
 }
 
-// sequence[t] = sum of share * chunk row. Grid: ceil(total_len / rows of a block) * cut.blocks, the latter
+// sequence[t] = sum of weight * chunk row. Grid: ceil(total_len / rows of a block) * cut.blocks, the latter
 // fastest.
 template <typename T, int kBytes>
 __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapParams p, const RowCut cut) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapP
   A total[kVecs][V::kSize] = {};
   for (int64_t n = segments.begin; n < segments.end; ++n) {
     const Segment s = inside(p.segments[n], p);
-    const A share = share_of(p, weight_here<A>(p, s, position).weight, sum);
-    if (share == 0) continue;
+    const A weight = normalized(p, weight_here<A>(p, s, position).weight, sum);
+    if (weight == 0) continue;
     const T* row = chunk_row<T>(p, s, s.col + (position - s.start));
     V x[kVecs];
 #pragma unroll
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapP
     for (int i = 0; i < kVecs; ++i) {
       if (place.vec + i * cut.lanes >= vecs) break;
 #pragma unroll
-      for (int e = 0; e < V::kSize; ++e) total[i][e] += share * to_acc(x[i].at[e]);
+      for (int e = 0; e < V::kSize; ++e) total[i][e] += weight * to_acc(x[i].at[e]);
     }
   }
   T* out = position_row<T>(p, position);
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapP
   }
 }
 
-// chunk rows = share * sequence[t], and 0 in the columns outside segments. Grid: num_segments *
+// chunk rows = weight * sequence[t], and 0 in the columns outside segments. Grid: num_segments *
 // ceil(chunk_len / rows of a block) * cut.blocks, the last fastest; a segment writes the columns that it
 // owns, and a block beyond them nothing.
 template <typename T, int kBytes>
@@ -137,19 +137,19 @@ __global__ void __launch_bounds__(kOverlapThreads)
   if (column >= smaller(s.fill_end, p.chunk_len)) return;
   const int64_t position = s.start + (column - s.col);
   const WeightHere<A> own = weight_here<A>(p, s, position);
-  A share = 0;
+  A weight = 0;
   if (own.covers && own.weight != 0) {
-    share =
-        share_of(p, own.weight,
-                 p.mode == WeightMode::kAdd ? A(1) : weight_sum<A>(p, segments_at(p, position), position));
+    weight =
+        normalized(p, own.weight,
+                   p.mode == WeightMode::kAdd ? A(1) : weight_sum<A>(p, segments_at(p, position), position));
   }
-  const T* row = position_row<T>(p, share == 0 ? 0 : position);
+  const T* row = position_row<T>(p, weight == 0 ? 0 : position);
   T* out = chunk_row<T>(p, s, column);
   V x[kVecs] = {};  // where nothing is read
 #pragma unroll
   for (int i = 0; i < kVecs; ++i) {
     const int64_t vec = place.vec + i * cut.lanes;
-    if (share != 0 && vec < vecs) x[i] = load_vec<T, kBytes>(row + vec * V::kSize);
+    if (weight != 0 && vec < vecs) x[i] = load_vec<T, kBytes>(row + vec * V::kSize);
   }
 #pragma unroll
   for (int i = 0; i < kVecs; ++i) {
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kOverlapThreads)
     if (vec >= vecs) break;
 #pragma unroll
     for (int e = 0; e < V::kSize; ++e) {
-      x[i].at[e] = from_acc<T>(share * to_acc(x[i].at[e]));
+      x[i].at[e] = from_acc<T>(weight * to_acc(x[i].at[e]));
     }
     store_vec(out + vec * V::kSize, x[i]);
   }
@@ -170,7 +170,7 @@ __device__ __forceinline__ A warp_sum(A x) {
   return x;
 }
 
-// dweights = (<dout, x> - sum of share * <dout, x>) / sum of weights, at each covered column; at a zero
+// dweights = (<dout, x> - sum of weight * <dout, x>) / sum of weights, at each covered column; at a zero
 // weight a product that is not finite gives 0. Grid: ceil(total_len / warps of a block); a warp has a
 // position.
 template <typename T, int kBytes>

@@ -1,4 +1,4 @@
-"""The weight of each chunk at a position: the counterpart of csrc/cpu/overlap/kernel/shares.h.
+"""The weight of each chunk at a position: the counterpart of csrc/cpu/overlap/kernel/weights.h.
 
 The only place in Triton that computes merge weights and reads the plan's tensors. Indices are clamped, so
 that no address outside the tensors is used.

@@ -83,7 +83,7 @@ void prepare_warps() {
                       : options.schedule == Schedule::kLast ? 31
                                                             : 0;
     warp.priority = random_bits();
-    for (Meeting& meeting : warp.meetings) meeting.what = nullptr;
+    for (Collective& one : warp.collectives) one.what = nullptr;
   }
 }
 

@@ -21,7 +21,7 @@ struct Clock {
 };
 
 // Lanes of a warp that meet.
-struct Meeting {
+struct Collective {
   uint32_t mask = 0, arrived = 0;
   const char* what = nullptr;  // null: free
   void* brought[32];
@@ -58,7 +58,7 @@ struct Warp {
   uint32_t ready = 0;
   int first_lane = 0;  // where the search for a ready lane begins
   uint64_t priority = 0;
-  Meeting meetings[32];
+  Collective collectives[32];
   Clock clocks[2];
   unsigned round = 0;
 };

@@ -152,17 +152,17 @@ void load_shared(float (&r)[4], uint32_t address) {
 
 void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
   MatrixRow row = read_row(address, r);
-  simt::meet("ldmatrix", ~0u, &row, hand_out<false>);
+  simt::warp_collective("ldmatrix", ~0u, &row, hand_out<false>);
 }
 
 void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
   MatrixRow row = read_row(address, r);
-  simt::meet("ldmatrix.trans", ~0u, &row, hand_out<true>);
+  simt::warp_collective("ldmatrix.trans", ~0u, &row, hand_out<true>);
 }
 
 void mma_m16n8k16_of(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Convert value) {
   Fragments mine{{a[0], a[1], a[2], a[3]}, {b0, b1}, d, value};
-  simt::meet("mma", ~0u, &mine, multiply);
+  simt::warp_collective("mma", ~0u, &mine, multiply);
 }
 
 float bfloat16_value(uint16_t bits) {

@@ -47,7 +47,7 @@ unsigned lane();
 
 // The lanes of `mask` meet; the last one runs `act` over what each brought, then all go on.
 using Act = void (*)(void** brought, uint32_t mask);
-void meet(const char* what, uint32_t mask, void* mine, Act act);
+void warp_collective(const char* what, uint32_t mask, void* mine, Act act);
 
 void sync_warp(uint32_t mask);
 void sync_block();

@@ -7,9 +7,9 @@ namespace {
 
 template <typename U, typename T>
 const AttentionForwardKernels kForward = {
-    [](const AttentionParams& p, int64_t text, int64_t kv_head, int64_t tile, ReadAhead next, void* packed,
-       void* scratch) {
-      pack_key_tile<U, T>(p, p.texts[text], kv_head, tile * kTile, false, next,
+    [](const AttentionParams& p, int64_t sequence, int64_t kv_head, int64_t tile, ReadAhead next,
+       void* packed, void* scratch) {
+      pack_key_tile<U, T>(p, p.sequences[sequence], kv_head, tile * kTile, false, next,
                           static_cast<UnitOf<U>*>(scratch),
                           KeyTile<U>::at(p, false, static_cast<std::byte*>(packed)));
     },

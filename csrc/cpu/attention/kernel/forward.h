@@ -52,13 +52,14 @@ struct ForwardScratch {
 
 // Scores of one row (in s) masked; the poisoned flag of a row that sees a value which is not finite.
 template <typename U>
-inline void mask_row(const AttentionParams& p, const Text& text, const KeyTile<U>& tile,
+inline void mask_row(const AttentionParams& p, const Sequence& sequence, const KeyTile<U>& tile,
                      const RowBlock& block, int r, int64_t n0, Span columns, AccOf<U>* s, AccOf<U>* scratch,
                      uint8_t* poisoned) {
   using A = AccOf<U>;
   const auto mask = ColumnMask<A>::of(block.seen[r], n0);
   const bool special = *tile.special || p.scattered;
-  const A* penalty = special ? row_penalty(p, text, tile.penalty, n0, block.position[r], scratch) : nullptr;
+  const A* penalty =
+      special ? row_penalty(p, sequence, tile.penalty, n0, block.position[r], scratch) : nullptr;
   for (int c = static_cast<int>(columns.begin); c < columns.end; c += kLanes<A>) {
     if (!special && mask.window_begin <= c && c + kLanes<A> <= mask.window_end) continue;
     Vec<A> t = load_bytes<Vec<A>>(s + c);
@@ -167,9 +168,9 @@ inline int64_t state_row(int first_block, int64_t f) {
 // sees(query): its keys. out: where the rows' results will be stored, fetched if not null. Returns the number
 // of blocks.
 template <typename U, typename T, typename RowAt, typename Sees>
-int begin_rows(const AttentionParams& p, const Text& text, int first_block, int64_t count, bool with_sinks,
-               int64_t near_heads, const HeadsTensor* out, const ForwardScratch<U>& x, RowAt row_at,
-               Sees sees) {
+int begin_rows(const AttentionParams& p, const Sequence& sequence, int first_block, int64_t count,
+               bool with_sinks, int64_t near_heads, const HeadsTensor* out, const ForwardScratch<U>& x,
+               RowAt row_at, Sees sees) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t depth = units<U>(p.head_dim), stride = staged_units<U>(p.head_dim);
@@ -183,11 +184,12 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
     for (; f < count && block.rows < kRows; ++f) {
       const int64_t i = state_row(first_block, f);
       const QueryRow row = row_at(f);
-      block.add(row, row.query + text.offset, sees(row));
-      const T* q = row_of<const T>(p.q, text.batch, text.q_begin + row.query, row.head);
+      block.add(row, row.query + sequence.offset, sees(row));
+      const T* q = row_of<const T>(p.q, sequence.batch, sequence.q_begin + row.query, row.head);
       prefetch_row(q + kPrefetchRows * p.q.row_stride, near);
       if (out)
-        prefetch_row(row_of<const T>(*out, text.batch, text.q_begin + row.query, row.head), p.head_dim_v);
+        prefetch_row(row_of<const T>(*out, sequence.batch, sequence.q_begin + row.query, row.head),
+                     p.head_dim_v);
       stage_row<U>(q, p.head_dim, x.staged + (f - first) * stride);
       const A sink = sinks ? sinks[row.head] : -kInf<A>;
       x.row_base[i] = sink;
@@ -206,7 +208,7 @@ int begin_rows(const AttentionParams& p, const Text& text, int first_block, int6
 // The products of a block's rows and the tile's keys (s, of columns [first, stop)) to probabilities on the
 // rows' bases, with the rows' states carried along. f: the state of the block's first row.
 template <typename U>
-void probabilities(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
+void probabilities(const AttentionParams& p, const Sequence& sequence, int64_t n0, const KeyTile<U>& tile,
                    const RowBlock& block, int64_t f, Span columns, AccOf<U>* s, const ForwardScratch<U>& x) {
   using A = AccOf<U>;
   const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
@@ -216,21 +218,21 @@ void probabilities(const AttentionParams& p, const Text& text, int64_t n0, const
   for (int r = 0; r < block.rows && (masked || !plain); ++r) {
     A* row = s + r * kTile;
     if (!plain) rule.apply(row, first, stop, block.row[r].head, n0 - block.position[r], nullptr);
-    if (masked) mask_row<U>(p, text, tile, block, r, n0, columns, row, x.penalty, x.poisoned + f + r);
+    if (masked) mask_row<U>(p, sequence, tile, block, r, n0, columns, row, x.penalty, x.poisoned + f + r);
   }
   const int64_t out_columns = padded_columns<U>(p.head_dim_v);
   softmax_rows<A>(s, block.rows, first, stop, plain ? rule.scale : A{1}, x.row_base + f,
                   x.row_sum + f * kLanes<A>, x.out + f * out_columns, out_columns);
   for (int r = 0; r < block.rows && p.dropout; ++r) {
     A* row = s + r * kTile;
-    dropout_row(p, text, block.row[r].head, block.position[r], n0, x.keep);
+    dropout_row(p, sequence, block.row[r].head, block.position[r], n0, x.keep);
     for (int c = first; c < stop; ++c) row[c] = x.keep[c] != 0 ? row[c] * x.keep[c] : A{0};
   }
 }
 
 // Blocks [first_block, stop_block) against the key tile from key n0.
 template <typename U>
-void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const KeyTile<U>& tile,
+void attend_tile(const AttentionParams& p, const Sequence& sequence, int64_t n0, const KeyTile<U>& tile,
                  int first_block, int stop_block, const ForwardScratch<U>& x) {
   using A = AccOf<U>;
   const int64_t depth = units<U>(p.head_dim), out_columns = padded_columns<U>(p.head_dim_v);
@@ -241,7 +243,7 @@ void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const K
     const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
     const int64_t f = state_row(b, 0);
     multiply_across<U>(block.rows, x.q + f * depth, tile.k, p.head_dim, x.s, first, stop);
-    probabilities<U>(p, text, n0, tile, block, f, columns, x.s, x);
+    probabilities<U>(p, sequence, n0, tile, block, f, columns, x.s, x);
     for (int r = 0; r < block.rows; ++r) {
       store_units<U>(x.s + r * kTile, first, stop, x.probs + r * (kTile / U::kDepth));
     }
@@ -252,7 +254,7 @@ void attend_tile(const AttentionParams& p, const Text& text, int64_t n0, const K
 // What a row's accumulator is multiplied by, and its lse (natural).
 template <typename A>
 struct RowResult {
-  A share, lse;
+  A factor, lse;
 };
 template <typename U>
 inline RowResult<AccOf<U>> row_result(const ForwardScratch<U>& x, int64_t f) {

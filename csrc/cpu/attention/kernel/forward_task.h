@@ -21,24 +21,24 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   Arena arena{static_cast<char*>(scratch)};
   const auto x = ForwardScratch<U>::of(&arena, p);
   const auto own = InPlaceScratch<A>::of(&arena, p);
-  const Text& text = p.texts[task.text];
+  const Sequence& sequence = p.sequences[task.sequence];
   const auto row_at = [&](int64_t h, int64_t f) {
-    return query_row(p, text, task.kv_head + h, task.first_row + f);
+    return query_row(p, sequence, task.kv_head + h, task.first_row + f);
   };
   int blocks = 0;  // of one head
   for (int64_t h = 0; h < task.heads; ++h) {
     blocks = begin_rows<U, T>(
-        p, text, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads,
+        p, sequence, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads,
         task.num_splits == 1 ? &p.out : nullptr, x, [&](int64_t f) { return row_at(h, f); },
-        [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); });
+        [&](QueryRow row) { return keys_seen(p, sequence, row.query + sequence.offset); });
   }
 
-  const InPlaceTask<U, T> in_place{p, text, task, blocks, x, own};
+  const InPlaceTask<U, T> in_place{p, sequence, task, blocks, x, own};
   const bool may_stay = reads_in_place<U, T>(p, task);
   if (may_stay) stage_queries(in_place);
 
-  const Span positions = row_positions(text, task.first_row, task.rows);
-  const TileList tiles = tile_list(p, text, positions.begin, positions.end - 1);
+  const Span positions = row_positions(sequence, task.first_row, task.rows);
+  const TileList tiles = tile_list(p, sequence, positions.begin, positions.end - 1);
   const int64_t first_tile = task.split * kSplitTiles;
   const int64_t stop_tile =
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
@@ -47,24 +47,26 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
     if (may_stay && attend_in_place(in_place, index * kTile)) continue;
     const ReadAhead next{task.kv_head, task.heads, u + 1 < stop_tile ? tile_at(tiles, u + 1) * kTile : -1};
     for (int64_t h = 0; h < task.heads; ++h) {
-      const auto tile = key_tile<U, T>(p, text, task.kv_head + h, index, task.packed, next, x.staged, x.tile);
+      const auto tile =
+          key_tile<U, T>(p, sequence, task.kv_head + h, index, task.packed, next, x.staged, x.tile);
       const int first_block = static_cast<int>(h) * blocks;
-      attend_tile<U>(p, text, index * kTile, tile, first_block, first_block + blocks, x);
+      attend_tile<U>(p, sequence, index * kTile, tile, first_block, first_block + blocks, x);
     }
   }
 
   for (int64_t i = 0; i < task.heads * task.rows; ++i) {
     const int64_t h = i / task.rows, f = i % task.rows, state = state_row(static_cast<int>(h) * blocks, f);
     const QueryRow row = row_at(h, f);
-    const auto [share, lse] = row_result<U>(x, state);
+    const auto [factor, lse] = row_result<U>(x, state);
     const A* from = x.out + state * padded_columns<U>(p.head_dim_v);
     if (task.num_splits > 1) {
       const int64_t place = task.split * task.heads * task.rows + i;
-      store_row(from, share, p.head_dim_v, static_cast<A*>(task.partial_out) + place * p.head_dim_v);
+      store_row(from, factor, p.head_dim_v, static_cast<A*>(task.partial_out) + place * p.head_dim_v);
       static_cast<A*>(task.partial_lse)[place] = lse;
     } else {
-      store_row(from, share, p.head_dim_v, row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head));
-      static_cast<A*>(p.lse)[lse_index(p, text, row)] = lse;
+      store_row(from, factor, p.head_dim_v,
+                row_of<T>(p.out, sequence.batch, sequence.q_begin + row.query, row.head));
+      static_cast<A*>(p.lse)[lse_index(p, sequence, row)] = lse;
     }
   }
 }
@@ -73,7 +75,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
 template <typename U, typename T>
 void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
   using A = AccOf<U>;
-  const Text& text = p.texts[task.text];
+  const Sequence& sequence = p.sequences[task.sequence];
   A* outs = static_cast<A*>(task.partial_out);
   const A* lses = static_cast<const A*>(task.partial_lse);
   const int64_t rows = task.heads * task.rows;
@@ -83,8 +85,8 @@ void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
     for (int64_t i = 0; i < task.num_splits; ++i) most = lse_of(i) > most ? lse_of(i) : most;
     const A base = most == -kInf<A> ? A{0} : most;
     for (int64_t i = 0; i < task.num_splits; ++i) total += exp(lse_of(i) - base);
-    const QueryRow row = query_row(p, text, task.kv_head + f / task.rows, task.first_row + f % task.rows);
-    T* to = row_of<T>(p.out, text.batch, text.q_begin + row.query, row.head);
+    const QueryRow row = query_row(p, sequence, task.kv_head + f / task.rows, task.first_row + f % task.rows);
+    T* to = row_of<T>(p.out, sequence.batch, sequence.q_begin + row.query, row.head);
     A* merged = outs + f * p.head_dim_v;  // split 0's rows become the result
     for (int64_t i = 0; i < task.num_splits; ++i) {
       const A weight = exp(lse_of(i) - base);
@@ -93,7 +95,7 @@ void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
         merged[d] = i ? merged[d] + weight * part[d] : weight * part[d];
     }
     store_row(merged, total == 0 ? A{0} : 1 / total, p.head_dim_v, to);
-    static_cast<A*>(p.lse)[lse_index(p, text, row)] = total == 0 ? -kInf<A> : base + log(total);
+    static_cast<A*>(p.lse)[lse_index(p, sequence, row)] = total == 0 ? -kInf<A> : base + log(total);
   }
 }
 

@@ -44,8 +44,8 @@ struct GradRows {
 // Queries [i0, i0 + count) of a head into x. state(query); sees(query): its keys, of which a row that sees
 // nothing has none. staged: room for kRows rows.
 template <typename U, typename T, typename State, typename Sees>
-void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t head, int64_t i0, int64_t count,
-                     UnitOf<U>* staged, GradRows<U>* x, State state, Sees sees) {
+void begin_grad_rows(const AttentionParams& p, const Sequence& sequence, int64_t head, int64_t i0,
+                     int64_t count, UnitOf<U>* staged, GradRows<U>* x, State state, Sees sees) {
   using A = AccOf<U>;
   x->num_blocks = 0;
   for (int64_t f = 0; f < count; ++x->num_blocks) {
@@ -56,12 +56,12 @@ void begin_grad_rows(const AttentionParams& p, const Text& text, int64_t head, i
       const QueryRow row{head, i0 + f};
       const RowState<A> at = state(row);
       x->lse[f] = at.lse, x->delta[f] = at.delta;
-      block.add(row, row.query + text.offset, at.lse == kInf<A> ? VisibleKeys{} : sees(row));
+      block.add(row, row.query + sequence.offset, at.lse == kInf<A> ? VisibleKeys{} : sees(row));
     }
     const auto pack = [&](const HeadsTensor& from, int64_t dim, UnitOf<U>* operand, uint8_t* bad) {
       const int64_t stride = staged_units<U>(dim);
       for (int r = 0; r < block.rows; ++r) {
-        const T* row = row_of<const T>(from, text.batch, text.q_begin + i0 + first + r, head);
+        const T* row = row_of<const T>(from, sequence.batch, sequence.q_begin + i0 + first + r, head);
         prefetch_row(row + kPrefetchRows * from.row_stride, dim);
         bad[r] = !stage_row<U>(row, dim, staged + r * stride);
       }
@@ -94,8 +94,8 @@ inline void uncap_row(const A* tanh_row, int first, int stop, A* ds) {
 // One row: products q.k in s and dP in dp become P after dropout and dS. Hidden columns of [first, stop)
 // become 0. f: the row's place in x.
 template <typename U>
-void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, const RowBlock& block, int r,
-              int64_t f, int64_t n0, const KeyTile<U>& tile, Span columns, bool masked,
+void grad_row(const AttentionParams& p, const Sequence& sequence, const GradRows<U>& x, const RowBlock& block,
+              int r, int64_t f, int64_t n0, const KeyTile<U>& tile, Span columns, bool masked,
               const ScoreRule<AccOf<U>>& rule, const GradRowScratch<AccOf<U>>& scratch, AccOf<U>* dbias,
               AccOf<U>* s, AccOf<U>* dp) {
   using A = AccOf<U>;
@@ -104,10 +104,10 @@ void grad_row(const AttentionParams& p, const Text& text, const GradRows<U>& x, 
   const int64_t head = block.row[r].head, position = block.position[r];
   const bool plain = rule.plain(), special = *tile.special || p.scattered;
   if (!plain) rule.apply(s, first, stop, head, n0 - position, scratch.tanh);
-  if (p.dropout) dropout_row(p, text, head, position, n0, scratch.keep);
+  if (p.dropout) dropout_row(p, sequence, head, position, n0, scratch.keep);
   const A* penalty = nullptr;
   if (special) {
-    penalty = row_penalty(p, text, tile.penalty, n0, position, scratch.penalty);
+    penalty = row_penalty(p, sequence, tile.penalty, n0, position, scratch.penalty);
     for (int c = first; c < stop; ++c) dp[c] = tile.bad_value[c] ? kNan<A> : dp[c];
   }
   const auto mask = ColumnMask<A>::of(block.seen[r], n0);
@@ -155,15 +155,15 @@ inline void grad_products(const AttentionParams& p, const GradRows<U>& x, int b,
 
 // grad_row of each row of block b against columns of the key tile from key n0 on.
 template <typename U>
-void grad_block(const AttentionParams& p, const Text& text, const GradRows<U>& x, int b, int64_t n0,
+void grad_block(const AttentionParams& p, const Sequence& sequence, const GradRows<U>& x, int b, int64_t n0,
                 const KeyTile<U>& tile, Span columns, const GradRowScratch<AccOf<U>>& scratch,
                 AccOf<U>* dbias, AccOf<U>* s, AccOf<U>* dp) {
   const RowBlock& block = x.blocks[b];
   const bool masked = *tile.special || p.scattered || !block.sees_all(n0, columns);
   const auto rule = ScoreRule<AccOf<U>>::of(p);
   for (int r = 0; r < block.rows; ++r) {
-    grad_row<U>(p, text, x, block, r, int64_t{b} * kRows + r, n0, tile, columns, masked, rule, scratch, dbias,
-                s + r * kTile, dp + r * kTile);
+    grad_row<U>(p, sequence, x, block, r, int64_t{b} * kRows + r, n0, tile, columns, masked, rule, scratch,
+                dbias, s + r * kTile, dp + r * kTile);
   }
 }
 

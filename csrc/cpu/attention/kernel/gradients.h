@@ -55,8 +55,8 @@ inline DqSums<AccOf<U>> dq_sums(const AttentionParams& p, const StripTask& task,
   using A = AccOf<U>;
   if (task.query_tiles[tile].strips == 1) return {nullptr, 0};
   if constexpr (kSame<T, A>) {
-    const Text& text = p.texts[task.text];
-    return {row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile, head), p.dq.row_stride};
+    const Sequence& sequence = p.sequences[task.sequence];
+    return {row_of<T>(p.dq, sequence.batch, sequence.q_begin + tile * kTile, head), p.dq.row_stride};
   } else {
     const int64_t group = p.num_heads / p.num_kv_heads;
     const int64_t index = task.query_tiles[tile].sum * group + head % group;
@@ -70,16 +70,16 @@ template <typename U, typename T>
 void leave_dq(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile, int64_t before,
               const KeyGradScratch<U>& x) {
   using A = AccOf<U>;
-  const Text& text = p.texts[task.text];
+  const Sequence& sequence = p.sequences[task.sequence];
   const bool last = before + 1 == task.query_tiles[tile].strips;
   const DqSums<A> sums = dq_sums<U, T>(p, task, head, tile);
-  const int64_t count = smaller(kTile, text.q_len - tile * kTile);
+  const int64_t count = smaller(kTile, sequence.q_len - tile * kTile);
   for (int64_t f = 0; f < count; ++f) {
     A* dq = x.dq + f * padded_columns<U>(p.head_dim);
     if (before > 0) add_row(sums.rows + f * sums.row_stride, p.head_dim, dq);
     if (last) {
       store_row(dq, static_cast<A>(p.softmax_scale), p.head_dim,
-                row_of<T>(p.dq, text.batch, text.q_begin + tile * kTile + f, head));
+                row_of<T>(p.dq, sequence.batch, sequence.q_begin + tile * kTile + f, head));
     } else {
       store_row(dq, A{1}, p.head_dim, sums.rows + f * sums.row_stride);
     }
@@ -93,35 +93,35 @@ void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) 
   const Span keys = task.strip.keys, tiles = task.strip.tiles;
   const int64_t rows = keys.end - keys.begin, group = p.num_heads / p.num_kv_heads;
   auto x = KeyGradScratch<U>::of(&arena, p, (rows + kTile - 1) / kTile);
-  const Text& text = p.texts[task.text];
+  const Sequence& sequence = p.sequences[task.sequence];
   A* dbias = p.dbias ? static_cast<A*>(p.dbias) + task.bias_slot * p.num_heads * p.bias_len : nullptr;
-  begin_key_rows<U, T>(p, text, task.kv_head, keys.begin, rows, x);
+  begin_key_rows<U, T>(p, sequence, task.kv_head, keys.begin, rows, x);
   const auto state = [&](QueryRow row) {
-    const int64_t i = lse_index(p, text, row);
+    const int64_t i = lse_index(p, sequence, row);
     return RowState<A>{state_lse(static_cast<const A*>(p.lse)[i]), static_cast<const A*>(p.delta)[i]};
   };
-  const auto sees = [&](QueryRow row) { return keys_seen(p, text, row.query + text.offset); };
+  const auto sees = [&](QueryRow row) { return keys_seen(p, sequence, row.query + sequence.offset); };
   // From the end that later strips come to first, so that they seldom wait.
   for (int64_t n = 0; n < tiles.end - tiles.begin; ++n) {
     const int64_t t = task.strip.rising ? tiles.begin + n : tiles.end - 1 - n;
     const int64_t before = task.before[t - tiles.begin];
     for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head) {
-      pack_query_tile<U, T>(p, text, head, t * kTile, &x, state, sees);
+      pack_query_tile<U, T>(p, sequence, head, t * kTile, &x, state, sees);
       x.clear_dq(p);
-      grad_pairs<U>(p, text, keys.begin, rows, dbias, x);
-      const int64_t place = task.first_turn + t * group + head % group;
-      task.turns->wait(place, before);
+      grad_pairs<U>(p, sequence, keys.begin, rows, dbias, x);
+      const int64_t place = task.first_event + t * group + head % group;
+      task.events->await(place, before);
       leave_dq<U, T>(p, task, head, t, before, x);
-      task.turns->end(place);
+      task.events->advance(place);
     }
   }
-  store_key_rows<U, T>(p, text, task.kv_head, keys.begin, rows, x);
+  store_key_rows<U, T>(p, sequence, task.kv_head, keys.begin, rows, x);
 }
 
 // dq = 0 for a query tile and head.
 template <typename T>
-void zero_dq_task(const AttentionParams& p, int64_t text, int64_t head, int64_t tile) {
-  const Text& of = p.texts[text];
+void zero_dq_task(const AttentionParams& p, int64_t sequence, int64_t head, int64_t tile) {
+  const Sequence& of = p.sequences[sequence];
   for (int64_t i = tile * kTile; i < smaller((tile + 1) * kTile, of.q_len); ++i) {
     T* row = row_of<T>(p.dq, of.batch, of.q_begin + i, head);
     for (int64_t d = 0; d < p.head_dim; ++d) from_acc(Acc<T>{0}, row + d);

@@ -32,7 +32,7 @@ struct InPlaceScratch {
 template <typename U, typename T>
 struct InPlaceTask {
   const AttentionParams& p;
-  const Text& text;
+  const Sequence& sequence;
   const QueryTask& task;
   int blocks;  // of one head
   const ForwardScratch<U>& x;
@@ -59,11 +59,12 @@ struct NearRows {
   int64_t ahead;      // from a row to the one that is fetched while it is read
   bool head_by_head;  // a head's rows follow one another
 
-  static NearRows of(const HeadsTensor& x, const Text& text, int64_t kv_head, Span keys, int64_t first) {
+  static NearRows of(const HeadsTensor& x, const Sequence& sequence, int64_t kv_head, Span keys,
+                     int64_t first) {
     NearRows rows;
     for (int i = 0; i < kLanes<A>; ++i) {
       const int64_t j = smaller(larger(first + i, keys.begin), keys.end - 1);
-      rows.at[i] = row_of<const T>(x, text.batch, text.k_begin + j, kv_head);
+      rows.at[i] = row_of<const T>(x, sequence.batch, sequence.k_begin + j, kv_head);
     }
     rows.head_stride = x.head_stride;
     rows.ahead = kPrefetchRows * x.row_stride;
@@ -185,7 +186,7 @@ bool scores_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hul
   constexpr int L = kLanes<A>;
   VecInt<A> bad{};
   for (int64_t c = hull.begin; c < hull.end; c += L) {
-    const auto near = NearRows<A, T>::of(t.p.k, t.text, t.task.kv_head, keys, n0 + c);
+    const auto near = NearRows<A, T>::of(t.p.k, t.sequence, t.task.kv_head, keys, n0 + c);
     by_pieces<4>(static_cast<int>(t.task.rows), [&]<int R>(int r) {
       near.in_order(t.task.heads, kScoreKeys<R>, [&](int64_t h, int n) {
         const int64_t row = h * t.task.rows + r;
@@ -212,7 +213,7 @@ bool values_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hul
   const int64_t dim = t.p.head_dim_v, size = t.task.heads * t.task.rows * dim;
   for (int64_t i = 0; i < size; i += L) store(Vec<A>{}, t.own.fresh + i);
   for (int64_t c = hull.begin; c < hull.end; c += L) {
-    const auto near = NearRows<A, T>::of(t.p.v, t.text, t.task.kv_head, keys, n0 + c);
+    const auto near = NearRows<A, T>::of(t.p.v, t.sequence, t.task.kv_head, keys, n0 + c);
     by_pieces<kGroup<T> == 1 ? 4 : 2>(static_cast<int>(t.task.rows), [&]<int R>(int r) {
       near.in_order(t.task.heads, kValueKeys<R, A>, [&](int64_t h, int n) {
         const int64_t row = h * t.task.rows + r;
@@ -254,7 +255,7 @@ bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
     for (int r = 0; r < block.rows; ++r) {
       store(load_bytes<Vec<A>>(t.x.row_sum + (state + r) * L), t.own.sums + (state + r) * L);
     }
-    probabilities<U>(t.p, t.text, n0, plain, block, state, hull, t.own.s + row * kTile, t.x);
+    probabilities<U>(t.p, t.sequence, n0, plain, block, state, hull, t.own.s + row * kTile, t.x);
   });
   const int64_t dim = t.p.head_dim_v;
   const bool finite = values_in_place(t, n0, keys, hull);
@@ -286,8 +287,8 @@ void stage_queries(const InPlaceTask<U, T>& t) {
   using A = AccOf<U>;
   t.for_blocks([&](int64_t, const RowBlock& block, int64_t, int64_t row) {
     for (int r = 0; r < block.rows; ++r) {
-      const T* from =
-          row_of<const T>(t.p.q, t.text.batch, t.text.q_begin + block.row[r].query, block.row[r].head);
+      const T* from = row_of<const T>(t.p.q, t.sequence.batch, t.sequence.q_begin + block.row[r].query,
+                                      block.row[r].head);
       A* to = t.own.q + (row + r) * t.p.head_dim;
       for (int64_t d = 0; d < t.p.head_dim; d += kGroupElements<T>) {
         const Group<T> x = load(from + d);

@@ -79,11 +79,11 @@ struct KeyGradScratch {
 
 // kTile rows [i0, i0 + kTile) of a head as panels along, zeros from `count` on and where `bad`.
 template <typename U, typename T>
-void pack_rows_along(const HeadsTensor& x, const Text& text, int64_t head, int64_t i0, int64_t count,
+void pack_rows_along(const HeadsTensor& x, const Sequence& sequence, int64_t head, int64_t i0, int64_t count,
                      const uint8_t* bad, int64_t dim, UnitOf<U>* staged, UnitOf<U>* panels) {
   bool any_bad = false;
   for (int64_t f = 0; f < count; ++f) any_bad |= bad[f];
-  const T* rows = row_of<const T>(x, text.batch, text.q_begin + i0, head);
+  const T* rows = row_of<const T>(x, sequence.batch, sequence.q_begin + i0, head);
   if (count == kTile && !any_bad && whole_vectors<U>(dim)) {
     pack_along<U>(dim, panels, from_rows<U, T>(rows, x.row_stride));
     return;
@@ -101,12 +101,12 @@ void pack_rows_along(const HeadsTensor& x, const Text& text, int64_t head, int64
 
 // Queries [i0, i0 + kTile) of a head, as far as there are any. state, sees: as in begin_grad_rows.
 template <typename U, typename T, typename State, typename Sees>
-void pack_query_tile(const AttentionParams& p, const Text& text, int64_t head, int64_t i0,
+void pack_query_tile(const AttentionParams& p, const Sequence& sequence, int64_t head, int64_t i0,
                      KeyGradScratch<U>* x, State state, Sees sees) {
-  const int64_t count = smaller(kTile, text.q_len - i0);
-  begin_grad_rows<U, T>(p, text, head, i0, count, x->staged, &x->rows, state, sees);
-  pack_rows_along<U, T>(p.q, text, head, i0, count, x->rows.bad_q, p.head_dim, x->staged, x->q_along);
-  pack_rows_along<U, T>(p.dout, text, head, i0, count, x->rows.bad_dout, p.head_dim_v, x->staged,
+  const int64_t count = smaller(kTile, sequence.q_len - i0);
+  begin_grad_rows<U, T>(p, sequence, head, i0, count, x->staged, &x->rows, state, sees);
+  pack_rows_along<U, T>(p.q, sequence, head, i0, count, x->rows.bad_q, p.head_dim, x->staged, x->q_along);
+  pack_rows_along<U, T>(p.dout, sequence, head, i0, count, x->rows.bad_dout, p.head_dim_v, x->staged,
                         x->dout_along);
 }
 
@@ -144,7 +144,7 @@ inline void add_dq(const AttentionParams& p, const KeyGradScratch<U>& x, int b, 
 // The packed query tile against key tile `index` of the task, from key n0 on; adds to dq, dk and dv. made: S
 // and dP are there.
 template <typename U>
-void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t index, bool made,
+void grad_pair(const AttentionParams& p, const Sequence& sequence, int64_t n0, int64_t index, bool made,
                AccOf<U>* dbias, const KeyGradScratch<U>& x) {
   using A = AccOf<U>;
   const int64_t columns_k = padded_columns<U>(p.head_dim), columns_v = padded_columns<U>(p.head_dim_v);
@@ -160,7 +160,7 @@ void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t i
     A *s = x.s + b * kRows * kTile, *dp = x.dp + b * kRows * kTile;
     if (!empty(columns[b])) {
       if (!made) grad_products<U>(p, x.rows, b, tile, columns[b], s, dp);
-      grad_block<U>(p, text, x.rows, b, n0, tile, columns[b], x.row, dbias, s, dp);
+      grad_block<U>(p, sequence, x.rows, b, n0, tile, columns[b], x.row, dbias, s, dp);
       add_dq(p, x, b, columns[b], tile, dp);
     }
     clear_outside(s, x.rows.blocks[b].rows, columns[b]);
@@ -182,14 +182,14 @@ void grad_pair(const AttentionParams& p, const Text& text, int64_t n0, int64_t i
   }
 }
 
-// Keys [first_key, first_key + rows) of a text packed, dk = dv = 0.
+// Keys [first_key, first_key + rows) of a sequence packed, dk = dv = 0.
 template <typename U, typename T>
-void begin_key_rows(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t first_key,
+void begin_key_rows(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t first_key,
                     int64_t rows, const KeyGradScratch<U>& x) {
   using A = AccOf<U>;
   const int64_t tiles = (rows + kTile - 1) / kTile;
   for (int64_t t = 0; t < tiles; ++t) {
-    pack_key_tile<U, T>(p, text, kv_head, first_key + t * kTile, true, kNoReadAhead, x.staged,
+    pack_key_tile<U, T>(p, sequence, kv_head, first_key + t * kTile, true, kNoReadAhead, x.staged,
                         x.key_tile(p, t));
   }
   const auto clear = [&](A* to, int64_t dim) {
@@ -201,8 +201,8 @@ void begin_key_rows(const AttentionParams& p, const Text& text, int64_t kv_head,
 
 // The packed query tile against those of these keys that it sees.
 template <typename U>
-void grad_pairs(const AttentionParams& p, const Text& text, int64_t first_key, int64_t rows, AccOf<U>* dbias,
-                const KeyGradScratch<U>& x) {
+void grad_pairs(const AttentionParams& p, const Sequence& sequence, int64_t first_key, int64_t rows,
+                AccOf<U>* dbias, const KeyGradScratch<U>& x) {
   Span seen{0, 0};
   for (int b = 0; b < x.rows.num_blocks; ++b) {
     seen = hull(seen, hull(x.rows.blocks[b].hull[0], x.rows.blocks[b].hull[1]));
@@ -210,21 +210,21 @@ void grad_pairs(const AttentionParams& p, const Text& text, int64_t first_key, i
   seen = intersect(seen, {first_key, first_key + rows});
   const Span tiles = empty(seen) ? Span{0, 0} : tiles_of({seen.begin - first_key, seen.end - first_key});
   for (int64_t t = tiles.begin; t < tiles.end; ++t) {
-    grad_pair<U>(p, text, first_key + t * kTile, t, false, dbias, x);
+    grad_pair<U>(p, sequence, first_key + t * kTile, t, false, dbias, x);
   }
 }
 
 // Writes dk and dv of keys [first_key, first_key + rows).
 template <typename U, typename T>
-void store_key_rows(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t first_key,
+void store_key_rows(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t first_key,
                     int64_t rows, const KeyGradScratch<U>& x) {
   using A = AccOf<U>;
   for (int64_t f = 0; f < rows; ++f) {
-    const int64_t j = text.k_begin + first_key + f;
+    const int64_t j = sequence.k_begin + first_key + f;
     store_row(x.dk + f * padded_columns<U>(p.head_dim), static_cast<A>(p.softmax_scale), p.head_dim,
-              row_of<T>(p.dk, text.batch, j, kv_head));
+              row_of<T>(p.dk, sequence.batch, j, kv_head));
     store_row(x.dv + f * padded_columns<U>(p.head_dim_v), A{1}, p.head_dim_v,
-              row_of<T>(p.dv, text.batch, j, kv_head));
+              row_of<T>(p.dv, sequence.batch, j, kv_head));
   }
 }
 

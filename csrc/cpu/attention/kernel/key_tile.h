@@ -63,18 +63,18 @@ inline void zero_row(UnitOf<U>* row, int64_t count) {
 // Stages keys [n0, n0 + kTile) of x, zeros where there is no key, it is hidden, or it is not finite; `each`
 // is told of every key whether it is hidden and whether it is finite.
 template <typename U, typename T, typename Each>
-inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
-                       int64_t dim, int64_t n0, UnitOf<U>* staged, Each each) {
+inline void stage_keys(const AttentionParams& p, const Sequence& sequence, const HeadsTensor& x,
+                       int64_t kv_head, int64_t dim, int64_t n0, UnitOf<U>* staged, Each each) {
   const int64_t stride = staged_units<U>(dim);
-  const Span valid = valid_keys(text.bounds);
-  const uint8_t* mask = p.kv_mask ? p.kv_mask + text.batch * p.seqlen_k + text.k_begin : nullptr;
+  const Span valid = valid_keys(sequence.bounds);
+  const uint8_t* mask = p.kv_mask ? p.kv_mask + sequence.batch * p.seqlen_k + sequence.k_begin : nullptr;
   for (int n = 0; n < kTile; ++n) {
     const int64_t j = n0 + n;
     const bool outside = j < valid.begin || j >= valid.end;
     const bool hidden = !outside && mask && !mask[j];
     bool finite = true;
     if (!outside && !hidden) {
-      const T* row = row_of<const T>(x, text.batch, text.k_begin + j, kv_head);
+      const T* row = row_of<const T>(x, sequence.batch, sequence.k_begin + j, kv_head);
       prefetch_row(row + kPrefetchRows * x.row_stride, dim);
       finite = stage_row<U>(row, dim, staged + n * stride);
     }
@@ -86,21 +86,21 @@ inline void stage_keys(const AttentionParams& p, const Text& text, const HeadsTe
 // Where the next tile's share of a head begins: in its own rows if they follow one another, and else, where
 // the task's heads make up whole rows, in that order, which is the memory's.
 template <typename T>
-inline const T* ahead_of(const Text& text, const HeadsTensor& x, int64_t kv_head, int64_t dim,
+inline const T* ahead_of(const Sequence& sequence, const HeadsTensor& x, int64_t kv_head, int64_t dim,
                          ReadAhead next) {
-  if (next.n0 < 0 || next.n0 + kTile > text.bounds.num_keys) return nullptr;
-  const int64_t row = text.k_begin + next.n0;
-  if (x.row_stride == dim) return row_of<const T>(x, text.batch, row, kv_head);
+  if (next.n0 < 0 || next.n0 + kTile > sequence.bounds.num_keys) return nullptr;
+  const int64_t row = sequence.k_begin + next.n0;
+  if (x.row_stride == dim) return row_of<const T>(x, sequence.batch, row, kv_head);
   if (x.head_stride != dim || x.row_stride != next.heads * dim) return nullptr;
-  return row_of<const T>(x, text.batch, row, next.first_head) + (kv_head - next.first_head) * kTile * dim;
+  return row_of<const T>(x, sequence.batch, row, next.first_head) + (kv_head - next.first_head) * kTile * dim;
 }
 
 // Panels across or along of keys [n0, n0 + kTile). each(key, hidden, finite) is told of every key only if one
 // is hidden or not finite, which is what the result says. staged: room for kTile rows.
 template <typename U, typename T, bool kAcross, typename Each>
-inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTensor& x, int64_t kv_head,
-                      int64_t dim, int64_t n0, ReadAhead next, UnitOf<U>* staged, UnitOf<U>* panels,
-                      Each each) {
+inline bool pack_keys(const AttentionParams& p, const Sequence& sequence, const HeadsTensor& x,
+                      int64_t kv_head, int64_t dim, int64_t n0, ReadAhead next, UnitOf<U>* staged,
+                      UnitOf<U>* panels, Each each) {
   const auto pack = [&](auto load) {
     if constexpr (kAcross) {
       return pack_across<U>(dim, panels, load);
@@ -108,14 +108,14 @@ inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTen
       return pack_along<U>(dim, panels, load);
     }
   };
-  const Span valid = valid_keys(text.bounds);
+  const Span valid = valid_keys(sequence.bounds);
   const bool all_there = !p.kv_mask && n0 >= valid.begin && n0 + kTile <= valid.end;
   if (all_there && whole_vectors<U>(dim)) {
-    const T* rows = row_of<const T>(x, text.batch, text.k_begin + n0, kv_head);
-    if (pack(from_rows<U, T>(rows, x.row_stride, ahead_of<T>(text, x, kv_head, dim, next)))) return false;
+    const T* rows = row_of<const T>(x, sequence.batch, sequence.k_begin + n0, kv_head);
+    if (pack(from_rows<U, T>(rows, x.row_stride, ahead_of<T>(sequence, x, kv_head, dim, next)))) return false;
   }
   bool special = false;
-  stage_keys<U, T>(p, text, x, kv_head, dim, n0, staged, [&](int n, bool hidden, bool finite) {
+  stage_keys<U, T>(p, sequence, x, kv_head, dim, n0, staged, [&](int n, bool hidden, bool finite) {
     each(n, hidden, finite);
     special |= hidden || !finite;
   });
@@ -125,47 +125,50 @@ inline bool pack_keys(const AttentionParams& p, const Text& text, const HeadsTen
 
 // staged: kTile rows of the longer head dim.
 template <typename U, typename T>
-void pack_key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t n0, bool backward,
-                   ReadAhead next, UnitOf<U>* staged, const KeyTile<U>& tile) {
+void pack_key_tile(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t n0,
+                   bool backward, ReadAhead next, UnitOf<U>* staged, const KeyTile<U>& tile) {
   using A = AccOf<U>;
   for (int n = 0; n < kTile; ++n) tile.penalty[n] = 0, tile.bad_value[n] = 0;
   const auto key = [&](int n, bool hidden, bool finite) {
     tile.penalty[n] = hidden ? -kInf<A> : finite ? A{0} : kNan<A>;
   };
   const auto value = [&](int n, bool, bool finite) { tile.bad_value[n] = !finite; };
-  int32_t special = pack_keys<U, T, true>(p, text, p.k, kv_head, p.head_dim, n0, next, staged, tile.k, key);
+  int32_t special =
+      pack_keys<U, T, true>(p, sequence, p.k, kv_head, p.head_dim, n0, next, staged, tile.k, key);
   if (backward) {
-    pack_keys<U, T, false>(p, text, p.k, kv_head, p.head_dim, n0, kNoReadAhead, staged, tile.k_along,
+    pack_keys<U, T, false>(p, sequence, p.k, kv_head, p.head_dim, n0, kNoReadAhead, staged, tile.k_along,
                            [](int, bool, bool) {});
-    special |= pack_keys<U, T, true>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
+    special |=
+        pack_keys<U, T, true>(p, sequence, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
   } else {
-    special |= pack_keys<U, T, false>(p, text, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
+    special |=
+        pack_keys<U, T, false>(p, sequence, p.v, kv_head, p.head_dim_v, n0, next, staged, tile.v, value);
   }
   *tile.special = special;
 }
 
 // Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`.
 template <typename U, typename T>
-inline KeyTile<U> key_tile(const AttentionParams& p, const Text& text, int64_t kv_head, int64_t index,
+inline KeyTile<U> key_tile(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t index,
                            const PackedTiles& packed, ReadAhead next, UnitOf<U>* staged,
                            const KeyTile<U>& own) {
   if (packed.data) return KeyTile<U>::at(p, false, packed.at(index));
-  pack_key_tile<U, T>(p, text, kv_head, index * kTile, false, next, staged, own);
+  pack_key_tile<U, T>(p, sequence, kv_head, index * kTile, false, next, staged, own);
   return own;
 }
 
 // What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's
 // number differs.
 template <typename A>
-inline const A* row_penalty(const AttentionParams& p, const Text& text, const A* tile_penalty, int64_t n0,
-                            int64_t position, A* scratch) {
+inline const A* row_penalty(const AttentionParams& p, const Sequence& sequence, const A* tile_penalty,
+                            int64_t n0, int64_t position, A* scratch) {
   if (!p.scattered) return tile_penalty;
-  const int32_t* numbers = p.segments + text.batch * p.seqlen_k;
-  const bool inside = position >= 0 && position < text.bounds.num_keys;
+  const int32_t* numbers = p.segments + sequence.batch * p.seqlen_k;
+  const bool inside = position >= 0 && position < sequence.bounds.num_keys;
   const int32_t own = inside ? numbers[position] : -1;
   for (int n = 0; n < kTile; ++n) {
     const int64_t j = n0 + n;
-    const bool same = j < text.bounds.num_keys && numbers[j] == own;
+    const bool same = j < sequence.bounds.num_keys && numbers[j] == own;
     scratch[n] = same ? tile_penalty[n] : -kInf<A>;
   }
   return scratch;

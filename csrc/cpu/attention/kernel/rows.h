@@ -15,13 +15,13 @@ inline T* row_of(const HeadsTensor& x, int64_t batch, int64_t row, int64_t head)
          head * x.head_stride;
 }
 
-inline int64_t lse_index(const AttentionParams& p, const Text& text, QueryRow row) {
-  return (text.batch * p.num_heads + row.head) * p.seqlen_q + text.q_begin + row.query;
+inline int64_t lse_index(const AttentionParams& p, const Sequence& sequence, QueryRow row) {
+  return (sequence.batch * p.num_heads + row.head) * p.seqlen_q + sequence.q_begin + row.query;
 }
 
-// Keys seen by the query at a position of a text.
-inline VisibleKeys keys_seen(const AttentionParams& p, const Text& text, int64_t position) {
-  return visible_keys(p.window, text.bounds, segment_of(p, text, position), position);
+// Keys seen by the query at a position of a sequence.
+inline VisibleKeys keys_seen(const AttentionParams& p, const Sequence& sequence, int64_t position) {
+  return visible_keys(p.window, sequence.bounds, segment_of(p, sequence, position), position);
 }
 
 // Elements of `heads` heads of a row where they follow one another; else of one.

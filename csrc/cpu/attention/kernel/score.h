@@ -62,11 +62,11 @@ inline void add_bias_gradient(const A* ds, int first, int stop, int64_t index, i
 
 // keep (kTile) of one query and the keys from n0, a multiple of 4: the factor of each probability.
 template <typename A>
-inline void dropout_row(const AttentionParams& p, const Text& text, int64_t head, int64_t position,
+inline void dropout_row(const AttentionParams& p, const Sequence& sequence, int64_t head, int64_t position,
                         int64_t n0, A* keep) {
   const A scale = static_cast<A>(p.keep_scale);
   for (int c = 0; c < kTile; c += 4) {
-    const Draws draws = dropout_draws(n0 + c, position, head, text.index, p.seed);
+    const Draws draws = dropout_draws(n0 + c, position, head, sequence.index, p.seed);
     for (int i = 0; i < 4; ++i) keep[c + i] = draws.at[i] >= p.dropout_threshold ? scale : A{0};
   }
 }

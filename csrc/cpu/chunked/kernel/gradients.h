@@ -138,7 +138,7 @@ inline void for_key_tiles(const ChunkedParams& p, int64_t chunk, const GradRows<
 // The packed query tile: S and dP of all key tiles, then the lse and delta of its rows as finish(f, state)
 // makes them of what they summed up. The result: whether some row counts.
 template <typename U, typename Finish>
-bool sum_up_rows(const ChunkedParams& p, int64_t chunk, const ChunkScratch<U>& x, Finish finish) {
+bool sum_rows(const ChunkedParams& p, int64_t chunk, const ChunkScratch<U>& x, Finish finish) {
   using A = AccOf<U>;
   const GradRows<U>& rows = x.pairs.rows;
   x.totals.clear();
@@ -168,58 +168,58 @@ bool sum_up_rows(const ChunkedParams& p, int64_t chunk, const ChunkScratch<U>& x
   return some_count;
 }
 
-// Queries [i0, i0 + kTile) of one head as far as text goes: their dq, and their part of dk and dv.
+// Queries [i0, i0 + kTile) of one head as far as sequence goes: their dq, and their part of dk and dv.
 template <typename U, typename T>
-void chunk_query_tile(const ChunkedParams& p, const ChunkRun& run, const Text& text, int64_t chunk,
+void chunk_query_tile(const ChunkedParams& p, const ChunkRun& run, const Sequence& sequence, int64_t chunk,
                       int64_t head, int64_t i0, const ChunkParts<U>& parts, ChunkScratch<U>* x) {
   using A = AccOf<U>;
   pack_query_tile<U, T>(
-      *run.params, text, head, i0, &x->pairs, [](QueryRow) { return RowState<A>{0, 0}; },
+      *run.params, sequence, head, i0, &x->pairs, [](QueryRow) { return RowState<A>{0, 0}; },
       [](QueryRow) { return VisibleKeys{}; });
-  const bool some_count = sum_up_rows<U>(p, chunk, *x, [&](int64_t f, RowState<A> state) {
+  const bool some_count = sum_rows<U>(p, chunk, *x, [&](int64_t f, RowState<A> state) {
     if (p.dots) static_cast<A*>(p.dots)[head * parts.rows + run.place_of(i0 + f)] = state.delta;
-    const A share = share_of<A>(p, chunk, run.column_of(i0 + f));
-    const bool counts = share != 0 && state.lse != -kInf<A>;
-    return RowState<A>{counts ? state.lse - log(share) : kInf<A>, state.delta};
+    const A weight = merge_weight<A>(p, chunk, run.column_of(i0 + f));
+    const bool counts = weight != 0 && state.lse != -kInf<A>;
+    return RowState<A>{counts ? state.lse - log(weight) : kInf<A>, state.delta};
   });
   x->pairs.clear_dq(p.sequence);
   if (some_count) {
     for_key_tiles<U>(p, chunk, x->pairs.rows, [&](const ChunkRun& keys, int64_t n0, int64_t number) {
-      grad_pair<U>(*keys.params, keys.text, n0, number, number < kKeptTiles, nullptr,
+      grad_pair<U>(*keys.params, keys.sequence, n0, number, number < kKeptTiles, nullptr,
                    x->with_products(number));
     });
   }
   const int64_t columns = padded_columns<U>(p.sequence.head_dim);
   const int64_t of_group = head % (p.sequence.num_heads / p.sequence.num_kv_heads);
   std::memcpy(parts.dq + (of_group * parts.rows + run.place_of(i0)) * columns, x->pairs.dq,
-              smaller(text.q_len - i0, kTile) * columns * sizeof(A));
+              smaller(sequence.q_len - i0, kTile) * columns * sizeof(A));
 }
 
-// A chunk and kv head, or one of num_splits shares of its query tiles and heads, into task.parts.
+// A chunk and kv head, or one of num_splits parts of its query tiles and heads, into task.parts.
 template <typename U, typename T>
 void chunk_gradients(const ChunkedParams& p, const ChunkGradTask& task, void* scratch) {
   using A = AccOf<U>;
   Arena arena{static_cast<char*>(scratch)};
-  const AttentionParams& sequence = p.sequence;
+  const AttentionParams& params = p.sequence;
   auto x = ChunkScratch<U>::of(&arena, p);
   const auto parts = ChunkParts<U>::at(p, task.parts);
-  const int64_t group = sequence.num_heads / sequence.num_kv_heads;
+  const int64_t group = params.num_heads / params.num_kv_heads;
   int64_t first_tile = 0;
   for_runs(p, task.chunk, [&](const ChunkRun& run) {
-    begin_key_rows<U, T>(*run.params, run.text, task.kv_head, run.rows.begin, run.length(),
-                         x.pairs.from_tile(sequence, first_tile));
+    begin_key_rows<U, T>(*run.params, run.sequence, task.kv_head, run.rows.begin, run.length(),
+                         x.pairs.from_tile(params, first_tile));
     first_tile += (run.length() + kTile - 1) / kTile;
   });
   int64_t number = 0;
   for_runs(p, task.chunk, [&](const ChunkRun& run) {
     if (run.params == &p.extra && !p.extra_queries) return;
-    const Span queries = p.dots ? run.rows : with_share<A>(p, task.chunk, run.column, run.rows);
-    Text text = run.text;
-    text.q_len = queries.end;
+    const Span queries = p.dots ? run.rows : with_weight<A>(p, task.chunk, run.column, run.rows);
+    Sequence sequence = run.sequence;
+    sequence.q_len = queries.end;
     for (int64_t i0 = queries.begin; i0 < queries.end; i0 += kTile) {
       for (int64_t head = task.kv_head * group; head < (task.kv_head + 1) * group; ++head, ++number) {
         if (number % p.num_splits != task.split) continue;
-        chunk_query_tile<U, T>(p, run, text, task.chunk, head, i0, parts, &x);
+        chunk_query_tile<U, T>(p, run, sequence, task.chunk, head, i0, parts, &x);
       }
     }
   });
@@ -230,8 +230,8 @@ void chunk_gradients(const ChunkedParams& p, const ChunkGradTask& task, void* sc
       std::memcpy(to + (task.split * parts.rows + run.place) * columns, from + first_tile * kTile * columns,
                   run.length() * columns * sizeof(A));
     };
-    copy(x.pairs.dk, sequence.head_dim, parts.dk);
-    copy(x.pairs.dv, sequence.head_dim_v, parts.dv);
+    copy(x.pairs.dk, params.head_dim, parts.dk);
+    copy(x.pairs.dv, params.head_dim_v, parts.dv);
     first_tile += (run.length() + kTile - 1) / kTile;
   });
 }
@@ -246,13 +246,13 @@ void merge_chunk_gradients(const ChunkedParams& p, const ChunkedTask& task, std:
   const auto from = ChunkParts<U>::at(p, parts);
   const Span rows{task.first, task.first + task.count};
   A* merged = static_cast<A*>(scratch);
-  // part: `slices` times (rows, columns). queries: dq, whose rows without a share were never written.
+  // part: `slices` times (rows, columns). queries: dq, whose rows without a weight were never written.
   const auto merge = [&](const A* part, int64_t slices, int64_t dim, bool queries, A factor,
                          const HeadsTensor& to, int64_t head) {
     const int64_t columns = padded_columns<U>(dim);
     const auto add = [&](int64_t chunk, int64_t column, int64_t place, Span some) {
       for (int64_t row = some.begin; row < some.end; ++row, ++column, ++place) {
-        if (queries && share_of<A>(p, chunk, column) == 0) continue;
+        if (queries && merge_weight<A>(p, chunk, column) == 0) continue;
         A* sums = merged + (row - rows.begin) * columns;
         for (int64_t slice = 0; slice < slices; ++slice) {
           add_row(part + (slice * from.rows + place) * columns, columns, sums);

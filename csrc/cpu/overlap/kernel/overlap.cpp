@@ -1,6 +1,6 @@
 // overlap_merge and overlap_split on the CPU: loops over output tiles > positions > the chunks that cover one
 // > dim. Compiled once per instruction set (LCK_ISA).
-#include "cpu/overlap/kernel/shares.h"
+#include "cpu/overlap/kernel/weights.h"
 #include "cpu/overlap/kernels.h"
 #include "cpu/simd/row_sums.h"
 #include "cpu/simd/vec.h"
@@ -39,18 +39,18 @@ T* position_row(const OverlapParams& p, int64_t position) {
 // The scratch memory of a kernel, cut into its parts for at most `segments` segments a tile.
 template <typename T>
 struct Scratch {
-  Acc<T>* sums;    // (kTileLen)
-  Acc<T>* shares;  // (segments, kTileLen)
+  Acc<T>* sums;     // (kTileLen)
+  Acc<T>* weights;  // (segments, kTileLen)
   Terms<T> terms;
   Acc<T>* dots;       // (segments)
   Segment* segments;  // (segments)
 
   Scratch(void* memory, int64_t count) {
     sums = static_cast<Acc<T>*>(memory);
-    shares = sums + kTileLen;
-    terms.rows = reinterpret_cast<const T**>(shares + count * kTileLen);
-    terms.shares = reinterpret_cast<Acc<T>*>(terms.rows + count);
-    dots = terms.shares + count;
+    weights = sums + kTileLen;
+    terms.rows = reinterpret_cast<const T**>(weights + count * kTileLen);
+    terms.weights = reinterpret_cast<Acc<T>*>(terms.rows + count);
+    dots = terms.weights + count;
     segments = reinterpret_cast<Segment*>(dots + count);
     terms.count = 0;
   }
@@ -62,16 +62,16 @@ int64_t gather(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, voi
   Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index, scratch.segments);
-    const int64_t wrong = tile_shares(p, tile, scratch.shares, scratch.sums);
+    const int64_t wrong = normalized_weights(p, tile, scratch.weights, scratch.sums);
     if (wrong >= 0 && bad < 0) bad = tile.start + wrong;
     for (int64_t i = 0; i < tile.length; ++i) {
       Terms<T>& terms = scratch.terms;
       terms.count = 0;
       for (int64_t n = 0; n < tile.count; ++n) {
-        const Acc<T> share = scratch.shares[n * kTileLen + i];
-        if (share == 0) continue;
+        const Acc<T> weight = scratch.weights[n * kTileLen + i];
+        if (weight == 0) continue;
         terms.rows[terms.count] = chunk_row<T>(p, tile.segments[n], tile.start + i);
-        terms.shares[terms.count++] = share;
+        terms.weights[terms.count++] = weight;
       }
       write_row(terms, position_row<T>(p, tile.start + i), p.dim, p.stream_out);
     }
@@ -85,13 +85,13 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
   Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index, scratch.segments);
-    tile_shares(p, tile, scratch.shares, scratch.sums);
+    normalized_weights(p, tile, scratch.weights, scratch.sums);
     for (int64_t i = 0; i < tile.length; ++i) {
       for (int64_t n = 0; n < tile.count; ++n) {
         if (!tile.covers(n, tile.start + i)) continue;
         scratch.terms.rows[0] = position_row<T>(p, tile.start + i);
-        scratch.terms.shares[0] = scratch.shares[n * kTileLen + i];
-        scratch.terms.count = scratch.terms.shares[0] == 0 ? 0 : 1;
+        scratch.terms.weights[0] = scratch.weights[n * kTileLen + i];
+        scratch.terms.count = scratch.terms.weights[0] == 0 ? 0 : 1;
         write_row(scratch.terms, chunk_row<T>(p, tile.segments[n], tile.start + i), p.dim, p.stream_out);
       }
     }
@@ -100,7 +100,7 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
   return -1;
 }
 
-// dweights = (<dout, x> - sum of share * <dout, x>) / sum of weights, at each covered column. At a zero
+// dweights = (<dout, x> - sum of weight * <dout, x>) / sum of weights, at each covered column. At a zero
 // weight a product that is not finite gives 0.
 template <typename T>
 int64_t weight_grad(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
@@ -108,22 +108,22 @@ int64_t weight_grad(const OverlapParams& p, int64_t tile_begin, int64_t tile_end
   Scratch<T> scratch(memory, p.most_segments);
   for (int64_t index = tile_begin; index < tile_end; ++index) {
     const Tile tile = tile_at(p, index, scratch.segments);
-    tile_shares(p, tile, scratch.shares, scratch.sums);
+    normalized_weights(p, tile, scratch.weights, scratch.sums);
     for (int64_t i = 0; i < tile.length; ++i) {
       const int64_t position = tile.start + i;
       const T* dout = position_row<T>(p, position);
       A mean = 0;
       for (int64_t n = 0; n < tile.count; ++n) {
         if (!tile.covers(n, position)) continue;
-        const A share = scratch.shares[n * kTileLen + i];
+        const A weight = scratch.weights[n * kTileLen + i];
         scratch.dots[n] = dot(dout, chunk_row<T>(p, tile.segments[n], position), p.dim);
-        if (share > 0) mean += share * scratch.dots[n];
+        if (weight > 0) mean += weight * scratch.dots[n];
       }
       for (int64_t n = 0; n < tile.count; ++n) {
         if (!tile.covers(n, position)) continue;
         const Segment& s = tile.segments[n];
         const A total = scratch.sums[i], value = scratch.dots[n];
-        const bool read = scratch.shares[n * kTileLen + i] > 0 || value - value == 0;
+        const bool read = scratch.weights[n * kTileLen + i] > 0 || value - value == 0;
         A* out = static_cast<A*>(p.dweights) + s.row * p.chunk_len + s.col + (position - s.start);
         *out = read && total > 0 ? (value - mean) / total : A(0);
       }

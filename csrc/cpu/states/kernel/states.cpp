@@ -52,9 +52,9 @@ struct Scratch {
 
   Scratch(const StatesParams& p, void* memory) : num_heads(p.num_heads) {
     terms.rows = static_cast<const T**>(memory);
-    terms.shares = reinterpret_cast<A*>(terms.rows + p.num_states);
+    terms.weights = reinterpret_cast<A*>(terms.rows + p.num_states);
     terms.count = 0;
-    values = terms.shares + p.num_states;
+    values = terms.weights + p.num_states;
   }
 
   A* at(int64_t state, int64_t head) const { return values + (state * num_heads + head) * kStateTile; }
@@ -108,7 +108,7 @@ void forward(const StatesParams& p, int64_t begin, int64_t end, void* memory) {
           const Acc<T> weight = scratch.at(n, head)[i];
           if (weight == 0) continue;
           terms.rows[terms.count] = row_of<T>(p.outs[n], tile.batch, tile.query + i, head);
-          terms.shares[terms.count++] = weight;
+          terms.weights[terms.count++] = weight;
         }
         write_row(terms, row_of<T>(p.out, tile.batch, tile.query + i, head), p.head_dim, p.stream_out);
       }

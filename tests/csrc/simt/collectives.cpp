@@ -57,27 +57,28 @@ void count_votes(void** brought, uint32_t mask) {
 
 }  // namespace
 
-void meet(const char* what, uint32_t mask, void* mine, Act act) {
+void warp_collective(const char* what, uint32_t mask, void* mine, Act act) {
   Warp& warp = own_warp();
   const int self = block.current->lane;
   if (!(mask >> self & 1)) fail("%s: the calling lane is not in its mask %08x", what, mask);
-  Meeting *meeting = nullptr, *unused = nullptr;
-  for (Meeting& other : warp.meetings) {
+  Collective *pending = nullptr, *unused = nullptr;
+  for (Collective& other : warp.collectives) {
     if (!other.what) unused = &other;
-    if (other.what && (other.mask & mask)) meeting = &other;
+    if (other.what && (other.mask & mask)) pending = &other;
   }
-  if (meeting && (meeting->mask != mask || std::strcmp(meeting->what, what) != 0)) {
-    fail("a divergent warp: %s(%08x) meets %s(%08x)", what, mask, meeting->what, meeting->mask);
+  if (pending && (pending->mask != mask || std::strcmp(pending->what, what) != 0)) {
+    fail("a divergent warp: %s(%08x) while other lanes are at %s(%08x)", what, mask, pending->what,
+         pending->mask);
   }
-  if (!meeting) {
-    meeting = unused;
-    meeting->mask = mask, meeting->arrived = 0, meeting->what = what;
+  if (!pending) {
+    pending = unused;
+    pending->mask = mask, pending->arrived = 0, pending->what = what;
   }
-  meeting->brought[self] = mine;
-  meeting->arrived |= 1u << self;
-  if (meeting->arrived != mask) return wait_for(what);
-  if (act) act(meeting->brought, mask);
-  meeting->what = nullptr;
+  pending->brought[self] = mine;
+  pending->arrived |= 1u << self;
+  if (pending->arrived != mask) return wait_for(what);
+  if (act) act(pending->brought, mask);
+  pending->what = nullptr;
   for (int lane = 0; lane < 32; ++lane) {
     if (lane != self && (mask >> lane & 1)) make_ready(block.fibers[block.current->warp * 32 + lane]);
   }
@@ -86,7 +87,7 @@ void meet(const char* what, uint32_t mask, void* mine, Act act) {
 void sync_warp(uint32_t mask) {
   Clock& clock = own_warp().clocks[own_warp().round & 1];
   release(&clock);
-  meet("syncwarp", mask, nullptr, [](void**, uint32_t) { ++own_warp().round; });
+  warp_collective("syncwarp", mask, nullptr, [](void**, uint32_t) { ++own_warp().round; });
   acquire(&clock);
 }
 
@@ -116,12 +117,12 @@ void sync_block() {
 
 void shuffle(const char* what, uint32_t mask, void* value, size_t bytes, int source_lane) {
   Shuffle mine{value, bytes, source_lane};
-  meet(what, mask, &mine, exchange);
+  warp_collective(what, mask, &mine, exchange);
 }
 
 unsigned ballot(uint32_t mask, bool vote) {
   Vote mine{vote, 0};
-  meet("ballot", mask, &mine, count_votes);
+  warp_collective("ballot", mask, &mine, count_votes);
   return mine.all;
 }
 

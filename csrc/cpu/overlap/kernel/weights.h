@@ -1,4 +1,4 @@
-// The share of each chunk at each position of a tile.
+// The weight of each chunk at each position of a tile.
 #pragma once
 
 #include "cpu/simd/vec.h"
@@ -33,18 +33,18 @@ inline Tile tile_at(const OverlapParams& p, int64_t index, Segment* segments) {
   return {start, length, count, segments};
 }
 
-// Fills shares (tile.count, kTileLen): the weight of each segment at each position over the sum of all, 0
+// Fills weights (tile.count, kTileLen): the weight of each segment at each position over the sum of all, 0
 // where a segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first
 // position, relative to the tile, with a weight that is negative or not finite, or with a sum that is zero or
 // not finite; -1 if there is none.
 template <typename A>
-int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums) {
+int64_t normalized_weights(const OverlapParams& p, const Tile& tile, A* weights, A* sums) {
   constexpr A kInfinity = static_cast<A>(__builtin_inff());
   for (int64_t i = 0; i < kTileLen; ++i) sums[i] = 0;
   int64_t bad = kTileLen;
   for (int64_t n = 0; n < tile.count; ++n) {
     const Segment& s = tile.segments[n];
-    A* a = shares + n * kTileLen;
+    A* a = weights + n * kTileLen;
     const A* explicit_row = static_cast<const A*>(p.weights) + (p.weights ? s.row * p.chunk_len : 0);
     const int64_t from = s.start - tile.start;  // u = i - from
     for (int64_t i = 0; i < kTileLen; ++i) {
@@ -61,7 +61,7 @@ int64_t tile_shares(const OverlapParams& p, const Tile& tile, A* shares, A* sums
     if (!(sums[i] > 0 && sums[i] < kInfinity) && i < bad) bad = i;
   }
   for (int64_t n = 0; n < tile.count; ++n) {
-    A* a = shares + n * kTileLen;
+    A* a = weights + n * kTileLen;
     for (int64_t i = 0; i < kTileLen; ++i) a[i] = sums[i] > 0 ? a[i] / sums[i] : A(0);
   }
   return bad < kTileLen ? bad : -1;
