@@ -1,5 +1,4 @@
-// The sequences of a call by its layout's tables: the only place where a sequence's bounds are read from
-// them.
+// The sequences of a call, read from its layout's tables. This is the only place that reads their bounds.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +7,8 @@
 
 namespace lck {
 
-// The layout as the caller has it; each table is null where it was not given, and lies where the kernel runs.
+// The layout as given by the caller. A table that was not given is null; tables are in the memory of the
+// device that runs the kernel.
 struct LayoutTables {
   int64_t batch;                // of the tensors
   int64_t num_sequences;        // batch, or the number of segments of packed input
@@ -26,20 +26,21 @@ struct LayoutTables {
   const int64_t* segment_ids;  // (batch, seqlen_k)
 };
 
-// Positions further away see the same; it keeps the window's arithmetic far from overflow.
+// Clamps a position: beyond +-2^60 the visible keys no longer change, and the window's arithmetic cannot
+// overflow.
 LCK_HOST_DEVICE static inline int64_t bounded(int64_t position) {
   constexpr int64_t kFar = int64_t{1} << 60;
   return smaller(larger(position, -kFar), kFar);
 }
 
-// Rows [begin, end) of a sequence, inside [0, total) whatever the bounds say.
+// Rows [begin, end) of a sequence, clamped to [0, total).
 LCK_HOST_DEVICE static inline Span rows_of_sequence(const int64_t* cu_seqlens, int64_t t, int64_t total) {
   if (!cu_seqlens) return {0, total};
   const int64_t begin = smaller(larger(cu_seqlens[t], 0), total);
   return {begin, smaller(larger(cu_seqlens[t + 1], begin), total)};
 }
 
-// The t'th sequence of tensors of so many rows; `chunk` is the window's.
+// Sequence t of tensors with seqlen_q and seqlen_k rows; `chunk` is the window's.
 LCK_HOST_DEVICE static inline Sequence sequence_at(const LayoutTables& layout, int64_t seqlen_q,
                                                    int64_t seqlen_k, int64_t chunk, int64_t t) {
   const Span queries = rows_of_sequence(layout.cu_seqlens_q, t, seqlen_q);
@@ -57,7 +58,7 @@ LCK_HOST_DEVICE static inline Sequence sequence_at(const LayoutTables& layout, i
   sequence.bounds.kv_end = layout.kv_end ? bounded(layout.kv_end[t]) : num_keys;
   const int64_t origin =
       layout.chunk_origins ? layout.chunk_origins[t * layout.chunk_origin_step] : layout.chunk_origin;
-  sequence.bounds.chunk_origin = chunk ? origin % chunk : 0;  // the chunks are the same
+  sequence.bounds.chunk_origin = chunk ? origin % chunk : 0;  // the same chunks, without overflow
   return sequence;
 }
 

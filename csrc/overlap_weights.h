@@ -1,12 +1,12 @@
-// The weight of a chunk at a position, and where a segment lies: the only place in C++ and CUDA where merge
-// weights are made. Static, since each instruction set compiles a copy of its own.
+// Merge weights of chunks, and segments clamped to their tensors; shared by the CPU and CUDA kernels. Static,
+// since each instruction set compiles its own copy.
 #pragma once
 
 #include "params.h"
 
 namespace lck {
 
-// A segment cut down to what lies inside the tensors, whatever the plan says.
+// A segment clamped to the tensors, for any values in the plan.
 LCK_HOST_DEVICE static inline Segment inside(Segment s, int64_t num_chunks, int64_t chunk_len,
                                              int64_t total_len) {
   const bool in_row = s.row >= 0 && s.row < num_chunks && s.col >= 0 && s.start >= 0 && s.length >= 0;
@@ -21,7 +21,7 @@ LCK_HOST_DEVICE static inline Segment inside(const Segment& s, const OverlapPara
   return inside(s, p.num_chunks, p.chunk_len, p.total_len);
 }
 
-// sin(x) for x in [0, pi / 2] by its series, to the last bits of its type.
+// sin(x) for x in [0, pi / 2] by its power series, accurate to the last bits of the type.
 template <typename A>
 LCK_HOST_DEVICE static inline A sin_series(A x) {
   const A z = x * x;
@@ -31,7 +31,7 @@ LCK_HOST_DEVICE static inline A sin_series(A x) {
   return x + x * sum;
 }
 
-// Weight of place u of a segment of length n.
+// Unnormalized weight of column u of a segment.
 template <typename A>
 LCK_HOST_DEVICE static inline A weight_at(const Segment& s, WeightMode mode, const A* explicit_row,
                                           int64_t u) {

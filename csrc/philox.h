@@ -1,4 +1,4 @@
-// The draws of dropout, on every backend the same.
+// Dropout's random numbers, the same on every backend.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace lck {
 
-// For four keys that follow each other.
+// For four consecutive keys.
 struct Draws {
   uint32_t at[4];
 };
@@ -27,7 +27,7 @@ LCK_HOST_DEVICE static inline Draws philox(uint32_t x0, uint32_t x1, uint32_t x2
   return {{x0, x1, x2, x3}};
 }
 
-// Of the query at `position` and the four keys from key / 4 * 4 on; key >= 0.
+// For the query at `position` and the four keys from key / 4 * 4 on; key >= 0.
 LCK_HOST_DEVICE static inline Draws dropout_draws(int64_t key, int64_t position, int64_t head,
                                                   int64_t sequence, uint64_t seed) {
   return philox(static_cast<uint32_t>(key >> 2), static_cast<uint32_t>(position), static_cast<uint32_t>(head),

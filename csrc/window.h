@@ -1,7 +1,8 @@
-// Which keys a query sees and which queries see a key: the only place a window is computed.
+// Which keys a query sees and which queries see a key; shared by the CPU and CUDA kernels and the tests.
 //
 // Positions are those of the keys of one sequence (a row of the batch, or a segment of packed input); a query
-// has one too, `p = i + offset`, which may lie outside the keys. Spans are half-open; begin >= end is empty.
+// has the position `p = i + offset`, which may be outside the keys. Spans are half-open; begin >= end is
+// empty.
 #pragma once
 
 #include <cstdint>
@@ -21,17 +22,17 @@ struct Span {
 struct Window {
   int64_t left, right;  // keys to each side, inclusive; -1 drops that bound
   int64_t sink_tokens;  // first keys from the sequence's (segment's) start that stay visible to the left
-  int64_t chunk;        // a query sees only its own chunk of so many keys; 0 turns it off
+  int64_t chunk;        // a query sees only keys of its own chunk, of this many keys; 0: no chunks
 };
 
-// What bounds the keys of one sequence.
+// Bounds of the keys of one sequence.
 struct KeyBounds {
   int64_t kv_start, kv_end;  // valid keys
   int64_t num_keys;
   int64_t chunk_origin;
 };
 
-// The keys that one query sees; `sink` lies before `window` and does not touch its keys.
+// The keys that one query sees; `sink` is before `window` and disjoint from it.
 struct VisibleKeys {
   Span window, sink;
 };
@@ -48,14 +49,14 @@ LCK_HOST_DEVICE static inline Span intersect(Span a, Span b) {
 LCK_HOST_DEVICE static inline bool empty(Span s) {
   return s.begin >= s.end;
 }
-// The smallest span that holds both.
+// The smallest span that contains both.
 LCK_HOST_DEVICE static inline Span hull(Span a, Span b) {
   if (empty(a)) return b;
   if (empty(b)) return a;
   return {smaller(a.begin, b.begin), larger(a.end, b.end)};
 }
 
-// The chunk that holds a position.
+// The chunk that contains a position.
 LCK_HOST_DEVICE static inline Span chunk_of(const Window& w, const KeyBounds& bounds, int64_t position) {
   const int64_t past = position - bounds.chunk_origin;
   const int64_t number = past / w.chunk - (past % w.chunk < 0 ? 1 : 0);
@@ -67,13 +68,13 @@ LCK_HOST_DEVICE static inline Span valid_keys(const KeyBounds& bounds) {
   return intersect({0, bounds.num_keys}, {bounds.kv_start, bounds.kv_end});
 }
 
-// The segment of every position where there are no segments: it holds all keys, and begins before none that
-// is valid.
+// The segment of every position of a sequence without segments: all keys, from the first valid one or
+// earlier.
 LCK_HOST_DEVICE static inline Span whole_sequence(const KeyBounds& bounds) {
   return {smaller(0, bounds.kv_start), bounds.num_keys};
 }
 
-// Keys seen by the query at p, whose segment holds keys of `segment` only.
+// Keys seen by the query at p, whose segment is within `segment`.
 LCK_HOST_DEVICE static inline VisibleKeys visible_keys(const Window& w, const KeyBounds& bounds, Span segment,
                                                        int64_t p) {
   Span keys = intersect(valid_keys(bounds), segment);
@@ -98,7 +99,7 @@ LCK_HOST_DEVICE static inline Span visible_queries(const Window& w, const KeyBou
   return w.chunk ? intersect(queries, chunk_of(w, bounds, j)) : queries;
 }
 
-// Spans that hold all keys seen by the queries at [first, last]; with segments they may hold more.
+// Spans that contain all keys seen by the queries at [first, last]; with segments they may contain more.
 LCK_HOST_DEVICE static inline VisibleKeys visible_hull(const Window& w, const KeyBounds& bounds,
                                                        bool segmented, int64_t first, int64_t last) {
   Span keys = valid_keys(bounds);

@@ -1,4 +1,4 @@
-// The arguments of the private ops of overlap_merge and overlap_split.
+// The arguments of the private ops of overlap_merge and overlap_split as OverlapParams.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace lck {
 
-// Checks all but the plan's values, which the kernels cut to what lies inside the tensors. `weights` are
-// given with mode "explicit" and with no other. Without most_segments.
+// Checks everything except the plan's values, which the kernels clamp to the tensors. `weights` must be given
+// if and only if the mode is "explicit". most_segments is left 0.
 OverlapParams overlap_params(const Tensor& chunks, const Tensor& sequence, const OptionalTensor& weights,
                              const Tensor& segments, const Tensor& tile_segments, const std::string& mode);
 

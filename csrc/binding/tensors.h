@@ -1,5 +1,5 @@
-// Torch's tensors as kernels take them, with what is checked of them; on the libtorch stable ABI. Included by
-// what registers ops alone. Every tensor of a call is on the device of its first one.
+// Conversion and checks of torch tensors, on the libtorch stable ABI. Included only by files that register
+// ops. Every tensor of a call must be on the device of its first one.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -23,15 +23,15 @@ using OptionalTensor = std::optional<Tensor>;
 
 DType dtype_of(const Tensor& tensor);
 
-// The dtype that elements of that dtype are accumulated in: fp32, fp64 for fp64.
+// The dtype in which elements of the tensor are accumulated: fp32, fp64 for fp64.
 ScalarType accumulator_of(const Tensor& tensor);
 
 bool same_device(const Tensor& x, const Tensor& like);
 
-// (batch, seqlen, heads, dim) with a contiguous last dim, like `like` in device and dtype.
+// (batch, seqlen, heads, dim) with a contiguous last dim, like `like` in device and dtype. Raises otherwise.
 HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name);
 
-// The data of an optional contiguous table with so many entries; null without one.
+// The data of an optional contiguous table of numel entries; null without one. Raises if it does not fit.
 const void* table_data(const OptionalTensor& x, const Tensor& like, ScalarType type, int64_t numel,
                        const char* name);
 

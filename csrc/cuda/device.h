@@ -1,4 +1,4 @@
-// A tensor's device and its current stream for the length of one op: the only file that knows torch's shim.
+// A tensor's device and its current stream during one op; the only file that uses torch's C shim.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -27,7 +27,7 @@ inline std::string shape_of(const Tensor& x) {
 // Calls run(launch) with x's device as the current one. A launch that fails names the op and x's shape.
 template <typename Run>
 void on_device_of(const Tensor& x, const char* op, const Run& run) {
-  STD_TORCH_CHECK(x.is_cuda(), "lckernels_cuda: ", op, " takes tensors on a GPU");
+  STD_TORCH_CHECK(x.is_cuda(), "lckernels_cuda: ", op, " requires tensors on a GPU");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   try {
     run(current_stream(x));

@@ -1,7 +1,7 @@
-// All inline PTX, and all that CUDA kernels include of CUDA. A plain C++ compiler gets the same functions
-// from their host twins, tests/csrc/simt/ptx_host.h, under which the kernels run in tests without a GPU.
+// All inline PTX, and all CUDA headers of the kernels. For a C++ compiler the same functions are in
+// tests/csrc/simt/ptx_host.h, with which tests run the kernels on the host without a GPU.
 //
-// What a kernel keeps to, so that both compile it: no asm elsewhere, launches in .cu files, dynamic shared
+// Rules for kernels, so that both compile them: no asm elsewhere, launches in .cu files, dynamic shared
 // memory from dynamic_smem() and addressed by smem_address(), accumulators of a product passed by reference.
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace lck::ptx {
 
-// Aligned to 128 bytes, as many as the launch asks for.
+// Aligned to 128 bytes; the size is the launch's.
 __device__ __forceinline__ char* dynamic_smem() {
   extern __shared__ __align__(128) char lck_dynamic_smem[];
   return lck_dynamic_smem;
@@ -35,7 +35,7 @@ __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
 
-// Waits until no more than the kInFlight newest groups of this thread are under way.
+// Waits until at most the kInFlight newest groups of this thread are in flight.
 template <int kInFlight>
 __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kInFlight) : "memory");
@@ -73,7 +73,7 @@ __device__ __forceinline__ void load_shared(float (&r)[4], uint32_t address) {
                : "memory");
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+// Four 8 x 8 matrices of 16-bit elements; lane l has the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

@@ -1,4 +1,4 @@
-// Which instruction sets this processor and this build offer.
+// The instruction sets that this processor and this build support.
 #pragma once
 
 #include <optional>
@@ -6,16 +6,16 @@
 
 namespace lck {
 
-// In order of preference: a processor that has one has all before it.
+// In order of preference: a processor that supports one supports all before it.
 enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
 
 inline constexpr int kNumIsas = 4;
 
-// The best instruction set of the processor that runs this.
+// The best instruction set of this processor.
 Isa detected_isa();
 
-// The one that is used unless another is asked for: the best, but avx512 where the bf16 dot product is slower
-// than fp32 multiply-adds, as on Intel's processors (198 against 428 GFLOP/s on two cores with AMX).
+// The default: the best, except avx512 on Intel's processors, where the bf16 dot product is slower than fp32
+// multiply-adds (198 against 428 GFLOP/s on two cores with AMX).
 Isa default_isa();
 
 // "generic", "avx2", "avx512", "avx512_bf16".

@@ -82,7 +82,7 @@ void check_boundaries(std::span<const int64_t> lengths, KeepRule rule,
   }
 }
 
-// A chunk and what it keeps, as ranges of its document's tokens.
+// A chunk and its keep range, as ranges of its document's tokens.
 struct Range {
   int64_t begin, end;
 };
@@ -119,14 +119,15 @@ class Planner {
     add({last, length_}, {kept, length_});
   }
 
-  // Where the chunk at `start` hands over to the one at `next`.
+  // The end of the keep range of the chunk at `start`, which the chunk at `next` follows.
   int64_t seam(int64_t start, int64_t next) const {
     if (options_.rule == KeepRule::kSled) return start + content_ - (options_.overlap - options_.overlap / 2);
     // The last token that is not nearer to the middle of `next`, plus one.
     return (start + next + content_ - 1) / 2 + 1;
   }
 
-  // Cores that end at the furthest boundary in reach; each chunk is its core and a halo of tokens.
+  // Keep ranges that end at the furthest boundary that fits; each chunk is its keep range and tokens on both
+  // sides.
   void add_cores(std::span<const int64_t> boundaries) {
     const int64_t halo_left = options_.overlap / 2, halo_right = options_.overlap - halo_left;
     auto boundary = boundaries.begin();

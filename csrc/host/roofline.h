@@ -1,5 +1,4 @@
-// What this machine can do at most: FMA rate per dtype, read and copy bandwidth, on a given number of
-// threads.
+// The machine's roofline on a given number of threads: FMA rate per dtype, read and copy bandwidth.
 #pragma once
 
 #include <cstddef>
@@ -15,11 +14,11 @@ struct Rate {
   double median = 0;
   double best = 0;
   int passes = 0;
-  std::string method;  // the instruction, or the stores and pages, that gave it
+  std::string method;  // the instruction, or the stores and pages, of the measurement
 };
 
-// Where a copy writes: memory touched before, or memory mapped anew for each pass (as torch's large
-// outputs are), the latter also with huge pages asked for.
+// The destination of a copy: memory written before, or memory mapped anew for each pass (as torch's large
+// outputs are), the latter also with huge pages requested.
 enum class Pages { kWarm, kFresh, kFreshHuge };
 
 // The dtypes whose peak can be probed on this processor, of "fp32", "fp64", "bf16" and "bf16_amx".
@@ -29,18 +28,18 @@ std::vector<std::string> peak_dtypes();
 // Throws std::invalid_argument for a dtype that this processor cannot be probed for.
 Rate peak_flops(std::string_view dtype, int threads, double seconds);
 
-// Reads `bytes` again and again.
+// Reads `bytes` repeatedly.
 Rate read_bandwidth(std::size_t bytes, int threads, double seconds);
 
-// Reads `read_bytes` and writes `write_bytes` per pass, front to back, and counts the sum; equal numbers
-// are a copy. Ordinary and streaming stores are tried, the better one is returned.
+// Reads `read_bytes` and writes `write_bytes` per pass, front to back, and counts the sum; with equal
+// numbers it is a copy. Returns the better of ordinary and streaming stores.
 Rate copy_bandwidth(std::size_t read_bytes, std::size_t write_bytes, Pages pages, int threads,
                     double seconds);
 
 enum class Stores { kOrdinary, kStreaming };
 
-// Reads read_bytes and writes write_bytes per pass, front to back; equal numbers are a copy. Its buffers
-// live as long as it does, so that single passes can be timed between other work.
+// Reads read_bytes and writes write_bytes per pass, front to back; with equal numbers it is a copy. The
+// buffers are members, so that single passes can be timed between other work.
 class CopyProbe {
  public:
   CopyProbe(std::size_t read_bytes, std::size_t write_bytes, Pages pages, int threads);
@@ -48,9 +47,9 @@ class CopyProbe {
   CopyProbe(const CopyProbe&) = delete;
   CopyProbe& operator=(const CopyProbe&) = delete;
 
-  // Bytes read and written per pass: what was asked for, rounded down to whole pages per thread.
+  // Bytes read and written per pass: the requested ones, rounded down to whole pages per thread.
   std::size_t bytes() const;
-  // Seconds of one pass. Streaming stores are ordinary ones where the processor has none.
+  // Seconds of one pass. Without streaming stores in the processor, ordinary ones are used.
   double pass(Stores stores);
 
  private:
@@ -58,7 +57,7 @@ class CopyProbe {
   std::unique_ptr<Buffers> buffers_;
 };
 
-// Equal passes of a CopyProbe, one after the other; of ordinary and streaming stores the better one.
+// Repeated passes of a CopyProbe; the better of ordinary and streaming stores.
 Rate copy_bandwidth(std::size_t read_bytes, std::size_t write_bytes, Pages pages, int threads,
                     double seconds);
 

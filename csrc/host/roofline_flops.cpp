@@ -1,4 +1,4 @@
-// Peak arithmetic: every loop keeps enough independent accumulators in registers to hide the latency.
+// Peak arithmetic: every loop has enough independent accumulators in registers to hide the latency.
 #include <optional>
 #include <stdexcept>
 
@@ -20,7 +20,7 @@ namespace lck {
 
 namespace {
 
-// Runs `rounds` rounds and returns the FLOPs it did.
+// Runs `rounds` rounds and returns the number of FLOPs.
 using FmaLoop = double (*)(long rounds);
 
 // A function that runs COUNT independent `acc = FMA(acc)` per round on vectors of type VECTOR.
@@ -88,7 +88,7 @@ LCK_TARGET("amx-tile,amx-bf16") double amx_bf16(long rounds) {
   return static_cast<double>(rounds) * 6 * 2 * 16 * 16 * 32;
 }
 
-// AMX registers exist and the kernel lets this process use them.
+// Whether AMX registers exist and the operating system enables them for this process.
 bool may_use_amx() {
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;

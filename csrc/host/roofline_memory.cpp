@@ -76,7 +76,7 @@ ReadBlock read_block() {
   return read_block_portable;
 }
 
-// Null where the processor has no streaming stores that this file knows.
+// Null without supported streaming stores in the processor.
 CopyBlock stream_block() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f") ? stream_block_avx512 : stream_block_sse2;
@@ -132,7 +132,7 @@ void transfer(char* dst, std::size_t dst_blocks, const char* src, std::size_t sr
 #endif
 }
 
-// Walks per pass over `bytes`, so that a pass lasts milliseconds.
+// Repetitions over `bytes` per pass, so that a pass lasts milliseconds.
 long walks_per_pass(std::size_t bytes) {
   constexpr std::size_t kMinBytes = 64 << 20;
   return std::max<long>(1, static_cast<long>(kMinBytes / bytes));
@@ -200,8 +200,7 @@ double CopyProbe::pass(Stores stores) {
     transfer(b.target.data() + thread * b.dst_blocks * kBlock, b.dst_blocks,
              b.source.data() + thread * b.src_blocks * kBlock, b.src_blocks, copy, read);
   });
-  // Now and not before the next pass, as an op's output is freed: else the pass would get its own pages
-  // again.
+  // Freed now, as an op's output is, and not before the next pass, which would get the same pages again.
   if (b.pages != Pages::kWarm) b.target.give_pages_back();
   return seconds;
 }

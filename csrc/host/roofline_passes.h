@@ -1,4 +1,4 @@
-// The clock of the roofline probes: the same work on every thread.
+// Timing of the roofline probes: the same work on every thread.
 #pragma once
 
 #include <functional>
@@ -13,7 +13,7 @@ void check_threads(int threads);
 // Seconds of work(thread) on that many threads, from the common start to the end of the last.
 double time_pass(int threads, const std::function<void(int)>& work);
 
-// Calls pass(), which returns seconds, until `seconds` are over, at least three times after a warm-up.
+// Calls pass(), which returns seconds, for `seconds`, at least three times after a warm-up.
 // Returns amount / time over the calls. Throws std::invalid_argument unless seconds is positive.
 Rate repeat_passes(double seconds, double amount, const std::function<double()>& pass);
 

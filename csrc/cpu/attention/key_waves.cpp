@@ -9,25 +9,23 @@ namespace lck {
 
 namespace {
 
-// Packed keys that a thread works on: enough tasks between two waves, little enough to stay in the outer
-// cache.
+// Packed keys per thread of a wave: enough tasks per wave, few enough to fit in the outer cache.
 constexpr int64_t kWaveBytes = int64_t{4} << 20;
 
-// Query steps, counted over all heads, that a wave has for each thread at least.
+// The fewest query steps, over all heads, per thread of a wave.
 constexpr int64_t kStepsPerThread = 8;
 
-// Key tiles that a thread packs one after the other, if there are enough, each while the next one's rows are
-// fetched.
+// Key tiles that a thread packs in a row, if there are enough, prefetching the rows of the next one.
 constexpr int64_t kRunTiles = 4;
 
-// Products or elements that pay for waking a thread: some ten microseconds.
+// Products or elements that justify one more thread: about ten microseconds.
 constexpr int64_t kThreadWork = int64_t{1} << 19;
 
 TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Span queries) {
   return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
 }
 
-// Slots that hold what any `step` queries of a sequence see, one step after the other.
+// Slots for the tiles that any `step` consecutive queries of a sequence see.
 PackedTiles slots_of(const AttentionParams& p, const Sequence& sequence, int64_t step) {
   PackedTiles slots{};
   for (int64_t first = 0; first < sequence.q_len; first += step) {
@@ -42,19 +40,20 @@ int64_t count(const PackedTiles& slots) {
   return slots.fixed + slots.ring;
 }
 
-// Queries of heads [first_head, stop_head) of a sequence, each head with so many slots from `place` on.
+// Queries of heads [first_head, stop_head) of a sequence; each head has `slots`, the first head from `place`
+// on.
 struct Piece {
   int64_t sequence, first_head, stop_head;
   Span queries;
   PackedTiles slots;
   int64_t place;
-  bool goes_on;  // its slots hold what the last wave left there
+  bool continues;  // its slots hold tiles of the previous wave
 };
 using Wave = std::vector<Piece>;
 
-// So many heads and queries of a sequence at a time: all, if the memory holds their keys; else all heads and
-// as many queries as it holds, where that leaves every thread enough to do; else (few heads, a window without
-// bounds) some heads as whole.
+// Heads and queries of a sequence per wave: all if their keys fit in the memory; otherwise all heads and as
+// many queries as fit, if every thread then has enough work; otherwise (few heads, an unbounded window) all
+// queries of some heads.
 Piece first_piece(const AttentionParams& p, int64_t index, int64_t step, int64_t most_tiles) {
   const Sequence& sequence = p.sequences[index];
   const int64_t heads = p.num_kv_heads, of_head = most_tiles / heads;
@@ -69,12 +68,12 @@ Piece first_piece(const AttentionParams& p, int64_t index, int64_t step, int64_t
   return {index, 0, some, {0, sequence.q_len}, whole, 0, false};
 }
 
-// Waves of at most most_tiles slots, but for a head that needs more. Small sequences share one.
+// Waves of at most most_tiles slots, or those of one head if it needs more. Small sequences are combined.
 std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(const Sequence&)>& wanted,
                              int64_t step, int64_t most_tiles) {
   std::vector<Wave> waves;
-  int64_t used = 0;   // of the last wave
-  bool open = false;  // for further sequences
+  int64_t used = 0;   // slots of the last wave
+  bool open = false;  // whether the last wave accepts more sequences
   for (int64_t t = 0; t < p.num_sequences; ++t) {
     const Sequence& sequence = p.sequences[t];
     if (!wanted(sequence)) continue;
@@ -92,7 +91,7 @@ std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(
       piece.first_head = h, piece.stop_head = std::min(h + heads, p.num_kv_heads);
       for (int64_t q = 0; q < sequence.q_len; q += queries) {
         piece.queries = {q, std::min(q + queries, sequence.q_len)};
-        piece.goes_on = q > 0;
+        piece.continues = q > 0;
         waves.push_back({piece});
       }
     }
@@ -101,13 +100,12 @@ std::vector<Wave> plan_waves(const AttentionParams& p, const std::function<bool(
   return waves;
 }
 
-// A key tile of all heads of a piece, which are parts [first, stop).
+// A key tile of all heads of a piece, which are the wave's parts [first, stop).
 struct NewTile {
   int64_t first, stop, tile;
 };
 
-// All heads of a tile, whose rows lie side by side, on one thread, but where tiles are so few that threads
-// would have nothing to do.
+// One thread packs all heads of a tile, whose rows are contiguous, unless tiles are too few for all threads.
 void pack_tiles(const AttentionForwardKernels& kernels, const AttentionParams& p,
                 const std::vector<WavePart>& parts, const std::vector<NewTile>& tiles) {
   const int64_t number = tiles.size(), wanted = 2 * num_threads(), heads = tiles[0].stop - tiles[0].first;
@@ -171,7 +169,7 @@ void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
         of_head.tile_bytes = tile_bytes;
         parts.push_back({piece.sequence, h, piece.stop_head - h, piece.queries, of_head});
       }
-      if (!piece.goes_on) held.assign(count(piece.slots), -1);
+      if (!piece.continues) held.assign(count(piece.slots), -1);
       if (empty(piece.queries)) continue;
       const TileList list = tiles_of_queries(p, p.sequences[piece.sequence], piece.queries);
       for (int64_t u = 0; u < count(list); ++u) {

@@ -1,5 +1,5 @@
-// Key tiles packed for many query tasks: a part of the queries at a time, so that the memory stays small and
-// warm and the tensors' rows, which hold all heads, are read in their order.
+// Key tiles packed for many query tasks, in waves: a part of the queries at a time, so that the packed tiles
+// fit in the cache and the tensors' rows, which contain all heads, are read in memory order.
 #pragma once
 
 #include <functional>
@@ -10,24 +10,24 @@
 
 namespace lck {
 
-// Queries [queries.begin, queries.end) of a sequence against one kv head, whose key tiles are packed while
-// the part's wave runs.
+// Queries [queries.begin, queries.end) of a sequence and one kv head, whose key tiles are packed during the
+// part's wave.
 struct WavePart {
   int64_t sequence, kv_head;
-  int64_t near_heads;  // kv heads from this one on that come next with the same queries
+  int64_t near_heads;  // kv heads from this one on that follow with the same queries
   Span queries;
   PackedTiles tiles;
 };
 
-// Packs the key tiles that queries see and calls run(parts) for wave
-// after wave, over all kv heads and the sequences that are wanted. The parts of one kv head come in the order
-// of their sequences and queries; a part's first query is a multiple of `step`.
+// For each wave, packs the key tiles that its queries see and calls run(parts); over all kv heads and the
+// sequences for which wanted() is true. The parts of one kv head are sorted by sequence and query; a part's
+// first query is a multiple of `step`.
 void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& params,
                const std::function<bool(const Sequence&)>& wanted, int64_t step,
                const std::function<void(const std::vector<WavePart>& parts)>& run);
 
-// Runs body(task, scratch) for every task. task_work: about how many elements or products one task handles,
-// so that little work stays on one thread.
+// Runs body(task, scratch) for every task. task_work: about the number of elements or products of one task,
+// so that little work runs on one thread.
 void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_bytes,
                       const std::function<void(int64_t task, void* scratch)>& body);
 

@@ -6,7 +6,7 @@
 namespace lck {
 namespace {
 
-// One call: its parameters, and the tables that they point to.
+// The parameters of a call and the tables that they point to.
 struct Call {
   AttentionParams params{};
   AttentionTables tables;

@@ -1,5 +1,4 @@
-// Windowed attention as tasks: sequences and segments from the layout's tables, workspaces, kernels. No
-// torch.
+// Windowed attention on the host side: tables of sequences, workspaces, and tasks for the kernels. No torch.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +11,20 @@
 
 namespace lck {
 
-// What AttentionParams points to beside the tensors.
+// The tables that AttentionParams points to.
 struct AttentionTables {
   std::vector<Sequence> sequences;
   std::vector<int32_t> segments;
   std::vector<Span> segment_spans;
 };
 
-// Fills sequences and segments of params, which has the sizes and the window already.
+// Sets sequences and segments of params, whose sizes and window must be set.
 void build_tables(const LayoutTables& layout, AttentionTables* tables, AttentionParams* params);
 
-// out and lse. Each task is the same whatever runs it, so results do not depend on the number of threads.
+// Computes out and lse. Tasks do not depend on the number of threads, and neither do the results.
 void run_attention_forward(Isa isa, DType dtype, const AttentionParams& params);
 
-// dq, dk, dv, delta, and dbias, dsink where not null; all are overwritten.
+// Computes dq, dk, dv, delta, and dbias, dsink if not null; all are overwritten.
 // dbias: (num_heads, bias_len), dsink: (num_heads), fp32 (fp64 for fp64).
 void run_attention_backward(Isa isa, DType dtype, AttentionParams params, void* dbias, void* dsink);
 

@@ -38,7 +38,7 @@ void sum_slots(const A* partial, int64_t slots, int64_t size, int64_t begin, int
   }
 }
 
-// dbias, whose parts the strips have left, and dsink.
+// dbias, the sum of the strips' parts, and dsink.
 template <typename A>
 void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) {
   run_with_scratch(p.num_heads, p.batch * p.seqlen_q * 16 + p.bias_slots * p.bias_len, 0,
@@ -51,15 +51,15 @@ void finish_score_gradients(const AttentionParams& p, void* dbias, void* dsink) 
                    });
 }
 
-// Strips over all sequences and kv heads that there are at least, if the keys allow it, so that threads have
-// work. None of this depends on the number of threads.
+// The fewest strips over all sequences and kv heads, if there are enough keys, so that all threads have work.
+// Strips do not depend on the number of threads.
 constexpr int64_t kFewestStrips = 32;
 constexpr int64_t kLeastStripKeys = 512, kMostStripKeys = 2048;
 
-// Partial gradients of rel_bias that are kept apart, so that strips run in parallel.
+// Partial gradients of rel_bias, so that strips run in parallel.
 constexpr int64_t kBiasSlots = 32;
 
-// How the keys of one sequence are parted, the same for every head.
+// The strips of one sequence, the same for every head.
 struct SequenceStrips {
   std::vector<Strip> strips;
   std::vector<std::vector<int32_t>> before;  // (strips, tiles of the strip): earlier strips that see the tile
@@ -73,7 +73,7 @@ int64_t reach_of(const AttentionParams& p, int64_t num_keys) {
   return std::min(w.chunk ? std::min(reach, w.chunk) : reach, num_keys);
 }
 
-// Long strips share fewer query tiles, short ones keep more threads busy.
+// Long strips have fewer query tiles in common, short ones occupy more threads.
 int64_t strip_keys(const AttentionParams& p, int64_t num_keys) {
   const int64_t units = p.num_sequences * p.num_kv_heads, reach = reach_of(p, num_keys);
   const int64_t wanted = (kFewestStrips + units - 1) / units;
@@ -112,7 +112,7 @@ SequenceStrips make_strips(const AttentionParams& p, const Sequence& sequence) {
   return made;
 }
 
-// A kv head of a sequence, with where its sums of dq and its events lie.
+// A kv head of a sequence, its first event count and its sums of dq.
 struct Unit {
   int64_t sequence, kv_head, first_event;
   std::byte* sums;
@@ -126,7 +126,7 @@ class Backward {
         group_(p.num_heads / p.num_kv_heads),
         element_bytes_(element_bytes(dtype)),
         sum_bytes_(kernels_.dq_sum_bytes(p)),
-        begun_(p.num_kv_heads),
+        num_tasks_(p.num_kv_heads),
         bias_events_(p.num_kv_heads * p.bias_slots) {
     int64_t most_keys = 0;
     for (int64_t t = 0; t < p.num_sequences; ++t) {
@@ -142,7 +142,7 @@ class Backward {
 
   void run() {
     run_delta();
-    // Units share the memory of as many sums of dq as the keys and values take.
+    // The units of a batch have sums of dq of at most the size of K and V.
     const int64_t key_bytes =
         p_.batch * p_.seqlen_k * p_.num_kv_heads * (p_.head_dim + p_.head_dim_v) * element_bytes_;
     std::vector<Unit> units;
@@ -180,18 +180,18 @@ class Backward {
     });
   }
 
-  // First strips of all units, then second ones: heads whose rows lie side by side at a time, and few threads
-  // at one unit, where they may wait for one another.
+  // The first strips of all units, then the second ones: heads whose rows are contiguous run together, and
+  // few threads work on one unit, where they may wait for each other.
   void run_strips(const std::vector<Unit>& units, int64_t num_events) {
     EventCounts events(num_events);
     std::vector<StripTask> tasks;
-    std::vector<int64_t> bias_event;  // of each task at its slot
-    std::vector<Unit> left = units;
-    for (size_t s = 0; !left.empty(); ++s) {
-      std::erase_if(left, [&](const Unit& unit) { return s >= strips_[unit.sequence].strips.size(); });
-      for (const Unit& unit : left) {
+    std::vector<int64_t> bias_event;  // value to await, for each task
+    std::vector<Unit> open = units;
+    for (size_t s = 0; !open.empty(); ++s) {
+      std::erase_if(open, [&](const Unit& unit) { return s >= strips_[unit.sequence].strips.size(); });
+      for (const Unit& unit : open) {
         const SequenceStrips& of = strips_[unit.sequence];
-        const int64_t number = p_.dbias ? begun_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
+        const int64_t number = p_.dbias ? num_tasks_[unit.kv_head]++ : 0, slots = larger(p_.bias_slots, 1);
         bias_event.push_back(number / slots);
         tasks.push_back({unit.sequence, unit.kv_head, of.strips[s], of.before[s].data(),
                          of.query_tiles.data(), unit.sums, &events, unit.first_event, number % slots});
@@ -230,8 +230,8 @@ class Backward {
   const AttentionParams& p_;
   int64_t group_, element_bytes_, sum_bytes_, scratch_bytes_, strip_work_;
   std::vector<SequenceStrips> strips_;
-  std::vector<int64_t> begun_;  // tasks of each kv head
-  EventCounts bias_events_;     // (kv heads, slots of dbias)
+  std::vector<int64_t> num_tasks_;  // tasks created for each kv head
+  EventCounts bias_events_;         // (kv heads, slots of dbias)
 };
 
 }  // namespace

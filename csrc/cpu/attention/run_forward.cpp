@@ -1,4 +1,4 @@
-// The tasks of windowed attention: what is split, in which order, with which memory.
+// The tasks of the forward of windowed attention, their order and their memory.
 #include <algorithm>
 #include <cmath>
 
@@ -15,8 +15,8 @@ int64_t rows_per_kv_head(const AttentionParams& p, const Sequence& sequence) {
   return sequence.q_len * (p.num_heads / p.num_kv_heads);
 }
 
-// each(first_row, rows) for the query tasks of one part of a kv head. Where heads are short, tasks go across
-// them; the tasks of a sequence are the same however it is parted.
+// each(first_row, rows) for the query tasks of one part of a kv head. With short sequences a task has
+// rows of several heads; the tasks of a sequence do not depend on its parts.
 template <typename Each>
 void for_query_tasks(const AttentionParams& p, const Sequence& sequence, Span queries, const Each& each) {
   const int64_t rows = rows_per_kv_head(p, sequence);
@@ -47,13 +47,13 @@ std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<W
   return tasks;
 }
 
-// kv heads that one task of a short sequence serves: as many as the blocks and the inner caches hold, since
-// keys are then read in the order of memory; but one where few tasks would be left.
+// kv heads of one task of a short sequence: as many as fit in the blocks and the inner caches, since keys are
+// then read in memory order; but one if there would be few tasks.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
   constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
   const bool in_place = reads_in_place(p, rows);
   const int64_t enough_tasks =
-      in_place ? 8 : 64;  // in place the memory is the limit, which few threads reach
+      in_place ? 8 : 64;  // in place the limit is memory bandwidth, which few threads reach
   if (tiles <= kSplitTiles && p.num_sequences < enough_tasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
@@ -61,7 +61,7 @@ int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows,
   return std::clamp<int64_t>(most, 1, p.num_kv_heads);
 }
 
-// Products of a query task, or a little more.
+// Upper bound of the products of a query task.
 int64_t task_work(const AttentionParams& p, const QueryTask& task) {
   const Sequence& sequence = p.sequences[task.sequence];
   const Span positions = row_positions(sequence, task.first_row, task.rows);
@@ -70,13 +70,12 @@ int64_t task_work(const AttentionParams& p, const QueryTask& task) {
          (p.head_dim + p.head_dim_v);
 }
 
-// That of the task in the middle, which stands for all.
+// The work of the task in the middle, used for all.
 int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks) {
   return tasks.empty() ? 0 : task_work(p, tasks[tasks.size() / 2]);
 }
 
-// Sequences with few rows: one task for several heads and a part of the keys, which it packs as it reads
-// them.
+// Sequences with few rows: one task for several heads and a part of the keys, which the task packs itself.
 void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p) {
   std::vector<QueryTask> tasks, merges;
   std::vector<int64_t> first_tasks;  // of each merge

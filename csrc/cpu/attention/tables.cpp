@@ -1,4 +1,4 @@
-// The layout's tables as the kernels want them.
+// Sequences and segments from the layout's tables.
 #include <unordered_map>
 
 #include "cpu/attention/run.h"
@@ -7,7 +7,7 @@ namespace lck {
 
 namespace {
 
-// Numbers the segments of one row in order of appearance; true if one has holes.
+// Numbers the segments of one row in order of appearance; returns whether one is not contiguous.
 bool number_segments(const int64_t* ids, int64_t count, int32_t* numbers, Span* spans) {
   std::unordered_map<int64_t, int32_t> number_of;
   std::vector<Span> found;

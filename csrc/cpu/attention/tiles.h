@@ -1,4 +1,4 @@
-// Which key tiles a query task reads: the same on the host, which counts them, and in the kernels.
+// Which key tiles a query task reads; shared by the host, which counts them, and the kernels.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,7 @@ namespace lck {
 // Keys (or queries) of a tile.
 inline constexpr int kTile = 64;
 
-// Tiles that hold all keys seen by queries at [first, last]: tile u of the list is sink.begin + u while that
-// is below sink.end, then they go on from window.begin.
+// Tiles that contain all keys seen by queries at [first, last]: those of sink, then those of window.
 struct TileList {
   Span sink, window;
 };
@@ -46,7 +45,7 @@ static inline Span segment_of(const AttentionParams& p, const Sequence& sequence
   return p.segment_spans[sequence.batch * p.seqlen_k + position];
 }
 
-// Query tiles of a sequence of which some query may see one of the keys.
+// Query tiles of a sequence in which some query may see one of the keys.
 static inline Span query_tiles(const AttentionParams& p, const Sequence& sequence, Span keys) {
   const Span all_queries{sequence.offset, sequence.offset + sequence.q_len};
   keys = intersect(keys, valid_keys(sequence.bounds));
@@ -61,15 +60,15 @@ static inline Span query_tiles(const AttentionParams& p, const Sequence& sequenc
                         : tiles_of({queries.begin - sequence.offset, queries.end - sequence.offset});
 }
 
-// Most rows of a kv head that read its keys where they lie: packing pays with more.
+// The most rows of a kv head with which its keys are read in place: packing is faster with more.
 inline constexpr int64_t kInPlaceRows = 8;
 
 static inline bool reads_in_place(const AttentionParams& p, int64_t rows) {
   return rows <= kInPlaceRows && !p.kv_mask && !p.scattered;
 }
 
-// Where packed key tiles of one kv head lie: those below `fixed` (sink tokens') in slots of their own, the
-// others in a ring. data is null if nothing is packed.
+// Memory of the packed key tiles of one kv head: tiles below `fixed` (sink tokens) have their own slots, the
+// others use a ring. data is null if no tiles are packed.
 struct PackedTiles {
   std::byte* data;
   int64_t tile_bytes, fixed, ring;
@@ -78,12 +77,12 @@ struct PackedTiles {
   std::byte* at(int64_t tile) const { return data + slot(tile) * tile_bytes; }
 };
 
-// A query of a sequence, and the head it belongs to.
+// A query of a sequence and its head.
 struct QueryRow {
   int64_t head, query;
 };
 
-// Row f of a sequence and kv head: the queries of the heads that share the kv head, one head after the other.
+// Row f of a sequence and kv head: the queries of the heads that share the kv head, sorted by head.
 static inline QueryRow query_row(const AttentionParams& p, const Sequence& sequence, int64_t kv_head,
                                  int64_t f) {
   return {kv_head * (p.num_heads / p.num_kv_heads) + f / sequence.q_len, f % sequence.q_len};

@@ -1,4 +1,5 @@
-// The kernels of chunked attention: each works on one task, no torch, no threads.
+// The kernels of chunked attention, compiled once per instruction set. A kernel runs one task, without torch
+// and threads.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +22,10 @@ struct ChunkGradTask {
 };
 
 struct ChunkedKernels {
-  // packed: key tiles of the head's kv head, as AttentionForwardKernels.pack_keys makes them.
+  // packed: key tiles of the head's kv head, from AttentionForwardKernels.pack_keys.
   void (*outputs)(const ChunkedParams&, const ChunkedTask&, const PackedTiles& packed, void* scratch);
   void (*gradients)(const ChunkedParams&, const ChunkGradTask&, void* scratch);
-  // dq, dk and dv of rows from the kv head's parts.
+  // dq, dk and dv of rows: sums of the kv head's parts.
   void (*merge_gradients)(const ChunkedParams&, const ChunkedTask&, std::byte* parts, void* scratch);
   int64_t (*parts_bytes)(const ChunkedParams&);  // of one kv head
   int64_t (*output_scratch_bytes)(const ChunkedParams&);

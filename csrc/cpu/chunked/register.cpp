@@ -1,5 +1,5 @@
-// The private torch ops of chunked attention. All tensors are on the CPU with a contiguous last dim;
-// `merge_weights` (num_chunks, chunk_len) has the accumulator's dtype.
+// The private torch ops of chunked attention. merge_weights (num_chunks, chunk_len) are normalized, in the
+// accumulator's dtype.
 #include "binding/chunked_args.h"
 #include "cpu/chunked/run.h"
 #include "cpu/common/tensor_args.h"

@@ -63,8 +63,8 @@ namespace {
 
 using Tasks = std::vector<ChunkedTask>;
 
-// Tasks of the backward that there are at least, if chunks, each split into kMostSplits at most, have that
-// many times kLeastSplitRows rows. None of this depends on the number of threads.
+// The fewest tasks of the backward, if splitting each chunk into at most kMostSplits parts of at least
+// kLeastSplitRows rows permits. Tasks do not depend on the number of threads.
 constexpr int64_t kFewestTasks = 32, kMostSplits = 8, kLeastSplitRows = 4 * kTile;
 
 // Rows of the sequence (chunk -1) or of every chunk's extra rows for heads [first_head, stop_head).
@@ -80,7 +80,7 @@ void add_tasks(const ChunkedParams& p, bool of_extra, int64_t first_head, int64_
   }
 }
 
-// Products of a usual task of so many rows.
+// Products of an average task of `rows` rows.
 int64_t rows_work(const ChunkedParams& p, int64_t rows) {
   return rows * (p.chunk_len + p.num_extra) * (p.sequence.head_dim + p.sequence.head_dim_v);
 }
@@ -123,7 +123,7 @@ void sum_heads(const ChunkedParams& p, int64_t chunk, A* row_dots) {
   }
 }
 
-// How many tasks divide the queries of a chunk and kv head.
+// Tasks of a chunk and kv head, each with a part of the queries.
 int64_t splits_of(const ChunkedParams& p) {
   const int64_t group = p.sequence.num_heads / p.sequence.num_kv_heads;
   const int64_t tasks = std::max<int64_t>(p.sequence.num_kv_heads * p.num_chunks, 1);
@@ -141,8 +141,7 @@ void run_chunked_backward(Isa isa, DType dtype, ChunkedParams p, void* row_dots)
   p.dots = dots.get();
   p.num_splits = splits_of(p);
 
-  // As many kv heads at a time as their parts take the memory of all keys and values, but as many as make
-  // enough tasks.
+  // kv heads per step: as many as have parts of the size of all keys and values, and enough for kFewestTasks.
   const int64_t head_bytes = kernels.parts_bytes(p),
                 tasks_of_head = std::max<int64_t>(chunks * p.num_splits, 1);
   const int64_t key_bytes = s.seqlen_k * kv_heads * (s.head_dim + s.head_dim_v) * acc_bytes(dtype);

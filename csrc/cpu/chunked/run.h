@@ -1,4 +1,4 @@
-// Chunked attention as tasks. No torch.
+// Chunked attention on the host side: the plan's tables, workspaces, and tasks for the kernels. No torch.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace lck {
 
-// What ChunkedParams points to beside the tensors.
+// The tables that ChunkedParams points to.
 struct ChunkedTables {
   AttentionTables sequence;
   std::vector<Segment> segments;
@@ -17,15 +17,15 @@ struct ChunkedTables {
   std::vector<int64_t> chunk_rows, segment_rows;
 };
 
-// Fills the tables of params, whose sizes are set, from a plan's segments; what lies outside is cut off.
+// Sets the tables of params, whose sizes must be set, from a plan's segments, clamped to the tensors.
 void build_chunked_tables(const Segment* segments, int64_t num_segments, ChunkedTables* tables,
                           ChunkedParams* params);
 
-// sequence.out and extra.out.
+// Computes sequence.out and extra.out.
 void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& params);
 
-// dq, dk, dv of sequence and extra; row_dots (num_chunks, chunk_len), if not null: <dout, out of the chunk>
-// over heads and dims, fp32 (fp64 for fp64), 0 outside segments.
+// Computes dq, dk, dv of sequence and extra; row_dots (num_chunks, chunk_len), if not null: <dout, out of the
+// chunk> over heads and dims, fp32 (fp64 for fp64), 0 outside segments.
 void run_chunked_backward(Isa isa, DType dtype, ChunkedParams params, void* row_dots);
 
 }  // namespace lck

@@ -1,5 +1,5 @@
-// After fork() the child has none of the parent's OpenMP threads, and a parallel region that waits for them
-// never ends: a child runs everything on the thread that calls.
+// After fork() the child has none of the parent's OpenMP threads, and a parallel region would wait for them
+// forever: a child runs everything on the calling thread.
 #include "cpu/common/parallel.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@ namespace lck {
 
 namespace {
 
-// More slots than this are more than any machine's threads.
+// Above the number of threads of any machine.
 constexpr int64_t kMostSlots = 1024;
 
 std::atomic<bool> forked{false};

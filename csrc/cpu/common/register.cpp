@@ -17,7 +17,7 @@ std::string isa() {
   return std::string(isa_name(current_isa()));
 }
 
-// Uses that instruction set from now on; the processor must have it.
+// Sets the instruction set in use; raises if the processor does not support it.
 void set_isa(std::string name) {
   const std::optional<Isa> wanted = isa_from_name(name);
   STD_TORCH_CHECK(wanted.has_value(), "isa: got '", name,

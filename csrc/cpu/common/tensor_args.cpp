@@ -10,9 +10,9 @@ namespace lck {
 
 namespace {
 
-// Outputs this large are new mappings, whose pages are not there yet; smaller ones come from malloc's heap.
+// Outputs of this size are new mappings, whose pages do not exist yet; smaller ones are from malloc's heap.
 constexpr int64_t kMappedBytes = int64_t{32} << 20;
-// Outputs that outgrow the inner caches are streamed when their pages are already there.
+// Outputs larger than the inner caches are written with streaming stores if their pages exist.
 constexpr int64_t kStreamBytes = int64_t{4} << 20;
 
 }  // namespace

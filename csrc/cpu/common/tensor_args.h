@@ -1,5 +1,4 @@
-// What every private op needs of its tensors, and the instruction set in use. Included by register*.cpp
-// alone.
+// Outputs of the private ops, and the instruction set in use. Included only by <op>/register.cpp.
 #pragma once
 
 #include "binding/tensors.h"
@@ -8,14 +7,14 @@
 
 namespace lck {
 
-// Elements that a thread should have before a second one is worth waking.
+// Elements per thread that justify one more thread.
 inline constexpr int64_t kGrainElements = 32768;
 
 Isa current_isa();
 
 // Requests huge pages for an output that is a mapping of its own (page faults cost more than the copy), and
-// returns whether to store into it past the caches, which is faster except on pages that the kernel has just
-// zeroed. The caller has just allocated the output.
+// returns whether to use streaming stores, which are faster except on pages that the operating system has
+// just zeroed. The output must be newly allocated.
 bool prepare_output(const Tensor& out);
 
 }  // namespace lck

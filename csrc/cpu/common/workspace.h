@@ -1,4 +1,4 @@
-// Memory for one call.
+// Temporary memory of one call.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ inline Workspace make_workspace(int64_t bytes) {
   void* p = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (!p) throw std::bad_alloc();
 #if defined(__linux__)
-  // Page faults on small pages cost more than what is packed into them.
+  // Page faults of small pages cost more than packing into them.
   if (huge) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
   return Workspace(static_cast<std::byte*>(p));

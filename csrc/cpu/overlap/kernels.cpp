@@ -19,7 +19,7 @@ int64_t most_segments(const OverlapParams& params) {
 }
 
 int64_t overlap_scratch_bytes(const OverlapParams& params) {
-  // The sums and each segment's weights, row pointer, weight, dot product and itself.
+  // The sums; for each segment its weights, row pointer, weight, dot product and the segment.
   constexpr int64_t kShares = kTileLen * sizeof(double);
   return kShares + params.most_segments * (kShares + 3 * sizeof(double) + sizeof(Segment));
 }

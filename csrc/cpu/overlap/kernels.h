@@ -1,5 +1,5 @@
-// The kernels of overlap_merge and overlap_split: each works on a range of output tiles, no torch, no
-// threads.
+// The kernels of overlap_merge and overlap_split, compiled once per instruction set. A kernel computes a
+// range of output tiles, without torch and threads.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 namespace lck {
 
 // Runs output tiles [tile_begin, tile_end); scratch holds overlap_scratch_bytes(params). Returns the first
-// position of the range whose weights or their sum cannot be used, or -1.
+// position of the range whose weights or their sum are invalid, or -1.
 using OverlapKernel = int64_t (*)(const OverlapParams&, int64_t tile_begin, int64_t tile_end, void* scratch);
 
 struct OverlapKernels {
   OverlapKernel gather;   // sequence[t] = sum of weight * chunk row: overlap_merge, overlap_split's backward
   OverlapKernel scatter;  // chunk rows = weight * sequence[t]: overlap_split, overlap_merge's backward
   OverlapKernel weight_grad;  // dweights from sequence (dout) and chunks
-  // Zeroes the columns outside segments that segments [begin, end) own.
+  // Zeros the columns outside segments that segments [begin, end) write.
   void (*fill)(const OverlapParams&, int64_t begin, int64_t end);
 };
 
@@ -26,7 +26,7 @@ const OverlapKernels& overlap_kernels(Isa isa, DType dtype);
 // The longest range of params.tile_segments, for params.most_segments.
 int64_t most_segments(const OverlapParams& params);
 
-// Bytes of scratch that a kernel needs; only what a tile's segments use is touched.
+// Bytes of a kernel's scratch; only the part for a tile's segments is used.
 int64_t overlap_scratch_bytes(const OverlapParams& params);
 
 }  // namespace lck

@@ -20,7 +20,7 @@ OverlapParams cpu_params(const Tensor& chunks, const Tensor& sequence, const Opt
   return p;
 }
 
-// Runs a kernel over all tiles on torch's threads; the first bad position, or -1.
+// Runs a kernel over all tiles on torch's threads; returns the first position with invalid weights, or -1.
 int64_t run_tiles(OverlapKernel kernel, const OverlapParams& p) {
   const int64_t scratch_bytes = overlap_scratch_bytes(p);
   const int64_t grain = std::max<int64_t>(1, kGrainElements / (kTileLen * std::max<int64_t>(p.dim, 1)));

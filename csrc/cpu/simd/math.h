@@ -7,7 +7,7 @@ namespace lck::LCK_ISA {
 
 inline constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
-// An integer vector of A's width, which a comparison of Vec<A> gives.
+// The integer vector that a comparison of Vec<A> returns.
 template <typename A>
 struct IntOf;
 template <>
@@ -26,7 +26,7 @@ inline Vec<A> splat(A x) {
   return Vec<A>{} + x;
 }
 
-// x rounded to its type: no fused multiply-add takes the product that made it.
+// x rounded to its type, so that the product x is not fused into a multiply-add.
 template <typename V>
 inline V rounded(V x) {
 #if defined(__AVX512F__)
@@ -41,7 +41,7 @@ inline V rounded(V x) {
   return x;
 }
 
-// a where a > b, and else b, as where one of them is NaN.
+// a where a > b, otherwise b, also if one of them is NaN.
 inline Vec<float> lane_max(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
   return bit_cast<Vec<float>>(_mm512_max_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));

@@ -1,7 +1,7 @@
 // Small matrix products from registers: C[R][columns] (+)= A[R][depth] * B[depth][columns].
 //
-// An operand is made of units: one element, or a pair of bf16 that lie next to each other along the depth, so
-// that one lane of a vector always holds one unit and makes one accumulator. B is stored in panels of kPanel
+// An operand consists of units: one element, or a pair of bf16 that are adjacent along the depth, so that one
+// lane of a vector is one unit and has one accumulator. B is stored in panels of kPanel
 // columns, each [depth][kPanel] units and contiguous. Included only by files that are compiled once per
 // instruction set.
 #pragma once
@@ -21,7 +21,7 @@ struct Float64Unit {
   using Unit = double;
   static constexpr int kDepth = 1;
 };
-// Of use where the processor multiplies pairs; elsewhere for tests (LCK_BF16_PAIRS).
+// For processors that multiply pairs; on others only for tests (LCK_BF16_PAIRS).
 struct BFloat16Pair {
   using Acc = float;
   using Unit = uint32_t;
@@ -135,7 +135,7 @@ inline void multiply(const UnitOf<U>* a, const UnitOf<U>* b, int64_t panel_units
   }
 }
 
-// The smallest block height that holds so many rows.
+// The smallest block height of at least `rows` rows.
 inline constexpr int block_height(int rows) {
   return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : kRows > 6 && rows <= 8 ? 8 : kRows;
 }

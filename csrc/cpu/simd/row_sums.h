@@ -5,11 +5,10 @@
 
 namespace lck::LCK_ISA {
 
-// How far ahead of a load the next rows are fetched: 16-bit elements take so much arithmetic that the
-// processor does not look that far by itself.
+// Prefetch distance: with the arithmetic of 16-bit elements the processor's own window is too short.
 inline constexpr int64_t kPrefetchBytes = 2048;
 
-// The rows that have a share of one result.
+// The rows and weights of one weighted sum.
 template <typename T>
 struct Terms {
   const T** rows;
@@ -58,7 +57,7 @@ void weighted_sum(const Terms<T>& terms, T* out, int64_t dim) {
   }
   for (; d + kWidth <= dim; d += kWidth) sum_columns<T, 1, kStream>(rows, weights, count, out, d);
   if (d == dim) return;
-  // The last columns as a whole group, some of which is written twice.
+  // The last columns as a whole group, which overlaps the previous one.
   if (dim >= kWidth) return sum_columns<T, 1, false>(rows, weights, count, out, dim - kWidth);
   for (; d < dim; ++d) {
     A total = 0;
@@ -82,7 +81,7 @@ void copy_row(const void* from, void* out, int64_t bytes) {
   }
 }
 
-// One row from its terms, past the caches where that is asked for and out is aligned.
+// out (dim) = the weighted sum, with streaming stores if stream_out and out is aligned.
 template <typename T>
 void write_row(const Terms<T>& terms, T* out, int64_t dim, bool stream_out) {
   const bool streams = stream_out && reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;

@@ -48,7 +48,7 @@ inline void transpose(Vec<E> (&x)[kLanes<E>]) {
   }
 }
 
-// Lane i of the result is the sum of x[i]'s lanes; x is used up.
+// Lane i of the result is the sum of x[i]'s lanes; x is overwritten.
 template <typename E>
 inline Vec<E> lane_sums(Vec<E> (&x)[kLanes<E>]) {
 #pragma GCC unroll 4

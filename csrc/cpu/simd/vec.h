@@ -1,4 +1,4 @@
-// Vectors of the instruction set this file is compiled for, and elements to and from them.
+// Vectors of the instruction set of the build, and conversion of elements.
 // Included only by files that are compiled once per instruction set, with LCK_ISA naming it.
 #pragma once
 
@@ -47,7 +47,7 @@ inline decltype(auto) for_element_of([[maybe_unused]] DType dtype, const Choose&
 #endif
 }
 
-// A: what T is accumulated in. kLanes: how many of A a vector holds.
+// A: the accumulator type of T. kLanes: elements of type A in a vector.
 template <typename T>
 struct Accumulate {
   using A = float;
@@ -71,7 +71,7 @@ inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(A));
 typedef uint32_t VecU32 __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t VecU16 __attribute__((vector_size(kVectorBytes)));
 
-// A group is what a vector of elements T becomes: one vector of accumulators, or two for 16-bit elements.
+// A group: the accumulators of a vector of elements T, one vector or, for 16-bit elements, two.
 template <typename T>
 inline constexpr int kGroup = static_cast<int>(sizeof(Acc<T>) / sizeof(T));
 template <typename T>
@@ -148,8 +148,8 @@ inline V load_bytes(const void* p) {
   return v;
 }
 
-// load: elements as a group; the order within a group is the type's own, and pack undoes it.
-// pack: a group, results of arithmetic, as one vector of elements.
+// load: elements as a group, whose order depends on the type.
+// pack: the inverse, of a group with results of arithmetic.
 inline Group<float> load(const float* p) {
   return {{load_bytes<Vec<float>>(p)}};
 }
@@ -170,8 +170,7 @@ inline Group<BFloat16> load(const BFloat16* p) {
 }
 
 // The float's bits with the upper half rounded to nearest even. The lower half of a NaN must not be all ones,
-// as holds where it comes from 16-bit elements or from the arithmetic itself: then rounding cannot carry out
-// of it.
+// so that rounding does not carry; this holds for NaN from 16-bit elements or from arithmetic.
 inline VecU32 round_upper_half(Vec<float> v) {
 #if defined(__AVX512F__)
   const __m512i bits = bit_cast<__m512i>(v);
@@ -226,7 +225,7 @@ inline void store(V v, void* p) {
   std::memcpy(p, &v, sizeof(v));
 }
 
-// Stores a vector past the caches; p is aligned to its size.
+// Stores a vector with a streaming store; p is aligned to its size.
 template <typename V>
 inline void stream(V v, void* p) {
 #if defined(__AVX512F__)

@@ -11,7 +11,7 @@ int64_t num_state_tiles(const StatesParams& params) {
 }
 
 int64_t states_scratch_bytes(const StatesParams& params) {
-  // A value per state, head and query, one more per head and query, and each state's row pointer and share.
+  // A value per state, head and query, one more per head and query, and each state's row pointer and weight.
   const int64_t values = (params.num_states + 1) * params.num_heads * kStateTile;
   return static_cast<int64_t>(sizeof(double)) * (values + 2 * params.num_states);
 }

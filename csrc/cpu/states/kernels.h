@@ -1,4 +1,5 @@
-// The kernels of merge_attention_states: each works on a range of query tiles, no torch, no threads.
+// The kernels of merge_attention_states, compiled once per instruction set. A kernel computes a range of
+// query tiles, without torch and threads.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ struct StatesKernels {
 
 const StatesKernels& states_kernels(Isa isa, DType dtype);
 
-// Tiles of all batch rows, one batch row after the other.
+// Tiles of all batch rows.
 int64_t num_state_tiles(const StatesParams& params);
 
 int64_t states_scratch_bytes(const StatesParams& params);

@@ -28,7 +28,7 @@ struct Call {
     params.outs = outs.data(), params.lses = lses.data();
   }
 
-  // Every row of a written tensor starts where a streamed store may: whole cache lines.
+  // Whether every row of a written tensor is whole cache lines, as streaming stores require.
   bool whole_lines(const Tensor& x) const {
     return params.head_dim * static_cast<int64_t>(x.element_size()) % 64 == 0;
   }

@@ -1,4 +1,4 @@
-// Online softmax over tiles of keys, which come one after the other.
+// Online softmax over a sequence of key tiles.
 #pragma once
 
 #include "cuda/attention/dropout.cuh"
@@ -8,14 +8,14 @@
 
 namespace lck {
 
-// An online softmax of the rows of a warp, of scores times log2(e): base, the largest score when it was last
-// moved, and the sum of exp2(s - base).
+// An online softmax of the rows of a warp, of scores times log2(e): base, the largest score at its last
+// update, and the sum of exp2(s - base).
 template <int kM>
 struct Softmax {
   float base[kM][2], sum[kM][2];
-  bool large;  // some base of the warp is so large that its own rounding must be that of the scores
+  bool large;  // some base of the warp is so large that scores must be rounded before it is subtracted
 
-  // Over no keys.
+  // The state without keys.
   __device__ __forceinline__ static Softmax none() {
     Softmax state;
     state.large = false;
@@ -27,13 +27,13 @@ struct Softmax {
   }
 };
 
-// How far, times log2(e), scores may lie above the base: sums stay far from overflow, fp16 too. A base above
-// kLargeBase may be rounded by more than a tenth, which a multiplication fused with the subtraction would not
-// be.
+// The most, times log2(e), that scores may exceed the base: sums cannot overflow, in fp16 neither. The
+// rounding of a base above kLargeBase may exceed a tenth; a multiplication fused with the subtraction would
+// not have it.
 inline constexpr float kHeadroom = 8, kLargeBase = 1 << 20;
 
-// s (scores divided by `scale` > 0) becomes exp2(scale s - base). Where a score lies too far above the base,
-// what was summed so far shrinks to a new one. Source of moving the base so seldom: FlashAttention-4.
+// s (scores divided by `scale` > 0) becomes exp2(scale s - base). If a score exceeds the base by too much,
+// the sums are rescaled to a new base. Source of the rare update: FlashAttention-4.
 template <int kM, int kN, int kDim>
 __device__ __forceinline__ void add_scores(Softmax<kM>& state, float scale, float (&s)[kM][kN][4],
                                            float (&out)[kM][kDim / 8][4]) {
@@ -88,7 +88,7 @@ __device__ __forceinline__ void add_scores(Softmax<kM>& state, float scale, floa
   }
 }
 
-// Rows of k and v of one head, those of key 0 first.
+// Rows of k and v of one head, from key 0 on.
 template <typename T>
 struct KeyRows {
   const T *k, *v;
@@ -106,12 +106,12 @@ struct KeyRows {
   }
 };
 
-// Where the softmax's operands lie in shared memory.
+// The operands of the softmax in shared memory.
 template <int kDim>
 struct AttendTiles {
   SmemTile<kDim> q, k, v;
 
-  // All of a block's dynamic shared memory.
+  // Uses all dynamic shared memory of the block.
   __device__ __forceinline__ static AttendTiles of(int queries, int keys) {
     const uint32_t q = ptx::smem_address(ptx::dynamic_smem()), k = q + SmemTile<kDim>::bytes(queries);
     return {{q}, {k}, {k + SmemTile<kDim>::bytes(keys)}};
@@ -119,8 +119,8 @@ struct AttendTiles {
 };
 
 // Adds the keys of tiles 0 to count - 1, tile_at(n), to the softmax of a warp's rows and to out, its sum of
-// exp2(s - base) v. A key is read where valid(key). to_scores(s, tile) makes products into scores times
-// log2(e) divided by `scale`, -inf where a row does not see the key; drop(s, tile) sets what dropout drops to
+// exp2(s - base) v. A key is read if valid(key). to_scores(s, tile) converts products to scores times
+// log2(e) divided by `scale`, -inf where a row does not see the key; drop(s, tile) sets dropped elements to
 // 0.
 template <typename Shape, typename T, int kM, int kDim, typename TileAt, typename Valid, typename ToScores,
           typename Drop>

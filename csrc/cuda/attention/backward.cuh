@@ -1,6 +1,6 @@
 // The backward of windowed attention in CUDA: dq by tiles of queries, dk and dv by tiles of keys. Both
-// compute the probabilities anew, so that each gradient has one writer: deterministic, no atomics. Source of
-// the formulas: FlashAttention-2 (Dao, 2023).
+// recompute the probabilities, so that each gradient has one writer: deterministic, no atomics. Source of the
+// formulas: FlashAttention-2 (Dao, 2023).
 #pragma once
 
 #include "cuda/attention/gradient_steps.cuh"
@@ -21,7 +21,7 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
   const float *lse = static_cast<const float*>(p.lse) + row_at,
               *delta = static_cast<float*>(p.delta) + row_at;
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * Shape::kM;
-  // A query that sees nothing is not read.
+  // A query that sees no key is not read.
   const auto reads = [&](int row) { return row < num_queries && is_finite(lse[row]); };
   copy_rows<Shape::kRows, Shape::kThreads>(smem.own(0), row_of<T>(p.q, sequence.batch, q_row, head),
                                            p.q.row_stride, static_cast<int>(p.head_dim), reads);
@@ -51,7 +51,8 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
       [&](int n) { return key_tile<kFull>(keys, n, Shape::kSteps); }, use);
 }
 
-// Two times 16 rows a warp halve what is read from shared memory, where the sums fit into registers.
+// With 32 instead of 16 rows a warp, half as many bytes are read from shared memory, if the sums fit in
+// registers.
 template <int kDim, bool kFull>
 using QueryGradientShape = BackwardShape<kDim, kDim <= 128 && !kFull ? 2 : 1>;
 template <int kDim, bool kFull>
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(QueryGradientShape<kDim, kFull>::kThreads)
                   p.dq.row_stride, p.head_dim, static_cast<int>(at.sequence.q_len) - at.first);
 }
 
-// What a block's threads share, in shared memory: the loop over queries has no registers for it.
+// Values of the block in shared memory, since the loop over queries has no registers for them.
 template <typename T>
 struct KeyBlock {
   Sequence sequence;

@@ -1,11 +1,11 @@
-// The gradient of rel_bias in CUDA: score gradients summed along the diagonals of their tiles, no atomics.
+// The gradient of rel_bias in CUDA: sums of score gradients along the diagonals of tiles, no atomics.
 #pragma once
 
 #include "cuda/attention/backward.cuh"
 
 namespace lck {
 
-// Shared memory behind the backward's tiles: score gradients, in rows whose diagonals lie in all banks.
+// Shared memory after the backward's tiles: score gradients, in rows whose diagonals use all banks.
 template <int kDim>
 struct BiasShape {
   using Tiles = BackwardShape<kDim>;
@@ -16,8 +16,9 @@ struct BiasShape {
 };
 
 // Grid: batch > heads > strips, the last fastest; over every num_strips'th tile of queries, and for each over
-// the tiles of keys that it sees. A thread has one diagonal of a tile; sums of columns that are clamped to
-// the table's ends stay with it until the end. dbias: (batch, num_heads, num_strips, bias_len), zero before.
+// the tiles of keys that it sees. A thread sums one diagonal of a tile; sums for the table's ends, to which
+// columns are clamped, are in registers until the end. dbias: (batch, num_heads, num_strips, bias_len), zero
+// before.
 template <typename T, int kDim>
 __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     attention_bias_gradient(const __grid_constant__ GpuAttentionParams a, const int64_t tiles,

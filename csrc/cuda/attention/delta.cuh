@@ -8,7 +8,7 @@ namespace lck {
 inline constexpr int kDeltaThreads = 256, kDeltaLanes = 8;
 
 // Grid: ceil(rows / rows of a block), rows (batch, query, head) with the head fastest; kDeltaLanes threads
-// share a row.
+// per row.
 template <typename T>
 __global__ void __launch_bounds__(kDeltaThreads) attention_delta(const AttentionParams p) {
   const int64_t row = int64_t{blockIdx.x} * (kDeltaThreads / kDeltaLanes) + threadIdx.x / kDeltaLanes;

@@ -1,5 +1,5 @@
-// Which probabilities of a fragment dropout keeps. Draws are made for four keys at a time, which two or four
-// lanes hold: each draws for one row or query of its neighbours, and they exchange what they found.
+// Which probabilities of a fragment dropout keeps. One random draw is for four keys, which are in two or four
+// lanes: each lane draws for one row or query of the group, and the lanes exchange the results.
 #pragma once
 
 #include "cuda/attention/params.h"
@@ -8,7 +8,7 @@
 
 namespace lck {
 
-// What draws depend on beside places of keys and queries.
+// What draws depend on besides the indices of keys and queries.
 struct DropoutRule {
   uint64_t seed;
   int64_t head, sequence;
@@ -48,7 +48,7 @@ __device__ __forceinline__ Kept kept_keys(const DropoutRule& rule, int key, cons
 // The fragment's keys begin with a multiple of four.
 __device__ __forceinline__ Kept kept_queries(const DropoutRule& rule, const int (&keys)[2],
                                              int64_t position) {
-  const int member = threadIdx.x / 4 % 4;  // it draws for element `member`
+  const int member = threadIdx.x / 4 % 4;  // the lane draws for element `member`
   uint32_t bits = rule.kept(member < 2 ? keys[0] : keys[1], position + member % 2) << 4 * member;
   bits |= __shfl_xor_sync(0xffffffffu, bits, 4);
   bits |= __shfl_xor_sync(0xffffffffu, bits, 8);

@@ -1,12 +1,12 @@
 // The forward of windowed attention in CUDA: online softmax over the tiles of keys that a tile of queries
-// sees. Source: FlashAttention-2 (Dao, 2023). See README.md for tiles, pipeline and floors.
+// sees. Source: FlashAttention-2 (Dao, 2023). See csrc/cuda/README.md for tiles, pipeline and bounds.
 #pragma once
 
 #include "cuda/attention/attend.cuh"
 
 namespace lck {
 
-// What a block's threads share, in shared memory: the loop over keys has no registers for it.
+// Values of the block in shared memory, since the loop over keys has no registers for them.
 struct ForwardBlock {
   KeyTiles keys;
   int num_queries;
@@ -15,7 +15,7 @@ struct ForwardBlock {
   void* out;
 };
 
-// A warp has 16 kM queries. Two times 16 halve what is read from shared memory, and fit into registers where
+// A warp has 16 kM queries. With 32, half as many bytes are read from shared memory; they fit in registers if
 // rows are short.
 template <int kDim, int kM_ = 1>
 struct ForwardShape {
@@ -27,16 +27,16 @@ struct ForwardShape {
   static constexpr int kTileBytes = SmemTile<kDim>::bytes(kQueries + 2 * kKeys);
   static constexpr int kRowBytes = kQueries * kRowKeysBytes;
   static constexpr int kSmemBytes = kTileBytes + kRowBytes + sizeof(ForwardBlock);
-  static_assert(kQueries <= kThreads);  // a thread finds what one row sees
+  static_assert(kQueries <= kThreads);  // a thread computes the visible keys of one row
 };
 
 template <int kDim, bool kFull>
 using WindowedShape = ForwardShape<kDim, kDim <= (kFull ? 64 : 128) ? 2 : 1>;
 
-// Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: tiles of keys left
-// of those that every row sees whole, these, those right of them, then tiles of sink tokens.
-// kFull: with sink tokens, kv_mask, softcap, bias, dropout or a scale not above 0; without, none of them
-// costs anything.
+// Grid: batch > kv heads > tiles of queries > heads of the group, the last fastest. Loops: masked
+// tiles of keys on the left, tiles that every row sees whole, masked tiles on the right, tiles of sink
+// tokens. kFull: with sink tokens, kv_mask, softcap, bias, dropout or a scale not above 0; without it they
+// have no cost.
 template <typename T, int kDim, bool kFull>
 __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
     attention_forward(const __grid_constant__ GpuAttentionParams a, const int64_t tiles) {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(WindowedShape<kDim, kFull>::kThreads)
   const ScoreRule rule = ScoreRule::of(p, head, sequence.offset);
   const bool only_scales = !kFull || rule.only_scales();
   const DropoutRule dropout = kFull ? DropoutRule::of(a, sequence, head) : DropoutRule{};
-  // Of the element e of fragment (i, j): key, query.
+  // Key and query of element e of fragment (i, j).
   const auto key_of = [&](const KeyTile& tile, int j, int e) {
     return tile.first + 8 * j + 2 * (lane % 4) + e % 2;
   };

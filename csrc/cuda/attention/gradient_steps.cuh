@@ -1,4 +1,4 @@
-// The steps of the backward: a block keeps two tiles and runs over two others, which come in two stages.
+// The steps of the backward: a block has two fixed tiles and loops over pairs of tiles, double-buffered.
 #pragma once
 
 #include "cuda/attention/attend.cuh"
@@ -7,21 +7,22 @@
 
 namespace lck {
 
-// A block keeps two tiles of kRows rows, 16 kM a warp, and runs over two of kSteps, which come in two stages.
+// A block has two fixed tiles of kRows rows, 16 kM per warp, and loops over pairs of tiles of kSteps rows, in
+// two stages.
 template <int kDim_, int kM_ = 1>
 struct BackwardShape {
   static constexpr int kDim = kDim_, kM = kM_;
   static constexpr int kRows = kDim <= 128 ? 128 : 64;
   static constexpr int kThreads = kRows / kM * 2;
   static constexpr int kSteps = kDim <= 32 ? 64 : 32;
-  static_assert(kRows <= kThreads && kSteps <= kThreads);  // where one thread prepares each of them
+  static_assert(kRows <= kThreads && kSteps <= kThreads);  // one thread prepares each row
   static constexpr int kTileBytes = SmemTile<kDim>::bytes(2 * kRows + 4 * kSteps);
   static constexpr int kStatsBytes = 4 * kSteps * 8;
   static constexpr int kSmemBytes = kTileBytes + kStatsBytes + kRows * kRowKeysBytes;
 };
 
-// Shared memory: the two tiles that stay, and the two of each stage; then lse and delta of the queries of
-// four steps, side by side; then what each row of the block sees.
+// Shared memory: the two fixed tiles and the two of each stage; lse and delta, interleaved, of the queries of
+// four steps; the visible keys or queries of each row of the block.
 template <typename Shape>
 struct BackwardTiles {
   static constexpr int kDim = Shape::kDim;
@@ -41,7 +42,7 @@ struct BackwardTiles {
   }
 };
 
-// A tile of queries by keys, as score_gradient asks for it; bounds(i, half) are the RowKeys of a lane's row.
+// A tile of queries by keys, as score_gradient requires it; bounds(i, half) are the RowKeys of a lane's row.
 template <int kM, bool kFull, typename Bounds>
 struct QueriesByKeys {
   int first_query = 0;  // of the lane's first row
@@ -62,8 +63,8 @@ struct QueriesByKeys {
   }
 };
 
-// copy(n) brings what step n needs into stage n % 2; step(n) uses it. A barrier of the block lies before and
-// behind each step.
+// copy(n) copies the tiles of step n to stage n % 2; step(n) uses them. There is a barrier of the block
+// before and after each step.
 template <typename Copy, typename Step>
 __device__ __forceinline__ void in_two_stages(int count, const Copy& copy, const Step& step) {
   if (count > 0) copy(0);
@@ -113,7 +114,7 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
   });
 }
 
-// A tile of keys by queries, as score_gradient asks for it; bounds(i, half) are the RowQueries of a lane's
+// A tile of keys by queries, as score_gradient requires it; bounds(i, half) are the RowQueries of a lane's
 // row.
 template <int kM, typename Bounds>
 struct KeysByQueries {
@@ -136,10 +137,10 @@ struct KeysByQueries {
   }
 };
 
-// Which gradients a block makes: where both do not fit into registers, it is launched once for each.
+// The gradients that a block computes: if both do not fit in registers, there is a launch for each.
 enum class KeyGradients { kBoth, kKeys, kValues };
 
-// Rows of one head's queries, those of the first that a block runs over.
+// Rows of one head's queries, from the block's first one on.
 template <typename T>
 struct QueryRows {
   const T *q, *dout;
@@ -147,11 +148,11 @@ struct QueryRows {
   const float *lse, *delta;
 };
 
-// A walk through the tiles of queries of one head after the other.
+// Position in a loop over heads and their query tiles.
 struct QueryPlace {
   int head = 0, tile = 0;
 
-  // Whether the next head begins.
+  // Moves to the next tile; returns whether it is the next head's.
   __device__ __forceinline__ bool advance(int tiles) {
     if (++tile < tiles) return false;
     tile = 0, ++head;
@@ -159,7 +160,7 @@ struct QueryPlace {
   }
 };
 
-// The same, with the rows of the tile's first query.
+// The same with pointers to the rows of the tile's first query.
 template <typename T>
 struct QueryCursor {
   QueryRows<T> rows;
@@ -179,7 +180,7 @@ struct QueryCursor {
 // Adds the tiles of `heads` heads' queries to the gradients of a block's keys: rows_of(head) are the head's
 // QueryRows, rule_of(head) its GradientRule.
 //
-// lse and delta come two steps ahead of their use, since the copy of a query asks for its lse.
+// lse and delta are loaded two steps before their use, since the copy of a query depends on its lse.
 template <typename T, bool kFull, KeyGradients kWhich, typename Shape, typename Bounds, typename RowsOf,
           typename RuleOf>
 __device__ __forceinline__ void over_queries(const AttentionParams& p, const BackwardTiles<Shape>& smem,
@@ -201,7 +202,7 @@ __device__ __forceinline__ void over_queries(const AttentionParams& p, const Bac
   };
   QueryCursor<T> copied{my_rows(0)}, loaded{copied.rows};
   QueryPlace used;
-  // lse and delta of one query a thread, as they are in memory; of none -inf and 0.
+  // lse and delta of one query per thread; -inf and 0 without a query.
   const auto load_stats = [&](int n) {
     OneQuery raw{-INFINITY, 0};
     const int query = queries.begin + loaded.at.tile * Shape::kSteps + mine;

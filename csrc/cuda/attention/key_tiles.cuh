@@ -1,5 +1,5 @@
-// Which tile of rows a block has, and over which tiles of keys it runs: the twin of
-// lckernels/backends/triton/kernels/key_tiles.py. Places in a sequence are int32, positions int64.
+// The tile of rows of a block and the tiles of keys it loops over, as in
+// lckernels/backends/triton/kernels/key_tiles.py. Indices in a sequence are int32, positions int64.
 #pragma once
 
 #include "cuda/attention/params.h"
@@ -13,8 +13,8 @@ struct TextTile {
   int first;  // row of the sequence
 };
 
-// Tile `slot` of a row of the batch, see num_tiles; without a sequence of its own it is past the sequence's
-// end, whatever the bounds say. `total`: rows of the tensor.
+// Tile `slot` of a row of the batch, see num_tiles; a slot without a tile gives one after the sequence's end,
+// for any bounds. `total`: rows of the tensor.
 __device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
                                            int64_t total, int64_t batch, int64_t slot, int rows) {
   constexpr int kPast = INT32_MAX;
@@ -34,12 +34,12 @@ __device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int
   return {sequence, first < 0 || first > kPast ? kPast : static_cast<int>(first)};
 }
 
-// What a block of queries works on, in a grid of batch > kv heads > tiles > heads of the group, the last
-// fastest. The last tiles come first: with a causal window they see most keys, and balance best so.
+// The queries of a block in a grid of batch > kv heads > tiles > heads of the group, the last
+// fastest. The last tiles are first: with a causal window they see most keys, and the load is balanced.
 struct QueryBlock {
   Sequence sequence;
   int64_t head, kv_head;
-  int first;  // query of the sequence; behind its end if the block has none
+  int first;  // query of the sequence; after its end if the block has none
 };
 
 __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, int64_t tiles, int rows) {
@@ -52,7 +52,7 @@ __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, i
           kv_head * group + block % group, kv_head, place.first};
 }
 
-// Keys that one query sees, cut to its sequence: [begin, end) by its window, [sink, sink_end) as sink tokens.
+// Keys that one query sees, within its sequence: [begin, end) by its window, [sink, sink_end) as sink tokens.
 struct RowKeys {
   int begin, end, sink, sink_end;
 
@@ -86,17 +86,16 @@ __device__ __forceinline__ RowKeys row_keys(const Window& window, const Sequence
           inside_text(seen.sink.begin, num_keys), inside_text(seen.sink.end, num_keys)};
 }
 
-// Tiles of keys that a tile of queries runs over: first those of its windows, [begin, end), then those of the
-// sink tokens left of them, [sink, sink_end). With features tiles lie on every fourth key, which
-// dropout draws for together.
+// Tiles of keys of a tile of queries: first those of its windows, [begin, end), then those of the sink tokens
+// left of them, [sink, sink_end). With features tiles begin at multiples of four keys, as dropout's draws do.
 // Every row sees all keys of the tiles [clear, clear_end).
 struct KeyTiles {
   int begin, end, sink, sink_end;
   int num_window, clear, clear_end, count;
 };
 
-// A tile of keys, from `first` on; those outside [begin, end) do not belong to it. The next tile begins
-// `step` keys behind its first.
+// A tile of keys, from `first` on; without those outside [begin, end). The next tile begins `step` keys
+// later.
 struct KeyTile {
   int first, begin, end;
   bool masked;
@@ -115,7 +114,7 @@ __device__ __forceinline__ bool sees(const RowKeys& row, const KeyTile& tile, co
   return (row.sees(key) || row.sees_sink(key)) && tile.has(key) && (!kv_mask || kv_mask[key]);
 }
 
-// Where tiles of the keys from `begin` on begin.
+// First key of the tiles of the keys from `begin` on.
 template <bool kFull>
 __device__ __forceinline__ int tiles_begin(int begin) {
   return kFull ? begin & ~3 : begin;
@@ -140,14 +139,14 @@ __device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const
     t.count += tiles_between<kFull>(t.sink, t.sink_end, keys_a_tile);
   }
   if (a.p.kv_mask) return t;
-  // A window's ends do not go back from one query to the next.
+  // The ends of windows do not decrease from one query to the next.
   const RowKeys of_first = row_keys(a.p.window, sequence, first),
                 of_last = row_keys(a.p.window, sequence, last);
   const int from = of_last.begin - tiles_begin<kFull>(t.begin),
             to = of_first.end - tiles_begin<kFull>(t.begin);
   t.clear = static_cast<int>(smaller(from > 0 ? (from + keys_a_tile - 1) / keys_a_tile : 0, t.num_window));
   t.clear_end = static_cast<int>(larger(smaller(to > 0 ? to / keys_a_tile : 0, t.num_window), t.clear));
-  // Tile 0 may begin with a key that nobody sees.
+  // Tile 0 may begin with a key that no query sees.
   if (t.clear == 0 && t.begin != tiles_begin<kFull>(t.begin)) t.clear = t.clear_end > 0 ? 1 : 0;
   return t;
 }

@@ -1,4 +1,4 @@
-// The passes of windowed attention on a GPU; params point to its memory. No torch.
+// Launches of windowed attention on a GPU; params point to its memory. No torch.
 #pragma once
 
 #include "cuda/attention/params.h"
@@ -6,11 +6,11 @@
 
 namespace lck {
 
-// out and lse.
+// Computes out and lse.
 void attention_forward_cuda(DType dtype, const GpuAttentionParams& params, const Launch& launch);
 
-// delta, dq, dk, dv, and the strips of the bias' gradient where params.p.dbias is not null: bias_strips() of
-// them, zero before.
+// Computes delta, dq, dk, dv, and if params.p.dbias is not null bias_strips() strips of the bias' gradient,
+// which must be zero before.
 void attention_backward_cuda(DType dtype, const GpuAttentionParams& params, const Launch& launch);
 
 }  // namespace lck

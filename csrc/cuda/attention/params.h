@@ -1,4 +1,4 @@
-// A problem of windowed attention on a GPU; every pointer is to its memory.
+// Parameters of windowed attention on a GPU; every pointer is to its memory.
 #pragma once
 
 #include "layout.h"
@@ -7,13 +7,14 @@
 namespace lck {
 
 struct GpuAttentionParams {
-  AttentionParams p;  // without sequences, segments and seed, which a kernel reads from here; scores are fp32
+  AttentionParams
+      p;  // without sequences, segments and seed, which a kernel reads from the fields below; scores are fp32
   LayoutTables layout;
   const int64_t* seed;  // (1), or null without dropout
 };
 
 // Tiles of `rows` rows of the sequences of a row of the batch. A packed sequence begins at tile
-// cu_seqlens[t] / rows + t, which leaves room for all of them whatever their lengths are.
+// cu_seqlens[t] / rows + t, so that sequences of any lengths fit.
 inline int64_t num_tiles(const LayoutTables& layout, int64_t total, int64_t rows) {
   if (!layout.cu_seqlens_q) return (total + rows - 1) / rows;
   return layout.num_sequences ? total / rows + layout.num_sequences : 0;

@@ -1,4 +1,4 @@
-// Over which tiles of queries a tile of keys runs.
+// The tiles of queries that a tile of keys loops over.
 #pragma once
 
 #include "cuda/attention/key_tiles.cuh"
@@ -23,7 +23,7 @@ __device__ __forceinline__ RowQueries load_row_queries(uint32_t from) {
   return {static_cast<int>(at[0]), static_cast<int>(at[1])};
 }
 
-// `key` must be valid.
+// The queries that see a key, which must be valid.
 __device__ __forceinline__ RowQueries row_queries(const Window& window, const Sequence& sequence, int key) {
   const Span at = visible_queries(window, sequence.bounds, whole_sequence(sequence.bounds), key);
   const auto query = [&](int64_t position) {
@@ -46,8 +46,8 @@ __device__ __forceinline__ QueryTiles query_tiles(const GpuAttentionParams& a, c
   QueryTiles t{};
   if (empty(valid)) return t;
   t.key = static_cast<int>(valid.begin), t.key_end = static_cast<int>(valid.end);
-  // Both ends do not go back from one key to the next, but that sink tokens, the first keys, are seen
-  // longest.
+  // Both ends do not decrease from one key to the next, except that sink tokens, the first keys, are seen by
+  // all later queries.
   const RowQueries of_first = row_queries(a.p.window, sequence, t.key);
   const RowQueries of_last = row_queries(a.p.window, sequence, t.key_end - 1);
   t.begin = of_first.begin, t.end = static_cast<int>(larger(of_first.end, of_last.end));

@@ -10,12 +10,12 @@ namespace {
 GpuAttentionParams gpu_params(const Tensor& q, const Tensor& k, const Tensor& v,
                               const AttentionOptions& options) {
   check_attention_dtype(q);
-  STD_TORCH_CHECK(!options.segment_ids, "lckernels_cuda: attention takes no segment_ids");
+  STD_TORCH_CHECK(!options.segment_ids, "lckernels_cuda: attention does not support segment_ids");
   const AttentionArgs args = attention_args(q, k, v, options);
   GpuAttentionParams a{args.params, args.layout, args.seed};
   check_rows(q, "q"), check_rows(k, "k"), check_rows(v, "v");
   STD_TORCH_CHECK(larger(a.p.head_dim, a.p.head_dim_v) <= kMaxHeadDim,
-                  "lckernels_cuda: attention takes head dims up to ", kMaxHeadDim);
+                  "lckernels_cuda: attention supports head dims up to ", kMaxHeadDim);
   return a;
 }
 
@@ -27,7 +27,7 @@ void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_PARAMETERS
                [&](const Launch& launch) { attention_forward_cuda(dtype_of(q), a, launch); });
 }
 
-// How many strips of dbias attention_backward wants.
+// Number of strips of dbias that attention_backward requires.
 int64_t bias_strips_op(Tensor q, OptionalTensor cu_seqlens_q) {
   GpuAttentionParams a{};
   a.p.seqlen_q = q.size(1);

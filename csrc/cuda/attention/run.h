@@ -1,4 +1,4 @@
-// Which attention kernel a problem gets, and its grid; `launch` is as in overlap_run.h.
+// Selects the attention kernels of a problem and their grids; `launch` is as in cuda/overlap/run.h.
 #pragma once
 
 #include "cuda/attention/backward.cuh"
@@ -24,7 +24,7 @@ struct AttentionRun {
            Shape::kSmemBytes, a, tiles);
   }
 
-  // delta, dq, dk and dv; and the strips of dbias where it is not null.
+  // delta, dq, dk and dv; the strips of dbias if it is not null.
   template <typename Launch>
   static void backward(const GpuAttentionParams& a, const Launch& launch) {
     using Shape = QueryGradientShape<kDim, kFull>;
@@ -59,7 +59,7 @@ struct AttentionRun {
   }
 };
 
-// run(AttentionRun<T, kDim, kFull>{}) with the least kDim that holds both head dims.
+// run(AttentionRun<T, kDim, kFull>{}) with the least kDim not below either head dim.
 template <typename T, typename Run>
 void with_head_dim(const GpuAttentionParams& a, const Run& run) {
   const auto with_dim = [&]<int kDim>() {

@@ -10,7 +10,7 @@ namespace lck {
 
 inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// To a few roundings of fp32: near 0 the quotient of exponentials would cancel.
+// Accurate to a few roundings of fp32: near 0 the quotient of exponentials would cancel.
 __device__ __forceinline__ float tanh_approx(float x) {
   const float e = ptx::exp2_approx(-2 * kLog2E * fabsf(x)), square = x * x;
   const float far = copysignf((1 - e) * ptx::reciprocal_approx(1 + e), x);
@@ -18,11 +18,11 @@ __device__ __forceinline__ float tanh_approx(float x) {
   return fabsf(x) < 0.1f ? near : far;
 }
 
-// How a block's head makes scores of a sequence's queries and keys.
+// The score of a head's queries and keys in one sequence.
 struct ScoreRule {
   float scale, softcap;
   const float* bias;  // (bias_len) of the head, or null
-  // Of a distance, key less query, cut to [low, high], the bias lies `shift` places further.
+  // The index in the table is the distance, key minus query, clamped to [low, high], plus `shift`.
   int64_t shift;
   int low, high;
 
@@ -32,8 +32,8 @@ struct ScoreRule {
     if (!p.rel_bias) return rule;
     rule.bias = static_cast<const float*>(p.rel_bias) + head * p.bias_len;
     const int64_t shift = p.bias_center - offset, last = p.bias_len - 1;
-    if (-shift > INT32_MAX) return rule;  // every distance lies before the table
-    if (last - shift < INT32_MIN) {       // behind it
+    if (-shift > INT32_MAX) return rule;  // every distance is before the table
+    if (last - shift < INT32_MIN) {       // after it
       rule.bias += last;
       return rule;
     }
@@ -46,8 +46,8 @@ struct ScoreRule {
   // Whether scores are products times `scale` > 0.
   __device__ __forceinline__ bool only_scales() const { return softcap == 0 && !bias && scale > 0; }
 
-  // Makes the products of a fragment into scores, of which slope is what the softcap's derivative is;
-  // distance(e) is that of element e.
+  // Converts the products of a fragment to scores and sets slope to the softcap's derivative; distance(e): of
+  // element e.
   template <typename Distance>
   __device__ __forceinline__ void apply(float (&s)[4], float (&slope)[4], const Distance& distance) const {
 #pragma unroll

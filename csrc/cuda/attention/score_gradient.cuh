@@ -12,8 +12,8 @@ __device__ __forceinline__ bool is_finite(float x) {
   return x - x == 0;
 }
 
-// What a query brings to its gradients: its lse times log2(e), and delta. The lse is inf, and delta 0, of a
-// query without probabilities: one that sees no key, or in a chunked attention has a share of 0.
+// Statistics of a query: its lse times log2(e), and delta. A query without probabilities, because it sees no
+// key or has weight 0 in a chunked attention, has lse inf and delta 0.
 struct OneQuery {
   float lse, delta;
 
@@ -23,12 +23,12 @@ struct OneQuery {
   }
 };
 
-// The same of two queries of a fragment.
+// The statistics of two queries of a fragment.
 struct QueryStats {
   float lse[2], delta[2];
 };
 
-// What one head of a sequence's queries brings to its gradients.
+// Constants of the gradients of one head in one sequence.
 struct GradientRule {
   ScoreRule score;
   DropoutRule dropout;
@@ -41,12 +41,12 @@ struct GradientRule {
   }
 };
 
-// s: products q.k in, probabilities out, of those that dropout keeps, times its scale. ds: products dout.v
-// in, the gradient of the scores out: behind the softcap with kBehindCap, else before it. Both are 0 where
-// `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is asked only if tile.masked().
+// s: products q.k, replaced by probabilities after dropout. ds: products dout.v, replaced by the gradient of
+// the scores: after the softcap with kBehindCap, otherwise before it. Both are 0 where
+// `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is evaluated only if tile.masked().
 //
 // Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the sequence; stats(i, j) of
-// the fragment's queries, and which of the two is its: stats_of(e).
+// the fragment's two queries, and stats_of(e), the index of the element's.
 template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename Tile>
 __device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
                                                float (&s)[kM][kN][4], float (&ds)[kM][kN][4],

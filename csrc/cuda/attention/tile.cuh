@@ -1,20 +1,20 @@
 // Tiles of rows in shared memory, and their products on the matrix units.
 //
-// Fragments are those of mma.m16n8k16: lane l holds rows l / 4 and l / 4 + 8 of 16, columns 2 (l % 4) and the
-// next of each 8.
+// Fragments are those of mma.m16n8k16: lane l has rows l / 4 and l / 4 + 8 of 16, columns 2 (l % 4) and
+// 2 (l % 4) + 1 of each 8.
 #pragma once
 
 #include "cuda/common/elements.cuh"
 
 namespace lck {
 
-inline constexpr int kChunk = 8;  // elements of 16 bytes, which one copy moves
+inline constexpr int kChunk = 8;  // elements in 16 bytes, the size of one copy
 
 // A tile of rows of kDim 16-bit elements.
 template <int kDim>
 struct SmemTile {
   static constexpr int kChunks = kDim / kChunk;
-  // Odd in units of 16 bytes, so that eight rows of a column lie in eight different groups of banks.
+  // Odd in units of 16 bytes, so that eight rows of a column are in eight different groups of banks.
   static constexpr int kRowBytes = (kChunks + 1) * 16;
   static constexpr int bytes(int rows) { return rows * kRowBytes; }
 
@@ -24,23 +24,22 @@ struct SmemTile {
   }
 };
 
-// Which 16 bytes of tiles of rows a thread of a block copies: those of its column, in each kRowsAtOnce-th
-// row.
+// The 16-byte units of a tile that one thread of a block copies: one column, every kRowsAtOnce-th row.
 template <int kThreads, int kDim>
 struct CopyPart {
   static constexpr unsigned kChunks = SmemTile<kDim>::kChunks, kRowsAtOnce = kThreads / kChunks;
 
   __device__ __forceinline__ static unsigned row() { return threadIdx.x / kChunks; }
   __device__ __forceinline__ static unsigned chunk() { return threadIdx.x % kChunks; }
-  // Where the thread begins in rows whose first is `rows`.
+  // The thread's first unit of rows that begin at `rows`.
   template <typename T>
   __device__ __forceinline__ static const T* of(const T* rows, int64_t row_stride) {
     return rows + row() * row_stride + chunk() * kChunk;
   }
 };
 
-// Copies kRows rows of `dims` elements, in this thread's group; zeros in further columns and in rows that
-// are not `valid(row)`, which are not read. `from` is where this thread begins, see CopyPart.
+// Copies kRows rows of `dims` elements, in this thread's group; zeros in further columns and in rows
+// without valid(row), which are not read. `from`: the thread's first unit, see CopyPart.
 template <int kRows, int kThreads, int kDim, typename T, typename Valid>
 __device__ __forceinline__ void copy_part(const SmemTile<kDim>& tile, const T* from, int64_t row_stride,
                                           int dims, const Valid& valid) {
@@ -49,7 +48,7 @@ __device__ __forceinline__ void copy_part(const SmemTile<kDim>& tile, const T* f
   const bool in_row = static_cast<int>(Part::chunk() * kChunk) < dims;
   uint32_t to = tile.at(Part::row(), Part::chunk());
   constexpr unsigned kCopies = (kRows + Part::kRowsAtOnce - 1) / Part::kRowsAtOnce;
-#pragma unroll 4  // whole, its addresses take the registers of the loop around it
+#pragma unroll 4  // unrolled completely, its addresses would use the registers of the loop around it
   for (unsigned n = 0; n < kCopies; ++n) {
     const unsigned row = Part::row() + n * Part::kRowsAtOnce;
     if (kRows % Part::kRowsAtOnce && row >= kRows) return;
@@ -58,7 +57,7 @@ __device__ __forceinline__ void copy_part(const SmemTile<kDim>& tile, const T* f
   }
 }
 
-// The same, from the first row of the tile.
+// The same with the first row of the tile.
 template <int kRows, int kThreads, int kDim, typename T, typename Valid>
 __device__ __forceinline__ void copy_rows(const SmemTile<kDim>& tile, const T* rows, int64_t row_stride,
                                           int dims, const Valid& valid) {
@@ -90,7 +89,7 @@ __device__ __forceinline__ void multiply_rows(float (&s)[kM][kN][4], const SmemT
 #pragma unroll
     for (int j = 0; j < kN; ++j) s[i][j][0] = s[i][j][1] = s[i][j][2] = s[i][j][3] = 0;
   }
-#pragma unroll(kM == 1 ? 2 : 1)  // whole, it holds so many operands at once that others spill
+#pragma unroll(kM == 1 ? 2 : 1)  // unrolled completely, it has so many operands at once that others spill
   for (int k = 0; k < kDim / 16; ++k) {
     uint32_t left[kM][4];
 #pragma unroll
@@ -137,7 +136,7 @@ __device__ __forceinline__ void add_product(float (&out)[kM][kDim / 8][4], const
   }
 }
 
-// The sum, or the largest, over the four lanes that share a row.
+// The sum or the maximum over the four lanes of a row.
 __device__ __forceinline__ float row_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
@@ -154,8 +153,8 @@ __device__ __forceinline__ void fill(float (&factor)[kM][2], float x) {
   for (int i = 0; i < kM; ++i) factor[i][0] = factor[i][1] = x;
 }
 
-// Rows of a warp, each times its factor, through its own rows of a tile in shared memory, which nobody else
-// reads; `to` is the first row of the block's tile, which has num_rows rows.
+// Stores rows of a warp, each times its factor, via the warp's own rows of a tile in shared memory; `to` is
+// the first row of the block's tile, which has num_rows rows.
 template <typename T, int kM, int kN8>
 __device__ __forceinline__ void store_warp_rows(const float (&x)[kM][kN8][4], const float (&factor)[kM][2],
                                                 const SmemTile<8 * kN8>& tile, T* to, int64_t row_stride,

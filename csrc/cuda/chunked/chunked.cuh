@@ -1,7 +1,7 @@
-// chunked_attention in CUDA: attention within each chunk, merged over chunks by their merge_weights.
+// chunked_attention in CUDA: attention within each chunk, merged over chunks by merge weights.
 //
 // Rows are positions of the sequence, or with kExtra the extra tokens of a chunk. A tile of positions
-// segments each chunk that has one of them, so no chunk is ever materialised and no gradient has two writers.
+// loops over the segments that overlap it, so no chunk is materialised and every gradient has one writer.
 // The backward's tables are those of GpuChunkedParams.
 #pragma once
 
@@ -12,15 +12,16 @@
 
 namespace lck {
 
-// A tile's rows [first, first + num_rows) of the sequence or of a chunk's extra tokens, and its segments:
-// numbers of segments, or one without a segment.
+// A tile's rows [first, first + num_rows) of the sequence or of a chunk's extra tokens, and the
+// indices of segments to loop over; one index for extra tokens.
 struct ChunkedTile {
   int64_t batch;
   int first, num_rows;
   Span segments;
 };
 
-// A chunk that has the rows [begin, end) of a tile; row r is its column + r.
+// The rows [begin, end) of a tile that a segment (or extra tokens) of `chunk` covers; row r is column
+// `column` + r.
 struct TileSegment {
   int64_t chunk, column;
   int begin, end;
@@ -60,7 +61,7 @@ __device__ __forceinline__ TileSegment segment_at(const ChunkedParams& c, const 
           static_cast<int>(smaller(larger(ahead + s.length, 0), tile.num_rows))};
 }
 
-// The part of a row's output that a segment makes.
+// The normalized weight of a row in a segment's chunk; 0 if the segment does not cover it.
 template <bool kExtra>
 __device__ __forceinline__ float merge_weight(const ChunkedParams& c, const TileSegment& segment, int row) {
   if (!segment.covers(row)) return 0;
@@ -69,7 +70,7 @@ __device__ __forceinline__ float merge_weight(const ChunkedParams& c, const Tile
              : static_cast<const float*>(c.merge_weights)[segment.chunk * c.chunk_len + segment.column + row];
 }
 
-// Where the rows of a chunk and head begin in the backward's tables.
+// First row of a chunk and head in the backward's tables.
 __device__ __forceinline__ int64_t row_table(const ChunkedParams& c, int64_t chunk, int64_t head) {
   return (chunk * c.sequence.num_heads + head) * (c.chunk_len + c.num_extra);
 }
@@ -207,8 +208,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
     for_each_run(c, segment.chunk,
                  [&](const AttentionParams& tokens, int64_t batch, int first, int count, int64_t) {
                    const auto rows = KeyRows<T>::of(tokens, batch, first, kv_head);
-                   // A row of which the segment makes nothing sees no key: what its products hold does not
-                   // count.
+                   // A row with weight 0 sees no key; its products are not used.
                    const auto bounds = [&](int, int half) {
                      return RowKeys{0, stats.lse[half] == INFINITY ? 0 : count, 0, 0};
                    };

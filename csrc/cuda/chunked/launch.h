@@ -1,4 +1,4 @@
-// The passes of chunked attention on a GPU; params point to its memory. No torch.
+// Launches of chunked attention on a GPU; params point to its memory. No torch.
 #pragma once
 
 #include "cuda/chunked/params.h"
@@ -6,10 +6,10 @@
 
 namespace lck {
 
-// sequence.out, and extra.out where there are extra tokens.
+// Computes sequence.out, and extra.out if there are extra tokens.
 void chunked_forward_cuda(DType dtype, const GpuChunkedParams& params, const Launch& launch);
 
-// The tables, dq, dk and dv of the sequence, and of the extra tokens.
+// Computes the tables, dq, dk and dv of the sequence and of the extra tokens.
 void chunked_backward_cuda(DType dtype, const GpuChunkedParams& params, const Launch& launch);
 
 }  // namespace lck

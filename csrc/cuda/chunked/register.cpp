@@ -10,7 +10,7 @@
 namespace lck {
 namespace {
 
-// Tensors that stand for the plan, and each chunk column's weight.
+// The tensors of a plan, and the normalized weight of each chunk column.
 struct Plan {
   Tensor segments, tile_segments, chunk_bounds, chunk_segments, merge_weights;
 };

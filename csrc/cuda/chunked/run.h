@@ -1,4 +1,4 @@
-// Which kernels a chunked attention gets, and their grids; `launch` is as in overlap_run.h.
+// Selects the kernels of a chunked attention and their grids; `launch` is as in cuda/overlap/run.h.
 #pragma once
 
 #include "cuda/attention/forward.cuh"
@@ -8,14 +8,14 @@ namespace lck {
 
 template <typename T, int kDim>
 struct ChunkedRun {
-  // out, and extra.out where there are extra tokens.
+  // out, and extra.out if there are extra tokens.
   template <typename Launch>
   static void forward(const GpuChunkedParams& a, const Launch& launch) {
     attend<false, false>(a, launch);
     if (a.c.num_extra) attend<true, false>(a, launch);
   }
 
-  // The tables, dq, dk and dv of both; those of extra queries only where they have a gradient.
+  // The tables, dq, dk and dv of both; those of extra queries only if they have a gradient.
   template <typename Launch>
   static void backward(const GpuChunkedParams& a, const Launch& launch) {
     attend<false, true>(a, launch);
@@ -51,7 +51,7 @@ struct ChunkedRun {
   }
 };
 
-// run(ChunkedRun<T, kDim>{}) with the least kDim that holds both head dims.
+// run(ChunkedRun<T, kDim>{}) with the least kDim not below either head dim.
 template <typename T, typename Run>
 void with_chunked_head_dim(const GpuChunkedParams& a, const Run& run) {
   larger(a.c.sequence.head_dim, a.c.sequence.head_dim_v) <= 64 ? run(ChunkedRun<T, 64>{})

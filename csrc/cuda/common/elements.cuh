@@ -1,4 +1,4 @@
-// Elements of tensors in registers: vectors that one access moves, and what sums are kept in.
+// Elements of tensors in registers: vectors of one memory access, and accumulator types.
 #pragma once
 
 #include "cuda/ptx.cuh"
@@ -65,13 +65,13 @@ __device__ __forceinline__ T* row_of(const HeadsTensor& x, int64_t batch, int64_
          head * x.head_stride;
 }
 
-// Where what belongs to a query and head lies: lse, delta.
+// Index of a query and head in lse and delta.
 __device__ __forceinline__ int64_t query_place(const AttentionParams& p, int64_t batch, int64_t query,
                                                int64_t head) {
   return (batch * p.num_heads + head) * p.seqlen_q + query;
 }
 
-// kBytes of elements that lie side by side, aligned to kBytes.
+// kBytes of contiguous elements, aligned to kBytes.
 template <typename T, int kBytes>
 struct alignas(kBytes) Vec {
   static constexpr int kSize = kBytes / sizeof(T);

@@ -1,4 +1,4 @@
-// Starts kernels on a stream of the current device; nothing waits for them.
+// Starts kernels asynchronously on a stream of the current device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,16 +13,17 @@ struct Launch {
   cudaStream_t stream;
 
 #if defined(__CUDACC__)
-  // `blocks` blocks in a row, none if 0. Throws std::runtime_error with CUDA's reason if it does not start.
+  // A one-dimensional grid; nothing if blocks is 0. Throws std::runtime_error with CUDA's error if the launch
+  // fails.
   template <typename... Params, typename... Args>
   void operator()(void (*kernel)(Params...), int64_t blocks, int threads, int64_t smem_bytes,
                   const Args&... args) const {
     if (blocks == 0) return;
     if (blocks > INT32_MAX)
       throw std::runtime_error(std::to_string(blocks) + " blocks are too many for a grid");
-    constexpr int64_t kSmemUnasked = 48 * 1024;
+    constexpr int64_t kDefaultSmemBytes = 48 * 1024;
     const auto bytes = static_cast<int>(smem_bytes);
-    if (smem_bytes > kSmemUnasked) {
+    if (smem_bytes > kDefaultSmemBytes) {
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     }
     kernel<<<static_cast<unsigned>(blocks), threads, bytes, stream>>>(args...);

@@ -8,7 +8,7 @@
 namespace lck {
 namespace {
 
-// What is wrong with the GPU's driver for the CUDA runtime in here; empty if nothing is.
+// Why the GPU's driver cannot run this library's CUDA runtime; empty if it can.
 std::string missing_driver() {
   int driver = 0, runtime = 0;
   if (cudaDriverGetVersion(&driver) != cudaSuccess || cudaRuntimeGetVersion(&runtime) != cudaSuccess) {

@@ -1,7 +1,7 @@
-// overlap_merge, overlap_split and their backwards in CUDA: what is written is written once, in one pass.
+// overlap_merge, overlap_split and their backwards in CUDA: one pass, each result written once.
 //
-// Bytes that must move: see lckernels/backends/triton/overlap.py; every weight is made where it is needed,
-// from the plan, which stays in the caches.
+// Bytes that must move: see lckernels/backends/triton/overlap.py; weights are computed from the
+// plan, which is in the caches.
 #pragma once
 
 #include "cuda/common/elements.cuh"
@@ -11,17 +11,17 @@ namespace lck {
 
 inline constexpr int kOverlapThreads = 256;
 
-// How rows are cut among threads: `lanes` threads, a power of two, share a row; each has kVecs vectors,
-// `lanes` apart; so many blocks a row.
+// Division of rows among threads: `lanes` threads, a power of two, per row; each has kVecs vectors, `lanes`
+// apart; `blocks` blocks per row.
 struct RowCut {
   int lanes;
   int64_t blocks;
 };
 
-// Vectors of a row that a thread holds: their loads are under way together.
+// Vectors of a row per thread: their loads are in flight together.
 inline constexpr int kVecs = 4;
 
-// A thread's row among those of all blocks, and its first vector in it.
+// The index of a thread's row in the grid, and its first vector in the row.
 struct RowPlace {
   int64_t row, vec;
 };
@@ -33,7 +33,7 @@ __device__ __forceinline__ RowPlace row_place(const RowCut& cut) {
           block % cut.blocks * cut.lanes * kVecs + lane};
 }
 
-// The segments that may touch the tile of a position: [begin, end) of p.segments.
+// The segments that may overlap the tile of a position: [begin, end) of p.segments.
 __device__ __forceinline__ Span segments_at(const OverlapParams& p, int64_t position) {
   const int32_t* range = p.tile_segments + 2 * (position / kTileLen);
   return intersect({range[0], range[1]}, {0, p.num_segments});
@@ -64,7 +64,7 @@ __device__ __forceinline__ A weight_sum(const OverlapParams& p, const Span& segm
   return sum;
 }
 
-// What a weight is of the sum: itself in sums without weights, 0 where the sum is.
+// A weight divided by the sum: unchanged in kAdd, 0 if the sum is 0.
 template <typename A>
 __device__ __forceinline__ A normalized(const OverlapParams& p, A weight, A sum) {
   if (p.mode == WeightMode::kAdd) return weight;
@@ -124,8 +124,8 @@ __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapP
 }
 
 // chunk rows = weight * sequence[t], and 0 in the columns outside segments. Grid: num_segments *
-// ceil(chunk_len / rows of a block) * cut.blocks, the last fastest; a segment writes the columns that it
-// owns, and a block beyond them nothing.
+// ceil(chunk_len / rows of a block) * cut.blocks, the last fastest; a segment writes its own columns and
+// the columns [fill_start, fill_end); blocks beyond them write nothing.
 template <typename T, int kBytes>
 __global__ void __launch_bounds__(kOverlapThreads)
     overlap_scatter(const OverlapParams p, const RowCut cut, const int64_t rows_a_segment) {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kOverlapThreads)
   }
   const T* row = position_row<T>(p, weight == 0 ? 0 : position);
   T* out = chunk_row<T>(p, s, column);
-  V x[kVecs] = {};  // where nothing is read
+  V x[kVecs] = {};  // used if nothing is read
 #pragma unroll
   for (int i = 0; i < kVecs; ++i) {
     const int64_t vec = place.vec + i * cut.lanes;
@@ -171,7 +171,7 @@ __device__ __forceinline__ A warp_sum(A x) {
 }
 
 // dweights = (<dout, x> - sum of weight * <dout, x>) / sum of weights, at each covered column; at a zero
-// weight a product that is not finite gives 0. Grid: ceil(total_len / warps of a block); a warp has a
+// weight it is 0 if the product is not finite. Grid: ceil(total_len / warps of a block); one warp per
 // position.
 template <typename T, int kBytes>
 __global__ void __launch_bounds__(kOverlapThreads) overlap_weight_grad(const OverlapParams p) {

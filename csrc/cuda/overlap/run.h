@@ -1,12 +1,12 @@
-// Which kernel an overlap problem gets, and its grid. `launch(kernel, blocks, threads, smem_bytes, args...)`
-// starts one: on a GPU in overlap.cu, on the host in tests.
+// Selects the kernel of an overlap problem and its grid. `launch(kernel, blocks, threads, smem_bytes,
+// args...)` starts one: on a GPU in overlap.cu, on the host in tests.
 #pragma once
 
 #include "cuda/overlap/overlap.cuh"
 
 namespace lck {
 
-// The most bytes, a power of two up to 16, that every row of both tensors is a multiple of and aligned to.
+// The largest power of two, up to 16, that divides the bytes and the alignment of every row of both tensors.
 inline int64_t row_alignment(const OverlapParams& p, int64_t element) {
   const int64_t sizes = p.dim | p.chunk_stride | p.column_stride | p.position_stride;
   const int64_t bits =

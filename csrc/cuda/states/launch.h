@@ -1,4 +1,4 @@
-// The passes of merge_attention_states on a GPU. No torch.
+// Launches of merge_attention_states on a GPU. No torch.
 #pragma once
 
 #include "cuda/common/launch.h"

@@ -1,4 +1,4 @@
-// The states of a merge as kernels on a GPU take them: by value.
+// The states of a merge as kernel arguments on a GPU, by value.
 #pragma once
 
 #include "params.h"

@@ -1,4 +1,4 @@
-// Which kernel a merge of states gets, and its grid; `launch` is as in overlap_run.h.
+// Selects the kernel of a merge of states and its grid; `launch` is as in cuda/overlap/run.h.
 #pragma once
 
 #include "cuda/states/states.cuh"
@@ -21,7 +21,7 @@ struct StatesRun {
   }
 };
 
-// Bits of which the lowest tells what all rows of x are aligned to.
+// Bits whose lowest set one is the alignment of all rows of x.
 inline int64_t alignment_bits(const HeadsTensor& x, int64_t element) {
   return reinterpret_cast<int64_t>(x.data) | (x.batch_stride | x.row_stride | x.head_stride) * element;
 }

@@ -8,7 +8,7 @@
 namespace lck {
 
 inline constexpr int kStateThreads = 256, kStateLanes = 8;
-inline constexpr int kStateBlocks = 4;  // of a multiprocessor: fewer registers than these leave would spill
+inline constexpr int kStateBlocks = 4;  // per multiprocessor: with more, registers would spill
 
 // A thread's row, (batch, query, head) with the head fastest, and its first element in it.
 template <typename V>
@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(kStateThreads, kStateBlocks)
   }
 }
 
-// dout_i = w_i dout and dlse_i = w_i (<dout, out_i - out> + dlse), w_i = exp(lse_i - lse); a gradient that is
-// not there has null data. Grid: as in the forward.
+// dout_i = w_i dout and dlse_i = w_i (<dout, out_i - out> + dlse), w_i = exp(lse_i - lse); an absent gradient
+// has null data. Grid: as in the forward.
 template <typename T, int kBytes>
 __global__ void __launch_bounds__(kStateThreads, kStateBlocks)
     states_backward(const __grid_constant__ StatesParams p, const __grid_constant__ GpuStates states) {

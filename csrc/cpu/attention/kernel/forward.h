@@ -16,7 +16,7 @@ struct ForwardScratch {
   UnitOf<U>* staged;  // (kTile, staged units)
   UnitOf<U>* q;       // (kMostTileRows / kRows blocks, units, kRows)
   A* out;             // (rows, columns)
-  A* row_base;        // (rows), what is taken off a score
+  A* row_base;        // (rows), subtracted from scores before exp
   A* row_sum;         // (rows, lanes)
   uint8_t* poisoned;  // (rows)
   A* s;               // (kRows, kTile)
@@ -50,7 +50,7 @@ struct ForwardScratch {
   }
 };
 
-// Scores of one row (in s) masked; the poisoned flag of a row that sees a value which is not finite.
+// Masks the scores (s) of one row; sets the poisoned flag if the row sees a value that is not finite.
 template <typename U>
 inline void mask_row(const AttentionParams& p, const Sequence& sequence, const KeyTile<U>& tile,
                      const RowBlock& block, int r, int64_t n0, Span columns, AccOf<U>* s, AccOf<U>* scratch,
@@ -77,7 +77,7 @@ inline void mask_row(const AttentionParams& p, const Sequence& sequence, const K
   }
 }
 
-// Lane by lane the largest of scale * s in the columns [first, stop), NaN left out; -inf if there is none.
+// The largest scale * s of each lane in the columns [first, stop), without NaN; -inf if there is none.
 // scale > 0.
 template <typename A>
 inline Vec<A> row_largest(const A* s, int first, int stop, A scale) {
@@ -117,15 +117,15 @@ inline Vec<A> exp_row(A* s, int first, int stop, A scale, A base) {
   return total + total2;
 }
 
-// Larger scores are rounded before the base is taken off, as where ScoreRule made them: else equal scores in
-// two tiles would differ by more than 1e-5.
+// Larger scores are rounded before the base is subtracted, as those of ScoreRule are: otherwise equal scores
+// in two tiles would differ by more than 1e-5.
 inline constexpr double kFusedLimit = 256;
 
-// A row's base follows its largest score only where that is further above: e^4 costs no accuracy, and rows
-// are rescaled about once. Source of the idea: FlashAttention-4.
+// The base of a row is raised only if a score exceeds it by more than this: e^4 costs no accuracy, and rows
+// are rescaled about once. Source: FlashAttention-4.
 inline constexpr int kBaseSlack = 4;
 
-// The row's state on a new base.
+// Rescales the row's state to a new base.
 template <typename A>
 [[gnu::noinline]] void raise_base(A base, A* row_base, A* row_sum, A* out, int64_t out_columns) {
   constexpr int L = kLanes<A>;
@@ -137,8 +137,8 @@ template <typename A>
   for (int64_t c = 0; c < out_columns; c += L) store(load_bytes<Vec<A>>(out + c) * shrink, out + c);
 }
 
-// The scores (scale * s, columns [first, stop)) of a block's rows to exp(score - base), with the rows' states
-// carried along.
+// Replaces the scores (scale * s, columns [first, stop)) of a block's rows by exp(score - base) and updates
+// the rows' states.
 template <typename A>
 [[gnu::noinline]] void softmax_rows(A* s, int rows, int first, int stop, A scale, A* row_base, A* row_sum,
                                     A* out, int64_t out_columns) {
@@ -159,14 +159,14 @@ template <typename A>
   }
 }
 
-// Where row f of the blocks from first_block on keeps its state.
+// Index of the state of row f of the blocks from first_block on.
 inline int64_t state_row(int first_block, int64_t f) {
   return int64_t{first_block} * kRows + f;
 }
 
-// Rows [0, count) in the blocks from first_block on: Q as A operands, a fresh softmax. row_at(f): its query;
-// sees(query): its keys. out: where the rows' results will be stored, fetched if not null. Returns the number
-// of blocks.
+// Rows [0, count) in the blocks from first_block on: Q as A operands, empty softmax states. row_at(f): the
+// query of row f; sees(query): its visible keys. out: the rows of the results, prefetched if not null.
+// Returns the number of blocks.
 template <typename U, typename T, typename RowAt, typename Sees>
 int begin_rows(const AttentionParams& p, const Sequence& sequence, int first_block, int64_t count,
                bool with_sinks, int64_t near_heads, const HeadsTensor* out, const ForwardScratch<U>& x,
@@ -205,8 +205,8 @@ int begin_rows(const AttentionParams& p, const Sequence& sequence, int first_blo
   return num_blocks;
 }
 
-// The products of a block's rows and the tile's keys (s, of columns [first, stop)) to probabilities on the
-// rows' bases, with the rows' states carried along. f: the state of the block's first row.
+// Replaces the products of a block's rows and the tile's keys (s, columns [first, stop)) by probabilities
+// relative to the rows' bases and updates the rows' states. f: index of the state of the block's first row.
 template <typename U>
 void probabilities(const AttentionParams& p, const Sequence& sequence, int64_t n0, const KeyTile<U>& tile,
                    const RowBlock& block, int64_t f, Span columns, AccOf<U>* s, const ForwardScratch<U>& x) {
@@ -251,7 +251,7 @@ void attend_tile(const AttentionParams& p, const Sequence& sequence, int64_t n0,
   }
 }
 
-// What a row's accumulator is multiplied by, and its lse (natural).
+// The factor that normalizes a row's accumulator, and the row's lse (natural log).
 template <typename A>
 struct RowResult {
   A factor, lse;

@@ -1,5 +1,5 @@
-// One task of the forward, and the join of tasks that shared a row's keys. Included only by files that are
-// compiled once per instruction set.
+// One task of the forward, and the merge of tasks that each processed a part of a row's keys. Included only
+// by files that are compiled once per instruction set.
 #pragma once
 
 #include "cpu/attention/kernel/in_place.h"
@@ -71,7 +71,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   }
 }
 
-// Joins partial results, kept as natural logs: out = sum_i e^(lse_i - lse) out_i.
+// Merges partial results by their natural lse: out = sum_i e^(lse_i - lse) out_i.
 template <typename U, typename T>
 void merge_splits_task(const AttentionParams& p, const QueryTask& task) {
   using A = AccOf<U>;

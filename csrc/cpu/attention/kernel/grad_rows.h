@@ -7,7 +7,7 @@
 
 namespace lck::LCK_ISA {
 
-// What a row of the backward starts from: its lse, +inf where it sees nothing, and its delta.
+// State of a row in the backward: its lse, +inf if it sees no key, and its delta.
 template <typename A>
 struct RowState {
   A lse, delta;
@@ -41,8 +41,8 @@ struct GradRows {
   }
 };
 
-// Queries [i0, i0 + count) of a head into x. state(query); sees(query): its keys, of which a row that sees
-// nothing has none. staged: room for kRows rows.
+// Loads queries [i0, i0 + count) of a head into x. state(query): its RowState; sees(query): its visible keys,
+// empty for a row without any. staged: memory for kRows rows.
 template <typename U, typename T, typename State, typename Sees>
 void begin_grad_rows(const AttentionParams& p, const Sequence& sequence, int64_t head, int64_t i0,
                      int64_t count, UnitOf<U>* staged, GradRows<U>* x, State state, Sees sees) {
@@ -82,7 +82,7 @@ struct GradRowScratch {
   }
 };
 
-// ds times the derivative of cap * tanh(s / cap); what is masked stays 0, whatever its tanh.
+// ds times the derivative of cap * tanh(s / cap); masked elements stay 0.
 template <typename A>
 inline void uncap_row(const A* tanh_row, int first, int stop, A* ds) {
   for (int c = first; c < stop; c += kLanes<A>) {
@@ -92,7 +92,7 @@ inline void uncap_row(const A* tanh_row, int first, int stop, A* ds) {
 }
 
 // One row: products q.k in s and dP in dp become P after dropout and dS. Hidden columns of [first, stop)
-// become 0. f: the row's place in x.
+// become 0. f: index of the row in x.
 template <typename U>
 void grad_row(const AttentionParams& p, const Sequence& sequence, const GradRows<U>& x, const RowBlock& block,
               int r, int64_t f, int64_t n0, const KeyTile<U>& tile, Span columns, bool masked,
@@ -141,8 +141,8 @@ void grad_row(const AttentionParams& p, const Sequence& sequence, const GradRows
   if (p.softcap) uncap_row(scratch.tanh, first, stop, dp);
 }
 
-// S and dP of block b of x against columns of the key tile, whose K and V are across; rows are kTile elements
-// apart.
+// S and dP of block b of x against columns of the key tile, whose K and V are panels across; the row stride
+// is kTile elements.
 template <typename U>
 inline void grad_products(const AttentionParams& p, const GradRows<U>& x, int b, const KeyTile<U>& tile,
                           Span columns, AccOf<U>* s, AccOf<U>* dp) {

@@ -1,7 +1,7 @@
 // Backward of windowed attention: strips of keys > heads of the group > query tiles > key tiles of the strip,
-// five products a pair (key_grad.h). A strip owns its dk and dv; to the dq of a query tile that several
-// strips see they add in their order, each waiting for the one before. Included only by files that are
-// compiled once per instruction set.
+// five products a pair (key_grad.h). Only the strip's task writes its dk and dv. Strips that see the same
+// query tile add to its dq in order, each after the one before. Included only by files that are compiled once
+// per instruction set.
 #pragma once
 
 #include "cpu/attention/kernel/key_grad.h"
@@ -36,7 +36,7 @@ void delta_task(const AttentionParams& p, int64_t batch, int64_t first, int64_t 
   }
 }
 
-// Where the sums of dq of a query tile and head lie: in dq itself where it has the sums' dtype.
+// The sums of dq of a query tile and head: in dq itself if it has the sums' dtype.
 template <typename A>
 struct DqSums {
   A* rows;
@@ -65,7 +65,8 @@ inline DqSums<AccOf<U>> dq_sums(const AttentionParams& p, const StripTask& task,
   }
 }
 
-// The strip's dq of a query tile, in x, to those of `before` strips; the last one finishes it.
+// Adds the strip's dq of a query tile, in x, to that of the `before` earlier strips; the last strip stores
+// the result.
 template <typename U, typename T>
 void leave_dq(const AttentionParams& p, const StripTask& task, int64_t head, int64_t tile, int64_t before,
               const KeyGradScratch<U>& x) {
@@ -101,7 +102,7 @@ void strip_task(const AttentionParams& p, const StripTask& task, void* scratch) 
     return RowState<A>{state_lse(static_cast<const A*>(p.lse)[i]), static_cast<const A*>(p.delta)[i]};
   };
   const auto sees = [&](QueryRow row) { return keys_seen(p, sequence, row.query + sequence.offset); };
-  // From the end that later strips come to first, so that they seldom wait.
+  // Starts at the end that later strips need first, so that they seldom wait.
   for (int64_t n = 0; n < tiles.end - tiles.begin; ++n) {
     const int64_t t = task.strip.rising ? tiles.begin + n : tiles.end - 1 - n;
     const int64_t before = task.before[t - tiles.begin];

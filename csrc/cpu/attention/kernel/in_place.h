@@ -1,20 +1,20 @@
-// Few rows against keys where they lie: key tiles > (S of all heads: key > head) > softmax > (O of all heads:
-// keys > head), in the order of memory, whose streams the processor fetches ahead. Included only by files
-// that are compiled once per instruction set.
+// Few rows against keys that are read in place, without packing: key tiles > (S of all heads: key > head) >
+// softmax > (O of all heads: keys > head), in memory order, which the hardware prefetcher follows. Included
+// only by files that are compiled once per instruction set.
 #pragma once
 
 #include "cpu/attention/kernel/forward.h"
 
 namespace lck::LCK_ISA {
 
-// Rows of all heads of a task, one after the other.
+// Rows of all heads of a task, in order.
 template <typename A>
 struct InPlaceScratch {
-  A* q;      // (rows, head_dim), in groups (vec.h)
-  A* parts;  // (rows, lanes, lanes), of each score of a vector of keys what every lane has summed up
-  A* s;      // (rows, kTile)
-  A* fresh;  // (rows, head_dim_v), one tile's share of O, in groups
-  A* sums;   // (states, lanes), the rows' sums before a tile
+  A* q;         // (rows, head_dim), in groups (vec.h)
+  A* parts;     // (rows, lanes, lanes), the partial sums by lane of each score of a vector of keys
+  A* s;         // (rows, kTile)
+  A* tile_out;  // (rows, head_dim_v), one tile's contribution to O, in groups
+  A* sums;      // (states, lanes), the rows' sums before a tile
 
   static InPlaceScratch of(Arena* arena, const AttentionParams& p) {
     constexpr int64_t rows = kMostTileRows;
@@ -22,13 +22,13 @@ struct InPlaceScratch {
     x.q = arena->take<A>(rows * p.head_dim);
     x.parts = arena->take<A>(rows * kLanes<A> * kLanes<A>);
     x.s = arena->take<A>(rows * kTile);
-    x.fresh = arena->take<A>(rows * p.head_dim_v);
+    x.tile_out = arena->take<A>(rows * p.head_dim_v);
     x.sums = arena->take<A>(kMostBlocks * kRows * kLanes<A>);
     return x;
   }
 };
 
-// What a task of few rows works on.
+// The operands of a task of few rows.
 template <typename U, typename T>
 struct InPlaceTask {
   const AttentionParams& p;
@@ -50,14 +50,14 @@ struct InPlaceTask {
   }
 };
 
-// Rows of the task's first head from key `first` on, as many as a vector has lanes; keys outside of `keys`,
-// whose scores are masked, are the nearest inside.
+// Rows of the task's first head for keys [first, first + lanes); a key outside of `keys`, whose score is
+// masked, is replaced by the nearest inside.
 template <typename A, typename T>
 struct NearRows {
   const T* at[kLanes<A>];
   int64_t head_stride;
-  int64_t ahead;      // from a row to the one that is fetched while it is read
-  bool head_by_head;  // a head's rows follow one another
+  int64_t ahead;      // from a row to the one that is prefetched while it is read
+  bool head_by_head;  // a head's rows are contiguous
 
   static NearRows of(const HeadsTensor& x, const Sequence& sequence, int64_t kv_head, Span keys,
                      int64_t first) {
@@ -72,7 +72,7 @@ struct NearRows {
     return rows;
   }
 
-  // each(head, key) for `step` keys at a time in the order of memory.
+  // each(head, key) for `step` keys at a time in memory order.
   template <typename Each>
   void in_order(int64_t heads, int step, const Each& each) const {
     if (head_by_head) {
@@ -87,19 +87,19 @@ struct NearRows {
   }
 };
 
-// The group at p; what lies ahead of it is fetched into the second cache, little by little, so that memory
-// works beside the arithmetic.
+// Loads the group at p and prefetches the bytes ahead of it into the second-level cache, so that memory
+// traffic overlaps with arithmetic.
 template <typename T>
 inline Group<T> load_and_fetch(const T* p, int64_t ahead) {
   __builtin_prefetch(p + ahead, 0, 2);
   return load(p);
 }
 
-// Keys whose scores share the loads of Q.
+// Keys for which one load of Q is used.
 template <int R>
 inline constexpr int kScoreKeys = R == 1 ? 1 : 2;
 
-// parts (R, lanes, lanes): of R rows of Q, in groups, and some keys, what each lane sums up of their product.
+// parts (R, lanes, lanes): the partial sums by lane of the products of R rows of Q, in groups, and some keys.
 template <int R, typename A, typename T>
 __attribute__((always_inline)) inline void score_keys(const A* q, int64_t dim, const T* const* keys,
                                                       int64_t offset, int64_t ahead, A* parts) {
@@ -167,7 +167,7 @@ __attribute__((always_inline)) inline void add_values(const A* probs, const T* c
   }
 }
 
-// each.operator()<R>(first row) for pieces of at most kMost of the rows.
+// each.operator()<R>(first row) for parts of at most kMost rows.
 template <int kMost, typename Each>
 inline void by_pieces(int rows, const Each& each) {
   int r = 0;
@@ -178,8 +178,8 @@ inline void by_pieces(int rows, const Each& each) {
   }
 }
 
-// S of every head into own.s, columns `hull`; whether all is finite, which it is not if an element of K is
-// not.
+// S of every head into own.s, columns `hull`. Returns whether all scores are finite, which requires all
+// elements of K to be.
 template <typename U, typename T>
 bool scores_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hull) {
   using A = AccOf<U>;
@@ -205,40 +205,41 @@ bool scores_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hul
   return !any<A>(bad);
 }
 
-// P V of every head into own.fresh; whether all is finite, which it is not if a value is not, whatever its P.
+// P V of every head into own.tile_out. Returns whether the result is finite, which requires all values to be,
+// for any P.
 template <typename U, typename T>
 bool values_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hull) {
   using A = AccOf<U>;
   constexpr int L = kLanes<A>;
   const int64_t dim = t.p.head_dim_v, size = t.task.heads * t.task.rows * dim;
-  for (int64_t i = 0; i < size; i += L) store(Vec<A>{}, t.own.fresh + i);
+  for (int64_t i = 0; i < size; i += L) store(Vec<A>{}, t.own.tile_out + i);
   for (int64_t c = hull.begin; c < hull.end; c += L) {
     const auto near = NearRows<A, T>::of(t.p.v, t.sequence, t.task.kv_head, keys, n0 + c);
     by_pieces<kGroup<T> == 1 ? 4 : 2>(static_cast<int>(t.task.rows), [&]<int R>(int r) {
       near.in_order(t.task.heads, kValueKeys<R, A>, [&](int64_t h, int n) {
         const int64_t row = h * t.task.rows + r;
         add_values<R>(t.own.s + row * kTile + c + n, near.at + n, h * near.head_stride, near.ahead, dim,
-                      t.own.fresh + row * dim);
+                      t.own.tile_out + row * dim);
       });
     });
   }
   VecInt<A> bad{};
   for (int64_t i = 0; i < size; i += L) {
-    const Vec<A> x = load_bytes<Vec<A>>(t.own.fresh + i);
+    const Vec<A> x = load_bytes<Vec<A>>(t.own.tile_out + i);
     bad |= x - x != A{0};
   }
   return !any<A>(bad);
 }
 
-// Whether a task's keys can be read where they lie.
+// Whether a task's keys can be read in place.
 template <typename U, typename T>
 inline bool reads_in_place(const AttentionParams& p, const QueryTask& task) {
   const auto whole = [](int64_t dim) { return dim % kGroupElements<T> == 0; };
   return !task.packed.data && reads_in_place(p, task.rows) && whole(p.head_dim) && whole(p.head_dim_v);
 }
 
-// All rows against the key tile from key n0. False, with nothing added, if something is not finite: then the
-// tile has to be packed, which finds out what.
+// All rows against the key tile from key n0. Returns false, without any change, if something is not finite:
+// the tile must then be packed, which marks what is not.
 template <typename U, typename T>
 bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
   using A = AccOf<U>;
@@ -262,14 +263,14 @@ bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
   t.for_blocks([&](int64_t, const RowBlock& block, int64_t state, int64_t row) {
     for (int r = 0; r < block.rows; ++r) {
       A* out = t.x.out + (state + r) * dim;
-      const A* fresh = t.own.fresh + (row + r) * dim;
+      const A* tile_out = t.own.tile_out + (row + r) * dim;
       if (!finite) {
         store(load_bytes<Vec<A>>(t.own.sums + (state + r) * L), t.x.row_sum + (state + r) * L);
         continue;
       }
       for (int64_t d = 0; d < dim; d += kGroupElements<T>) {
         Group<T> x;
-        for (int g = 0; g < kGroup<T>; ++g) x.v[g] = load_bytes<Vec<A>>(fresh + d + g * L);
+        for (int g = 0; g < kGroup<T>; ++g) x.v[g] = load_bytes<Vec<A>>(tile_out + d + g * L);
         in_element_order(&x);
         for (int g = 0; g < kGroup<T>; ++g) {
           A* to = out + d + g * L;
@@ -281,7 +282,7 @@ bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
   return finite;
 }
 
-// The task's rows of Q into own.q.
+// Loads the task's rows of Q into own.q.
 template <typename U, typename T>
 void stage_queries(const InPlaceTask<U, T>& t) {
   using A = AccOf<U>;

@@ -55,7 +55,7 @@ struct KeyGradScratch {
     return KeyTile<U>::at(p, true, keys + index * tile_bytes);
   }
 
-  // The same from key tile `index` on.
+  // The same scratch from key tile `index` on.
   KeyGradScratch from_tile(const AttentionParams& p, int64_t index) const {
     KeyGradScratch x = *this;
     x.keys += index * tile_bytes;
@@ -64,7 +64,7 @@ struct KeyGradScratch {
     return x;
   }
 
-  // The same with S and dP elsewhere, kPairElements each.
+  // The same scratch with other memory for S and dP, kPairElements each.
   KeyGradScratch with_products(A* s_place, A* dp_place) const {
     KeyGradScratch x = *this;
     x.s = s_place, x.dp = dp_place;
@@ -99,7 +99,7 @@ void pack_rows_along(const HeadsTensor& x, const Sequence& sequence, int64_t hea
   pack_along<U>(dim, panels, from_staged<U>(staged, dim));
 }
 
-// Queries [i0, i0 + kTile) of a head, as far as there are any. state, sees: as in begin_grad_rows.
+// Packs queries [i0, i0 + kTile) of a head, or fewer at the end. state, sees: as in begin_grad_rows.
 template <typename U, typename T, typename State, typename Sees>
 void pack_query_tile(const AttentionParams& p, const Sequence& sequence, int64_t head, int64_t i0,
                      KeyGradScratch<U>* x, State state, Sees sees) {
@@ -110,7 +110,7 @@ void pack_query_tile(const AttentionParams& p, const Sequence& sequence, int64_t
                         x->dout_along);
 }
 
-// Zeros in the columns of a block's rows that lie outside `columns`, and in the rows that it has not.
+// Zeros the columns outside of `columns` of a block's rows, and the block's unused rows.
 template <typename A>
 inline void clear_outside(A* rows, int count, Span columns) {
   constexpr int L = kLanes<A>;
@@ -142,7 +142,7 @@ inline void add_dq(const AttentionParams& p, const KeyGradScratch<U>& x, int b, 
 }
 
 // The packed query tile against key tile `index` of the task, from key n0 on; adds to dq, dk and dv. made: S
-// and dP are there.
+// and dP are already in x.
 template <typename U>
 void grad_pair(const AttentionParams& p, const Sequence& sequence, int64_t n0, int64_t index, bool made,
                AccOf<U>* dbias, const KeyGradScratch<U>& x) {
@@ -182,7 +182,7 @@ void grad_pair(const AttentionParams& p, const Sequence& sequence, int64_t n0, i
   }
 }
 
-// Keys [first_key, first_key + rows) of a sequence packed, dk = dv = 0.
+// Packs keys [first_key, first_key + rows) of a sequence and sets dk = dv = 0.
 template <typename U, typename T>
 void begin_key_rows(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t first_key,
                     int64_t rows, const KeyGradScratch<U>& x) {
@@ -199,7 +199,7 @@ void begin_key_rows(const AttentionParams& p, const Sequence& sequence, int64_t 
   clear(x.dv, p.head_dim_v);
 }
 
-// The packed query tile against those of these keys that it sees.
+// The packed query tile against those of the keys that it sees.
 template <typename U>
 void grad_pairs(const AttentionParams& p, const Sequence& sequence, int64_t first_key, int64_t rows,
                 AccOf<U>* dbias, const KeyGradScratch<U>& x) {

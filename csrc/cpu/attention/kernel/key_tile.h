@@ -6,7 +6,7 @@
 
 namespace lck::LCK_ISA {
 
-// Hands out 64-byte aligned pieces of a buffer; from a null buffer it only counts.
+// Allocates 64-byte aligned parts of a buffer; with a null buffer it only counts bytes.
 struct Arena {
   char* base;
   int64_t used = 0;
@@ -23,8 +23,8 @@ inline int64_t larger_of(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
 
-// 64 keys of a kv head. Rows that are hidden or not finite hold zeros: `penalty` and `bad_value` stand for
-// them.
+// 64 keys of a kv head. Rows that are hidden or not finite are stored as zeros and marked in `penalty`
+// and `bad_value`.
 template <typename U>
 struct KeyTile {
   UnitOf<U>* k;        // across
@@ -32,7 +32,7 @@ struct KeyTile {
   UnitOf<U>* k_along;  // backward only
   AccOf<U>* penalty;   // (kTile) 0; -inf: hidden by kv_mask; NaN: the key is not finite
   uint8_t* bad_value;  // (kTile) 1: the value is not finite
-  int32_t* special;    // whether any of the two is set
+  int32_t* special;    // whether penalty or bad_value has a mark
 
   static KeyTile of(Arena* arena, const AttentionParams& p, bool backward) {
     KeyTile tile{};
@@ -60,8 +60,8 @@ inline void zero_row(UnitOf<U>* row, int64_t count) {
   for (int64_t i = 0; i < count; ++i) row[i] = 0;
 }
 
-// Stages keys [n0, n0 + kTile) of x, zeros where there is no key, it is hidden, or it is not finite; `each`
-// is told of every key whether it is hidden and whether it is finite.
+// Stages keys [n0, n0 + kTile) of x, zeros for a key that does not exist, is hidden, or is not finite. Calls
+// each(key, hidden, finite) for every key.
 template <typename U, typename T, typename Each>
 inline void stage_keys(const AttentionParams& p, const Sequence& sequence, const HeadsTensor& x,
                        int64_t kv_head, int64_t dim, int64_t n0, UnitOf<U>* staged, Each each) {
@@ -83,8 +83,8 @@ inline void stage_keys(const AttentionParams& p, const Sequence& sequence, const
   }
 }
 
-// Where the next tile's share of a head begins: in its own rows if they follow one another, and else, where
-// the task's heads make up whole rows, in that order, which is the memory's.
+// The first bytes of the next tile that are prefetched with a head: the head's own rows if they are
+// contiguous; otherwise, if the task's heads make up whole rows, a part in memory order.
 template <typename T>
 inline const T* ahead_of(const Sequence& sequence, const HeadsTensor& x, int64_t kv_head, int64_t dim,
                          ReadAhead next) {
@@ -95,8 +95,8 @@ inline const T* ahead_of(const Sequence& sequence, const HeadsTensor& x, int64_t
   return row_of<const T>(x, sequence.batch, row, next.first_head) + (kv_head - next.first_head) * kTile * dim;
 }
 
-// Panels across or along of keys [n0, n0 + kTile). each(key, hidden, finite) is told of every key only if one
-// is hidden or not finite, which is what the result says. staged: room for kTile rows.
+// Panels across or along of keys [n0, n0 + kTile). Calls each(key, hidden, finite) for every key only if
+// one is hidden or not finite, and returns whether that is so. staged: memory for kTile rows.
 template <typename U, typename T, bool kAcross, typename Each>
 inline bool pack_keys(const AttentionParams& p, const Sequence& sequence, const HeadsTensor& x,
                       int64_t kv_head, int64_t dim, int64_t n0, ReadAhead next, UnitOf<U>* staged,
@@ -147,7 +147,7 @@ void pack_key_tile(const AttentionParams& p, const Sequence& sequence, int64_t k
   *tile.special = special;
 }
 
-// Tile `index` of a kv head: from where it lies packed, or if nothing is packed by now packed into `own`.
+// Tile `index` of a kv head: the packed one, or if there are no packed tiles, packed into `own` now.
 template <typename U, typename T>
 inline KeyTile<U> key_tile(const AttentionParams& p, const Sequence& sequence, int64_t kv_head, int64_t index,
                            const PackedTiles& packed, ReadAhead next, UnitOf<U>* staged,
@@ -157,8 +157,7 @@ inline KeyTile<U> key_tile(const AttentionParams& p, const Sequence& sequence, i
   return own;
 }
 
-// What hides or poisons the columns of one row: the tile's penalty, and -inf where a scattered segment's
-// number differs.
+// The penalty added to the columns of one row: the tile's, and -inf where the segment numbers differ.
 template <typename A>
 inline const A* row_penalty(const AttentionParams& p, const Sequence& sequence, const A* tile_penalty,
                             int64_t n0, int64_t position, A* scratch) {

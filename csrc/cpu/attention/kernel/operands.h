@@ -1,8 +1,8 @@
 // Rows of a tensor as operands of the products in simd/matmul.h. Included only by files that are compiled
 // once per instruction set.
 //
-// Rows are staged: units along the row, zero-padded to whole vectors, kTile rows at most. From there they
-// become
+// Rows are staged: units along the row, zero-padded to whole vectors, kTile rows at most. They are then
+// packed into
 // - an A operand: blocks of R rows interleaved, [unit][R];
 // - panels "across": depth = the row's units, columns = the tile's rows (K^T for Q K^T);
 // - panels "along": depth = the tile's rows, columns = the row's elements (V for P V).
@@ -27,7 +27,7 @@ template <typename U>
 inline int64_t staged_units(int64_t dim) {
   return round_up(units<U>(dim), kLanes<UnitOf<U>>);
 }
-// Columns of an accumulator of so many elements.
+// Columns of an accumulator of `dim` elements.
 template <typename U>
 inline int64_t padded_columns(int64_t dim) {
   return round_up(dim, kLanes<AccOf<U>>);
@@ -77,15 +77,15 @@ inline Vec<float> widen(const Float16* p) {
 #endif
 }
 
-// Rows of one head lie apart, so that the processor does not fetch the next ones by itself.
+// Rows of one head are not contiguous, so that the hardware prefetcher does not load the next ones.
 inline constexpr int64_t kPrefetchRows = 16;
 template <typename T>
 inline void prefetch_row(const T* row, int64_t dim) {
   for (int64_t d = 0; d < dim; d += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + d);
-  asm volatile("");  // GCC takes a function that only fetches for pure, and drops its calls
+  asm volatile("");  // without it GCC treats a function that only prefetches as pure and drops its calls
 }
 
-// Stages one row (dim elements) and says whether all are finite.
+// Stages one row (dim elements); returns whether all are finite.
 template <typename U, typename T>
 inline bool stage_row(const T* row, int64_t dim, UnitOf<U>* out) {
   using A = AccOf<U>;
@@ -129,13 +129,13 @@ inline bool stage_row(const T* row, int64_t dim, UnitOf<U>* out) {
   }
 }
 
-// Interleaves `rows` staged rows into an A operand of block_height(rows) rows; those beyond are zero.
+// Interleaves `rows` staged rows into an A operand of block_height(rows) rows; the others are zero.
 template <typename U>
 inline void pack_block(const UnitOf<U>* staged, int64_t stride, int rows, int64_t depth, UnitOf<U>* block) {
   using E = UnitOf<U>;
   constexpr int L = kLanes<E>;
   if (kRows <= L && rows == kRows) {
-    // What a vector holds beyond a unit's rows is overwritten by the next unit.
+    // Lanes beyond a unit's rows are overwritten by the next unit.
     for (int64_t k = 0; k < depth; k += L) {
       Vec<E> x[L]{};
 #pragma GCC unroll 16
@@ -165,7 +165,7 @@ struct ConditionalOf<false, A, B> {
 template <bool kFirst, typename A, typename B>
 using Conditional = typename ConditionalOf<kFirst, A, B>::type;
 
-// Says of the units it is shown whether all their elements were finite: the largest magnitude, as an integer.
+// Whether all elements added so far are finite: the largest magnitude, as an integer.
 template <typename U>
 struct FiniteCheck {
   static constexpr bool kPair = U::kDepth == 2, kDouble = sizeof(UnitOf<U>) == 8;
@@ -186,7 +186,8 @@ struct FiniteCheck {
   }
 };
 
-// kTile rows as panels across; load(row, unit) gives a vector of a row's units. Whether all were finite.
+// kTile rows as panels across; load(row, unit) returns a vector of a row's units. Returns whether all
+// are finite.
 template <typename U, typename Load>
 inline bool pack_across(int64_t dim, UnitOf<U>* panels, Load load) {
   using E = UnitOf<U>;
@@ -210,7 +211,7 @@ inline bool pack_across(int64_t dim, UnitOf<U>* panels, Load load) {
   return check.finite();
 }
 
-// kTile rows as panels along. Whether all were finite.
+// kTile rows as panels along. Returns whether all are finite.
 template <typename U, typename Load>
 inline bool pack_along(int64_t dim, UnitOf<U>* panels, Load load) {
   using E = UnitOf<U>;
@@ -252,14 +253,14 @@ inline auto from_staged(const UnitOf<U>* staged, int64_t dim) {
   };
 }
 
-// Whether a row is whole vectors, so that it can be packed from where it lies.
+// Whether a row is whole vectors, so that it can be packed without staging.
 template <typename U>
 inline bool whole_vectors(int64_t dim) {
   return dim % (kLanes<AccOf<U>> * U::kDepth) == 0;
 }
 
-// Loads from kTile rows where they lie, which are whole vectors. ahead, if not null: as many bytes are
-// fetched from there as are loaded, little by little, so that memory works beside the arithmetic.
+// Loads from kTile rows in place, which are whole vectors. ahead, if not null: as many bytes as are loaded
+// are prefetched from there, so that memory traffic overlaps with arithmetic.
 template <typename U, typename T>
 inline auto from_rows(const T* rows, int64_t stride, const T* ahead = nullptr) {
   return [rows, stride, ahead](int row, int64_t unit) mutable {
@@ -276,7 +277,7 @@ inline auto from_rows(const T* rows, int64_t stride, const T* ahead = nullptr) {
   };
 }
 
-// Units that one accumulator sums up: longer chains would round more than torch's products do.
+// Units summed in one accumulator: longer chains would round more than torch's products.
 inline constexpr int64_t kMostDepth = 128;
 
 // S (rows, kTile), columns [first, stop) = A * B: A interleaved, B panels across of `dim` elements.
@@ -286,7 +287,7 @@ template <typename U>
   with_height(rows, [&]<int R>() {
     const int64_t depth = units<U>(dim);
     int64_t k = 0;
-    do {  // of no depth: zeros
+    do {  // without depth: zeros
       multiply<U, R, 1, R>(a + k * R, b + k * kPanel<U>, across_panel_units<U>(dim),
                            smaller(kMostDepth, depth - k), s, kTile, first, stop, k > 0);
       k += kMostDepth;
@@ -294,8 +295,8 @@ template <typename U>
   });
 }
 
-// out (rows, columns) += A * B: A is (rows, kTile / kDepth) units of which those of [first, stop) count, B
-// panels along.
+// out (rows, columns) += A * B: A is (rows, kTile / kDepth) units of which [first, stop) are used, B panels
+// along.
 template <typename U>
 [[gnu::noinline]] void multiply_along(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int first, int stop,
                                       AccOf<U>* out, int64_t columns) {
@@ -306,7 +307,7 @@ template <typename U>
   });
 }
 
-// The same with A transposed: (kTile / kDepth, kTile) units, of which those of rows [first, stop) count, both
+// The same with A transposed: (kTile / kDepth, kTile) units, of which rows [first, stop) are used, both
 // multiples of kDepth.
 template <typename U>
 [[gnu::noinline]] void multiply_transposed(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int first,
@@ -319,7 +320,7 @@ template <typename U>
 }
 
 // (rows, kTile) accumulators as units along the rows, (rows / kDepth, kTile); rows is a multiple of kDepth.
-// For elements they are their own units.
+// Where a unit is an element, the accumulators themselves.
 template <typename U>
 inline void store_row_units(const AccOf<U>* in, int rows, UnitOf<U>* out) {
   if constexpr (U::kDepth == 2) {
@@ -337,7 +338,8 @@ inline void store_row_units(const AccOf<U>* in, int rows, UnitOf<U>* out) {
   }
 }
 
-// (rows, kTile) accumulators as units along the columns [first, stop); for elements they are their own units.
+// (rows, kTile) accumulators as units along the columns [first, stop); where a unit is an element,
+// the accumulators themselves.
 template <typename U>
 inline void store_units(const AccOf<U>* row, int first, int stop, UnitOf<U>* out) {
   if constexpr (U::kDepth == 2) {

@@ -1,4 +1,4 @@
-// Rows of sums on their way out: added up, scaled, narrowed to the tensors' dtype. Included only by files
+// Rows of results: added, scaled, converted to the tensors' dtype. Included only by files
 // that are compiled once per instruction set.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace lck::LCK_ISA {
 
-// kLanes<float> results to p in their order.
+// Stores kLanes<float> results to p in their order.
 inline void narrow(Vec<float> v, float* p) {
   store(v, p);
 }

@@ -24,16 +24,16 @@ inline VisibleKeys keys_seen(const AttentionParams& p, const Sequence& sequence,
   return visible_keys(p.window, sequence.bounds, segment_of(p, sequence, position), position);
 }
 
-// Elements of `heads` heads of a row where they follow one another; else of one.
+// Elements of `heads` heads of a row if they are contiguous; otherwise of one.
 inline int64_t near_dim(const HeadsTensor& x, int64_t dim, int64_t heads) {
   return x.head_stride == dim ? heads * dim : dim;
 }
 
-// Up to kRows queries that go through the products together.
+// Up to kRows queries that are multiplied together.
 struct RowBlock {
   int rows;      // in use
   Span hull[2];  // of all rows' windows, and of their sinks
-  Span common;   // keys that every row's window holds
+  Span common;   // keys in every row's window
   QueryRow row[kRows];
   int64_t position[kRows];
   VisibleKeys seen[kRows];
@@ -49,14 +49,14 @@ struct RowBlock {
     hull[1] = lck::hull(hull[1], keys.sink);
   }
 
-  // From now on every row sees these keys and no other.
+  // Sets the visible keys of every row.
   void see(Span keys) {
     for (int r = 0; r < rows; ++r) seen[r] = {keys, {0, 0}};
     common = hull[0] = keys;
     hull[1] = {0, 0};
   }
 
-  // Keys of the tile from key n0 that some row sees, and what lies between them.
+  // The hull of the keys of the tile from key n0 that some row sees.
   Span keys(int64_t n0) const {
     const Span tile{n0, n0 + kTile};
     return lck::hull(intersect(hull[0], tile), intersect(hull[1], tile));
@@ -76,7 +76,7 @@ struct RowBlock {
   }
 };
 
-// The columns of a tile that one row sees: two spans, less what `penalty` hides.
+// The columns of a tile that one row sees: two spans, without those that `penalty` hides.
 template <typename A>
 struct ColumnMask {
   int window_begin, window_end, sink_begin, sink_end;

@@ -26,8 +26,8 @@ struct ScoreRule {
   // Whether a score is a positive multiple of its product.
   bool plain() const { return cap == 0 && !bias && scale > 0; }
 
-  // s: products of one row in, scores out, for columns [first, stop). distance: of column 0, as the bias
-  // counts. tanh (kTile) keeps the softcap's tanh, if given.
+  // s: products of one row, replaced by scores, for columns [first, stop). distance: index in the bias table
+  // of column 0. tanh (kTile), if given, receives the softcap's tanh.
   void apply(A* s, int first, int stop, int64_t head, int64_t distance, A* tanh_out) const {
     constexpr int L = kLanes<A>;
     for (int c = first; c < stop; c += L) {
@@ -50,7 +50,7 @@ struct ScoreRule {
   }
 };
 
-// dbias_row (bias_len) += ds of one row, columns [first, stop) that `mask` shows hold 0 elsewhere.
+// dbias_row (bias_len) += ds of one row, columns [first, stop); hidden columns hold 0.
 template <typename A>
 inline void add_bias_gradient(const A* ds, int first, int stop, int64_t index, int64_t bias_len,
                               A* dbias_row) {

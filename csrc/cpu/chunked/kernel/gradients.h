@@ -1,6 +1,6 @@
-// Backward of chunked attention: chunks > query tiles > heads of the group > key tiles of the chunk, twice: S
-// and dP and what rows sum up of them, then dS and the other three products. The rows of a chunk get their
-// gradients in parts of their own, which are added position by position in the order of the segments.
+// Backward of chunked attention: chunks > query tiles > heads of the group > key tiles of the chunk, in two
+// passes: S, dP and their sums over each row, then dS and the other three products. Each chunk stores partial
+// gradients of its rows, which are added position by position in the order of the segments.
 // Included only by files that are compiled once per instruction set.
 #pragma once
 
@@ -10,11 +10,11 @@
 
 namespace lck::LCK_ISA {
 
-// So many key tiles of a chunk keep their S and dP between the two rounds; those of the others are made
-// again.
-inline constexpr int64_t kKeptTiles = 64;
+// The most key tiles of a chunk whose S and dP are stored between the two passes; those of the others are
+// recomputed.
+inline constexpr int64_t kStoredTiles = 64;
 
-// The gradients of one kv head that all chunks' rows have from their own chunk, fp32 (fp64).
+// Partial gradients of one kv head: of all chunks' rows, each from its own chunk, fp32 (fp64).
 template <typename U>
 struct ChunkParts {
   using A = AccOf<U>;
@@ -41,7 +41,7 @@ struct ChunkParts {
   }
 };
 
-// What the rows of a query tile sum up over the keys of a chunk: e^(score - base), and that times dP.
+// Sums of the rows of a query tile over the keys of a chunk: of e^(score - base), and of that times dP.
 template <typename A>
 struct RowTotals {
   A* base;         // (rows)
@@ -103,23 +103,23 @@ struct ChunkScratch {
   using A = AccOf<U>;
   KeyGradScratch<U> pairs;
   RowTotals<A> totals;
-  A* products;  // (kept tiles, 2, kPairElements)
+  A* products;  // (stored tiles, 2, kPairElements)
 
   static ChunkScratch of(Arena* arena, const ChunkedParams& p) {
-    const int64_t kept = smaller(p.most_tiles, kKeptTiles);
+    const int64_t kept = smaller(p.most_tiles, kStoredTiles);
     return {KeyGradScratch<U>::of(arena, p.sequence, p.most_tiles), RowTotals<A>::of(arena),
             arena->take<A>(kept * 2 * kPairElements)};
   }
-  // pairs with the S and dP of a key tile.
+  // pairs with the memory for S and dP of a key tile.
   KeyGradScratch<U> with_products(int64_t tile) const {
-    if (tile >= kKeptTiles) return pairs;
+    if (tile >= kStoredTiles) return pairs;
     A* place = products + tile * 2 * kPairElements;
     return pairs.with_products(place, place + kPairElements);
   }
 };
 
 // each(run, n0, number of the tile) for every key tile of a chunk. The rows of the query tile see the keys of
-// the run, but for those whose lse is +inf.
+// the run, except rows whose lse is +inf.
 template <typename U, typename Each>
 inline void for_key_tiles(const ChunkedParams& p, int64_t chunk, const GradRows<U>& rows, Each each) {
   int64_t number = 0;
@@ -135,8 +135,8 @@ inline void for_key_tiles(const ChunkedParams& p, int64_t chunk, const GradRows<
   });
 }
 
-// The packed query tile: S and dP of all key tiles, then the lse and delta of its rows as finish(f, state)
-// makes them of what they summed up. The result: whether some row counts.
+// Computes S and dP of the packed query tile and all key tiles, then sets lse and delta of its rows to
+// finish(f, state), where state has the row's sums. Returns whether some row has a gradient.
 template <typename U, typename Finish>
 bool sum_rows(const ChunkedParams& p, int64_t chunk, const ChunkScratch<U>& x, Finish finish) {
   using A = AccOf<U>;
@@ -157,18 +157,18 @@ bool sum_rows(const ChunkedParams& p, int64_t chunk, const ChunkScratch<U>& x, F
       }
     }
   });
-  bool some_count = false;
+  bool has_gradient = false;
   for (int b = 0; b < rows.num_blocks; ++b) {
     for (int64_t f = int64_t{b} * kRows; f < int64_t{b} * kRows + rows.blocks[b].rows; ++f) {
       const RowState<A> state = finish(f, x.totals.row(f));
       rows.lse[f] = state.lse, rows.delta[f] = state.delta;
-      some_count |= state.lse != kInf<A>;
+      has_gradient |= state.lse != kInf<A>;
     }
   }
-  return some_count;
+  return has_gradient;
 }
 
-// Queries [i0, i0 + kTile) of one head as far as sequence goes: their dq, and their part of dk and dv.
+// Queries [i0, i0 + kTile) of one head up to the end of the sequence: their dq, and their part of dk and dv.
 template <typename U, typename T>
 void chunk_query_tile(const ChunkedParams& p, const ChunkRun& run, const Sequence& sequence, int64_t chunk,
                       int64_t head, int64_t i0, const ChunkParts<U>& parts, ChunkScratch<U>* x) {
@@ -176,16 +176,16 @@ void chunk_query_tile(const ChunkedParams& p, const ChunkRun& run, const Sequenc
   pack_query_tile<U, T>(
       *run.params, sequence, head, i0, &x->pairs, [](QueryRow) { return RowState<A>{0, 0}; },
       [](QueryRow) { return VisibleKeys{}; });
-  const bool some_count = sum_rows<U>(p, chunk, *x, [&](int64_t f, RowState<A> state) {
+  const bool has_gradient = sum_rows<U>(p, chunk, *x, [&](int64_t f, RowState<A> state) {
     if (p.dots) static_cast<A*>(p.dots)[head * parts.rows + run.place_of(i0 + f)] = state.delta;
     const A weight = merge_weight<A>(p, chunk, run.column_of(i0 + f));
     const bool counts = weight != 0 && state.lse != -kInf<A>;
     return RowState<A>{counts ? state.lse - log(weight) : kInf<A>, state.delta};
   });
   x->pairs.clear_dq(p.sequence);
-  if (some_count) {
+  if (has_gradient) {
     for_key_tiles<U>(p, chunk, x->pairs.rows, [&](const ChunkRun& keys, int64_t n0, int64_t number) {
-      grad_pair<U>(*keys.params, keys.sequence, n0, number, number < kKeptTiles, nullptr,
+      grad_pair<U>(*keys.params, keys.sequence, n0, number, number < kStoredTiles, nullptr,
                    x->with_products(number));
     });
   }
@@ -195,7 +195,8 @@ void chunk_query_tile(const ChunkedParams& p, const ChunkRun& run, const Sequenc
               smaller(sequence.q_len - i0, kTile) * columns * sizeof(A));
 }
 
-// A chunk and kv head, or one of num_splits parts of its query tiles and heads, into task.parts.
+// The gradients of a chunk and kv head, or of one of num_splits parts of its query tiles and heads, into
+// task.parts.
 template <typename U, typename T>
 void chunk_gradients(const ChunkedParams& p, const ChunkGradTask& task, void* scratch) {
   using A = AccOf<U>;
@@ -246,7 +247,7 @@ void merge_chunk_gradients(const ChunkedParams& p, const ChunkedTask& task, std:
   const auto from = ChunkParts<U>::at(p, parts);
   const Span rows{task.first, task.first + task.count};
   A* merged = static_cast<A*>(scratch);
-  // part: `slices` times (rows, columns). queries: dq, whose rows without a weight were never written.
+  // part: (slices, rows, columns). queries: dq, whose rows with weight 0 were not written.
   const auto merge = [&](const A* part, int64_t slices, int64_t dim, bool queries, A factor,
                          const HeadsTensor& to, int64_t head) {
     const int64_t columns = padded_columns<U>(dim);

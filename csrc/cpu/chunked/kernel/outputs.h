@@ -1,6 +1,6 @@
-// The runs of rows that a chunk is made of, and the forward of chunked attention: output positions > the
-// chunks that cover them > runs of keys of the chunk > key tiles, with the products of windowed attention. No
-// chunk is materialised; every output is written by one task. Included only by files that are compiled once
+// The runs of rows of a chunk, and the forward of chunked attention: output positions > the chunks that cover
+// them > runs of keys of the chunk > key tiles, with the products of windowed attention. No chunk is
+// materialised; every output is written by one task. Included only by files that are compiled once
 // per instruction set.
 #pragma once
 
@@ -23,7 +23,7 @@ inline Span span_of(const Segment& s) {
   return {s.start, int64_t{s.start} + s.length};
 }
 
-// each(segment) for the segments that touch positions of `span`, in order.
+// each(segment) for the segments that overlap `span`, in order.
 template <typename Each>
 inline void for_segments(const ChunkedParams& p, Span span, Each each) {
   int64_t low = 0, high = p.num_segments;
@@ -40,8 +40,8 @@ inline void for_segments(const ChunkedParams& p, Span span, Each each) {
   }
 }
 
-// Rows of a chunk that follow one another: a segment of the sequence from its column on, or the chunk's extra
-// rows as from column chunk_len on. place: of the first among all chunks' rows.
+// Contiguous rows of a chunk: a segment of the sequence, or the chunk's extra rows, whose first column is
+// chunk_len. place: index of the first row among all chunks' rows.
 struct ChunkRun {
   const AttentionParams* params;
   Sequence sequence;
@@ -66,13 +66,13 @@ inline void for_runs(const ChunkedParams& p, int64_t chunk, Each each) {
   each(ChunkRun{&p.extra, extra_sequence(p, chunk), {0, p.num_extra}, p.chunk_len, place});
 }
 
-// What a chunk's column makes of its position's output; an extra row is its own.
+// The normalized weight of a chunk's column; 1 for an extra row.
 template <typename A>
 inline A merge_weight(const ChunkedParams& p, int64_t chunk, int64_t column) {
   return column < p.chunk_len ? static_cast<const A*>(p.merge_weights)[chunk * p.chunk_len + column] : A{1};
 }
 
-// Rows of a chunk from a column on, less those at either end that have no weight.
+// Rows of a chunk from a column on, without those of weight 0 at either end.
 template <typename A>
 inline Span with_weight(const ChunkedParams& p, int64_t chunk, int64_t column, Span rows) {
   while (!empty(rows) && merge_weight<A>(p, chunk, column) == 0) ++rows.begin, ++column;

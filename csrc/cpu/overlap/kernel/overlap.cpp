@@ -36,7 +36,7 @@ T* position_row(const OverlapParams& p, int64_t position) {
   return static_cast<T*>(p.sequence) + position * p.position_stride;
 }
 
-// The scratch memory of a kernel, cut into its parts for at most `segments` segments a tile.
+// The parts of a kernel's scratch memory, for at most `count` segments a tile.
 template <typename T>
 struct Scratch {
   Acc<T>* sums;     // (kTileLen)
@@ -101,7 +101,7 @@ int64_t scatter(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, vo
 }
 
 // dweights = (<dout, x> - sum of weight * <dout, x>) / sum of weights, at each covered column. At a zero
-// weight a product that is not finite gives 0.
+// weight it is 0 if the product is not finite.
 template <typename T>
 int64_t weight_grad(const OverlapParams& p, int64_t tile_begin, int64_t tile_end, void* memory) {
   using A = Acc<T>;

@@ -1,4 +1,4 @@
-// The weight of each chunk at each position of a tile.
+// The normalized weight of each chunk at each position of a tile.
 #pragma once
 
 #include "cpu/simd/vec.h"
@@ -7,10 +7,10 @@
 
 namespace lck::LCK_ISA {
 
-// One output tile: positions [start, start + length), and the segments that touch it.
+// One output tile: positions [start, start + length), and the segments that overlap it.
 struct Tile {
   int64_t start, length, count;
-  const Segment* segments;  // (count), each inside the tensors
+  const Segment* segments;  // (count), clamped to the tensors
 
   bool covers(int64_t n, int64_t position) const {
     const int64_t u = position - segments[n].start;
@@ -18,7 +18,7 @@ struct Tile {
   }
 };
 
-// The tile of that index; `segments` has room for the whole range that the plan names.
+// Tile `index`; `segments` has space for the plan's whole range of the tile.
 inline Tile tile_at(const OverlapParams& p, int64_t index, Segment* segments) {
   const int64_t start = index * kTileLen, rest = p.total_len - start;
   const int64_t length = rest < kTileLen ? rest : kTileLen;
@@ -33,10 +33,10 @@ inline Tile tile_at(const OverlapParams& p, int64_t index, Segment* segments) {
   return {start, length, count, segments};
 }
 
-// Fills weights (tile.count, kTileLen): the weight of each segment at each position over the sum of all, 0
-// where a segment does not reach; for kAdd the weight itself. sums (kTileLen) are the sums. Returns the first
-// position, relative to the tile, with a weight that is negative or not finite, or with a sum that is zero or
-// not finite; -1 if there is none.
+// weights (tile.count, kTileLen) = the weight of each segment at each position divided by the sum of all, 0
+// where a segment does not cover it; for kAdd the weight itself. sums (kTileLen) = the sums. Returns the
+// first position, relative to the tile, with a weight that is negative or not finite, or with a sum that is
+// zero or not finite; -1 if there is none.
 template <typename A>
 int64_t normalized_weights(const OverlapParams& p, const Tile& tile, A* weights, A* sums) {
   constexpr A kInfinity = static_cast<A>(__builtin_inff());

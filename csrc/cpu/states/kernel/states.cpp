@@ -1,5 +1,5 @@
 // merge_attention_states on the CPU: loops over query tiles > heads > vectors of queries > states for the
-// weights, then queries > heads > states > head_dim for the rows, in memory's order. Compiled once per
+// weights, then queries > heads > states > head_dim for the rows, in memory order. Compiled once per
 // instruction set (LCK_ISA).
 #include "cpu/simd/math.h"
 #include "cpu/simd/row_sums.h"
@@ -42,13 +42,13 @@ void write_queries(const A* from, const QueryTile& tile, int64_t head, const Hea
   for (int64_t i = 0; i < tile.count; ++i) to[i * x.row_stride] = from[i];
 }
 
-// The scratch memory of a kernel, cut into its parts.
+// The parts of a kernel's scratch memory.
 template <typename T>
 struct Scratch {
   using A = Acc<T>;
   int64_t num_heads;
   Terms<T> terms;  // (num_states)
-  A* values;       // (num_states + 1, num_heads, kStateTile): weights, then what there is one of
+  A* values;       // (num_states + 1, num_heads, kStateTile): weights, then one more value
 
   Scratch(const StatesParams& p, void* memory) : num_heads(p.num_heads) {
     terms.rows = static_cast<const T**>(memory);
@@ -60,7 +60,7 @@ struct Scratch {
   A* at(int64_t state, int64_t head) const { return values + (state * num_heads + head) * kStateTile; }
 };
 
-// One head's weights in place of its lses, and its merged lse: w = exp(lse_n - max) / sum.
+// Replaces one head's lses by its weights, w = exp(lse_n - max) / sum, and sets its merged lse.
 template <typename T>
 void softmax_over_states(const StatesParams& p, const Scratch<T>& scratch, int64_t head) {
   using A = Acc<T>;
@@ -117,7 +117,7 @@ void forward(const StatesParams& p, int64_t begin, int64_t end, void* memory) {
   if (p.stream_out) stream_fence();
 }
 
-// One head's weights in place of the states' lses: exp(lse_n - lse), 0 where lse is -inf.
+// Replaces one head's lses of the states by its weights: exp(lse_n - lse), 0 where lse is -inf.
 template <typename T>
 void weights_of_states(const StatesParams& p, const Scratch<T>& scratch, int64_t head, const Acc<T>* lse) {
   using A = Acc<T>;
@@ -139,7 +139,7 @@ struct GradRows {
   T* dstate;
 };
 
-// dstate = weight * dout; gives <dout, state - out>. kStream: dstate is aligned.
+// dstate = weight * dout; returns <dout, state - out>. kStream: dstate is aligned.
 template <typename T, bool kStream>
 Acc<T> state_gradient(const GradRows<T>& rows, Acc<T> weight, int64_t dim) {
   using A = Acc<T>;
