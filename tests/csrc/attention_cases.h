@@ -8,7 +8,7 @@
 
 namespace lck::test {
 
-// 0, 1, .. count - 1 in runs, each so long and with the next number; with `period` the numbers come again.
+// 0, 1, .. count - 1 in runs, each `length` long, with increasing numbers; with `period` the numbers repeat.
 inline std::vector<int64_t> runs(int64_t count, int64_t length, int64_t period) {
   std::vector<int64_t> x(count);
   for (int64_t i = 0; i < count; ++i) x[i] = 5 - i / length % period;
@@ -184,8 +184,8 @@ inline std::vector<Case> attention_cases() {
        .window = {3, 3, 0, 0},
        .bias_len = 9,
        .bias_center = 3},
-      // Keys in several strips, which take turns at dq; the last two: more strips of a head than there are
-      // places for parts of dbias, and sums of dq for one head at a time.
+      // Keys in several strips, which add to dq in order; the last two: more strips of a head than slots of
+      // dbias, and sums of dq for one head at a time.
       {.name = "strips",
        .seqlen_q = 70,
        .seqlen_k = 1700,

@@ -1,4 +1,4 @@
-// Problems of windowed attention: the tensors as the kernels get them, and what the results should be.
+// Problems of windowed attention: the arguments of the kernels, and the expected results.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +25,13 @@ struct Case {
   int64_t bias_len = 0, bias_center = 0;
   bool sink_logits = false, dlse = false;
   bool forward_only = false;
-  bool nan_values = false;  // in keys and values that must not be read, and in queries that see nothing
+  bool nan_values = false;  // in keys and values that must not be read, and in queries that see no key
   std::vector<int64_t> cu_seqlens_q{}, cu_seqlens_k{};
   std::vector<int64_t> offsets{}, kv_start{}, kv_end{}, chunk_origins{}, segment_ids{};
   std::vector<uint8_t> kv_mask{};
 };
 
-// Results and gradients, as they should be or as a kernel gave them.
+// Results and gradients, expected or computed by a kernel.
 template <typename T>
 struct Results {
   T out, lse, dq, dk, dv, delta, dbias,
@@ -99,7 +99,7 @@ struct Problem {
     if (c.bias_len) p.rel_bias = bias.view.data;
   }
 
-  // Results of the problem's shapes, and params that lead there.
+  // Results of the problem's shapes, and params that point to them.
   Results<Tensor> results(Storage storage, AttentionParams* p) const {
     const DType acc = accumulator_of(dtype);
     const auto rows = [&] { return Tensor(acc, c.batch, c.heads, c.seqlen_q, 1, storage); };
@@ -142,7 +142,7 @@ struct Problem {
   double softmax_scale() const { return c.steepness / std::sqrt(static_cast<double>(c.dim)); }
   uint32_t threshold() const { return static_cast<uint32_t>(c.dropout_p * 4294967296.0); }
 
-  // A sequence by the layout's definition.
+  // A sequence, by the definition of the layout.
   Sequence sequence(int64_t t) const {
     const auto entry = [t](const std::vector<int64_t>& x, int64_t otherwise) {
       return x.empty() ? otherwise : x[t];

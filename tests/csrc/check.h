@@ -1,4 +1,4 @@
-// Assertions that stay on in every build and name the place that failed.
+// Assertions that are active in every build and print the place of the failure.
 #pragma once
 
 #include <cstdio>

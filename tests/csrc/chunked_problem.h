@@ -1,4 +1,4 @@
-// Problems of chunked attention: the tensors as the kernels get them, and what the results should be.
+// Problems of chunked attention: the arguments of the kernels, and the expected results.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@ struct ChunkedCase {
   const char* name;
   int64_t total_len, chunk_len;
   std::vector<Segment> segments;
-  std::vector<Segment> damaged{};  // given to the kernel beside those above; they must change nothing
+  std::vector<Segment> damaged{};  // passed to the kernel with those above, without effect on results
   int64_t num_chunks = 1, num_extra = 0, heads = 2, kv_heads = 1, dim = 16, dim_v = 16;
   bool extra_gradient = true, row_dots = true;
   bool nan_queries = false;  // where every weight is 0, which must not be read
@@ -28,7 +28,7 @@ inline Segment segment(int32_t row, int32_t col, int32_t start, int32_t length) 
   return {row, col, start, length, 0, length, 0, 0, 0, 0};
 }
 
-// Chunks of `length` positions from column 1 on, every `step`, as far as the sequence goes.
+// Chunks of `length` positions from column 1 on, every `step`, up to the end of the sequence.
 inline std::vector<Segment> chunks(int32_t total, int32_t length, int32_t step) {
   std::vector<Segment> all;
   for (int32_t start = 0, row = 0; start < total; start += step, ++row) {
@@ -84,7 +84,7 @@ inline std::vector<ChunkedCase> chunked_cases() {
        .num_chunks = 3,
        .num_extra = 67,
        .storage = Storage::kHeadsFirst},
-      {.name = "long chunks",  // whose queries are shared out
+      {.name = "long chunks",  // whose queries are divided among tasks
        .total_len = 620,
        .chunk_len = 521,
        .segments = chunks(620, 520, 200),
@@ -138,7 +138,7 @@ inline std::vector<ChunkedCase> chunked_cases() {
   };
 }
 
-// What the kernel writes, or should.
+// Results, expected or computed by a kernel.
 template <typename T>
 struct ChunkedResults {
   T out, dq, dk, dv, extra_out, extra_dq, extra_dk, extra_dv, row_dots;
@@ -184,7 +184,7 @@ struct ChunkedProblem {
     }
   }
 
-  // Results of the problem's shapes, and params that lead there, without tables.
+  // Results of the problem's shapes, and params that point to them, without tables.
   ChunkedResults<Tensor> results(Storage storage, ChunkedParams* p) const {
     const auto like = [storage](const Tensor& x) {
       return Tensor(x.dtype, x.batch, x.rows, x.heads, x.dim, storage);

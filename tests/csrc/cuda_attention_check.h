@@ -11,7 +11,7 @@
 
 namespace lck::test {
 
-// What the kernels take: dims of whole 16 bytes, rows aligned to them.
+// Whether the kernels support a case: dims of whole 16 bytes, aligned rows.
 inline Case for_cuda(Case c) {
   const auto round = [](int64_t dim) { return (dim + 7) / 8 * 8; };
   c.dim = round(c.dim), c.dim_v = round(c.dim_v);
@@ -35,7 +35,7 @@ inline std::vector<double> sum_strips(const Tensor& strips, int64_t head) {
   return sum;
 }
 
-// with_run(dtype, params, use) calls use(run) with the AttentionRun that the problem gets.
+// with_run(dtype, params, use) calls use(run) with the problem's AttentionRun.
 template <typename WithRun>
 void check_attention(const Case& c, DType dtype, const WithRun& with_run) {
   const Problem problem(c, dtype);

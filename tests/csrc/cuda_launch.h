@@ -5,7 +5,7 @@
 
 namespace lck::test {
 
-// Under ThreadSanitizer a block takes a hundred times as long: tests run a part of their cases.
+// Under ThreadSanitizer a block is a hundred times slower: tests run a part of their cases.
 #if !defined(__has_feature)
   #define __has_feature(x) 0
 #endif

@@ -1,5 +1,5 @@
-// Prints what each attention kernel is launched with: its name in binaries, threads, bytes of shared memory.
-// bench/compile/cuda_compile.py reads it.
+// Prints the launch parameters of each attention kernel: its name in binaries, threads, bytes of shared
+// memory. bench/compile/cuda_compile.py reads it.
 #include <dlfcn.h>
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// The warp instructions on a GPU; bench/gpu.sh compares what it prints with test_cuda_primitives.
+// The warp instructions on a GPU; bench/gpu.sh compares the output with that of test_cuda_primitives.
 #include <cstdint>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// What tests/cuda_mutations.py runs on kernels with a fault: one head dim, both variants, few cases.
+// The test that tests/cuda_mutations.py runs on mutated kernels: one head dim, both variants, few cases.
 #include <cstdio>
 
 #include "cuda_attention_check.h"
@@ -10,7 +10,7 @@ using lck::GpuAttentionParams;
 using lck::test::Case;
 
 const Case kCases[] = {
-    // The second tile of 128 keys is seen whole by some queries, and its steps do not begin where that does.
+    // Some queries see all of the second tile of 128 keys, but from a key that is not the first of a step.
     {.name = "band", .seqlen_q = 230, .seqlen_k = 360, .dim = 64, .dim_v = 40, .window = {200, 30, 0, 0}},
     {.name = "steep", .seqlen_q = 40, .seqlen_k = 300, .heads = 1, .dim = 64, .dim_v = 64, .steepness = 50},
     {.name = "causal",
@@ -33,7 +33,7 @@ const Case kCases[] = {
      .window = {40, 7, 0, 0},
      .cu_seqlens_q = {0, 5, 5, 70, 100},
      .cu_seqlens_k = {0, 0, 30, 95, 130}},
-    // The first sequence begins behind a tile's rows, which belong to none.
+    // The first sequence begins after a tile's rows, which belong to no sequence.
     {.name = "packed, late",
      .seqlen_q = 200,
      .seqlen_k = 230,
@@ -41,7 +41,7 @@ const Case kCases[] = {
      .dim_v = 64,
      .cu_seqlens_q = {130, 135, 200},
      .cu_seqlens_k = {140, 170, 230}},
-    // A query sees its own key alone, which may be hidden.
+    // A query sees only its own key, which may be hidden.
     {.name = "hidden keys",
      .seqlen_q = 70,
      .seqlen_k = 70,

@@ -9,7 +9,7 @@ namespace lck::test {
 
 using Row = std::vector<double>;
 
-// A key that a query sees; gradients are added where dk, dv and dbias say.
+// A key that a query sees; gradients are added to dk, dv and dbias.
 struct PlainKey {
   Row k, v;
   double *dk, *dv;
@@ -33,7 +33,7 @@ inline double dot(const Row& a, const double* b) {
   return total;
 }
 
-// The result of query q; dq (head_dim) and the keys' gradients are added to, dsink where not null.
+// The result of query q; adds to dq (head_dim), to the keys' gradients, and to dsink if not null.
 inline PlainResult plain_attention(const PlainRule& rule, const Row& q, const std::vector<PlainKey>& keys,
                                    const Row& dout, double dlse, double* dq, double* dsink) {
   std::vector<double> scores, slopes;

@@ -1,4 +1,4 @@
-// Which keys a query sees, key by key as it is defined.
+// Which keys a query sees, key by key, by the definition.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Every warp instruction of csrc/cuda/ptx.cuh on numbers that all 16-bit types hold, for both sides: the
-// host's twins (test_cuda_primitives.cpp) and a GPU (gpu_primitives.cu) must give the same bits.
+// Every warp instruction of csrc/cuda/ptx.cuh on numbers that all 16-bit types represent: the host
+// functions (test_cuda_primitives.cpp) and a GPU (gpu_primitives.cu) must return the same bits.
 #pragma once
 
 #include <cstdio>
@@ -15,7 +15,7 @@ inline constexpr const char* kPrimitiveNames[kPrimitives] = {
     "cp.async of zeros", "pack bf16, f16", "ex2, rcp", "shfl",
 };
 
-// A whole number from -8 to 7, the same for the same place.
+// An integer from -8 to 7, a function of the index.
 __device__ inline float number_at(int place) {
   return static_cast<float>(place * 37 % 16 - 8);
 }
@@ -81,7 +81,7 @@ __global__ void primitives(const uint32_t* from, uint32_t* out) {
   }
 }
 
-// What primitives() copies from.
+// The source of the copies of primitives().
 inline std::vector<uint32_t> primitive_words() {
   std::vector<uint32_t> words(256);
   for (uint32_t i = 0; i < words.size(); ++i) words[i] = i * 2654435761u;

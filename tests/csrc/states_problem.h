@@ -11,7 +11,7 @@
 
 namespace lck::test {
 
-// States of random numbers and where their results go; odd states lie with heads before queries.
+// States of random numbers and memory for results; odd states have heads before queries in memory.
 struct StatesProblem {
   StatesParams params{};
   std::vector<std::vector<float>> outs, lses, douts, dlses;

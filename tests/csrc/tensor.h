@@ -1,4 +1,5 @@
-// Tensors of any dtype on the heap, in memory of exactly their size, so that a sanitizer sees a step outside.
+// Tensors of any dtype on the heap, in memory of exactly their size, so that a sanitizer reports accesses
+// outside.
 #pragma once
 
 #include <algorithm>
@@ -67,12 +68,12 @@ inline void store(DType dtype, double value, std::byte* p) {
   }
 }
 
-// How a tensor lies: rows side by side, from the second element of its memory on; with NaN between the rows;
-// with heads before rows; as kPlain and kPadded, but with every row aligned to 16 bytes if dim is a multiple
+// Memory layouts of a tensor: contiguous from the second element of its memory on; with NaN between the rows;
+// with heads before rows; as kPlain and kPadded, with every row aligned to 16 bytes if dim is a multiple
 // of 8.
 enum class Storage { kPlain, kPadded, kHeadsFirst, kAligned, kAlignedPadded };
 
-// The storage that lies alike, with aligned rows.
+// The same layout with aligned rows.
 inline Storage aligned(Storage storage) {
   return storage == Storage::kPadded  ? Storage::kAlignedPadded
          : storage == Storage::kPlain ? Storage::kAligned
@@ -84,7 +85,7 @@ struct Tensor {
   DType dtype = DType::kFloat32;
   int64_t batch = 0, rows = 0, heads = 0, dim = 0;
   std::vector<std::byte> memory;
-  HeadsTensor view{};  // null where there is no element, as torch has it
+  HeadsTensor view{};  // null without elements, as in torch
 
   Tensor() = default;
   Tensor(DType dtype, int64_t batch, int64_t rows, int64_t heads, int64_t dim, Storage storage)
@@ -130,7 +131,7 @@ struct Tensor {
   }
 };
 
-// What a tensor should hold, (batch, rows, heads, dim) in order; sums go here.
+// Expected values of a tensor, contiguous (batch, rows, heads, dim), to which sums are added.
 struct Sums {
   int64_t rows, heads, dim;
   std::vector<double> x;
@@ -147,7 +148,7 @@ inline bool near(double got, double want, double tolerance) {
   return got == want || std::fabs(got - want) <= tolerance;
 }
 
-// Ends the test unless `got` is near `want` in every element; `what` and `name` say which they are.
+// Ends the test unless `got` is near `want` in every element; `what` and `name` are for the message.
 inline void check_near(const char* what, const char* name, const Tensor& got, const Sums& want,
                        double tolerance) {
   double largest = 1;
@@ -165,7 +166,7 @@ inline void check_near(const char* what, const char* name, const Tensor& got, co
   }
 }
 
-// What the results' rounding and the accumulator's make of numbers about 1.
+// Tolerance from the rounding of results and accumulators of numbers about 1.
 inline double tolerance_of(DType dtype) {
   return dtype == DType::kFloat64   ? 1e-12
          : dtype == DType::kFloat32 ? 2e-5

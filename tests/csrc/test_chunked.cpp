@@ -1,5 +1,5 @@
 // Chunked attention without torch, forward and backward: every instruction set and dtype against plain loops,
-// on several threads, and with segments that lie outside.
+// on several threads, and with segments outside the tensors.
 #include <cstdio>
 #include <string>
 

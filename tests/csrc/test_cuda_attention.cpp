@@ -11,7 +11,7 @@ using lck::test::Case;
 
 std::vector<Case> cases() {
   std::vector<Case> all = lck::test::attention_cases();
-  // Scores of 10^9: an fp32 lse says too little of them for a backward.
+  // Scores of 10^9: an fp32 lse is not accurate enough for a backward.
   all.push_back({.name = "huge scores",
                  .seqlen_q = 40,
                  .seqlen_k = 200,
@@ -20,7 +20,7 @@ std::vector<Case> cases() {
                  .window = {90, 60, 0, 0},
                  .steepness = 1e10,
                  .forward_only = true});
-  // What a softcap does to scores far below it is nothing.
+  // A softcap far above all scores has no effect.
   all.push_back(
       {.name = "wide softcap", .seqlen_q = 40, .seqlen_k = 90, .dim = 32, .dim_v = 32, .softcap = 1e6});
   for (const int64_t dim : {96, 128, 192}) {

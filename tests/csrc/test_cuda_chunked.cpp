@@ -22,7 +22,7 @@ using lck::test::Storage;
 using lck::test::Sums;
 using lck::test::Tensor;
 
-// The plan's segments by their chunks, as the backend makes them on the device.
+// The plan's segments by their chunks, as the backend computes them on the device.
 struct Tables {
   std::vector<Segment> segments;
   std::vector<int32_t> tiles, by_chunk;
@@ -52,7 +52,7 @@ struct Tables {
   }
 };
 
-// What the kernels take: dims of whole 16 bytes, rows aligned to them.
+// Whether the kernels support a case: dims of whole 16 bytes, aligned rows.
 ChunkedCase for_cuda(ChunkedCase c) {
   c.dim = (c.dim + 7) / 8 * 8, c.dim_v = (c.dim_v + 7) / 8 * 8;
   c.storage = lck::test::aligned(c.storage);
@@ -64,7 +64,7 @@ void check(const ChunkedCase& c, DType dtype) {
   const ChunkedResults<Sums> want = problem.expected();
   GpuChunkedParams a{};
   const ChunkedResults<Tensor> got = problem.results(Storage::kAligned, &a.c);
-  // Weights are fp32, in memory of their own.
+  // Weights are fp32, in their own memory.
   const Tables tables(problem, &a);
   lck::with_chunked_run(dtype, a, [&](auto run) {
     run.forward(a, SimtLaunch{});
@@ -80,7 +80,7 @@ void check(const ChunkedCase& c, DType dtype) {
   if (c.extra_gradient) check_near(what.c_str(), "extra dq", got.extra_dq, want.extra_dq, near);
   check_near(what.c_str(), "extra dk", got.extra_dk, want.extra_dk, near);
   check_near(what.c_str(), "extra dv", got.extra_dv, want.extra_dv, near);
-  // A row's dots, summed over heads, where a segment has it; the other rows are not written.
+  // A row's dots, summed over heads, if a segment has it; the other rows are not written.
   for (const Segment& s : c.segments) {
     for (int64_t column = s.col; c.row_dots && column < s.col + s.length; ++column) {
       double sum = 0;
@@ -109,7 +109,7 @@ int main() {
                    .dim = 72,
                    .dim_v = 128});
   for (const ChunkedCase& c : cases) {
-    // Long chunks and many segments ask how the CPU divides work; here they would take minutes.
+    // Long chunks and many segments test how the CPU divides work; here they would take minutes.
     if (c.total_len > 500 || c.segments.size() > 20) continue;
     if (lck::test::kFewCases && !c.num_extra) continue;
     check(for_cuda(c), DType::kBFloat16);

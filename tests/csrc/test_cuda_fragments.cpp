@@ -1,8 +1,8 @@
-// The host twins of the warp instructions against an independent source: CuTe's layouts of fragments (CUTLASS
-// headers, for this test alone). Without the headers it is skipped.
+// The host functions of the warp instructions against an independent source: CuTe's layouts of fragments
+// (CUTLASS headers, only for this test). Without the headers it is skipped.
 #if __has_include(<cute/atom/mma_traits_sm80.hpp>)
   #include <cute/tensor.hpp>
-// CuTe's headers come first: the twins redefine CUDA's keywords.
+// CuTe's headers are first: ptx_host.h redefines CUDA's keywords.
   #include <cute/atom/copy_traits_sm75.hpp>
   #include <cute/atom/mma_traits_sm80.hpp>
 
@@ -18,7 +18,7 @@ using Atom = cute::MMA_Traits<cute::SM80_16x8x16_F32BF16BF16F32_TN>;
 constexpr int kM = 16, kN = 8, kK = 16;
 float a[kM * kK], b[kN * kK], c[kM * kN], d[kM * kN];  // columns of rows, as CuTe numbers them
 
-// A whole number, which every 16-bit type holds.
+// An integer that every 16-bit type represents.
 template <typename T>
 void load_pair(uint32_t& word, float low, float high) {
   word = lck::ptx::pack<T>(low, high);

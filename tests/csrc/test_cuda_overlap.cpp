@@ -22,7 +22,7 @@ using lck::WeightMode;
 using lck::test::OverlapProblem;
 using lck::test::SimtLaunch;
 
-// Rows that begin `lead` elements into their memory and lie `pad` elements apart.
+// Rows from element `lead` of their memory on, with `pad` elements between them.
 struct Rows {
   DType dtype;
   std::vector<std::byte> memory;
@@ -45,11 +45,11 @@ struct Rows {
   }
 };
 
-// One problem in a dtype, with chunks, a sequence and tables of its own for each side.
+// One problem in a dtype, with separate chunks, sequence and tables for both kernels.
 struct Side {
   OverlapProblem plan;
   Rows chunks, sequence;
-  std::vector<double> table, dtable;  // room for fp64; fp32 otherwise
+  std::vector<double> table, dtable;  // large enough for fp64; fp32 otherwise
   OverlapParams params;
 
   Side(const OverlapProblem& from, DType dtype, int64_t dim, int64_t lead, int64_t pad)
@@ -111,7 +111,7 @@ void check_case(const OverlapProblem& plan, DType dtype, int64_t dim, int64_t le
                            std::to_string(dim) + ", lead " + std::to_string(lead);
   const lck::OverlapKernels& cpu = lck::overlap_kernels(Isa::kGeneric, dtype);
   std::vector<double> scratch = plan.scratch();
-  scratch.resize(2 * scratch.size());  // fp64 shares
+  scratch.resize(2 * scratch.size());  // fp64 weights
   {
     Side got(plan, dtype, dim, lead, pad), want(plan, dtype, dim, lead, pad);
     cpu.gather(want.params, 0, want.params.num_tiles, scratch.data());
@@ -137,7 +137,7 @@ void check_case(const OverlapProblem& plan, DType dtype, int64_t dim, int64_t le
   }
 }
 
-// Segments and tiles of any value: nothing outside the buffers is touched.
+// Segments and tiles of any value: nothing outside the buffers is accessed.
 void check_damaged_plans() {
   std::mt19937 random(11);
   for (int round = 0; round < 60; ++round) {
@@ -166,7 +166,7 @@ int main() {
                                 WeightMode::kCrop, WeightMode::kExplicit, WeightMode::kAdd}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
       if (lck::test::kFewCases && (mode != WeightMode::kExplicit || dtype != DType::kBFloat16)) continue;
-      // The last one: two segments in a row, each of which owns a part of its columns.
+      // The last one: two segments in a row, each of which writes a part of its columns.
       const std::vector<lck::Segment> two_a_row{{0, 1, 0, 30, 0, 30, 1, 0, 0, 33},
                                                 {0, 34, 20, 30, 2, 28, 0, 0, 33, 65},
                                                 {1, 3, 40, 20, 0, 20, 0, 1, 0, 65}};

@@ -1,4 +1,4 @@
-// The warp instructions on the host: what tests/csrc/gpu_primitives.cu must print on a GPU.
+// The warp instructions on the host: the output that tests/csrc/gpu_primitives.cu must have on a GPU.
 #include <vector>
 
 #include "check.h"

@@ -21,7 +21,7 @@ using lck::Isa;
 using lck::StatesParams;
 using lck::test::SimtLaunch;
 
-// A problem in another dtype: the tensors hold what the fp32 ones do, in memory of exactly their size.
+// A problem in another dtype: the values of the fp32 one, in memory of exactly their size.
 struct Side {
   lck::test::StatesProblem problem;
   DType dtype;
@@ -87,7 +87,7 @@ void check(int64_t num_states, int64_t batch, int64_t seqlen, int64_t heads, int
   const std::string what = std::to_string(num_states) + " states, dim " + std::to_string(dim) + ", dtype " +
                            std::to_string(static_cast<int>(dtype));
   lck::test::StatesProblem problem(num_states, batch, seqlen, heads, dim);
-  if (num_states == 2) {  // what a state without weight holds is not read
+  if (num_states == 2) {  // a state with weight 0 is not read
     std::fill(problem.lses[1].begin(), problem.lses[1].end(), -INFINITY);
     std::fill(problem.outs[1].begin(), problem.outs[1].end(), NAN);
   }

@@ -1,5 +1,5 @@
 // The kernels of overlap_merge and overlap_split without torch: every instruction set against plain loops, on
-// buffers of exactly the tensors' size, so that a sanitizer sees a step outside.
+// buffers of exactly the tensors' size, so that a sanitizer reports accesses outside.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -94,7 +94,7 @@ void check_scatter(Isa isa, Problem problem, bool stream) {
   }
 }
 
-// Two threads on two ranges of tiles write what one writes; ThreadSanitizer sees every access.
+// Two threads on two ranges of tiles have the results of one thread; ThreadSanitizer checks every access.
 void check_threads(Isa isa) {
   Problem one(500, 65, 32, 24, WeightMode::kHann), two(500, 65, 32, 24, WeightMode::kHann);
   const lck::OverlapKernels& kernels = lck::overlap_kernels(isa, DType::kFloat32);
@@ -165,7 +165,7 @@ void check_bad_weights(Isa isa) {
   CHECK(gather(problem.params, 0, problem.params.num_tiles, scratch.data()) == 25);
 }
 
-// Every dtype on rows of exactly its size, two of them apart: what matters is what the sanitizers see.
+// Every dtype on rows of exactly its size, for the sanitizers; two elements between rows.
 void check_memory(Isa isa, DType dtype, int64_t bytes) {
   for (const int64_t dim : {1, 7, 16, 33, 100}) {
     Problem problem(150, 40, 20, dim, WeightMode::kCrop);
@@ -191,7 +191,7 @@ void check_memory(Isa isa, DType dtype, int64_t bytes) {
   }
 }
 
-// Segments and tiles of any value: nothing outside the buffers is touched.
+// Segments and tiles of any value: nothing outside the buffers is accessed.
 void check_damaged_plans(Isa isa) {
   std::mt19937 random(11);
   for (int round = 0; round < 300; ++round) {

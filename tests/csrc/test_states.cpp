@@ -1,5 +1,5 @@
 // The kernels of merge_attention_states without torch: every instruction set against plain loops, on buffers
-// of exactly the tensors' size, so that a sanitizer sees a step outside.
+// of exactly the tensors' size, so that a sanitizer reports accesses outside.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -32,7 +32,7 @@ bool near(double got, double want) {
   return got == want || std::abs(got - want) <= 1e-5 * (1 + std::abs(want));
 }
 
-// Calls body(batch, query, head, weights, merged lse) for every row; weights are 0 where nothing was seen.
+// Calls body(batch, query, head, weights, merged lse) for every row; weights are 0 for a row without keys.
 template <typename Body>
 void each_row(const StatesParams& p, const Body& body) {
   for (int64_t row = 0; row < p.batch * p.seqlen * p.num_heads; ++row) {
@@ -84,7 +84,7 @@ void check_backward(Isa isa, Problem problem, bool stream) {
   });
 }
 
-// What a state without weight holds is not read, whatever it is.
+// The values of a state with weight 0 are not read.
 void check_unread(Isa isa) {
   Problem problem(2, 1, 20, 2, 37);
   std::fill(problem.lses[1].begin(), problem.lses[1].end(), -kInf);
@@ -99,7 +99,7 @@ void check_unread(Isa isa) {
   for (const float value : problem.douts[1]) CHECK(value == 0);
 }
 
-// Two threads on two ranges of tiles write what one writes; ThreadSanitizer sees every access.
+// Two threads on two ranges of tiles have the results of one thread; ThreadSanitizer checks every access.
 void check_threads(Isa isa) {
   Problem one(3, 2, 50, 3, 24), two(3, 2, 50, 3, 24);
   const lck::StatesKernels& kernels = lck::states_kernels(isa, DType::kFloat32);
@@ -117,7 +117,7 @@ void check_threads(Isa isa) {
   CHECK(one.out == two.out && one.lse == two.lse && one.douts == two.douts && one.dlses == two.dlses);
 }
 
-// Every dtype on rows of exactly its size: what matters is what the sanitizers see.
+// Every dtype on rows of exactly its size, for the sanitizers.
 void check_memory(Isa isa, DType dtype, int64_t bytes) {
   for (const int64_t dim : {0, 1, 7, 16, 33, 100}) {
     Problem problem(3, 2, 18, 2, dim);

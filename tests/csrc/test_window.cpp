@@ -22,7 +22,7 @@ bool inside(const VisibleKeys& keys, int64_t j) {
   return inside(keys.window, j) || inside(keys.sink, j);
 }
 
-// A window, bounds and maybe segments in one piece each.
+// A window, bounds and, in some cases, contiguous segments.
 struct Drawn {
   Window window;
   KeyBounds bounds;
@@ -89,7 +89,7 @@ void check_hull(const Drawn& d) {
   }
 }
 
-// The largest numbers that reach window.h: positions of 2^60 and a bit, windows below 2^31.
+// The largest arguments of window.h: positions slightly above 2^60, windows below 2^31.
 void check_far() {
   constexpr int64_t kFar = int64_t{1} << 60, kMost = (int64_t{1} << 31) - 1;
   for (const int64_t at : {-kFar, kFar, kFar + kMost}) {

@@ -1,4 +1,4 @@
-// cpu/parallel.h without torch, and what the sanitizers do in every test.
+// cpu/common/parallel.h without torch, and the options of the sanitizers for every test.
 #include "threads.h"
 
 #include <algorithm>
@@ -32,7 +32,7 @@ void run_ranges(int64_t size, int64_t grain, const std::function<void(int64_t be
   for (std::thread& thread : threads) thread.join();
 }
 
-// Whatever the grain, so that small problems run on several threads.
+// For any grain, so that small problems run on several threads.
 void run_tasks(int64_t num_tasks, int64_t, const std::function<void(const NextTask& next)>& body) {
   std::atomic<int64_t> taken{0};
   const NextTask next = [&] {
@@ -44,7 +44,7 @@ void run_tasks(int64_t num_tasks, int64_t, const std::function<void(const NextTa
 
 }  // namespace lck
 
-// Fresh memory holds NaN, so that a result made from what was never written shows.
+// New memory contains NaN, so that the use of uninitialised memory is detected.
 extern "C" const char* __asan_default_options() {
   return "max_malloc_fill_size=1073741824:malloc_fill_byte=255";
 }

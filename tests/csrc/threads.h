@@ -1,9 +1,9 @@
-// The kernels' threads in these tests: std::thread, as many as the test asks for.
+// The kernels' threads in these tests: std::thread, as many as the test sets.
 #pragma once
 
 namespace lck::test {
 
-// How many threads run_tasks and run_ranges use from now on.
+// Sets the number of threads of run_tasks and run_ranges.
 void set_num_threads(int count);
 
 }  // namespace lck::test

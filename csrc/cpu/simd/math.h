@@ -60,10 +60,10 @@ inline Vec<double> lane_max(Vec<double> a, Vec<double> b) {
 // e^x = 2^n 2^f with n + f = x log2(e): the minimax polynomial of degree 5 for 2^f on [-0.5, 0.5]. Relative
 // error below 2e-7 + 2e-8 |x|; exactly 0 for x <= -88.03; NaN stays NaN. For x <= 88.
 inline Vec<float> exp(Vec<float> x) {
-  constexpr float kLeast = static_cast<float>(-127 * kLn2), kTurns = static_cast<float>(kLog2E);
+  constexpr float kLeast = static_cast<float>(-127 * kLn2), kToLog2 = static_cast<float>(kLog2E);
   x = lane_max(splat(kLeast), x);
-  const Vec<float> shifted = x * kTurns + 12582912.0f;  // 1.5 * 2^23: n in the mantissa's low bits
-  const Vec<float> f = x * kTurns - (shifted - 12582912.0f);
+  const Vec<float> shifted = x * kToLog2 + 12582912.0f;  // 1.5 * 2^23: n in the mantissa's low bits
+  const Vec<float> f = x * kToLog2 - (shifted - 12582912.0f);
   Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
   p = p * f + 5.5507132760977955e-2f;
   p = p * f + 2.4022119720072979e-1f;

@@ -124,8 +124,8 @@ __global__ void __launch_bounds__(kOverlapThreads) overlap_gather(const OverlapP
 }
 
 // chunk rows = weight * sequence[t], and 0 in the columns outside segments. Grid: num_segments *
-// ceil(chunk_len / rows of a block) * cut.blocks, the last fastest; a segment writes its own columns and
-// the columns [fill_start, fill_end); blocks beyond them write nothing.
+// ceil(chunk_len / rows of a block) * cut.blocks, the last fastest; a segment writes the columns
+// [fill_start, fill_end) of its row, and blocks beyond them nothing.
 template <typename T, int kBytes>
 __global__ void __launch_bounds__(kOverlapThreads)
     overlap_scatter(const OverlapParams p, const RowCut cut, const int64_t rows_a_segment) {

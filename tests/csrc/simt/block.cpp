@@ -1,4 +1,4 @@
-// The scheduler: grid > blocks, one after the other > warps as the schedule says > lanes.
+// The scheduler: grid > blocks in order > warps in the order of the schedule > lanes.
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -16,7 +16,7 @@ namespace simt {
 
 namespace {
 
-// LCK_SCHEDULE is the name of a schedule, and a seed behind a colon where it takes one.
+// LCK_SCHEDULE is the name of a schedule, followed by a colon and a seed if it has one.
 Options options_from_environment() {
   Options chosen;
   const char* given = std::getenv("LCK_SCHEDULE");
@@ -46,7 +46,7 @@ uint64_t bank_conflicts = 0;
 
 namespace {
 
-constexpr uint64_t kMaxTurns = 50'000'000;  // of a block's warps: more is a livelock
+constexpr uint64_t kMaxSwitches = 50'000'000;  // of a block's warps: more is a livelock
 uint64_t random_state = 1;
 
 bool at_random() {
@@ -121,7 +121,7 @@ void run_block(dim3 size) {
     Warp* warp = pick_warp();
     if (!warp) {
       set_error("deadlock");
-    } else if (turns > kMaxTurns) {
+    } else if (turns > kMaxSwitches) {
       set_error("livelock");
     } else {
       if (at_random()) warp->first_lane = static_cast<int>(random_bits() % 32);

@@ -1,4 +1,4 @@
-// Where threads wait for each other: lanes of a warp, all threads of the block; and asynchronous copies.
+// Synchronization of lanes of a warp and of all threads of the block, and asynchronous copies.
 #include <cstring>
 
 #include "fiber.h"

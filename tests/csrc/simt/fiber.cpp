@@ -7,7 +7,7 @@
 
 extern "C" void simt_switch(void** save_stack_pointer, void* stack_pointer);
 
-// System V, x86-64: the callee-saved registers go to the old stack and come from the new one.
+// System V, x86-64: the callee-saved registers are saved on the old stack and restored from the new one.
 asm(R"(
 .text
 .globl simt_switch
@@ -77,7 +77,7 @@ void prepare(Fiber& fiber) {
   auto* top = reinterpret_cast<uint64_t*>(fiber.stack + kStackBytes - 64);
   for (size_t i = 1; i <= kPoisoned / sizeof(*top); ++i)
     static_cast<volatile uint64_t*>(top)[-i] = ~uint64_t{0};
-  *--top = 0;  // enter_thread returns nowhere
+  *--top = 0;  // enter_thread does not return
   *--top = reinterpret_cast<uint64_t>(enter_thread);
   for (int i = 0; i < kSavedRegisters; ++i) *--top = 0;
   fiber.stack_pointer = top;

@@ -1,4 +1,4 @@
-// The threads of the running block as fibers, and what they wait for.
+// The threads of the running block as fibers, and the state of their synchronization.
 #pragma once
 
 #include <vector_types.h>
@@ -15,12 +15,12 @@ namespace simt {
 inline constexpr int kMaxThreads = 1024, kMaxCopies = 256;
 inline constexpr size_t kStackBytes = 128 << 10, kGuardBytes = 4096, kMaxSmemBytes = 227 << 10;
 
-// A place for ThreadSanitizer's clocks; only its address counts.
+// An address for ThreadSanitizer's happens-before clocks.
 struct Clock {
   alignas(8) char key[8];
 };
 
-// Lanes of a warp that meet.
+// A collective operation of lanes of a warp that is not complete.
 struct Collective {
   uint32_t mask = 0, arrived = 0;
   const char* what = nullptr;  // null: free
@@ -30,10 +30,10 @@ struct Collective {
 struct Barrier {
   int arrived = 0;
   unsigned round = 0;
-  Clock clocks[2];  // of this round and the one before, which some threads may still leave
+  Clock clocks[2];  // of this round and the one before, which some threads may not have left
 };
 
-// Copies in flight; no heap, which ThreadSanitizer would watch.
+// Copies in flight; not on the heap, which ThreadSanitizer would instrument.
 struct Copies {
   AsyncCopy ring[kMaxCopies];
   unsigned first = 0, end = 0, group = 0;
@@ -70,7 +70,7 @@ struct Block {
   Fiber fibers[kMaxThreads];
   Warp warps[kMaxThreads / 32];
   Barrier barrier;
-  Fiber scheduler;  // what runs between the threads
+  Fiber scheduler;  // the scheduler's own context
   char *smem = nullptr, *stacks = nullptr;
   size_t smem_bytes = 0;
   const std::function<void()>* thread = nullptr;
@@ -81,15 +81,15 @@ extern Block block;
 
 uint64_t random_bits();
 
-// Makes `fiber` begin in its thread's body when it is first switched to.
+// Prepares `fiber` so that the first switch to it enters the thread's body.
 void prepare(Fiber& fiber);
 void switch_to(Fiber& next);
-// The current thread gives way to another, for good if its state is kDone.
+// Switches from the current thread to another, permanently if its state is kDone.
 void leave();
 void wait_for(const char* what);
 void make_ready(Fiber& fiber);
 int next_lane(const Warp& warp);
-// Lets the threads at the block's barrier go on.
+// Resumes the threads at the block's barrier.
 void open_barrier();
 // A line for each run of threads in the same state.
 std::string describe_threads();

@@ -16,7 +16,7 @@ namespace simt {
 
 namespace {
 
-// Where the window of shared addresses begins: no valid address is 0.
+// The lowest shared address, so that no valid one is 0.
 constexpr uint32_t kWindow = 1024;
 constexpr size_t kStacksBytes = kMaxThreads * (kStackBytes + kGuardBytes);
 
@@ -41,7 +41,7 @@ size_t static_smem_bytes() {
 }
 
 void begin_memory() {
-  // ThreadSanitizer sees blocks as unordered: each has memory of its own.
+  // For ThreadSanitizer blocks are unordered: each has its own memory.
   if (!block.smem || thread_sanitizer()) {
     block.smem = map(kMaxSmemBytes + 4096);
     block.stacks = map(kStacksBytes);
@@ -64,7 +64,7 @@ void begin_memory() {
 }
 
 void end_memory() {
-  if (thread_sanitizer()) munmap(block.stacks, kStacksBytes);  // shared memory keeps its addresses to itself
+  if (thread_sanitizer()) munmap(block.stacks, kStacksBytes);  // addresses of shared memory are not reused
 }
 
 void* dynamic_smem() {

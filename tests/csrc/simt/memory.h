@@ -5,7 +5,7 @@
 
 namespace simt {
 
-// Fresh memory for a block: shared memory is NaN, beyond its bytes AddressSanitizer reports.
+// Initialises the memory of a block: shared memory is NaN, and AddressSanitizer reports accesses beyond it.
 void begin_memory();
 void end_memory();
 size_t static_smem_bytes();

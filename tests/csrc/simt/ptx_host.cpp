@@ -27,14 +27,14 @@ void copy16(uint32_t to, const void* from) {
   store_bytes(to, value);
 }
 
-// What each lane brings to an ldmatrix: one row of 8 elements, and where its share of all goes.
+// A lane's arguments of ldmatrix: one row of 8 elements, and the destination of its results.
 struct MatrixRow {
   uint32_t address;
   uint16_t elements[8];
   uint32_t* out;
 };
 
-// Eight rows are read at once: without conflicts if they lie in eight different groups of four banks.
+// Eight rows are read at once: without conflicts if they are in eight different groups of four banks.
 void count_conflicts(void** brought) {
   for (int matrix = 0; matrix < 4; ++matrix) {
     unsigned groups = 0;
@@ -46,7 +46,7 @@ void count_conflicts(void** brought) {
 }
 
 template <bool kTransposed>
-void hand_out(void** brought, uint32_t) {
+void distribute(void** brought, uint32_t) {
   count_conflicts(brought);
   for (int lane = 0; lane < 32; ++lane) {
     for (int matrix = 0; matrix < 4; ++matrix) {
@@ -70,7 +70,7 @@ MatrixRow read_row(uint32_t address, uint32_t (&r)[4]) {
   return row;
 }
 
-// What each lane brings to a product.
+// A lane's arguments of a product.
 struct Fragments {
   uint32_t a[4], b[2];
   float* d;
@@ -152,12 +152,12 @@ void load_shared(float (&r)[4], uint32_t address) {
 
 void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
   MatrixRow row = read_row(address, r);
-  simt::warp_collective("ldmatrix", ~0u, &row, hand_out<false>);
+  simt::warp_collective("ldmatrix", ~0u, &row, distribute<false>);
 }
 
 void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
   MatrixRow row = read_row(address, r);
-  simt::warp_collective("ldmatrix.trans", ~0u, &row, hand_out<true>);
+  simt::warp_collective("ldmatrix.trans", ~0u, &row, distribute<true>);
 }
 
 void mma_m16n8k16_of(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Convert value) {

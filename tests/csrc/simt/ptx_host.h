@@ -1,4 +1,4 @@
-// The host twins of csrc/cuda/ptx.cuh: the same names, signatures and results.
+// The functions of csrc/cuda/ptx.cuh on the host: the same names, signatures and results.
 #pragma once
 
 #include "builtins.h"
@@ -12,8 +12,9 @@ inline uint32_t smem_address(const void* p) {
   return simt::shared_address(p);
 }
 
-// NaN from the issue on, the data comes with the wait: a missing wait shows, and a copy into memory that
-// others still read. In random schedules some data is there at once: a stage that is used twice shows.
+// The destination is NaN from the issue to the wait, which stores the data: this detects a missing wait, and
+// a copy into memory that others still read. In random schedules some data is stored at once: this detects a
+// stage that is used twice.
 void cp_async16(uint32_t to, const void* from, bool valid);
 inline void cp_async_commit() {
   simt::commit_copies();

@@ -1,12 +1,12 @@
-// Runs a CUDA kernel on the host: one block at a time, each of its threads a fiber, so that a kernel's own
-// code is tested without a GPU. Tests include it; kernels see it only through csrc/cuda/ptx.cuh.
+// Runs a CUDA kernel on the host: one block at a time, with a fiber per thread, so that the code of a
+// kernel is tested without a GPU. Included by tests, and by kernels only through csrc/cuda/ptx.cuh.
 //
-// Found here: steps outside memory (AddressSanitizer, UndefinedBehaviorSanitizer, bounds of shared memory),
+// Detected: accesses outside memory (AddressSanitizer, UndefinedBehaviorSanitizer, bounds of shared memory),
 // missing barriers and waits (ThreadSanitizer; NaN where data has not arrived; several schedules), divergent
 // warps, deadlocks, uninitialised shared memory and, at -O0, locals on stack not used before, bank conflicts
-// of ldmatrix. Not found: wrong twins of the instructions themselves (test_cuda_fragments.cpp compares them
-// with CuTe's layouts), weak memory order between blocks, the rounding of tensor cores and of ex2, registers,
-// time.
+// of ldmatrix. Not detected: errors in the host functions of the instructions (test_cuda_fragments.cpp
+// compares them with CuTe's layouts), weak memory order between blocks, the rounding of tensor cores and of
+// ex2, registers, time.
 #pragma once
 
 #include <vector_types.h>
@@ -40,12 +40,12 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes,
   run_blocks(grid, block, smem_bytes, [&] { std::apply(kernel, params); });
 }
 
-// For the twins of instructions, called by a thread of a running block.
+// For the instructions' host functions, called by a thread of a running block.
 
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 unsigned lane();
 
-// The lanes of `mask` meet; the last one runs `act` over what each brought, then all go on.
+// Waits for all lanes of `mask`; the last one calls `act` with the arguments of each, then all continue.
 using Act = void (*)(void** brought, uint32_t mask);
 void warp_collective(const char* what, uint32_t mask, void* mine, Act act);
 
@@ -56,21 +56,21 @@ unsigned ballot(uint32_t mask, bool vote);
 
 void* dynamic_smem();
 uint32_t shared_address(const void* p);
-// A generic address again; fails outside the block's shared memory or if misaligned.
+// The generic address of a shared one; fails outside the block's shared memory or if misaligned.
 char* from_shared(uint32_t address, uint32_t bytes, uint32_t align);
 
-// Tells the sanitizers of an access by code that they do not instrument.
+// Reports an access by code without instrumentation to the sanitizers.
 void note_read(const void* p, size_t bytes);
 void note_write(void* p, size_t bytes);
 
-// Asynchronous copies of a thread in its groups; `finished_copy` gives those that a wait must have finished.
+// Asynchronous copies of a thread in its groups; `finished_copy` returns those that a wait must complete.
 struct AsyncCopy {
   uint32_t to;
   const void* from;  // null: zeros
   unsigned group;
 };
 void add_copy(uint32_t to, const void* from);
-// Whether a copy is there at once; never but in random schedules, where it is half of the copies.
+// Whether a copy completes at once: half of the copies in random schedules, otherwise none.
 bool lands_early();
 void commit_copies();
 bool finished_copy(unsigned groups_in_flight, AsyncCopy* copy);

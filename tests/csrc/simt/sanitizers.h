@@ -27,7 +27,7 @@ inline bool thread_sanitizer() {
   return __tsan_create_fiber != nullptr;
 }
 
-// Happens-before: what was done before a release of a key is seen after an acquire of it.
+// Happens-before: writes before a release of a key are visible after an acquire of it.
 inline void release(void* key) {
   if (__tsan_release) __tsan_release(key);
 }

@@ -1,5 +1,5 @@
-# The CUDA kernels' own code on the host, where the CUDA headers and an x86-64 processor are: on several schedules
-# at -O0, where locals on stack not used before are NaN, or with a sanitizer, of which the runtime itself is kept free.
+# The code of the CUDA kernels on the host; requires the CUDA headers and an x86-64 processor. Several schedules at -O0,
+# where locals on stack not used before are NaN, or a sanitizer, which does not instrument the runtime.
 find_path(LCK_CUDA_INCLUDE cuda_fp16.h HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES include)
 if(NOT LCK_CUDA_INCLUDE OR NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(why "the CUDA kernels' host tests are skipped: no CUDA headers, or not an x86-64 processor")
@@ -12,7 +12,7 @@ file(GLOB simt_sources CONFIGURE_DEPENDS tests/csrc/simt/*.cpp)
 add_library(simt STATIC EXCLUDE_FROM_ALL ${simt_sources})
 target_include_directories(simt PUBLIC tests/csrc)
 target_include_directories(simt SYSTEM PUBLIC ${LCK_CUDA_INCLUDE})
-# CuTe, for test_cuda_fragments alone, and the CUDA C++ library that it includes.
+# CuTe, only for test_cuda_fragments, and the CUDA C++ library that it includes.
 find_path(LCK_CUTLASS_INCLUDE cute/tensor.hpp HINTS ${LCK_TORCH_DIR}/../cutlass_library/source/include)
 find_path(LCK_CCCL_INCLUDE cuda/std/utility HINTS ${LCK_CUDA_INCLUDE}/cccl ${LCK_CUDA_INCLUDE})
 set_target_properties(simt PROPERTIES COMPILE_OPTIONS "-Wall;-Wextra;-O2;-fno-tree-loop-distribute-patterns")
