@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import wraps
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from lckernels.options import Layout, Score
 
-_Function = TypeVar("_Function", bound=Callable)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _PACKED = "layout=Layout(cu_seqlens_q=..., cu_seqlens_k=...) with q[None], k[None], v[None]"
 _MASK = "layout=Layout(kv_mask=...) for padding, Layout(segment_ids=...) for packed documents"
@@ -42,11 +43,11 @@ EQUIVALENTS: Mapping[str, str] = {
 }
 
 
-def with_equivalents(function: _Function) -> _Function:
+def with_equivalents(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function, with a TypeError that names the equivalent of a keyword argument in EQUIVALENTS."""
 
     @wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return function(*args, **kwargs)
         except TypeError:

@@ -167,3 +167,17 @@ def test_every_op_is_supported_on_every_device():
 
 def test_wheel_tag_is_this_python():
     assert (PACKAGE / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}").exists()
+
+
+def test_a_library_that_does_not_load_is_a_reason(tmp_path, monkeypatch):
+    from lckernels.backends.cpu import library
+
+    broken = tmp_path / "_C.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(library, "_LIBRARY", broken)
+    missing = library._load()
+    assert missing.startswith("_C.so does not load: ")
+    monkeypatch.setattr(library, "UNAVAILABLE", missing)
+    problem = registry.Problem("overlap_merge", "cpu", torch.float32, ())
+    assert registry.availability()["cpu"] == missing
+    assert registry.choose(problem).name == "eager"

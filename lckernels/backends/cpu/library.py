@@ -13,7 +13,10 @@ def _load() -> str:
     """Loads _C.so; returns why it cannot be used, or an empty string."""
     if not _LIBRARY.exists():
         return "lckernels/_C.so was not built (installing lckernels with a C++ compiler builds it)"
-    torch.ops.load_library(_LIBRARY)
+    try:
+        torch.ops.load_library(_LIBRARY)
+    except OSError as error:
+        return f"{_LIBRARY.name} does not load: {str(error).splitlines()[0]}"
     isa = settings().get("isa")
     if isa is not None:
         torch.ops.lckernels_cpu.set_isa(isa)
