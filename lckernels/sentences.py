@@ -1,4 +1,4 @@
-"""Where sentences begin: in characters, by the library sentencex (Wikimedia), and in a tokenizer's tokens."""
+"""Sentence boundaries: in characters, from the library sentencex (Wikimedia), and in a tokenizer's tokens."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,21 @@ from lckernels.extras import import_extra
 
 
 def sentence_boundaries(text: str, language: str = "en") -> list[int]:
-    """Character offsets at which a new sentence begins, rising: the places where a text may be cut.
+    """Character offsets at which a new sentence begins, rising.
 
-    text      any length; blank lines separate paragraphs, a line break within one does not end a sentence
-    language  ISO 639 code such as "en" or "zh"; sentencex knows about 300 and falls back to related ones
+    Args:
+        text: of any length. Blank lines separate paragraphs; a line break within one does not end a sentence.
+        language: ISO 639 code such as "en" or "zh". sentencex supports about 300 languages and falls back to
+            related ones.
 
-    The first sentence is not listed; space between two sentences belongs to the first. Raises ImportError if
-    sentencex is missing.
+    Returns:
+        The offsets without the first sentence's; white space between two sentences belongs to the first.
+
+    Raises:
+        ImportError: sentencex is missing.
     """
     sentencex = import_extra("sentencex", "hf")
-    # sentencex takes UTF-8, which has no lone surrogates; each becomes one other character.
+    # sentencex reads UTF-8, which has no lone surrogates; each becomes one other character.
     encodable = text.encode("utf-8", "replace").decode("utf-8")
     spans = sentencex.get_sentence_boundaries(language, encodable)
     return [span["start_index"] for span in spans if not span["text"].isspace()][1:]
@@ -27,14 +32,16 @@ def sentence_boundaries(text: str, language: str = "en") -> list[int]:
 def token_boundaries(
     offset_mapping: Tensor | Sequence[tuple[int, int]], char_boundaries: Tensor | Sequence[int]
 ) -> list[int]:
-    """The tokens that begin at the character offsets: for each the first token that ends behind it.
+    """The tokens at character offsets: for each offset the first token that ends after it.
 
-    offset_mapping   (num_tokens, 2) integers, (start, end) in characters, of one text by a fast tokenizer
-                     (`return_offsets_mapping=True`). Rows (0, 0) of special tokens and padding may be there
-                     and are counted: the result indexes the columns of input_ids.
-    char_boundaries  character offsets, as from `sentence_boundaries`
+    Args:
+        offset_mapping: (num_tokens, 2) integers, (start, end) in characters, of one text, from a fast
+            tokenizer (`return_offsets_mapping=True`). Rows (0, 0) of special tokens and padding count: the
+            result indexes the columns of input_ids.
+        char_boundaries: character offsets, as `sentence_boundaries` returns them.
 
-    Returns rising token offsets without duplicates, without the first token and without the end.
+    Returns:
+        Rising token offsets without duplicates, without the first token and without the end.
     """
     mapping = torch.as_tensor(offset_mapping, device="cpu")
     if mapping.numel() == 0:

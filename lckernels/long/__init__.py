@@ -1,1 +1,1 @@
-"""Models that read longer texts than they were built for."""
+"""Encoders that read sequences longer than their positions: LongEncoder, TextEncoder."""

@@ -101,7 +101,7 @@ class LongEncoder(EncoderWrapper):
         if merge == "layer":
             check_layer_merge(model)
             if attention == "model":
-                raise bad("attention", repr(attention), "merge='layer' needs that of lckernels")
+                raise bad("attention", repr(attention), "merge='layer' requires lckernels' attention")
         self.model = model
         self.training = model.training
         self.weights = weights
@@ -247,7 +247,7 @@ class LongEncoder(EncoderWrapper):
         """
         for name, value in unsupported.items():
             if value is not None and value is not False:
-                raise bad(name, type(value).__name__, "LongEncoder cannot take it")
+                raise bad(name, type(value).__name__, "LongEncoder does not support it")
         chunking = self.chunking
         batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, chunking.num_special)
         offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths)

@@ -1,4 +1,4 @@
-"""Hashes that tell models and tokenizers apart, the same on every machine and for any number of threads."""
+"""Hashes of models and tokenizers, equal on every machine and for any number of threads."""
 
 import hashlib
 from collections.abc import Set
@@ -8,9 +8,11 @@ import torch
 
 
 def weights_sha256(model: torch.nn.Module, left_out: Set[str] = frozenset()) -> str:
-    """Hash of the config, and of the bytes of the parameters and buffers that are saved.
+    """Hash of the config and of the bytes of the parameters and buffers in the state dict.
 
-    left_out: names in the state dict that count for nothing, such as those that were made at random.
+    Args:
+        model: a transformers model.
+        left_out: names in the state dict that do not count, such as those with random values.
     """
     digest = hashlib.sha256(model.config.to_json_string().encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -21,9 +23,9 @@ def weights_sha256(model: torch.nn.Module, left_out: Set[str] = frozenset()) -> 
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Hash of a fast tokenizer: normalisation, vocabulary, merges, what it puts around a text."""
+    """Hash of a fast tokenizer: normalisation, vocabulary, merges, special tokens around a text."""
     backend = tokenizer.backend_tokenizer
-    # Truncation and padding are those of the last call.
+    # Truncation and padding are settings of the last call.
     truncation, padding = backend.truncation, backend.padding
     backend.no_truncation()
     backend.no_padding()

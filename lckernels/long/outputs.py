@@ -1,4 +1,4 @@
-"""What a model returned, micro-batch by micro-batch, and what of it is kept."""
+"""The hidden states in a model's outputs, and an output of the same class with merged ones."""
 
 from typing import Any
 
@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 
 class Outputs:
-    """Reads the hidden states off a model's outputs and builds one output of the same class."""
+    """Extracts the hidden states of a model's outputs and builds one output of the same class.
+
+    Args:
+        model: the model, for error messages.
+        hidden_states: whether the states of all layers are requested.
+    """
 
     def __init__(self, model: nn.Module, hidden_states: bool) -> None:
         self.model = model
@@ -15,9 +20,12 @@ class Outputs:
         self.last_is_layer = False
 
     def states(self, output: Any) -> list[Tensor]:
-        """The last state, then, if hidden states are asked for, those of all layers.
+        """The last state, then, if hidden states are requested, those of all layers.
 
-        The last layer's state is left out where it is the last state. Raises TypeError for another output.
+        The last layer's state is left out where it is the last state.
+
+        Raises:
+            TypeError: the output has no hidden states.
         """
         last = getattr(output, "last_hidden_state", None)
         hidden = getattr(output, "hidden_states", None)

@@ -1,4 +1,4 @@
-"""A SentenceTransformer whose encoder reads texts longer than its positions."""
+"""A SentenceTransformer that reads texts longer than its encoder's positions."""
 
 from typing import Any
 
@@ -6,20 +6,25 @@ from torch import nn
 
 from lckernels.long.encoder import LongEncoder
 
-# Above every text, below what a fast tokenizer takes as "no limit" and warns about.
+# Above the length of every text, below the value that a fast tokenizer reads as "no limit" and warns of.
 NO_LIMIT = 10**9
 
 
 def lengthen(transformer: nn.Module, max_seq_length: int = NO_LIMIT, **options: Any) -> LongEncoder:
-    """Puts a LongEncoder in place of the encoder of a SentenceTransformer, or of its transformer module.
+    """Replaces the encoder of a SentenceTransformer, or of its transformer module, by a LongEncoder.
 
-    transformer     a SentenceTransformer or its first module (sentence-transformers 5, 6); changed in place,
-                    one that was lengthened before gets the new options
-    max_seq_length  texts are truncated to so many tokens, special tokens included; default: not at all.
-                    What is saved keeps the limit that was there.
-    options         as for LongEncoder; special_tokens is read off the tokenizer unless given
+    Args:
+        transformer: a SentenceTransformer or its first module (sentence-transformers 5, 6), changed in
+            place. If it was lengthened before, its LongEncoder is replaced.
+        max_seq_length: texts are truncated to so many tokens, special tokens included. Default: no limit. A
+            saved model has the limit from before.
+        options: arguments of LongEncoder; special_tokens is read from the tokenizer unless given.
 
-    Returns the LongEncoder; its `.model` is the encoder that was there. Raises TypeError for another module.
+    Returns:
+        The LongEncoder; its attribute `model` is the encoder from before.
+
+    Raises:
+        TypeError: another module.
     """
     module = transformer[0] if isinstance(transformer, nn.Sequential) else transformer
     # Version 6 keeps the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
@@ -38,13 +43,13 @@ def lengthen(transformer: nn.Module, max_seq_length: int = NO_LIMIT, **options: 
         tokenizer.save_pretrained = _SaveWithLimit(tokenizer, tokenizer.model_max_length)
     module.max_seq_length = max_seq_length
     if hasattr(module, "can_flatten_inputs"):
-        # Set for a model with flash attention: texts joined to one row, without the mask that parts them.
+        # True for a model with flash attention: texts are packed in one row without a mask.
         module.can_flatten_inputs = False
     return encoder
 
 
 class _SaveWithLimit:
-    """A tokenizer's save_pretrained that stores the limit of the encoder itself, not the lifted one."""
+    """A tokenizer's save_pretrained that stores the encoder's own limit, not the raised one."""
 
     def __init__(self, tokenizer: Any, limit: int) -> None:
         self.tokenizer = tokenizer
@@ -52,8 +57,8 @@ class _SaveWithLimit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tokenizer = self.tokenizer
-        lifted, tokenizer.model_max_length = tokenizer.model_max_length, self.limit
+        raised, tokenizer.model_max_length = tokenizer.model_max_length, self.limit
         try:
             return type(tokenizer).save_pretrained(tokenizer, *args, **kwargs)
         finally:
-            tokenizer.model_max_length = lifted
+            tokenizer.model_max_length = raised

@@ -112,7 +112,8 @@ def with_window():
         (lambda: make_encoder("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
         (
             lambda: make_encoder("chinese_clip"),
-            "got ChineseCLIPTextModel, and it cannot read a text as one row .RuntimeError: The expanded size",
+            "got ChineseCLIPTextModel, and it cannot read a sequence as one row "
+            ".RuntimeError: The expanded size",
         ),
         (
             with_window,
@@ -139,7 +140,9 @@ def test_a_model_that_cannot_be_run_dry_is_taken():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="merge: got 'first'; allowed are final, layer"):
         lckernels.LongEncoder(tiny(), 20, merge="first")
-    with pytest.raises(ValueError, match="attention: got 'model'; merge='layer' needs that of lckernels"):
+    with pytest.raises(
+        ValueError, match="attention: got 'model'; merge='layer' requires lckernels' attention"
+    ):
         lckernels.LongEncoder(tiny(), 20, merge="layer", attention="model")
 
 

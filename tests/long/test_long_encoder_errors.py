@@ -77,7 +77,10 @@ ALMOST[1, 0] = 1
             r"input_ids: got shape \(5,\); expected \(batch, seqlen\), not empty",
         ),
         (call_with(input_ids=token_ids(5)[None, :0]), r"input_ids: got shape \(1, 0\)"),
-        (call_with(position_ids=torch.zeros(2, 40)), "position_ids: got Tensor; LongEncoder cannot take it"),
+        (
+            call_with(position_ids=torch.zeros(2, 40)),
+            "position_ids: got Tensor; LongEncoder does not support it",
+        ),
         (
             call_with(sentence_boundaries=[[1], [2]]),
             "sentence_boundaries: got 2 lists; expected None with boundaries='sled'",
