@@ -13,6 +13,7 @@ from helpers.hf_encoders import make_encoder
 import lckernels.hf.interface
 import lckernels.hf.support
 from lckernels import LongEncoder
+from lckernels.backends.registry import backends
 from lckernels.hf.patch import dry_run
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import lckernels_attention
@@ -57,7 +58,7 @@ def test_it_equals_a_call(name, padded, monkeypatch):
 )
 def test_explain_names_the_attention(name, said, monkeypatch):
     # As if a backend other than eager supported attention on every device.
-    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: pytest)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: backends()["cpu"])
     model = make_encoder(name)
     model.config._attn_implementation = "sdpa"
     encoder = LongEncoder(model, 20, 6)

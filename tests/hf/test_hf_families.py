@@ -271,6 +271,7 @@ def test_generic_code_names_no_architecture():
         if "families" in path.parts:
             continue
         for text in names_and_strings(ast.parse(path.read_text(encoding="utf-8"))):
+            text = text.replace("sentence_bert_config.json", "")  # the file of every SentenceTransformer
             parts = re.findall(r"[A-Z]?[a-z]+\d*|[A-Z\d]+", text) + re.split(r"[^a-zA-Z\d]+", text)
             found += [f"{path.name}: {text}" for part in parts if part.lower() in architectures]
     assert found == []
