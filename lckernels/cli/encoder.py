@@ -1,8 +1,11 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
+from collections.abc import Callable
+
 from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
+from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.text_encoder import TextEncoder
 
 EXTRAS = dict.fromkeys(("safetensors", "sentencex", "transformers"), "hf")
@@ -17,12 +20,16 @@ def load_encoder(
     boundaries: Boundaries,
     merge: Merge,
     dtype: Dtype,
+    notify: Callable[[str], None],
 ) -> TextEncoder:
-    """The encoder with the options of the command line; sets the number of threads first."""
+    """The encoder with the options of the command line; sets the number of threads first.
+
+    `notify` receives a remark on the length of its chunks.
+    """
     check_no_gguf(model)
     set_threads(threads)
     silence_libraries()
-    return TextEncoder(
+    encoder = TextEncoder(
         model,
         dtype=dtype.value,
         chunk_len=chunk_len,
@@ -31,3 +38,14 @@ def load_encoder(
         boundaries=boundaries.value,
         merge=merge.value,
     )
+    notify(_chunk_len_remark(encoder, chunk_len is None))
+    return encoder
+
+
+def _chunk_len_remark(encoder: TextEncoder, is_default: bool) -> str:
+    """The length of a chunk, and the model's own max_seq_length where that is another possible length."""
+    used, limit = encoder.encoder.chunk_len, max_seq_length(encoder.name)
+    remark = f"chunk length {used:,} tokens{', all positions of the model' if is_default else ''}"
+    if limit is None or limit == used or (is_default and limit > used):
+        return remark
+    return f"{remark}; its sentence_bert_config.json has {limit:,}: add --chunk-len {limit} for that"

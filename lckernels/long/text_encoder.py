@@ -90,14 +90,20 @@ class TextEncoder:
             raise InputError(str(error)) from None
 
     def identity(self, language: str) -> dict[str, str]:
-        """Everything beside the text that the states depend on, as strings.
+        """Everything beside the text that the states depend on, as strings: `hashes` and `settings`."""
+        return {**self.hashes(), **self.settings(language)}
 
-        Hashes all weights at each call. `language` counts only where it decides the chunks.
-        """
+    def hashes(self) -> dict[str, str]:
+        """Of the weights and the tokenizer; each call reads all weights."""
+        return {
+            "weights_sha256": weights_sha256(self.encoder.model, self._random),
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
+        }
+
+    def settings(self, language: str) -> dict[str, str]:
+        """The options, as strings. `language` counts only where it decides the chunks."""
         encoder = self.encoder
         return {
-            "weights_sha256": weights_sha256(encoder.model, self._random),
-            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
             "chunk_len": str(encoder.chunk_len),
             "overlap": str(encoder.overlap),
             "weights": str(encoder.weights),

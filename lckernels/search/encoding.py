@@ -1,7 +1,7 @@
 """The states of a text: loaded from a file that fits, or computed and saved."""
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lckernels.errors import InputError
@@ -25,7 +25,8 @@ def encode_text(
     encoder: TextEncoder,
     language: str | None = None,
     progress: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> States:
     """Runs the encoder over the whole text.
 
@@ -35,6 +36,7 @@ def encode_text(
         language: ISO 639 code for finding sentences. Default: `text.language()`.
         progress: whether to show a progress bar.
         notify: receives remarks, one line each.
+        hashes: `encoder.hashes()` if known, which reads all weights. Default: computed.
 
     Returns:
         The states, with all that they depend on in the metadata.
@@ -47,7 +49,7 @@ def encode_text(
     if not len(tokens.offsets):
         raise InputError(f"{text.path} is an empty text to the tokenizer of {encoder.name}")
     encoded = encoder.encode(tokens, text.content, language, notify, progress)
-    metadata = _identity(text, encoder, language) | {
+    metadata = _identity(text, encoder, language, hashes) | {
         "format": FORMAT,
         "model": encoder.name,
         "num_tokens": str(len(tokens.offsets)),
@@ -66,13 +68,14 @@ def load_or_encode(
     *,
     overwrite: bool = False,
     progress: bool = False,
-    notify: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> tuple[States, bool]:
     """The states of the text from the file `path` if they fit, else computed and saved there.
 
     Args:
-        text, encoder, language, progress, notify: as in `encode_text`.
-        path: a states file, which need not exist; None saves nothing.
+        text, encoder, language, progress, notify, hashes: as in `encode_text`.
+        path: a states file, which need not exist. None saves nothing, and the metadata has no hashes.
         overwrite: whether to replace states of another text. States of the same text by another model or with
             other options are always replaced, and `notify` receives the differences.
 
@@ -82,19 +85,25 @@ def load_or_encode(
     Raises:
         InputError: `path` cannot be written or stores something else, or the tokenizer makes no token.
     """
-    if path is not None:
-        check_target(path, None if overwrite else text.sha256)
-    if path is not None and path.exists():
-        reasons = differences(read_metadata(path), _identity(text, encoder, language or text.language()))
+    notify = notify or (lambda _: None)
+    if path is None:
+        return encode_text(text, encoder, language, progress, notify, hashes={}), False
+    check_target(path, None if overwrite else text.sha256)
+    hashes = encoder.hashes() if hashes is None else hashes
+    if path.exists():
+        expected = _identity(text, encoder, language or text.language(), hashes)
+        reasons = differences(read_metadata(path), expected)
         if not reasons:
             return load_states(path), True
         notify(f"{path} does not fit and is made anew: {'; '.join(reasons)}")
-    states = encode_text(text, encoder, language, progress, notify)
-    if path is not None:
-        save_states(path, states)
-        notify(f"states kept in {path}, {path.stat().st_size / 2**20:,.1f} MiB")
+    states = encode_text(text, encoder, language, progress, notify, hashes)
+    save_states(path, states)
+    notify(f"states kept in {path}, {path.stat().st_size / 2**20:,.1f} MiB")
     return states, False
 
 
-def _identity(text: Text, encoder: TextEncoder, language: str) -> dict[str, str]:
-    return {"text_sha256": text.sha256, **encoder.identity(language)}
+def _identity(
+    text: Text, encoder: TextEncoder, language: str, hashes: Mapping[str, str] | None
+) -> dict[str, str]:
+    hashes = encoder.hashes() if hashes is None else hashes
+    return {"text_sha256": text.sha256, **hashes, **encoder.settings(language)}

@@ -170,10 +170,11 @@ def test_killed_encode_leaves_nothing(model, book, tmp_path):
         model,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    remark = process.stderr.readline()
+    chunk_len, remark = process.stderr.readline(), process.stderr.readline()
     process.terminate()
     process.stderr.close()
     assert process.wait(timeout=20) != 0
+    assert chunk_len == b"chunk length 32 tokens, all positions of the model\n"
     assert re.fullmatch(rb"reading [\d,]+ tokens in [\d,]+ chunks\n", remark)
     assert os.listdir(target.parent) == []
 

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
 
 from helpers.cli import error_message, run
-from helpers.tiny_bert import tiny_text
+from helpers.tiny_bert import save_tiny_bert, tiny_text
 
 from lckernels.errors import InputError
 from lckernels.long import text_encoder
@@ -185,3 +185,38 @@ def test_a_folder_is_not_one_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^\. is a folder, not a text file$"):
         read_text(tmp_path.relative_to(os.getcwd()))
+
+
+@pytest.mark.parametrize(
+    ("limit", "options", "remark"),
+    [
+        (None, (), "chunk length 32 tokens, all positions of the model"),
+        (None, ("--chunk-len", 16), "chunk length 16 tokens"),
+        (32, (), "chunk length 32 tokens, all positions of the model"),
+        (34, (), "chunk length 32 tokens, all positions of the model"),
+        (16, ("--chunk-len", 16), "chunk length 16 tokens"),
+        (16, (), "chunk length 32 tokens, all positions of the model; its sentence_bert_config.json has 16: "
+                 "add --chunk-len 16 for that"),
+        (16, ("--chunk-len", 20), "chunk length 20 tokens; its sentence_bert_config.json has 16: "
+                                  "add --chunk-len 16 for that"),
+    ],
+)  # fmt: skip
+def test_the_length_of_chunks_is_said(tmp_path, book, limit, options, remark):
+    model = save_tiny_bert(tmp_path / "model")
+    if limit:
+        (model / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    result = run("search", book, "river", "--model", model, "--no-plot", *options)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[0] == remark
+    assert run("search", book, "river", "--model", model, "--no-plot", "-q", *options).stderr == ""
+
+
+def test_weights_are_hashed_only_for_saved_states_and_once(model, book, folder, monkeypatch):
+    hashed, hash_weights = [], text_encoder.weights_sha256
+    monkeypatch.setattr(text_encoder, "weights_sha256", lambda *a: hashed.append(a) or hash_weights(*a))
+    options = ("--model", model, "-q", "--no-plot")
+    assert run("search", book, folder, "river", *options).exit_code == 0
+    assert len(hashed) == 0
+    assert run("search", book, folder, "river", *options, "--states", "out").exit_code == 0
+    assert run("search", book, folder, "river", *options, "--states", "out").exit_code == 0
+    assert len(hashed) == 2

@@ -73,10 +73,11 @@ def encode(
     sources = read_sources(files)
     paths = states_in(sources, output)
     check_states_paths(sources, paths, overwrite)
-    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
-    entries = []
+    notify = remarks(quiet)
+    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, notify)
+    hashes, entries = encoder.hashes(), []
     for text, path in zip(sources.texts, paths, strict=True):
-        states = encode_text(text, encoder, language, show_progress(quiet), remarks(quiet))
+        states = encode_text(text, encoder, language, show_progress(quiet), notify, hashes)
         save_states(path, states)
         entries.append(as_json(text, states.metadata, path, reused=False))
         if not (quiet or json):

@@ -105,8 +105,10 @@ def search(
     paths = _states_paths(sources, keep, states)
     check_states_paths(sources, paths, overwrite)
     picture = _picture_path(sources, plot, no_plot)
-    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype)
+    notify = remarks(quiet)
+    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, notify)
     vector, found = encoder.embed(question), []
+    hashes = encoder.hashes() if any(paths) else None
     for text, path in zip(sources.texts, paths, strict=True):
         encoded, reused = load_or_encode(
             text,
@@ -115,7 +117,8 @@ def search(
             language,
             overwrite=overwrite,
             progress=show_progress(quiet),
-            notify=remarks(quiet),
+            notify=notify,
+            hashes=hashes,
         )
         passages = split_passages(text.content, encoded.offsets, language or text.language(), passage_tokens)
         scores = passage_vectors(encoded.states, passages) @ vector
