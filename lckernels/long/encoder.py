@@ -33,7 +33,7 @@ class LongEncoder(EncoderWrapper):
 
     A sequence is cut into overlapping chunks that fit the model; the chunks' hidden states are merged by
     `overlap_merge`, or with merge="layer" the results of each attention layer, by `chunked_attention`. A
-    sequence that fits in one chunk gives the model's own result; a longer one approximates a model with more
+    sequence that fits in one chunk has the model's own result; a longer one approximates a model with more
     positions, since a token attends to its chunk and not to the whole sequence.
 
     Args:
@@ -43,7 +43,7 @@ class LongEncoder(EncoderWrapper):
         overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
         weights: as in `overlap_merge`: "triangular" (default), "uniform", "hann", "crop", a tensor
             (num_chunks, chunk_len) with rows as in `encoder.plan(...)`, or a function plan -> such a tensor.
-        boundaries: where chunks are cut and, with weights "crop", which tokens each keeps: the rule of
+        boundaries: where chunks are cut and, with weights "crop", which tokens each contributes: the rule of
             `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call requires
             sentence_boundaries.
         special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].

@@ -16,7 +16,7 @@ def check_layer_merge(model: nn.Module) -> None:
     why = unsupported_reasons(model) or _not_tokenwise(model) or _not_one_row(model)
     if why:
         got = f"{type(model).__name__}, and {why[0]}"
-        raise TypeError(f"model: got {got}; merge='layer' cannot run it, merge='final' can")
+        raise TypeError(f"model: got {got}; merge='layer' does not support it, merge='final' does")
 
 
 def _not_tokenwise(model: nn.Module) -> list[str]:
@@ -27,7 +27,7 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
         return ["it has no table of absolute positions"]
     parameters = inspect.signature(model.forward).parameters.values()
     if not any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in parameters):
-        return ["it takes no position_ids"]
+        return ["its forward has no position_ids"]
     own = token_mixing(model)
     if own:
         return [own]
@@ -42,7 +42,7 @@ def _not_one_row(model: nn.Module) -> list[str]:
     padded, whole = padded_dry_run(model), row_dry_run(model, position_table(model).num_embeddings + 1)
     narrow = padded.dense or padded.restricted
     if narrow:
-        return [f"some of its layers see not all of a chunk: {narrow[0]}"]
+        return [f"some of its layers attend to less than a chunk: {narrow[0]}"]
     if whole.error and (whole.unsupported or not padded.error):
         return [whole.error if whole.unsupported else f"it cannot read a sequence as one row ({whole.error})"]
     unmasked = "it brings no mask" if any(call.kind is not None for call in whole.calls) else ""

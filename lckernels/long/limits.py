@@ -78,7 +78,7 @@ def resolve_chunking(
     name = type(model).__name__
     if chunk_len is None:
         if limit is None:
-            raise bad("chunk_len", "None", f"{name} has no limit of positions to take it from")
+            raise bad("chunk_len", "None", f"{name} has no limit of positions, so it is required")
         chunk_len = limit[0]
     chunk_len = token_count("chunk_len", chunk_len)
     if limit is not None and chunk_len > limit[0]:

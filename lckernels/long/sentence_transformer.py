@@ -27,7 +27,7 @@ def lengthen(transformer: nn.Module, max_seq_length: int = NO_LIMIT, **options: 
         TypeError: another module.
     """
     module = transformer[0] if isinstance(transformer, nn.Sequential) else transformer
-    # Version 6 keeps the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
+    # Version 6 stores the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
     name = next((name for name in ("model", "auto_model") if name in module._modules), None)
     tokenizer = getattr(module, "tokenizer", None)
     if name is None or tokenizer is None:

@@ -304,7 +304,7 @@ def test_a_model_that_cannot_be_merged_in_every_layer(model, book, tmp_path):
     folder = save_other(model, tmp_path / "mpnet", mpnet)
     said = error_message("search", book, "river", "--model", folder, "--merge", "layer")
     assert "model: got MPNetModel, and the attention of MPNetModel does not go through" in said
-    assert said.endswith("merge='layer' cannot run it, merge='final' can\n")
+    assert said.endswith("merge='layer' does not support it, merge='final' does\n")
 
 
 def test_help_lists_options_and_defaults():

@@ -116,7 +116,7 @@ def with_window():
         ),
         (
             with_window,
-            "got ModernBertModel, and some of its layers see not all of a chunk: bidirectional window",
+            "got ModernBertModel, and some of its layers attend to less than a chunk: bidirectional window",
         ),
         (with_trigrams, "got MobileBertModel, and its embeddings mix neighbouring tokens"),
         (with_convolution, "got BertModel, and its Conv1d mixes neighbouring tokens outside attention"),
@@ -124,7 +124,7 @@ def with_window():
 )
 def test_models_that_cannot_be_run_once(build, message):
     with pytest.raises(
-        TypeError, match=f"model: {message}.*; merge='layer' cannot run it, merge='final' can"
+        TypeError, match=f"model: {message}.*; merge='layer' does not support it, merge='final' does"
     ):
         lckernels.LongEncoder(build(), 20, merge="layer")
 

@@ -9,6 +9,7 @@ import transformers
 from helpers.encoder_models import tiny, token_ids
 
 import lckernels
+from lckernels.long.checkpoints import max_seq_length
 
 
 def test_options_are_readable():
@@ -85,6 +86,19 @@ def test_explain_names_the_limit_stored_with_the_model(tmp_path):
     note = "sentence_bert_config.json has max_seq_length 16, chunk_len is 32"
     assert note in str(encoder.explain(100))
     assert note not in str(lckernels.LongEncoder.from_pretrained(tmp_path, chunk_len=16).explain(100))
+
+
+def test_the_limit_of_a_cached_model_of_the_hub(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    repository = tmp_path / "models--team--encoder"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "sentence_bert_config.json").write_text('{"max_seq_length": 16}')
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert max_seq_length("team/encoder") == 16
+    assert max_seq_length("team/other") is None
 
 
 def test_a_damaged_limit_is_none(tmp_path):
