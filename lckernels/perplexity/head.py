@@ -39,7 +39,7 @@ def logits(model: nn.Module, hidden: Any, input_ids: Tensor, positions: Tensor) 
 
 
 def rows_at_a_time(model: nn.Module) -> int:
-    """Tokens whose fp32 logits take PIECE_BYTES."""
+    """The number of tokens whose fp32 logits have PIECE_BYTES bytes."""
     return max(1, PIECE_BYTES // (4 * model.config.get_text_config().vocab_size))
 
 
@@ -54,7 +54,7 @@ def check_model(model: nn.Module) -> None:
     if base is model or not callable(getattr(model, "get_output_embeddings", None)):
         raise TypeError(f"model: got {name}; expected a causal language model of transformers")
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise TypeError(f"model: got {name}, whose forward does not take logits_to_keep")
+        raise TypeError(f"model: got {name}, whose forward has no argument logits_to_keep")
     if model.training:
         raise ValueError(f"model: got {name} in training mode; expected model.eval()")
     if _sees_ahead(model):

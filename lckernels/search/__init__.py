@@ -1,1 +1,1 @@
-"""Search in a long text by the merged hidden states of a short encoder: the parts of the command line."""
+"""Search in long texts: saved hidden states, passages, and their vectors."""

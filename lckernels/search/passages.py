@@ -18,8 +18,9 @@ _HEADING_CHARACTERS = 60
 class Passages:
     """The passages of a text, in order; every token is in exactly one.
 
-    tokens: (num_passages + 1,) int64; passage p holds the token rows `[tokens[p], tokens[p + 1])`.
-    chars: (num_passages, 2) int64; the characters from its first to past its last token.
+    Attributes:
+        tokens: (num_passages + 1,) int64; passage p has the tokens `[tokens[p], tokens[p + 1])`.
+        chars: (num_passages, 2) int64; the first character of each passage and the one behind its last.
     """
 
     tokens: Tensor
@@ -30,10 +31,16 @@ class Passages:
 
 
 def split_passages(text: str, offsets: Tensor, language: str, passage_tokens: int) -> Passages:
-    """Packs sentences into passages of at most `passage_tokens` tokens.
+    """Packs sentences into passages.
 
-    offsets: (num_tokens, 2) int64, the characters of each token. Passages end with a paragraph if one ends in
-    their second half, and not between a heading and its text; a sentence longer than a passage is cut.
+    A passage ends with a paragraph if one ends in its second half, and not between a heading and its text. A
+    sentence longer than a passage is cut.
+
+    Args:
+        text: the characters.
+        offsets: (num_tokens, 2) int64, the characters of each token.
+        language: ISO 639 code for finding sentences.
+        passage_tokens: the most tokens of a passage.
     """
     paragraphs, headings = _paragraph_ends(text)
     sentences = sentence_boundaries(text, language)
@@ -48,8 +55,13 @@ def split_passages(text: str, offsets: Tensor, language: str, passage_tokens: in
 def pack(tiers: list[list[int]], num_tokens: int, passage_tokens: int) -> list[int]:
     """Greedy cuts from 0 to num_tokens, at most `passage_tokens` apart.
 
-    tiers: rising token offsets where a cut may be, the best kind first. Taken is the furthest of the first
-    kind that has one in the second half of the passage, else the furthest of the last kind, else the limit.
+    Each cut is the furthest of the first kind that has one in the second half of the passage, else the
+    furthest of the last kind, else the limit.
+
+    Args:
+        tiers: for each kind of cut, the best kind first, the allowed token positions, rising.
+        num_tokens: tokens of the text.
+        passage_tokens: the most tokens of a passage.
     """
     cuts = [0]
     while cuts[-1] + passage_tokens < num_tokens:
@@ -61,7 +73,7 @@ def pack(tiers: list[list[int]], num_tokens: int, passage_tokens: int) -> list[i
 
 
 def _paragraph_ends(text: str) -> tuple[list[int], list[int]]:
-    """Characters at which a paragraph begins: those behind text; those behind a heading, one short line."""
+    """Positions at which a paragraph begins: those after text, and those after a heading (one short line)."""
     ends, headings, start = [], [], 0
     for match in _PARAGRAPH_END.finditer(text):
         paragraph = text[start : match.start()].strip()
@@ -72,9 +84,14 @@ def _paragraph_ends(text: str) -> tuple[list[int], list[int]]:
 
 
 def passage_vectors(states: Tensor, passages: Passages) -> Tensor:
-    """The normalised mean state of each passage.
+    """The normalized mean state of each passage.
 
-    states: (num_tokens, dim), any float dtype; summed in fp32. Returns (num_passages, dim) float32.
+    Args:
+        states: (num_tokens, dim), any float dtype; summed in fp32.
+        passages: of the same text.
+
+    Returns:
+        (num_passages, dim) float32, rows of length 1.
     """
     means = torch.segment_reduce(states.float(), "mean", lengths=passages.tokens.diff())
     return F.normalize(means, dim=-1)

@@ -1,4 +1,4 @@
-"""A text file: its characters, its hash, and where a character stands in it."""
+"""A text file: its characters, its hash, and lines and positions in it."""
 
 import hashlib
 import re
@@ -13,9 +13,12 @@ _OLD_MAC_LINE_END = re.compile(r"\r(?!\n)")
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """path: the file; content: its characters, without a byte order mark; sha256: of its bytes, hex.
+    """The text of one file.
 
-    A line ends with a line feed; a carriage return alone was made one.
+    Attributes:
+        path: the file.
+        content: its characters, without a byte order mark; a carriage return alone becomes a line feed.
+        sha256: of the file's bytes, in hex.
     """
 
     path: Path
@@ -27,23 +30,27 @@ class Text:
         return self.content.count("\n", 0, position) + 1
 
     def lines(self, start: int, end: int) -> str:
-        """The lines from `start` to `end`, without the indentation that they share and without blank ends."""
+        """The characters from `start` to `end`, without common indentation and blank lines at the ends."""
         first, _, rest = self.content[start:end].replace("\r\n", "\n").partition("\n")
         return f"{first.strip()}\n{textwrap.dedent(rest)}".strip("\n")
 
     def percent(self, position: int) -> float:
-        """How far into the text `position` is, 0 to 100."""
+        """The part of the text before `position`, 0 to 100."""
         return 100.0 * position / len(self.content)
 
     def language(self) -> str:
-        """Guess: "zh" when more than a fifth of the first 100,000 characters are Chinese, else "en"."""
+        """A guess: "zh" if more than a fifth of the first 100,000 characters are Chinese, else "en"."""
         sample = self.content[:100_000]
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
         return "zh" if 5 * chinese > len(sample) else "en"
 
 
 def read_text(path: Path) -> Text:
-    """Reads a UTF-8 file. Raises InputError if it is missing, a folder, not text, or holds no text."""
+    """Reads a UTF-8 file.
+
+    Raises:
+        InputError: it is missing, a folder, not text, or blank.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not a text file")

@@ -14,6 +14,7 @@ SafetensorError = pytest.importorskip("safetensors").SafetensorError
 from helpers.states import some_states  # noqa: E402
 
 from lckernels.errors import InputError  # noqa: E402
+from lckernels.files import whole_file  # noqa: E402
 from lckernels.search.saved_states import (  # noqa: E402
     FORMAT,
     check_target,
@@ -95,7 +96,7 @@ save_states(Path(sys.argv[1]), some_states(rows=100_000))
 """
 
 
-def start(script, *arguments):
+def start_process(script, *arguments):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -110,7 +111,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, number):
     path = tmp_path / "book.safetensors"
     old = some_states()
     save_states(path, old)
-    writer = start(WRITER, path)
+    writer = start_process(WRITER, path)
     assert writer.stdout.readline() == b"writing\n"
     writer.send_signal(number)
     assert writer.wait(timeout=20) != 0
@@ -125,7 +126,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, number):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs SIGXFSZ")
 def test_all_that_the_real_writer_leaves_is_swept(tmp_path):
     path = tmp_path / "book.safetensors"
-    writer = start(KILLED, path)
+    writer = start_process(KILLED, path)
     assert writer.wait(timeout=60) == -signal.SIGXFSZ
     left = [file.name for file in tmp_path.rglob("*") if file.is_file()]
     assert any(name.startswith(".tmp") for name in left), "the writer's own unfinished file"
@@ -219,3 +220,30 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, error):
     with pytest.raises(InputError, match=r"book.safetensors cannot be written: .*(No space|full)"):
         save_states(tmp_path / "book.safetensors", some_states())
     assert os.listdir(tmp_path) == []
+
+
+def test_a_process_without_handlers_leaves_the_old_file(tmp_path):
+    """The library changes no signal handlers: SIGTERM ends it at once; the next writer removes its folder."""
+    path = tmp_path / "book.safetensors"
+    old = some_states()
+    save_states(path, old)
+    writer = start_process(WRITER.replace("exit_on_signals()\n", "\n"), path)
+    assert writer.stdout.readline() == b"writing\n"
+    writer.send_signal(signal.SIGTERM)
+    assert writer.wait(timeout=20) == -signal.SIGTERM
+    assert torch.equal(load_states(path).states, old.states)
+    assert len(os.listdir(tmp_path)) == 2
+    save_states(path, old)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_two_writers_of_a_file_in_one_process(tmp_path):
+    path = tmp_path / "file"
+    with whole_file(path) as first:
+        first.write_text("first")
+        with whole_file(path) as second:
+            second.write_text("second")
+            assert first.read_text() == "first"
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == [path.name]

@@ -63,7 +63,7 @@ def search(
     language: LanguageOption = None,
     keep: Annotated[
         bool,
-        typer.Option("--keep", help="Keep the states as FILE.safetensors; take them from there if they fit."),
+        typer.Option("--keep", help="Save the states as FILE.safetensors; read them from there if they fit."),
     ] = False,
     states: Annotated[
         Path | None,

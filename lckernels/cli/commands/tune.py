@@ -41,17 +41,17 @@ def tune(
             metavar="NAME",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print, keep nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print, save nothing.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Time the Triton kernels' tile sizes on this GPU and keep the fastest in the user's cache.
+    """Time the Triton kernels' tile sizes on this GPU and save the fastest in the user's cache.
 
-    Later processes use them; without it the sizes are those of a fixed table. Takes minutes: each candidate
-    is compiled. Options may be repeated. What was measured is kept even if the command is stopped.
+    Later processes use them; by default the sizes are those of a fixed table. A run lasts minutes, since each
+    candidate is compiled. Options may be repeated. Results are saved after each pass.
     """
-    wanted = (
-        _among("--kernel", kernel, KERNELS), _among("--head-dim", head_dim, ROOMS),
-        _among("--kind", kind, KINDS),
+    requested = (
+        _checked("--kernel", kernel, KERNELS), _checked("--head-dim", head_dim, ROOMS),
+        _checked("--kind", kind, KINDS),
     )  # fmt: skip
     import_extra("triton", "triton")
     if not torch.cuda.is_available():
@@ -59,17 +59,19 @@ def tune(
     from lckernels.backends.triton import launch, tiles, tune, tuned
 
     if launch.interpreted():
-        raise InputError("tune: TRITON_INTERPRET is set, and Triton's interpreter tells nothing of a GPU")
+        raise InputError(
+            "tune: TRITON_INTERPRET is set, and times of Triton's interpreter are not those of a GPU"
+        )
     device = torch.device("cuda", torch.cuda.current_device())
     chip = tiles.chip_of(device)
-    target, keys = tuned.path(chip), tune.keys_of(*wanted)
+    target, keys = tuned.path(chip), tune.keys_of(*requested)
     if not keys:
-        raise InputError("tune: no tiles are kept for that combination of --kernel, --head-dim and --kind")
+        raise InputError("tune: there are no tiles for that combination of --kernel, --head-dim and --kind")
     if not dry_run:
         _make_folder(target)
         check_writable(target)
     found = dict(tuned.read(chip))
-    for row in _shown(tune.tune(keys, device, tune.gpu_seconds), len(keys), show_progress(quiet)):
+    for row in _with_bar(tune.tune(keys, device, tune.gpu_seconds), len(keys), show_progress(quiet)):
         stdout.print(printable(row.line))
         if row.failure:
             continue
@@ -81,7 +83,8 @@ def tune(
         stdout.print(printable(f"tiles: {target}"))
 
 
-def _among(option: str, values: list | None, allowed: tuple) -> list:
+def _checked(option: str, values: list | None, allowed: tuple) -> list:
+    """The values of an option, empty for all. Raises InputError for one that is not allowed."""
     for value in values or []:
         if value not in allowed:
             raise InputError(f"{option}: got {value}; allowed are {', '.join(map(str, allowed))}")
@@ -89,13 +92,14 @@ def _among(option: str, values: list | None, allowed: tuple) -> list:
 
 
 def _make_folder(target: Path) -> None:
+    """Creates the folder of the file `target`. Raises InputError if it cannot be created."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{target.parent} cannot be made: {reason(error)}") from None
+        raise InputError(f"{target.parent} cannot be created: {reason(error)}") from None
 
 
-def _shown(rows: "Iterable[Tuned]", number: int, shown: bool) -> "Iterable[Tuned]":
+def _with_bar(rows: "Iterable[Tuned]", number: int, shown: bool) -> "Iterable[Tuned]":
     """The rows, with a bar on a terminal."""
     if not shown:
         return rows

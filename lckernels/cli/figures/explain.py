@@ -1,4 +1,4 @@
-"""The picture of `lckernels explain`: which keys each kind of layer sees."""
+"""The figure of `lckernels explain`: the keys that each kind of layer sees."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +14,19 @@ from lckernels.hf.masks.kinds import Kind
 from lckernels.visible import visible_range
 
 CELLS = 128
-_FAINTEST = 0.25  # a cell with one visible key must not look empty
+_FAINTEST = 0.25  # so that a cell with one visible key does not look empty
 
 
 def plot_layers(path: Path, costs: Costs, sink_tokens: int) -> None:
     """Draws a square for each kind of layer, queries down, keys to the right.
 
-    Raises InputError when the file cannot be written.
+    Args:
+        path: where the figure is written.
+        costs: of the model's attention.
+        sink_tokens: of the patch.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     figures = import_extra("matplotlib.figure", "cli")
     kinds: dict[tuple[Kind, bool], int] = {}
@@ -48,7 +54,7 @@ def plot_layers(path: Path, costs: Costs, sink_tokens: int) -> None:
 
 
 def visible_share(kind: Kind, seqlen: int, sink_tokens: int = 0, cells: int = CELLS) -> Tensor:
-    """(n, n), n at most `cells`: the share of a cell's keys that its middle query sees, never faint."""
+    """(n, n) float64, n <= cells: the share of a cell's keys that its middle query sees, 0 or >= 0.25."""
     cells = min(cells, seqlen)
     bounds = [i * seqlen // cells for i in range(cells + 1)]
     share = torch.zeros(cells, cells, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The picture of `lckernels perplexity`: perplexity along the text."""
+"""The figure of `lckernels perplexity`: perplexity along the text."""
 
 from pathlib import Path
 
@@ -18,7 +18,12 @@ _NAMES = {"stock": "stock", "patched": "lckernels"}
 def plot_perplexity(path: Path, result: Result) -> None:
     """Draws the perplexity of each hundredth of the tokens and of all tokens so far.
 
-    Raises InputError when the file cannot be written.
+    Args:
+        path: where the figure is written.
+        result: the scores.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     figures = import_extra("matplotlib.figure", "cli")
     with import_extra("matplotlib", "cli").rc_context(fonts()):
@@ -50,7 +55,7 @@ def _so_far(scored: Scored) -> tuple[torch.Tensor, torch.Tensor]:
     """At up to ten points a bucket: the position, and the perplexity of the tokens up to there."""
     total, counts = scored.nll.double().cumsum(0), scored.scored.double().cumsum(0)
     step = max(1, len(total) // (10 * BUCKETS))
-    # The first tokens alone say little and would set the scale.
+    # The perplexity of a few tokens is noise, and would set the scale.
     at = torch.arange(min(len(total) - 1, len(total) // BUCKETS), len(total), step)
     at = at[counts[at] > 0]
     return at, (total[at] / counts[at]).exp()

@@ -1,4 +1,4 @@
-"""The picture of a search: similarity along the text, the best passages marked."""
+"""The figure of a search: similarity along the text, the best passages marked."""
 
 from pathlib import Path
 
@@ -16,10 +16,18 @@ _LIGHT, _DARK, _MARK = "#b9c7d9", "#1f4e79", "#c8102e"
 
 
 def plot_search(path: Path, text: Text, question: str, chars: Tensor, scores: Tensor, best: Tensor) -> None:
-    """Draws the picture to `path`.
+    """Draws the similarity along the text, and lists the best passages.
 
-    chars: (num_passages, 2) int64. scores: (num_passages,) float. best: (top,) int64, the best first.
-    Raises InputError when the file cannot be written.
+    Args:
+        path: where the figure is written.
+        text: that was searched.
+        question: the title.
+        chars: (num_passages, 2) int64, the characters of each passage.
+        scores: (num_passages,) float.
+        best: (top,) int64, the best passages, the best first.
+
+    Raises:
+        InputError: the file cannot be written.
     """
     figures = import_extra("matplotlib.figure", "cli")
     with import_extra("matplotlib", "cli").rc_context(fonts()):
@@ -63,7 +71,7 @@ def _draw_scores(axes: object, text: Text, chars: Tensor, scores: Tensor, best: 
 
 
 def _labels(positions: list[float], scores: list[float]) -> list[tuple[float, float, str]]:
-    """(position, score, ranks) of each label: the best passages that lie close together share one."""
+    """(position, score, ranks) of each label: best passages at close positions share one."""
     groups: list[list[int]] = []
     for index in sorted(range(len(positions)), key=positions.__getitem__):
         if groups and positions[index] - positions[groups[-1][-1]] < _LABEL_GAP:
@@ -88,6 +96,6 @@ def _running_mean(scores: Tensor, width: int) -> Tensor:
 
 
 def _excerpt(passage: str, cells: int = 100) -> str:
-    """The beginning as one line; a Chinese character takes two cells."""
+    """The beginning as one line, at most `cells` wide; a Chinese character is two cells wide."""
     line = " ".join(printable(passage).split())
     return line if cell_len(line) <= cells else set_cell_size(line, cells - 1).rstrip() + "…"
