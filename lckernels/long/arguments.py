@@ -1,21 +1,12 @@
 """Integer arguments: sequence lengths, a prefix, sentence boundaries; validated and copied to the CPU."""
 
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lckernels.checks import bad
-from lckernels.long.chunking import Chunking
-
-
-def token_count(name: str, value: object) -> int:
-    """`value` as an int. Raises TypeError naming `name` for anything but an integer."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}; expected an int, a number of tokens") from None
+from lckernels.long.sizes import Chunking
 
 
 def integers(name: str, values: object) -> Tensor:

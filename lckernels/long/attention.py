@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import nn
 
 from lckernels.checks import bad
-from lckernels.long.limits import is_transformers_model
+from lckernels.long.encoder_check import is_transformers_model
 
 ATTENTIONS = ("auto", "lckernels", "model")
 

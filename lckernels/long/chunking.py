@@ -7,37 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lckernels.long.sizes import Chunking
 from lckernels.plan import Plan
 from lckernels.planner import plan_segments
 from lckernels.segments import Column
 
 # Rows of unequal length share a micro-batch while at most this part of it is padding.
 MAX_PADDING = 1 / 8
-
-
-@dataclass(frozen=True)
-class Chunking:
-    """The sizes of a chunk, and the rule that plans the chunks.
-
-    Attributes:
-        chunk_len: tokens of a chunk, special tokens and prefix included.
-        overlap: tokens that neighbouring chunks share.
-        rule: as in `plan_chunks`.
-        num_leading: special tokens at the beginning of a document, which every chunk gets.
-        num_trailing: special tokens at its end, which every chunk gets.
-        num_prefix: tokens of the prefix, between the leading special tokens and the content.
-    """
-
-    chunk_len: int
-    overlap: int
-    rule: str
-    num_leading: int
-    num_trailing: int
-    num_prefix: int
-
-    @property
-    def num_special(self) -> int:
-        return self.num_leading + self.num_trailing
 
 
 @dataclass(frozen=True, eq=False)

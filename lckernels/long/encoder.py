@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
 from lckernels.dtypes import compute_dtype
-from lckernels.long.arguments import content_boundaries, integers, sequence_lengths, token_count
+from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
 from lckernels.long.attention import attention_context, check_attention
 from lckernels.long.batches import Batch, read_batch
 from lckernels.long.chunking import Chunks, chunk_documents
+from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
-from lckernels.long.limits import check_encoder, resolve_chunking
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
+from lckernels.long.sizes import resolve_chunking, token_count
 from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
 from lckernels.progress import token_bar

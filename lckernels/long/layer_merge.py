@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lckernels.long.batches import Batch
 from lckernels.long.layer_rows import PackedRow, PackedRows
-from lckernels.long.limits import first_position
 from lckernels.long.outputs import Outputs
+from lckernels.long.positions import first_position
 
 
 def run_rows(

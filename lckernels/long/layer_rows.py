@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lckernels.long.chunking import Chunking, Chunks
+from lckernels.long.chunking import Chunks
+from lckernels.long.sizes import Chunking
 from lckernels.plan import Plan
 from lckernels.reference import segment_weights
 from lckernels.segments import Column

@@ -4,7 +4,7 @@ import inspect
 
 from torch import nn
 
-from lckernels.long.limits import position_table
+from lckernels.long.positions import position_table
 
 _MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
 

@@ -15,25 +15,11 @@ from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
 from lckernels.long.loading import load
+from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
 from lckernels.sentences import sentence_boundaries, token_boundaries
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """The tokens of one text.
-
-    Attributes:
-        input_ids: (1, seqlen) int64, special tokens included.
-        offsets: (num_tokens, 2) int64, the characters of each token, without the special tokens.
-        leading: how many special tokens come first.
-    """
-
-    input_ids: Tensor
-    offsets: Tensor
-    leading: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +51,6 @@ class TextEncoder:
         dtype: the argument `dtype`.
         tokenizer: a fast tokenizer of transformers.
         encoder: the LongEncoder, in eval mode.
-        num_leading: special tokens before a text.
 
     Raises:
         InputError: a model that cannot be loaded or is no encoder, or options that do not fit it.
@@ -78,11 +63,9 @@ class TextEncoder:
         self.name = model
         self.dtype = dtype
         self.tokenizer, encoder, self._random = load(model, DTYPES[dtype])
-        self.num_leading, self._num_trailing = self._special_tokens()
+        special_tokens = count_special_tokens(self.tokenizer, model)
         try:
-            self.encoder = LongEncoder(
-                encoder, special_tokens=(self.num_leading, self._num_trailing), **options
-            ).eval()
+            self.encoder = LongEncoder(encoder, special_tokens=special_tokens, **options).eval()
             self.embed("x")
         except (TypeError, ValueError) as error:
             if not str(error).startswith(("model:", *(f"{name}:" for name in options))):
@@ -119,13 +102,7 @@ class TextEncoder:
         Raises:
             InputError: a piece of the text is a special token, and the vocabulary has no unknown token.
         """
-        encoding = self.tokenizer(
-            text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
-        )
-        ids = self._without_special(encoding["input_ids"])
-        offsets = torch.tensor(encoding["offset_mapping"], device="cpu").reshape(-1, 2)
-        inside = slice(self.num_leading, len(ids) - self._num_trailing)
-        return Tokens(ids[None], offsets[inside], self.num_leading)
+        return tokenize(self.tokenizer, text, self.name)
 
     def encode(
         self,
@@ -163,11 +140,10 @@ class TextEncoder:
 
     def embed(self, text: str) -> Tensor:
         """(dim,) float32 of length 1: the mean state of the text's tokens, special tokens included."""
-        ids = self.tokenizer(text, truncation=False, verbose=False, split_special_tokens=True)["input_ids"]
         options = {"sentence_boundaries": [[]]} if self.encoder.boundaries == "sentence" else {}
         self.encoder.progress = False
         with torch.inference_mode():
-            mean = self.encoder.embed(self._without_special(ids)[None], **options)[0]
+            mean = self.encoder.embed(self.tokenize(text).input_ids, **options)[0]
         return F.normalize(mean.float(), dim=0)
 
     def _limit(self) -> str:
@@ -176,30 +152,3 @@ class TextEncoder:
         if limit in (None, chunk_len):
             return ""
         return f"; chunk_len is {chunk_len:,}, the model's max_seq_length {limit:,}"
-
-    def _without_special(self, ids: list[int]) -> Tensor:
-        """(seqlen,) int64; a special token within the text becomes the unknown token.
-
-        Unigram vocabularies have pieces such as `</s>`, to which split_special_tokens does not apply.
-        """
-        ids = torch.tensor(ids, device="cpu")
-        unknown = self.tokenizer.unk_token_id
-        special = sorted({*self.tokenizer.all_special_ids} - {unknown})
-        content = ids[self.num_leading : len(ids) - self._num_trailing]
-        found = torch.isin(content, torch.tensor(special, dtype=ids.dtype, device="cpu"))
-        if not found.any():
-            return ids
-        if unknown is None:
-            name = self.tokenizer.convert_ids_to_tokens(int(content[found][0]))
-            raise InputError(
-                f"the text holds {name}, a special token of {self.name}, which has no unknown one"
-            )
-        content[found] = unknown
-        return ids
-
-    def _special_tokens(self) -> tuple[int, int]:
-        """How many special tokens the tokenizer adds before and after a text."""
-        special = self.tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
-        if 0 not in special:
-            raise InputError(f"the tokenizer of {self.name} makes no token of the letter x")
-        return special.index(0), special[::-1].index(0)

@@ -17,7 +17,7 @@ import lckernels
 import lckernels.hf.support
 from lckernels.backends import registry
 from lckernels.backends.registry import Backend
-from lckernels.long.limits import is_transformers_model
+from lckernels.long.encoder_check import is_transformers_model
 
 
 @pytest.fixture

@@ -108,7 +108,8 @@ def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int
 
 def _positions(model: "nn.Module") -> tuple[int | None, bool]:
     """The number of positions of the model, None without a limit; and whether it is an encoder."""
-    from lckernels.long.limits import check_encoder, usable_positions
+    from lckernels.long.encoder_check import check_encoder
+    from lckernels.long.positions import usable_positions
 
     limit = usable_positions(model)
     try:

@@ -1,0 +1,81 @@
+"""The sizes of a chunk: their defaults, and whether they fit the model."""
+
+import operator
+from dataclasses import dataclass
+
+from torch import nn
+
+from lckernels.checks import bad
+from lckernels.long.positions import usable_positions
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """The sizes of a chunk, and the rule that plans the chunks.
+
+    Attributes:
+        chunk_len: tokens of a chunk, special tokens and prefix included.
+        overlap: tokens that neighbouring chunks share.
+        rule: as in `plan_chunks`.
+        num_leading: special tokens at the beginning of a document, which every chunk gets.
+        num_trailing: special tokens at its end, which every chunk gets.
+        num_prefix: tokens of the prefix, between the leading special tokens and the content.
+    """
+
+    chunk_len: int
+    overlap: int
+    rule: str
+    num_leading: int
+    num_trailing: int
+    num_prefix: int
+
+    @property
+    def num_special(self) -> int:
+        return self.num_leading + self.num_trailing
+
+
+def token_count(name: str, value: object) -> int:
+    """`value` as an int. Raises TypeError naming `name` for anything but an integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}; expected an int, a number of tokens") from None
+
+
+def resolve_chunking(
+    model: nn.Module,
+    chunk_len: int | None,
+    overlap: int | None,
+    rule: str,
+    special_tokens: tuple[int, int],
+    num_prefix: int,
+) -> Chunking:
+    """The sizes of a chunk, with their defaults.
+
+    Raises:
+        TypeError: a size that is no integer.
+        ValueError: sizes that do not fit the model.
+    """
+    limit = usable_positions(model)
+    name = type(model).__name__
+    if chunk_len is None:
+        if limit is None:
+            raise bad("chunk_len", "None", f"{name} has no limit of positions, so it is required")
+        chunk_len = limit[0]
+    chunk_len = token_count("chunk_len", chunk_len)
+    if limit is not None and chunk_len > limit[0]:
+        raise bad("chunk_len", chunk_len, f"{name} has {limit[0]} usable positions ({limit[1]})")
+    if len(special_tokens) != 2 or min(special_tokens) < 0:
+        raise bad("special_tokens", special_tokens, "expected (leading, trailing), both >= 0")
+    leading, trailing = special_tokens
+    content = chunk_len - leading - trailing - num_prefix
+    sizes = f"{leading} + {trailing} special tokens and a prefix of {num_prefix}"
+    if content < 1:
+        raise bad("chunk_len", chunk_len, f"expected room for content beside {sizes}")
+    if overlap is None:
+        overlap = content // 4
+    overlap = token_count("overlap", overlap)
+    if not 0 <= overlap < content:
+        allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len} with {sizes}"
+        raise bad("overlap", overlap, allowed)
+    return Chunking(chunk_len, overlap, rule, leading, trailing, num_prefix)

@@ -1,0 +1,70 @@
+"""The tokens of a text, from a fast tokenizer of transformers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lckernels.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens of one text.
+
+    Attributes:
+        input_ids: (1, seqlen) int64, special tokens included.
+        offsets: (num_tokens, 2) int64, the characters of each token, without the special tokens.
+        leading: how many special tokens come first.
+    """
+
+    input_ids: Tensor
+    offsets: Tensor
+    leading: int
+
+
+def count_special_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
+    """How many special tokens the tokenizer of model `name` adds before and after a text."""
+    special = tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
+    if 0 not in special:
+        raise InputError(f"the tokenizer of {name} makes no token of the letter x")
+    return special.index(0), special[::-1].index(0)
+
+
+def tokenize(tokenizer: Any, text: str, name: str) -> Tokens:
+    """The tokens of a text of any length; names of special tokens in it are tokenized as text.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: any text.
+        name: of the model, for error messages.
+
+    Raises:
+        InputError: a piece of the text is a special token, and the vocabulary has no unknown token.
+    """
+    encoding = tokenizer(
+        text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
+    )
+    leading, trailing = count_special_tokens(tokenizer, name)
+    ids = torch.tensor(encoding["input_ids"], device="cpu")
+    inside = slice(leading, len(ids) - trailing)
+    _replace_special(tokenizer, ids[inside], name)
+    offsets = torch.tensor(encoding["offset_mapping"], device="cpu").reshape(-1, 2)
+    return Tokens(ids[None], offsets[inside], leading)
+
+
+def _replace_special(tokenizer: Any, content: Tensor, name: str) -> None:
+    """Replaces special tokens within a text by the unknown token, in place.
+
+    Unigram vocabularies have pieces such as `</s>`, to which split_special_tokens does not apply.
+    """
+    unknown = tokenizer.unk_token_id
+    special = sorted({*tokenizer.all_special_ids} - {unknown})
+    found = torch.isin(content, torch.tensor(special, dtype=content.dtype, device="cpu"))
+    if not found.any():
+        return
+    if unknown is None:
+        piece = tokenizer.convert_ids_to_tokens(int(content[found][0]))
+        raise InputError(f"the text holds {piece}, a special token of {name}, which has no unknown one")
+    content[found] = unknown
