@@ -86,7 +86,7 @@ def entry(name="forward 128 half", sizes=(64, 128, 4, 2), version=triton.__versi
         (entry("chunked_forward 64 half", (128, 64, 4, 1)), "got the tiles"),
         (entry("chunked_backward_kv 64 half", (64, 128, 4, 1)), "got the tiles"),
         (entry(sizes=("64", 128, 4, 2)), "got the tiles"),
-        (entry(version="2.0.0"), "made for Triton 2.0.0"),
+        (entry(version="2.0.0"), "it is of Triton 2.0.0"),
     ],
 )
 def test_a_file_that_is_none_warns_once_and_is_not_used(file, content, words):
