@@ -54,7 +54,7 @@ FlatOptions = namedtuple("FlatOptions", [field.name for field in FIELDS])
 FlatOptions.__doc__ = "The values of FIELDS, in their order: the options as an op and a backend take them."
 INDEX = {name: index for index, name in enumerate(FlatOptions._fields)}
 
-# One expression made from the table: torch.compile does not trace attrgetter, a loop doubles the host time.
+# One expression: torch.compile does not trace a global attrgetter, and a loop takes 1.4 us instead of 0.4.
 _values = eval(f"lambda options: [{', '.join(f'options.{field.place}' for field in FIELDS)}]")
 # (index of the number, index of the tensor, the number where the value is a tensor)
 _PAIRS = tuple(
