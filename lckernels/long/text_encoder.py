@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lckernels.errors import InputError
-from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
 from lckernels.long.loading import load
@@ -118,8 +117,7 @@ class TextEncoder:
             tokens: of the text, as `tokenize` returns them.
             text: used with boundaries="sentence" only.
             language: of the text, an ISO 639 code; used with boundaries="sentence" only. Default: "en".
-            notify: called once, before the model runs, with a message on the number of tokens and chunks, and
-                on the model's max_seq_length where chunk_len differs from it.
+            notify: called once, before the model runs, with a message on the number of tokens and chunks.
             progress: show a progress bar (tqdm) over the tokens.
         """
         options = {}
@@ -129,7 +127,7 @@ class TextEncoder:
         num_chunks = self.encoder.num_chunks(tokens.input_ids.shape[1], **options)
         if notify is not None:
             how = ", merged in every layer" if self.encoder.merge == "layer" else ""
-            notify(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}{self._limit()}")
+            notify(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}")
         self.encoder.progress = progress
         start = time.perf_counter()
         with torch.inference_mode():
@@ -145,10 +143,3 @@ class TextEncoder:
         with torch.inference_mode():
             mean = self.encoder.embed(self.tokenize(text).input_ids, **options)[0]
         return F.normalize(mean.float(), dim=0)
-
-    def _limit(self) -> str:
-        """A remark on sentence-transformers' limit stored with the model; empty if chunk_len is equal."""
-        limit, chunk_len = max_seq_length(self.name), self.encoder.chunk_len
-        if limit in (None, chunk_len):
-            return ""
-        return f"; chunk_len is {chunk_len:,}, the model's max_seq_length {limit:,}"
