@@ -133,7 +133,7 @@ void transfer(char* dst, std::size_t dst_blocks, const char* src, std::size_t sr
 }
 
 // Repetitions over `bytes` per pass, so that a pass lasts milliseconds.
-long walks_per_pass(std::size_t bytes) {
+long repeats_per_pass(std::size_t bytes) {
   constexpr std::size_t kMinBytes = 64 << 20;
   return std::max<long>(1, static_cast<long>(kMinBytes / bytes));
 }
@@ -143,17 +143,17 @@ long walks_per_pass(std::size_t bytes) {
 Rate read_bandwidth(std::size_t bytes, int threads, double seconds) {
   check_threads(threads);
   const std::size_t blocks = blocks_per_thread("bytes", bytes, threads);
-  const long walks = walks_per_pass(blocks * kBlock * threads);
+  const long repeats = repeats_per_pass(blocks * kBlock * threads);
   const ReadBlock read = read_block();
   Mapping source(blocks * kBlock * threads);
   source.fill();
   const auto work = [&](int thread) {
     const char* const slice = source.data() + thread * blocks * kBlock;
-    for (long walk = 0; walk < walks; ++walk) {
+    for (long repeat = 0; repeat < repeats; ++repeat) {
       for (std::size_t i = 0; i < blocks; ++i) read(slice + i * kBlock);
     }
   };
-  const double amount = static_cast<double>(walks) * blocks * kBlock * threads;
+  const double amount = static_cast<double>(repeats) * blocks * kBlock * threads;
   Rate rate = repeat_passes(seconds, amount, [&] { return time_pass(threads, work); });
   rate.method = "loads";
   return rate;
@@ -208,14 +208,14 @@ double CopyProbe::pass(Stores stores) {
 Rate copy_bandwidth(std::size_t read_bytes, std::size_t write_bytes, Pages pages, int threads,
                     double seconds) {
   CopyProbe probe(read_bytes, write_bytes, pages, threads);
-  const long walks = pages == Pages::kWarm ? walks_per_pass(probe.bytes()) : 1;
+  const long repeats = pages == Pages::kWarm ? repeats_per_pass(probe.bytes()) : 1;
   const auto rate_of = [&](Stores stores, const char* method) {
     const auto pass = [&] {
       double total = 0;
-      for (long walk = 0; walk < walks; ++walk) total += probe.pass(stores);
+      for (long repeat = 0; repeat < repeats; ++repeat) total += probe.pass(stores);
       return total;
     };
-    Rate rate = repeat_passes(seconds / 2, static_cast<double>(walks) * probe.bytes(), pass);
+    Rate rate = repeat_passes(seconds / 2, static_cast<double>(repeats) * probe.bytes(), pass);
     rate.method = method;
     return rate;
   };

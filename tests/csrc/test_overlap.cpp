@@ -84,11 +84,11 @@ void check_scatter(Isa isa, Problem problem, bool stream) {
     for (int64_t column = 0; column < p.chunk_len; ++column) {
       const int64_t u = column - s.col;
       const bool covered = u >= 0 && u < s.length;
-      const double share =
+      const double normalized =
           covered ? weight(problem, s, static_cast<int32_t>(u)) / weight_sum(problem, s.start + u) : 0;
       for (int64_t d = 0; d < p.dim; ++d) {
         const double row = covered ? problem.sequence[(s.start + u) * p.dim + d] : 0;
-        CHECK(near(problem.chunks[(s.row * p.chunk_len + column) * p.dim + d], share * row));
+        CHECK(near(problem.chunks[(s.row * p.chunk_len + column) * p.dim + d], normalized * row));
       }
     }
   }

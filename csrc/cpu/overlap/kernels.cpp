@@ -20,8 +20,8 @@ int64_t most_segments(const OverlapParams& params) {
 
 int64_t overlap_scratch_bytes(const OverlapParams& params) {
   // The sums; for each segment its weights, row pointer, weight, dot product and the segment.
-  constexpr int64_t kShares = kTileLen * sizeof(double);
-  return kShares + params.most_segments * (kShares + 3 * sizeof(double) + sizeof(Segment));
+  constexpr int64_t kWeightBytes = kTileLen * sizeof(double);
+  return kWeightBytes + params.most_segments * (kWeightBytes + 3 * sizeof(double) + sizeof(Segment));
 }
 
 }  // namespace lck

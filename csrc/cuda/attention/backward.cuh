@@ -8,7 +8,7 @@
 namespace lck {
 
 // use(k_tile, ds, tile) for each tile of keys that the queries of a sequence's tile see, as in over_keys.
-template <typename T, bool kFull, bool kBehindCap, typename Shape, typename Use>
+template <typename T, bool kFull, bool kAfterCap, typename Shape, typename Use>
 __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, const GradientRule& rule,
                                                   const Sequence& sequence, int first,
                                                   const BackwardTiles<Shape>& smem, const Use& use) {
@@ -46,7 +46,7 @@ __device__ __forceinline__ void for_each_key_tile(const GpuAttentionParams& a, c
     }
   }
   const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
-  over_keys<T, kBehindCap>(
+  over_keys<T, kAfterCap>(
       p, rule, smem, KeyRows<T>::of(p, sequence.batch, sequence.k_begin, kv_head), tile, keys.count,
       [&](int n) { return key_tile<kFull>(keys, n, Shape::kSteps); }, use);
 }
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(KeyGradientShape<kDim, kFull>::kThreads)
   const AttentionParams& p = a.p;
   const int64_t group = p.num_heads / p.num_kv_heads, slot = blockIdx.x;
   const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
-  const TextTile place =
+  const SequenceTile place =
       locate(a.layout, a.layout.cu_seqlens_k, p.seqlen_k, batch, slot % tiles, Shape::kRows);
   const Sequence sequence = sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence);
   const int num_keys = static_cast<int>(sequence.bounds.num_keys) - place.first;

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(BackwardShape<kDim>::kThreads)
   const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16, diagonal = threadIdx.x;
   float low = 0, high = 0;
   for (int64_t slot = strip; slot < tiles; slot += strips) {
-    const TextTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, slot, Shape::kRows);
+    const SequenceTile place = locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, slot, Shape::kRows);
     const Sequence sequence = sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence);
     if (place.first >= sequence.q_len) continue;
     const GradientRule rule = GradientRule::of(a, sequence, head);

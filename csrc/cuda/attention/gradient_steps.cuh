@@ -83,7 +83,7 @@ __device__ __forceinline__ void in_two_stages(int count, const Copy& copy, const
 
 // use(k_tile, ds, tile) for the key tiles 0 to count - 1, tile_at(n): ds, the gradient of the scores of a
 // warp's queries, by kSteps keys.
-template <typename T, bool kBehindCap, typename Shape, bool kFull, typename Bounds, typename TileAt,
+template <typename T, bool kAfterCap, typename Shape, bool kFull, typename Bounds, typename TileAt,
           typename Use>
 __device__ __forceinline__ void over_keys(const AttentionParams& p, const GradientRule& rule,
                                           const BackwardTiles<Shape>& smem, const KeyRows<T>& rows,
@@ -109,7 +109,7 @@ __device__ __forceinline__ void over_keys(const AttentionParams& p, const Gradie
     float s[kM][kN][4], ds[kM][kN][4];
     multiply_rows<T>(s, smem.own(0), warp_row, smem.step(n % 2, 0), 0);
     multiply_rows<T>(ds, smem.own(1), warp_row, smem.step(n % 2, 1), 0);
-    score_gradient<kFull, false, kBehindCap>(p, rule, s, ds, tile);
+    score_gradient<kFull, false, kAfterCap>(p, rule, s, ds, tile);
     use(smem.step(n % 2, 0), ds, tile);
   });
 }

@@ -8,15 +8,15 @@
 namespace lck {
 
 // A tile of the rows of a sequence.
-struct TextTile {
+struct SequenceTile {
   int64_t sequence;
   int first;  // row of the sequence
 };
 
-// Tile `slot` of a row of the batch, see num_tiles; a slot without a tile gives one after the sequence's end,
+// Tile `slot` of a row of the batch, see num_tiles; for a slot without a tile, one after the sequence's end,
 // for any bounds. `total`: rows of the tensor.
-__device__ __forceinline__ TextTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
-                                           int64_t total, int64_t batch, int64_t slot, int rows) {
+__device__ __forceinline__ SequenceTile locate(const LayoutTables& layout, const int64_t* cu_seqlens,
+                                               int64_t total, int64_t batch, int64_t slot, int rows) {
   constexpr int kPast = INT32_MAX;
   const auto slot_of = [&](int64_t sequence) {
     return rows_of_sequence(cu_seqlens, sequence, total).begin / rows + sequence;
@@ -46,7 +46,7 @@ __device__ __forceinline__ QueryBlock query_block(const GpuAttentionParams& a, i
   const AttentionParams& p = a.p;
   const int64_t group = p.num_heads / p.num_kv_heads, block = blockIdx.x, slot = block / group;
   const int64_t kv_head = slot / tiles % p.num_kv_heads, batch = slot / tiles / p.num_kv_heads;
-  const TextTile place =
+  const SequenceTile place =
       locate(a.layout, a.layout.cu_seqlens_q, p.seqlen_q, batch, tiles - 1 - slot % tiles, rows);
   return {sequence_at(a.layout, p.seqlen_q, p.seqlen_k, p.window.chunk, place.sequence),
           kv_head * group + block % group, kv_head, place.first};
@@ -74,7 +74,7 @@ __device__ __forceinline__ RowKeys load_row_keys(uint32_t from) {
   return {static_cast<int>(at[0]), static_cast<int>(at[1]), static_cast<int>(at[2]), static_cast<int>(at[3])};
 }
 
-__device__ __forceinline__ int inside_text(int64_t key, int64_t num_keys) {
+__device__ __forceinline__ int inside_sequence(int64_t key, int64_t num_keys) {
   return static_cast<int>(smaller(larger(key, 0), num_keys));
 }
 
@@ -82,8 +82,8 @@ __device__ __forceinline__ RowKeys row_keys(const Window& window, const Sequence
   const int64_t num_keys = sequence.bounds.num_keys;
   const VisibleKeys seen =
       visible_keys(window, sequence.bounds, whole_sequence(sequence.bounds), query + sequence.offset);
-  return {inside_text(seen.window.begin, num_keys), inside_text(seen.window.end, num_keys),
-          inside_text(seen.sink.begin, num_keys), inside_text(seen.sink.end, num_keys)};
+  return {inside_sequence(seen.window.begin, num_keys), inside_sequence(seen.window.end, num_keys),
+          inside_sequence(seen.sink.begin, num_keys), inside_sequence(seen.sink.end, num_keys)};
 }
 
 // Tiles of keys of a tile of queries: first those of its windows, [begin, end), then those of the sink tokens
@@ -132,10 +132,11 @@ __device__ __forceinline__ KeyTiles key_tiles(const GpuAttentionParams& a, const
   const VisibleKeys seen =
       visible_hull(a.p.window, sequence.bounds, false, first + sequence.offset, last + sequence.offset);
   KeyTiles t{};
-  t.begin = inside_text(seen.window.begin, num_keys), t.end = inside_text(seen.window.end, num_keys);
+  t.begin = inside_sequence(seen.window.begin, num_keys), t.end = inside_sequence(seen.window.end, num_keys);
   t.count = t.num_window = tiles_between<kFull>(t.begin, t.end, keys_a_tile);
   if (kFull) {
-    t.sink = inside_text(seen.sink.begin, num_keys), t.sink_end = inside_text(seen.sink.end, num_keys);
+    t.sink = inside_sequence(seen.sink.begin, num_keys),
+    t.sink_end = inside_sequence(seen.sink.end, num_keys);
     t.count += tiles_between<kFull>(t.sink, t.sink_end, keys_a_tile);
   }
   if (a.p.kv_mask) return t;

@@ -42,12 +42,12 @@ struct GradientRule {
 };
 
 // s: products q.k, replaced by probabilities after dropout. ds: products dout.v, replaced by the gradient of
-// the scores: after the softcap with kBehindCap, otherwise before it. Both are 0 where
+// the scores: after the softcap with kAfterCap, otherwise before it. Both are 0 where
 // `tile.seen(tile.bounds(i, e / 2), i, j, e)` is false, which is evaluated only if tile.masked().
 //
 // Of element e of fragment (i, j), tile has: key(i, j, e) and query(i, j, e) of the sequence; stats(i, j) of
 // the fragment's two queries, and stats_of(e), the index of the element's.
-template <bool kFull, bool kKeysFirst, bool kBehindCap, int kM, int kN, typename Tile>
+template <bool kFull, bool kKeysFirst, bool kAfterCap, int kM, int kN, typename Tile>
 __device__ __forceinline__ void score_gradient(const AttentionParams& p, const GradientRule& rule,
                                                float (&s)[kM][kN][4], float (&ds)[kM][kN][4],
                                                const Tile& tile) {
@@ -77,7 +77,7 @@ __device__ __forceinline__ void score_gradient(const AttentionParams& p, const G
           dropped = kept.at[e] ? prob * scale : 0.0f, dprob = kept.at[e] ? dprob * scale : 0.0f;
         }
         float gradient = prob * (dprob - stats.delta[tile.stats_of(e)]);
-        if (kFull && !kBehindCap) gradient *= slope[e];
+        if (kFull && !kAfterCap) gradient *= slope[e];
         s[i][j][e] = dropped, ds[i][j][e] = gradient;
       }
     }

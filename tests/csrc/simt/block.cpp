@@ -117,11 +117,11 @@ void run_block(dim3 size) {
   if (static_smem_bytes()) acquire(&block.ended);
   release(&block.begun);
   prepare_threads(size);
-  for (uint64_t turns = 0; block.live && !block.error; ++turns) {
+  for (uint64_t switches = 0; block.live && !block.error; ++switches) {
     Warp* warp = pick_warp();
     if (!warp) {
       set_error("deadlock");
-    } else if (turns > kMaxSwitches) {
+    } else if (switches > kMaxSwitches) {
       set_error("livelock");
     } else {
       if (at_random()) warp->first_lane = static_cast<int>(random_bits() % 32);
@@ -178,7 +178,7 @@ void fail(const char* format, ...) {
   throw std::runtime_error(text);
 }
 
-bool lands_early() {
+bool completes_early() {
   return at_random() && random_bits() % 2;
 }
 

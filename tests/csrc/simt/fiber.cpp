@@ -100,8 +100,8 @@ void switch_to(Fiber& next) {
 }
 
 int next_lane(const Warp& warp) {
-  const uint32_t turned = (warp.ready >> warp.first_lane) | (uint64_t{warp.ready} << (32 - warp.first_lane));
-  return (__builtin_ctz(turned) + warp.first_lane) & 31;
+  const uint32_t rotated = (warp.ready >> warp.first_lane) | (uint64_t{warp.ready} << (32 - warp.first_lane));
+  return (__builtin_ctz(rotated) + warp.first_lane) & 31;
 }
 
 void leave() {

@@ -106,7 +106,7 @@ void multiply(void** brought, uint32_t) {
 void cp_async16(uint32_t to, const void* from, bool valid) {
   if (valid && reinterpret_cast<uintptr_t>(from) % 16)
     simt::fail("cp.async: %p is not 16-byte aligned", from);
-  if (simt::lands_early()) return copy16(to, valid ? from : nullptr);
+  if (simt::completes_early()) return copy16(to, valid ? from : nullptr);
   store_bytes(to, Bytes16{{~uint64_t{0}, ~uint64_t{0}}});
   simt::add_copy(to, valid ? from : nullptr);
 }

@@ -71,7 +71,7 @@ struct AsyncCopy {
 };
 void add_copy(uint32_t to, const void* from);
 // Whether a copy completes at once: half of the copies in random schedules, otherwise none.
-bool lands_early();
+bool completes_early();
 void commit_copies();
 bool finished_copy(unsigned groups_in_flight, AsyncCopy* copy);
 
