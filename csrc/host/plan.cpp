@@ -21,7 +21,7 @@ std::string str(int64_t value) {
 }
 
 std::string item(const char* name, size_t index) {
-  return name + ("[" + std::to_string(index) + "]");
+  return std::string(name) + '[' + std::to_string(index) + ']';
 }
 
 // Content columns of a chunk.
