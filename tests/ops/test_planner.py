@@ -10,7 +10,7 @@ import torch
 
 import lckernels
 from lckernels.plan import Plan
-from lckernels.planner import plan_chunks
+from lckernels.planner import plan_chunks, plan_segments
 from lckernels.segments import Column
 
 needs_host = pytest.mark.skipif(
@@ -203,6 +203,18 @@ def test_a_million_tokens_with_fifty_thousand_boundaries():
 def test_an_empty_batch_has_no_chunks():
     plan = plan_chunks([], 8, 2)
     assert (plan.num_chunks, plan.total_len, plan.segments.shape) == (0, 0, (0, 10))
+
+
+@needs_host
+def test_segments_are_the_arguments_of_a_plan(monkeypatch):
+    options = {"num_leading": 2, "num_trailing": 1}
+    expected = plan_chunks([40, 7], 11, 3, **options)
+    plan = Plan.from_segments(**plan_segments([40, 7], 11, 3, **options)._asdict())
+    for name in ("segments", "tile_segments", "cu_seqlens"):
+        torch.testing.assert_close(getattr(plan, name), getattr(expected, name), rtol=0, atol=0)
+    assert (plan.num_chunks, plan.chunk_len, plan.total_len) == (expected.num_chunks, 11, 47)
+    monkeypatch.setattr(Plan, "from_segments", None)
+    assert plan_segments([40, 7], 11, 3, **options).num_chunks == plan.num_chunks, "no Plan is built"
 
 
 @needs_host
