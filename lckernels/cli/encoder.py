@@ -48,4 +48,4 @@ def _chunk_len_remark(encoder: TextEncoder, is_default: bool) -> str:
     remark = f"chunk length {used:,} tokens{', all positions of the model' if is_default else ''}"
     if limit is None or limit == used or (is_default and limit > used):
         return remark
-    return f"{remark}; its sentence_bert_config.json has {limit:,}: add --chunk-len {limit} for that"
+    return f"{remark}; --chunk-len {limit} is the max_seq_length in its sentence_bert_config.json"

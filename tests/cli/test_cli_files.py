@@ -195,10 +195,10 @@ def test_a_folder_is_not_one_text(tmp_path, monkeypatch):
         (32, (), "chunk length 32 tokens, all positions of the model"),
         (34, (), "chunk length 32 tokens, all positions of the model"),
         (16, ("--chunk-len", 16), "chunk length 16 tokens"),
-        (16, (), "chunk length 32 tokens, all positions of the model; its sentence_bert_config.json has 16: "
-                 "add --chunk-len 16 for that"),
-        (16, ("--chunk-len", 20), "chunk length 20 tokens; its sentence_bert_config.json has 16: "
-                                  "add --chunk-len 16 for that"),
+        (16, (), "chunk length 32 tokens, all positions of the model; --chunk-len 16 is the "
+                 "max_seq_length in its sentence_bert_config.json"),
+        (16, ("--chunk-len", 20), "chunk length 20 tokens; --chunk-len 16 is the "
+                                  "max_seq_length in its sentence_bert_config.json"),
     ],
 )  # fmt: skip
 def test_the_length_of_chunks_is_said(tmp_path, book, limit, options, remark):
