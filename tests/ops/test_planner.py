@@ -228,7 +228,7 @@ def test_segments_are_the_arguments_of_a_plan(monkeypatch):
         ((10, 0, 0), {}, "chunk_len must be between 1 and 2147483647, got 0"),
         ((10, 2, 0), {"num_leading": 1, "num_trailing": 1}, "must leave a column .* got chunk_len = 2"),
         ((10, 8, 2), {"num_leading": -1}, "num_leading must be an integer between 0 and"),
-        (([5, 0], 8, 2), {}, r"lengths\[1\] is 0: an empty text has no chunks"),
+        (([5, 0], 8, 2), {}, r"lengths\[1\] is 0: an empty sequence has no chunks"),
         (([5, -3], 8, 2), {}, r"lengths\[1\] must be positive, got -3"),
         (([2**31 - 1, 7], 8, 2), {}, r"at most 2147483647 tokens together, exceeded by lengths\[1\] = 7"),
         (([2**70], 8, 2), {}, "lengths must be a sequence of integers, got list"),
