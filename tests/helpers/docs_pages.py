@@ -9,9 +9,7 @@ from helpers.tiny_bert import save_tiny_bert, tiny_text
 from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
-_REWRITTEN_LATER = ("huggingface_support.md",)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in PAGES if page.name not in _REWRITTEN_LATER]
 PROSE = [
     *PAGES,
     *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md", "bench/README.md")),
