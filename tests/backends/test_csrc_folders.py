@@ -40,3 +40,9 @@ def test_only_some_folders_have(pattern, folders):
 
 def test_the_patterns_find_files():
     assert len(files_with(r"#include <torch/")) >= 3 and len(files_with(r"\bLCK_ISA\b")) > 15
+
+
+def test_no_header_hides_another():
+    """A quoted include finds a file beside the including one before it finds csrc's own."""
+    top = {name for name in SOURCES if "/" not in name}
+    assert [name for name in SOURCES if "/" in name and name.rpartition("/")[2] in top] == []

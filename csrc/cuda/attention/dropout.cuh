@@ -2,7 +2,7 @@
 // lanes: each lane draws for one row or query of the group, and the lanes exchange the results.
 #pragma once
 
-#include "cuda/attention/params.h"
+#include "cuda/attention/gpu_params.h"
 #include "cuda/ptx.cuh"
 #include "philox.h"
 

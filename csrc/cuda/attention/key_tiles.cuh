@@ -2,7 +2,7 @@
 // lckernels/backends/triton/kernels/key_tiles.py. Indices in a sequence are int32, positions int64.
 #pragma once
 
-#include "cuda/attention/params.h"
+#include "cuda/attention/gpu_params.h"
 #include "cuda/ptx.cuh"
 
 namespace lck {

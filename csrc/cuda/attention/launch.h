@@ -1,7 +1,7 @@
 // Launches of windowed attention on a GPU; params point to its memory. No torch.
 #pragma once
 
-#include "cuda/attention/params.h"
+#include "cuda/attention/gpu_params.h"
 #include "cuda/common/launch.h"
 
 namespace lck {

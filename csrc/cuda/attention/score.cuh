@@ -3,7 +3,7 @@
 
 #include <cfloat>
 
-#include "cuda/attention/params.h"
+#include "cuda/attention/gpu_params.h"
 #include "cuda/ptx.cuh"
 
 namespace lck {

@@ -7,7 +7,7 @@
 
 #include "cuda/attention/attend.cuh"
 #include "cuda/attention/gradient_steps.cuh"
-#include "cuda/chunked/params.h"
+#include "cuda/chunked/gpu_params.h"
 #include "overlap_weights.h"
 
 namespace lck {

@@ -1,7 +1,7 @@
 // Launches of chunked attention on a GPU; params point to its memory. No torch.
 #pragma once
 
-#include "cuda/chunked/params.h"
+#include "cuda/chunked/gpu_params.h"
 #include "cuda/common/launch.h"
 
 namespace lck {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/common/launch.h"
-#include "cuda/states/params.h"
+#include "cuda/states/gpu_params.h"
 
 namespace lck {
 

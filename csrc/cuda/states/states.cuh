@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/common/elements.cuh"
-#include "cuda/states/params.h"
+#include "cuda/states/gpu_params.h"
 
 namespace lck {
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 
-MAX_STATES = 24  # as kMaxStates in csrc/cuda/states/params.h
+MAX_STATES = 24  # as kMaxStates in csrc/cuda/states/gpu_params.h
 
 
 def merge_attention_states(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
