@@ -13,7 +13,6 @@ from helpers.docs_pages import (
     blocks,
     command_lines,
     links,
-    namespace,
     paths,
     prose,
     save_models_and_texts,
@@ -41,7 +40,7 @@ def models_and_texts(tmp_path_factory):
 def test_every_block_runs(page, models_and_texts, monkeypatch):
     """In one namespace a page, in the order of the page."""
     monkeypatch.chdir(models_and_texts)
-    names = namespace(page)
+    names = {}
     for line, code in blocks(page):
         padded = "\n" * (line - 1) + code  # an error's traceback has the line of the page
         exec(compile(padded, str(page), "exec"), names)

@@ -10,10 +10,16 @@ from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROSE = [
-    *PAGES,
-    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md", "bench/README.md")),
-]
+_OTHER = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "findings/README.md",
+    "bench/README.md",
+    "csrc/cpu/README.md",
+    "csrc/cuda/README.md",
+    "lckernels/backends/triton/README.md",
+)
+PROSE = [*PAGES, *(ROOT / name for name in _OTHER)]
 NOT_RUN = "# not run: "  # the first line of a block that the tests leave out, with the reason
 
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -34,7 +40,7 @@ def command_lines(page: Path) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """The page without its blocks of code and what stands between backquotes."""
+    """The page without its blocks of code and the words between backquotes."""
     return re.sub(r"`[^`\n]*`", "", _BLOCK.sub("", page.read_text(encoding="utf-8")))
 
 
@@ -80,8 +86,3 @@ def save_tiny_modernbert(folder: Path) -> None:
     torch.manual_seed(0)
     transformers.ModernBertModel(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-
-
-def namespace(page: Path) -> dict[str, object]:
-    """Names that a page uses without defining them: a model that the reader has."""
-    return {"path": "sentence-transformers/all-MiniLM-L6-v2"}
