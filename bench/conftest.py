@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_MEASURED] = []
+    config.option.benchmark_quiet = True  # the summary below has the same times, and the peers' ratios
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,6 +1,6 @@
 """Times lckernels and its peers on one case in turns, and makes a row of each.
 
-The results are checked before, by `bench.harness.check`.
+The results are checked before (`bench.harness.check`); pytest-benchmark times our own call.
 """
 
 import time
@@ -79,6 +79,7 @@ def first_results(calls: dict[str, Call]) -> tuple[dict[str, Any], float]:
 
 
 def time_with_peers(
+    benchmark: Any,
     calls: dict[str, Call],
     once: float,
     budget: Budget,
@@ -86,25 +87,30 @@ def time_with_peers(
     *,
     primed: bool = False,
 ) -> dict[str, Timing]:
-    """Times all calls in turns: in each round every other call once, then ours.
+    """Times calls[OWN] through the benchmark fixture, and every other call once before each of its rounds.
 
     Args:
+        benchmark: The fixture of pytest-benchmark.
         calls: Provider -> its call; every call must have run before.
         once: Seconds of one call of ours; a slow one gets fewer rounds.
         budget: The limits.
         self_timed: Name -> a call that returns its own seconds.
         primed: Whether each call is timed after `timing.prime`.
     """
-    own: list[float] = []
-    others = {name: call for name, call in calls.items() if name != OWN}
-    clock = primed_clock if primed else wall_clock
-    turns = Turns(others, budget.peer_seconds, clock, self_timed=self_timed)
-    for _ in range(max(2, min(budget.rounds, int(budget.seconds / once)))):
+    rounds = max(2, min(budget.rounds, int(budget.seconds / once)))
+    kept: list[object] = []
+
+    def before_round() -> None:
+        kept.clear()  # our last output is freed outside the clock, as the peers' outputs are
         turns.round()
         if primed:
             prime(calls[OWN], once)
-        own.append(wall_clock(calls[OWN]))
-    return {OWN: Timing.of(own), **turns.timings()}
+
+    others = {name: call for name, call in calls.items() if name != OWN}
+    clock = primed_clock if primed else wall_clock
+    turns = Turns(others, budget.peer_seconds, clock, self_timed=self_timed)
+    benchmark.pedantic(lambda: kept.append(calls[OWN]()), setup=before_round, rounds=rounds)
+    return {OWN: Timing.of(benchmark.stats.stats.data), **turns.timings()}
 
 
 @dataclass(frozen=True)

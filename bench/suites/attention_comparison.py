@@ -1,6 +1,7 @@
 """One case of windowed attention: all providers are checked, then timed in turns."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from bench.suites.verified import VerifiedCall, verified_peers, verify
 
 
 def compare(
+    benchmark: Any,
     case: AttentionCase,
     direction: str,
     budget: Budget,
@@ -36,10 +38,11 @@ def compare(
         log(f"  {name} is left out: {reason}")
     providers |= peers
     subject = attention.subject_of("attention", direction, case, backend)
-    return timed_rows(subject, providers, left_out, budget, case.dtype)
+    return timed_rows(benchmark, subject, providers, left_out, budget, case.dtype)
 
 
 def timed_rows(
+    benchmark: Any,
     subject: Subject,
     providers: Mapping[str, VerifiedCall],
     left_out: Mapping[str, str],
@@ -57,7 +60,7 @@ def timed_rows(
         )
         rates = roofline.peaks
     probes = comparable | probes
-    timings = time_with_peers(calls, providers[OWN].seconds, budget, probes, primed=True)
+    timings = time_with_peers(benchmark, calls, providers[OWN].seconds, budget, probes, primed=True)
     every = rates(list(probes), subject.work, timings)
     return make_rows(
         subject,

@@ -52,7 +52,7 @@ def truth(case: ChunkedCase, direction: str, inputs: Tensors) -> Tensors:
     return run_once(composed(case, reference), direction, given)[0]
 
 
-def compare(case: ChunkedCase, direction: str, budget: Budget) -> list[Row]:
+def compare(benchmark: Any, case: ChunkedCase, direction: str, budget: Budget) -> list[Row]:
     """The rows of one case. Raises AssertionError if a result is wrong."""
     inputs = make_inputs(case)
     backend = chosen_backend("chunked_attention", *inputs[:3])
@@ -73,4 +73,4 @@ def compare(case: ChunkedCase, direction: str, budget: Budget) -> list[Row]:
         unit="GFLOP/s",
         backend=backend,
     )
-    return timed_rows(subject, providers, {}, budget, case.dtype)
+    return timed_rows(benchmark, subject, providers, {}, budget, case.dtype)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,7 +101,7 @@ def subject_of(case: ModelCase, model: nn.Module, suite: str = "models") -> Subj
     )
 
 
-def compare(case: ModelCase, budget: Budget, log: Callable[[str], None] = print) -> list[Row]:
+def compare(benchmark: Any, case: ModelCase, budget: Budget, log: Callable[[str], None] = print) -> list[Row]:
     """The rows of one model; `log` receives a line per peer that is left out, with the reason.
 
     Raises:
@@ -113,4 +114,4 @@ def compare(case: ModelCase, budget: Budget, log: Callable[[str], None] = print)
         providers, left_out = verified_providers(model, case, ids, budget.call_seconds, stack)
         for name, reason in left_out.items():
             log(f"  {name} is left out: {reason}")
-        return timed_rows(subject, providers, left_out, budget, case.dtype)
+        return timed_rows(benchmark, subject, providers, left_out, budget, case.dtype)

@@ -8,18 +8,22 @@ from bench.suites import attention_comparison, chunked
 from lckernels import BackendError
 
 
-def test_attention(attention_case: AttentionCase, direction: str, attention_budget: Budget, store, log):
+def test_attention(
+    benchmark, attention_case: AttentionCase, direction: str, attention_budget: Budget, store, log
+):
     try:
-        made = attention_comparison.compare(attention_case, direction, attention_budget, log)
+        made = attention_comparison.compare(benchmark, attention_case, direction, attention_budget, log)
     except BackendError as error:
         pytest.skip(str(error))
     store(made)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_chunked_attention(chunked_case: ChunkedCase, direction: str, attention_budget: Budget, store):
+def test_chunked_attention(
+    benchmark, chunked_case: ChunkedCase, direction: str, attention_budget: Budget, store
+):
     try:
-        made = chunked.compare(chunked_case, direction, attention_budget)
+        made = chunked.compare(benchmark, chunked_case, direction, attention_budget)
     except BackendError as error:
         pytest.skip(str(error))
     store(made)

@@ -21,7 +21,7 @@ ONE_PEER = 2**29  # counted bytes above which only the first peer runs; the othe
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_overlap(overlap_op: str, overlap_case: OverlapCase, direction, budget: Budget, store):
+def test_overlap(benchmark, overlap_op: str, overlap_case: OverlapCase, direction, budget: Budget, store):
     op, case = overlap_op, overlap_case
     traffic = case.traffic(op, direction)
     x, grad = make_inputs(op, case)
@@ -46,7 +46,7 @@ def test_overlap(overlap_op: str, overlap_case: OverlapCase, direction, budget: 
     del want, baseline, results, first
 
     copies, probes = roofline.torch_copies(traffic), roofline.copy_probes(traffic)
-    timings = time_with_peers(calls | copies, once, budget, probes)
+    timings = time_with_peers(benchmark, calls | copies, once, budget, probes)
     subject = subject_of("overlap_merge", op, direction, case, backend)
     for output, checked in (("fresh", checks), ("warm", warm_checks)):
         equal, comparable = roofline.copy_names(output), roofline.same_traffic_names(output)

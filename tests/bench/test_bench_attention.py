@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from bench.harness.comparison import OWN, Budget, Unsupported, make_rows
 from bench.harness.memory import with_extra_bytes
 from bench.harness.report import attention_goals, goals, pages
 from bench.harness.report.stored import Stored
-from bench.harness.timing import Timing, primed_clock
+from bench.harness.timing import Timing, primed_clock, wall_clock
 from bench.peers.attention import Peer, sdpa_mask
 from bench.peers.libraries import _block_mask, exact_buckets, flex
 from bench.suites import attention, chunked, verified
@@ -43,6 +44,17 @@ CASES = [
 ]
 BRIEF = Budget(rounds=2, seconds=0.0, peer_seconds=0.0, call_seconds=60.0)
 needs_chunks = pytest.mark.skipif(registry.availability()["cpu"] != "", reason="needs the compiled planner")
+
+
+class Clock:
+    """The part of pytest-benchmark's fixture that a comparison uses."""
+
+    def pedantic(self, call, setup, rounds):
+        seconds = []
+        for _ in range(rounds):
+            setup()
+            seconds.append(wall_clock(call))
+        self.stats = SimpleNamespace(stats=SimpleNamespace(data=seconds))
 
 
 def test_a_decode_case_reads_four_caches_and_counts_what_its_queries_see():
@@ -196,7 +208,7 @@ def test_a_comparison_stores_checked_peers_and_logs_the_others(monkeypatch, tmp_
     monkeypatch.setitem(PEERS, "forward", (sdpa_mask, clumsy, absent, broken))
     logged = []
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made = compare(case, "forward", BRIEF, logged.append)
+    made = compare(Clock(), case, "forward", BRIEF, logged.append)
     assert [row.provider for row in made] == [OWN, "sdpa_mask"]
     assert set(made[0].left_out) == {"clumsy", "absent", "broken"}
     assert made[0].left_out["clumsy"].startswith("clumsy: result 0 is off by 1")
@@ -213,15 +225,15 @@ def test_a_comparison_stores_checked_peers_and_logs_the_others(monkeypatch, tmp_
 def test_a_slow_peer_is_left_out(monkeypatch):
     monkeypatch.setitem(PEERS, "backward", (sdpa_mask,))
     case = causal(32, 5, torch.float32, num_heads=2, num_kv_heads=1, head_dim=8)
-    made = compare(case, "backward", replace(BRIEF, call_seconds=1e-9))
+    made = compare(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass over all pairs at 150 GFLOP/s"}
     monkeypatch.setattr(verified, "DENSE", {})
     monkeypatch.setattr(verified, "_too_slow", {})
-    made = compare(case, "backward", replace(BRIEF, call_seconds=1e-9))
+    made = compare(Clock(), case, "backward", replace(BRIEF, call_seconds=1e-9))
     assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass"}
     for tried, on in ((replace(case, num_heads=4), f" on {case.label}"), (replace(case, seqlen=31), "")):
-        made = compare(tried, "backward", replace(BRIEF, call_seconds=1e-9))
+        made = compare(Clock(), tried, "backward", replace(BRIEF, call_seconds=1e-9))
         assert made[0].left_out == {"sdpa_mask": "more than 1e-09 s a pass" + on}
 
 
@@ -229,13 +241,13 @@ def test_a_wrong_result_of_ours_raises(monkeypatch):
     monkeypatch.setitem(PEERS, "forward", ())
     monkeypatch.setattr(attention, "own_attention", lambda case: lambda q, k, v: q + 1)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):
-        compare(causal(32, 5, torch.float32, head_dim=8), "forward", BRIEF)
+        compare(Clock(), causal(32, 5, torch.float32, head_dim=8), "forward", BRIEF)
 
 
 def test_decode_rows_count_bytes_against_reads(monkeypatch):
     monkeypatch.setitem(PEERS, "decode", ())
     case = causal(512, 64, torch.float32, num_queries=1, batch=2)
-    (row,) = compare(case, "decode", BRIEF)
+    (row,) = compare(Clock(), case, "decode", BRIEF)
     assert (row.unit, row.work) == ("GB/s", 2 * 2 * 64 * 8 * 64 * 4)
     assert set(row.peak_rates) <= {"read"}
 
@@ -250,7 +262,7 @@ def test_chunked_rows_and_truth(direction):
     want = attention.as_call(chunked.own_attention(case), direction, inputs)()
     for found, expected in zip(chunked.truth(case, direction, inputs), want, strict=True):
         torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-5)
-    made = chunked.compare(case, direction, BRIEF)
+    made = chunked.compare(Clock(), case, direction, BRIEF)
     assert {row.provider for row in made} == {OWN, chunked.COMPOSED}
     assert all(row.check.passed for row in made)
 

@@ -113,6 +113,18 @@ def wrong(model, window=None, sink_tokens=None):
     yield
 
 
+class Benchmark:
+    """As the fixture of pytest-benchmark, as far as a comparison uses it."""
+
+    def pedantic(self, call, setup, rounds):
+        data = []
+        for number in range(rounds):
+            setup()
+            call()
+            data.append(1e-3 * (number + 1))
+        self.stats = type("Stats", (), {"stats": type("Data", (), {"data": data})})
+
+
 BUDGET = Budget(rounds=2, seconds=1.0, peer_seconds=0.1, call_seconds=30.0)
 
 
@@ -121,7 +133,7 @@ def test_a_small_comparison(case, monkeypatch, tmp_path):
     peers = {name: build for name, build in model_peers.PEERS.items() if name != "flex"}
     monkeypatch.setattr(model_comparison, "PEERS", peers)
     logged = []
-    made = model_comparison.compare(case, BUDGET, logged.append)
+    made = model_comparison.compare(Benchmark(), case, BUDGET, logged.append)
     expected = {OWN, "eager", "floor"} | ({"sdpa"} if case.family != "gpt_oss" else set())
     assert {row.provider for row in made} == expected
     assert len(logged) == (case.family == "gpt_oss")
@@ -138,14 +150,14 @@ def test_a_small_comparison(case, monkeypatch, tmp_path):
 def test_a_wrong_result_gives_no_row(case, monkeypatch):
     monkeypatch.setattr(lckernels, "patched", wrong, raising=False)
     with pytest.raises(AssertionError, match=r"lckernels: result 0 is off by"):
-        model_comparison.compare(case, BUDGET)
+        model_comparison.compare(Benchmark(), case, BUDGET)
     monkeypatch.setattr(lckernels, "patched", on_eager, raising=False)
 
     def broken(model, case, stack):
         return model_peers.ModelPeer(model_attention.with_attention(model, model_attention.NONE))
 
     monkeypatch.setattr(model_comparison, "PEERS", {"eager": broken})
-    made = model_comparison.compare(case, BUDGET)
+    made = model_comparison.compare(Benchmark(), case, BUDGET)
     assert [row.provider for row in made] == [OWN]
     assert made[0].left_out["eager"].startswith("eager: result 0 is off by")
 

@@ -35,7 +35,6 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=checkout, env=environment, text=True, **pipes)
         package = Path(self._answer()["path"])
         if not package.is_relative_to(checkout.resolve()):
-            self.close()
             raise RuntimeError(f"lckernels of {checkout} was imported from {package}")
 
     def seconds(self, name: str) -> float:
@@ -47,15 +46,13 @@ class Worker:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            self.close()
-            raise RuntimeError(f"the worker ended with status {self.process.returncode}")
+            raise RuntimeError(f"the worker ended with status {self.process.wait()}")
         return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
         self.process.stdin.close()
         self.process.wait()
-        self.process.stdout.close()
 
 
 @dataclass(frozen=True)
