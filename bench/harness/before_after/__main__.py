@@ -35,6 +35,7 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=checkout, env=environment, text=True, **pipes)
         package = Path(self._answer()["path"])
         if not package.is_relative_to(checkout.resolve()):
+            self.close()
             raise RuntimeError(f"lckernels of {checkout} was imported from {package}")
 
     def seconds(self, name: str) -> float:
@@ -46,13 +47,15 @@ class Worker:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker ended with status {self.process.wait()}")
+            self.close()
+            raise RuntimeError(f"the worker ended with status {self.process.returncode}")
         return json.loads(line)
 
     def close(self) -> None:
         """Ends the process."""
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 @dataclass(frozen=True)
