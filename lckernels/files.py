@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from lckernels.errors import InputError
 
 _open: set[str] = set()  # names of the folders of this process's writers
+_lock = Lock()  # held while folders are created, and swept
 
 
 def reason(error: Exception) -> str:
@@ -42,9 +44,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     folder = None
     try:
-        _remove_leftovers(path)
-        folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.{os.getpid()}.", path.parent))
-        _open.add(folder.name)
+        with _lock:
+            _remove_leftovers(path)
+            folder = Path(tempfile.mkdtemp(".partial", f".{path.name}.{os.getpid()}.", path.parent))
+            _open.add(folder.name)
         partial = folder / "file"
         # The permissions are those of the umask; a writer may give its file others.
         partial.touch()

@@ -112,8 +112,3 @@ class AttentionOptions(NamedTuple):
     score: Score
     dropout_p: float
     seed: Tensor | None
-
-
-def number_or_tensor(x: int | Tensor | None, absent: int | None = None) -> tuple[int | None, Tensor | None]:
-    """x as a number and a tensor, one of which is given: `absent` is the number where x is a tensor."""
-    return (absent, x) if isinstance(x, Tensor) else (x, None)

@@ -19,7 +19,7 @@ def check_encoder(model: nn.Module) -> None:
     if causal or getattr(config, "is_decoder", False):
         raise TypeError(f"model: got {name}, a decoder, with causal attention; expected an encoder")
     base = getattr(type(model), "base_model_prefix", "")
-    if has_head(name) and isinstance(getattr(model, base or " ", None), nn.Module):
+    if base and has_head(name) and isinstance(getattr(model, base, None), nn.Module):
         raise TypeError(f"model: got {name}, a model with a task head; pass its encoder, model.{base}")
 
 

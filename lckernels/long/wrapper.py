@@ -35,13 +35,23 @@ class EncoderWrapper(nn.Module):
             kwargs: arguments of LongEncoder; all others (dtype, device_map, revision, ...) are passed to
                 AutoModel.from_pretrained too.
 
+        Raises:
+            TypeError: an argument of neither LongEncoder nor the model.
+
         Warns:
             UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
         """
         transformers = import_extra("transformers", "hf")
-        own = inspect.signature(cls).parameters
+        own = [name for name in inspect.signature(cls).parameters if name != "model"]
         options = {name: kwargs.pop(name) for name in list(kwargs) if name in own}
-        model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
+        try:
+            model = transformers.AutoModel.from_pretrained(path, **(model_kwargs or {}), **kwargs)
+        except TypeError as error:
+            unknown = next((name for name in kwargs if f"'{name}'" in str(error)), None)
+            if unknown is None:
+                raise
+            allowed = f"expected an argument of AutoModel.from_pretrained or one of {', '.join(own)}"
+            raise TypeError(f"{unknown}: got an unknown argument; {allowed}") from error
         head = task_head(model.config)
         if head is not None:
             dropped = f"{path} was saved from {head}; its task head is not loaded, only its encoder"

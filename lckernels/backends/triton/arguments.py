@@ -21,7 +21,7 @@ from lckernels.backends.triton.tiles import (
     choose_tiles,
     dot_precision,
 )
-from lckernels.options import AttentionOptions, Layout, Score, number_or_tensor
+from lckernels.options import AttentionOptions, Layout, Score
 from lckernels.philox import dropout_threshold
 
 _LEAST_UNIT = 1e-37  # of scores: with 0, masked scores of -inf would become NaN
@@ -105,8 +105,8 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
     num_seqs = layout.cu_seqlens_q.shape[0] - 1 if packed else batch
     left, right = (None if side < 0 else side for side in options.window_size)
     chunk = layout.chunk or None
-    offset, offsets = number_or_tensor(layout.offset)
-    origin, origins = number_or_tensor(layout.chunk_origin, 0)
+    offset, offsets = _number_or_tensor(layout.offset)
+    origin, origins = _number_or_tensor(layout.chunk_origin, 0)
     rule = (left, right, layout.sink_tokens or None, chunk, origin, offset)
     spans = (math.inf if left is None or right is None else left + right + 1, chunk or math.inf, seqlen_k)
     group, chip = num_heads // num_kv_heads, chip_of(q.device)
@@ -138,6 +138,11 @@ def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tens
             "PRECISION": dot_precision(chip, max(head_dim, head_dim_v)),
         },
     )
+
+
+def _number_or_tensor(x: int | Tensor | None, absent: int | None = None) -> tuple[int | None, Tensor | None]:
+    """x as a number and a tensor, one of which is given: `absent` is the number where x is a tensor."""
+    return (absent, x) if isinstance(x, Tensor) else (x, None)
 
 
 def _is_heavy(options: AttentionOptions) -> bool:
