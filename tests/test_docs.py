@@ -18,7 +18,7 @@ from helpers.docs_pages import (
     save_models_and_texts,
 )
 
-from lckernels import Score, windowed_attention
+from lckernels import Score, functional, windowed_attention
 
 PAGE_IDS, PROSE_IDS = ([str(page.relative_to(ROOT)) for page in pages] for pages in (PAGES, PROSE))
 # Verbs that make a function or a tensor a person, and names that belong to no glossary.
@@ -60,6 +60,14 @@ def test_every_command_line_has_existing_options(page):
         options |= {option for parameter in commands[name].params for option in parameter.secondary_opts}
         given = {argument.partition("=")[0] for argument in arguments if re.match("--?[a-z]", argument)}
         assert given <= options, line
+
+
+@pytest.mark.parametrize("name", functional.__all__)
+def test_every_op_is_described(name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n| `{name}(" in readme, f"add {name} to the table of ops in README.md"
+    called = any(f"{name}(" in code for _, code in blocks(ROOT / "docs" / "ops.md"))
+    assert called, f"add an example of {name} to docs/ops.md"
 
 
 @pytest.mark.parametrize("page", PROSE, ids=PROSE_IDS)

@@ -15,6 +15,8 @@ from helpers.cli import run
 from helpers.docs_pages import ROOT, command_lines, save_models_and_texts
 from helpers.tiny_bert import tiny_text
 
+from lckernels.cli.app import app
+
 PAGE = ROOT / "docs" / "cli.md"
 
 
@@ -28,6 +30,10 @@ def folder(tmp_path_factory):
     return place
 
 
+def command_names():
+    return {command.name for command in app.registered_commands}
+
+
 def test_the_command_lines_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     names = set()
@@ -37,9 +43,14 @@ def test_the_command_lines_run(folder, monkeypatch):
         if name != "tune":  # requires a GPU
             result = run(name, *arguments)
             assert result.exit_code == 0, f"{line}\n{result.output}"
-    assert names == {"search", "encode", "perplexity", "explain", "tune", "info"}
+    assert names == command_names()
     for path in ("book.search.png", "states.safetensors", "states/deep/b.md.safetensors", "layers.png"):
         assert (folder / path).is_file()
+
+
+def test_the_page_describes_every_command():
+    sections = re.findall(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(command_names() - {*sections}) == []
 
 
 def documented_keys(section):

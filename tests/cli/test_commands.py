@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +31,9 @@ def test_a_new_command_is_one_new_file(tmp_path, monkeypatch):
     assert runner.invoke(found, ["greet", "reader"]).stdout == "hello reader\n"
     failed = runner.invoke(found, ["greet", "nobody"])
     assert (failed.exit_code, failed.stderr) == (2, "lckernels: nobody is there\n")
-    names = [command.name for command in found.registered_commands]
-    assert names == ["encode", "explain", "greet", "info", "perplexity", "search", "tune"]
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert "info" in files
+    assert [command.name for command in found.registered_commands] == sorted(files | {"greet"})
 
 
 def test_what_is_not_finite_is_null(capsys):
