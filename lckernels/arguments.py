@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lckernels import checks
+from lckernels.backends.registry import BACKENDS
 from lckernels.checks import INT32_MAX, WEIGHTS, bad
 from lckernels.dtypes import compute_dtype
 from lckernels.options import ExtraTokens, Layout, Score
@@ -85,8 +86,16 @@ def _warn_once(shape: tuple[int, ...]) -> None:
     )
 
 
+def check_backend(backend: str | None) -> None:
+    """Checks the type of a backend's name; the op checks the name."""
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(f"backend: got {backend!r}; expected None or one of {', '.join(BACKENDS)}")
+
+
 def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
     """Checks that every tensor of the layout fits q and k and every number is in range."""
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout: got {type(layout).__name__}; expected a lckernels.Layout")
     batch = (
         q.shape[0] if layout.cu_seqlens_q is None and layout.cu_seqlens_k is None else _segments(layout, q)
     )
@@ -128,6 +137,8 @@ def _segments(layout: Layout, q: Tensor) -> int:
 
 def check_score(score: Score, q: Tensor) -> None:
     """Checks that the score's tensors have one row per head of q and its numbers are in range."""
+    if not isinstance(score, Score):
+        raise TypeError(f"score: got {type(score).__name__}; expected a lckernels.Score")
     num_heads, bias = q.shape[2], score.rel_bias
     checks.number("score.softcap", score.softcap, 0)
     if bias is not None:
@@ -137,6 +148,13 @@ def check_score(score: Score, q: Tensor) -> None:
         checks.option("score.rel_bias", bias, "floating", "q", q, (num_heads, bias.shape[1]))
     checks.integer("score.bias_center", score.bias_center, -INT32_MAX)
     checks.option("score.sink_logits", score.sink_logits, "floating", "q", q, (num_heads,))
+
+
+def check_sequences(outs: object, lses: object) -> None:
+    """Checks that the states come as two sequences."""
+    for name, states in (("outs", outs), ("lses", lses)):
+        if not hasattr(states, "__iter__"):
+            raise TypeError(f"{name}: got {type(states).__name__}; expected a sequence of tensors")
 
 
 def check_states(outs: list[Tensor], lses: list[Tensor]) -> None:
@@ -182,9 +200,11 @@ def check_chunks(chunks: Tensor, plan: Plan, weights: str | Tensor) -> None:
 def _merge_weights(weights: str | Tensor, plan: Plan, x: Tensor, name: str) -> None:
     if isinstance(weights, Tensor):
         checks.option("weights", weights, "floating", name, x, (plan.num_chunks, plan.chunk_len))
-    elif weights not in WEIGHTS:
-        names = ", ".join(WEIGHTS)
-        raise bad("weights", repr(weights), f"allowed are {names} or a (num_chunks, chunk_len) tensor")
+    elif not isinstance(weights, str) or weights not in WEIGHTS:
+        allowed = f"allowed are {', '.join(WEIGHTS)} or a (num_chunks, chunk_len) tensor"
+        if not isinstance(weights, str):
+            raise TypeError(f"weights: got {type(weights).__name__}; {allowed}")
+        raise bad("weights", repr(weights), allowed)
     elif weights == "crop" and plan.crop_gap >= 0:
         got = f"position {plan.crop_gap} in no or several keep ranges"
         raise bad("plan", got, "weights='crop' needs exactly one")

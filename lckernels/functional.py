@@ -7,11 +7,13 @@ from torch import Tensor
 
 from lckernels.arguments import (
     check_attention,
+    check_backend,
     check_chunked,
     check_chunks,
     check_layout,
     check_score,
     check_sequence,
+    check_sequences,
     check_states,
 )
 from lckernels.dtypes import compute_dtype
@@ -83,7 +85,9 @@ def windowed_attention(
     Source: window and offset conventions of flash-attn; sink logits of gpt-oss; sink tokens of StreamingLLM.
     """
     check_attention(q, k, v, window_size, softmax_scale, dropout_p)
-    layout, score = layout or _DEFAULT_LAYOUT, score or _DEFAULT_SCORE
+    check_backend(backend)
+    layout = _DEFAULT_LAYOUT if layout is None else layout
+    score = _DEFAULT_SCORE if score is None else score
     check_layout(layout, q, k)
     check_score(score, q)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
@@ -122,6 +126,7 @@ def overlap_merge(
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """
     check_chunks(chunks, plan, weights)
+    check_backend(backend)
     mode, table = _merge_weights(weights, chunks)
     where = (plan.segments, plan.tile_segments, plan.total_len)
     return overlap.overlap_merge(chunks, table, *where, mode, backend)
@@ -144,6 +149,7 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
         BackendError: no backend supports the call.
     """
     check_sequence(sequence, plan)
+    check_backend(backend)
     return overlap.overlap_split(
         sequence, plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len, backend
     )
@@ -192,6 +198,7 @@ def chunked_attention(
     Source: chunks of SLED and of BERT's long inputs, with the merge moved into the attention.
     """
     check_chunked(q, k, v, plan, weights, extra, softmax_scale)
+    check_backend(backend)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     mode, table = _merge_weights(weights, q)
     extra_inputs = (None, None, None) if extra is None else extra.tensors()
@@ -229,6 +236,8 @@ def merge_attention_states(
 
     Source: the merge of partial softmaxes in online softmax (Milakov and Gimelshein, 2018).
     """
+    check_sequences(outs, lses)
     outs, lses = list(outs), list(lses)
     check_states(outs, lses)
+    check_backend(backend)
     return states.merge_attention_states(outs, lses, backend)

@@ -8,6 +8,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _LIBRARY = torch.library.Library("lckernels", "DEF")
+_NO_TRANSFORMS = (
+    "lckernels.{}: got a transform of torch.func (grad, vjp, jvp, ...); expected Tensor.backward() or "
+    "torch.autograd.grad, which the ops support"
+)
 
 
 def register(
@@ -59,9 +63,9 @@ def _register_autograd(name: str, op: Callable, apply: Callable) -> None:
 
     def with_autograd(*args: Any) -> Any:
         # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
-        if forward_ad._current_level >= 0:
-            return apply(*args)
-        if torch.is_grad_enabled() and _requires_grad(args):
+        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _requires_grad(args)):
+            if torch._C._are_functorch_transforms_active():
+                raise NotImplementedError(_NO_TRANSFORMS.format(name))
             return apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return op(*args)

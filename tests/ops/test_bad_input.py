@@ -43,6 +43,24 @@ ATTENTION = {
     "window_pair": (lambda q, k, v: attend(q, k, v, window_size=5), r"window_size: got 5; expected \(left"),
     "dropout": (lambda q, k, v: attend(q, k, v, dropout_p=1.0), r"dropout_p: got 1.0; expected 0 <="),
     "backend": (lambda q, k, v: attend(q, k, v, backend="x"), r"backend: got 'x'; allowed are"),
+    "backend_type": (
+        lambda q, k, v: attend(q, k, v, backend=5),
+        r"backend: got 5; expected None or one of cpu, triton, cuda, eager$",
+    ),
+    "layout_dict": (
+        lambda q, k, v: attend(q, k, v, layout={"sink_tokens": 4}),
+        r"layout: got dict; expected a lckernels.Layout$",
+    ),
+    "layout_empty": (lambda q, k, v: attend(q, k, v, layout={}), r"layout: got dict; expected a lckernels"),
+    "layout_score": (lambda q, k, v: attend(q, k, v, layout=Score()), r"layout: got Score; expected a lcker"),
+    "score_dict": (
+        lambda q, k, v: attend(q, k, v, score={"softcap": 30.0}),
+        r"score: got dict; expected a lckernels.Score$",
+    ),
+    "func_grad": (
+        lambda q, k, v: torch.func.grad(lambda x: attend(x, k, v).sum())(q),
+        r"lckernels.windowed_attention: got a transform of torch.func .*; expected Tensor.backward\(\) or",
+    ),
     "kv_start": (
         lambda q, k, v: attend(q, k, v, layout=Layout(kv_start=torch.tensor([1]))),
         r"layout.kv_start: got shape \(1,\); expected \(2,\)",
@@ -155,7 +173,8 @@ def test_windowed_attention(name):
     call, message = ATTENTION[name]
     q = torch.randn(2, 6, 4, 8)
     k, v = torch.randn(2, 6, 2, 8), torch.randn(2, 6, 2, 8)
-    with pytest.raises((ValueError, TypeError), match=message):
+    error = NotImplementedError if name == "func_grad" else (ValueError, TypeError)
+    with pytest.raises(error, match=message):
         call(q, k, v)
 
 
@@ -184,6 +203,10 @@ MERGE = {
     "weights": (
         lambda x, p: lckernels.overlap_merge(x, p, "box"),
         r"weights: got 'box'; allowed are uniform, triangular",
+    ),
+    "weights_list": (
+        lambda x, p: lckernels.overlap_merge(x, p, [1.0] * 128),
+        r"weights: got list; allowed are uniform, .* or a \(num_chunks, chunk_len\) tensor$",
     ),
     "weights_shape": (
         lambda x, p: lckernels.overlap_merge(x, p, torch.ones(4)),
@@ -221,6 +244,15 @@ MERGE = {
         lambda x, p: lckernels.overlap_merge(x, p, backend="tpu"),
         r"backend: got 'tpu'; allowed are cpu, triton, cuda, eager",
     ),
+    "backend_type": (lambda x, p: lckernels.overlap_merge(x, p, backend=5), r"backend: got 5; expected None"),
+    "backend_of_split": (
+        lambda x, p: lckernels.overlap_split(torch.ones(50, 5), p, backend=5),
+        r"backend: got 5; expected None",
+    ),
+    "backend_of_chunked": (
+        lambda x, p: lckernels.chunked_attention(*[torch.ones(50, 1, 5)] * 3, p, backend=5),
+        r"backend: got 5; expected None",
+    ),
 }
 
 
@@ -234,6 +266,8 @@ def test_overlap_merge(name):
 
 STATES = {
     "none": (lambda outs, lses: ([], []), r"outs: got no states; expected at least one"),
+    "not_a_sequence": (lambda outs, lses: (outs, None), r"lses: got NoneType; expected a sequence of tensor"),
+    "outs_not_a_sequence": (lambda outs, lses: (3, lses), r"outs: got int; expected a sequence of tensors"),
     "count": (lambda outs, lses: (outs, lses[:1]), r"lses: got 1 states; outs has 3"),
     "rank": (
         lambda outs, lses: ([x[0] for x in outs], lses),
