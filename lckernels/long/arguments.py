@@ -9,9 +9,8 @@ from lckernels.checks import bad
 from lckernels.long.sizes import Chunking
 
 
-def integers(name: str, values: object) -> Tensor:
+def integers(name: str, values: object, expected: str = "expected a sequence of integers") -> Tensor:
     """`values` as an int64 tensor (n,) on the CPU. Raises ValueError naming `name` for anything else."""
-    expected = "expected a sequence of integers"
     try:
         tensor = torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -25,7 +24,7 @@ def integers(name: str, values: object) -> Tensor:
 
 def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
     """(num_sequences,) int64. Raises ValueError for no sequence, or one shorter than its special tokens."""
-    tensor = integers(name, lengths)
+    tensor = integers(name, lengths, "expected an int or a sequence of integers, numbers of tokens")
     if not len(tensor):
         raise bad(name, "no sequence", "expected the tokens of one sequence, or of each of several")
     short = (tensor < max(num_special, 1)).nonzero()

@@ -115,6 +115,30 @@ def read_batch(
     return Batch(shape[:2], first, lengths, sources)
 
 
+def check_token_ids(batch: Batch, model: nn.Module) -> None:
+    """Checks that token ids on the CPU are rows of the model's embedding; elsewhere that would synchronize.
+
+    A model whose embedding has another size than config.vocab_size is not checked: it may map its ids first.
+
+    Raises:
+        ValueError: an id outside padding is outside the embedding.
+    """
+    ids = batch.sources.get("input_ids")
+    if ids is None or ids.device.type != "cpu":
+        return
+    vocab_size = getattr(model.config, "vocab_size", None)
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    if vocab_size is None or getattr(embedding, "num_embeddings", None) != vocab_size:
+        return
+    for row in ((ids < 0) | (ids >= vocab_size)).view(batch.shape).any(1).nonzero().flatten().tolist():
+        first = int(batch.flat_first[row])
+        tokens = ids[first : first + int(batch.lengths[row])]
+        outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
+        if len(outside):
+            got = f"token id {int(outside[0])} in row {row}"
+            raise bad("input_ids", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
+
+
 def _check_tensor(argument: str, x: object, kind: str) -> None:
     if not isinstance(x, Tensor):
         hint = "; pass a tokenizer's output as encoder(**inputs)" if isinstance(x, Mapping) else ""

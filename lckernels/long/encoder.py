@@ -10,7 +10,7 @@ from lckernels.checks import WEIGHTS, bad
 from lckernels.dtypes import compute_dtype
 from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
 from lckernels.long.attention import attention_context, check_attention
-from lckernels.long.batches import Batch, read_batch
+from lckernels.long.batches import Batch, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, chunk_documents
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
@@ -91,9 +91,10 @@ class LongEncoder(EncoderWrapper):
         check_encoder(model)
         if boundaries not in RULES:
             raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
-        if isinstance(weights, str) and weights not in WEIGHTS:
+        if not (isinstance(weights, Tensor) or callable(weights) or weights in WEIGHTS):
+            got = repr(weights) if isinstance(weights, str) else type(weights).__name__
             allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
-            raise bad("weights", repr(weights), allowed)
+            raise bad("weights", got, allowed)
         if token_count("max_tokens", max_tokens) < 1:
             raise bad("max_tokens", max_tokens, "expected at least 1")
         check_attention(model, attention)
@@ -258,6 +259,7 @@ class LongEncoder(EncoderWrapper):
         outputs = Outputs(self.model, output_hidden_states)
         weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
         device = self.output_device or self.device
+        check_token_ids(batch, self.model)
         batch = batch.on(self.device, self.prefix, self.model)
         run = self._run_rows if self.merge == "layer" else self._run_chunks
         merged = run(batch, chunks, outputs, weights, device)

@@ -65,8 +65,8 @@ def resolve_chunking(
     chunk_len = token_count("chunk_len", chunk_len)
     if limit is not None and chunk_len > limit[0]:
         raise bad("chunk_len", chunk_len, f"{name} has {limit[0]} usable positions ({limit[1]})")
-    if len(special_tokens) != 2 or min(special_tokens) < 0:
-        raise bad("special_tokens", special_tokens, "expected (leading, trailing), both >= 0")
+    if not isinstance(special_tokens, tuple | list) or len(special_tokens) != 2 or min(special_tokens) < 0:
+        raise bad("special_tokens", repr(special_tokens), "expected (leading, trailing), both >= 0")
     leading, trailing = special_tokens
     content = chunk_len - leading - trailing - num_prefix
     sizes = f"{leading} + {trailing} special tokens and a prefix of {num_prefix}"

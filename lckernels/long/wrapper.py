@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lckernels.extras import import_extra
 from lckernels.long.checkpoints import task_head
+from lckernels.long.loading import folder
 
 
 class EncoderWrapper(nn.Module):
@@ -36,12 +37,14 @@ class EncoderWrapper(nn.Module):
                 AutoModel.from_pretrained too.
 
         Raises:
+            InputError: `path` is a path and no folder.
             TypeError: an argument of neither LongEncoder nor the model.
 
         Warns:
             UserWarning: the checkpoint has a task head (a classifier, a tagger, ...), which is not loaded.
         """
         transformers = import_extra("transformers", "hf")
+        folder(os.fspath(path))  # raises for a path that does not exist, which is no name on the hub
         own = [name for name in inspect.signature(cls).parameters if name != "model"]
         options = {name: kwargs.pop(name) for name in list(kwargs) if name in own}
         try:

@@ -184,6 +184,7 @@ def test_a_window_in_generate():
         ({"window": 2.5}, "window: got 2.5; expected"),
         ({"window": (1, 2, 3)}, r"window: got \(1, 2, 3\); expected"),
         ({"window": (1, -2)}, r"window: got \(1, -2\); expected"),
+        ({"window": [1, -2]}, r"window: got \(1, -2\); expected"),
         ({"window": True}, "window: got True; expected"),
         ({"sink_tokens": 2}, "sink_tokens: got 2; sink tokens require a window; window is None"),
         ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
@@ -197,6 +198,39 @@ def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         lckernels.patch(model, **options)
     assert attributes(model) == before
+
+
+class Pipeline:
+    """Like a pipeline of transformers, an object that holds a model."""
+
+    model = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("gpt2", "got str; expected a model of transformers, as AutoModel.from_pretrained loads it$"),
+        (Pipeline(), "got Pipeline; expected a model of transformers; pass its attribute model$"),
+        (transformers.LlamaConfig(), "got LlamaConfig; expected a model of transformers$"),
+        (
+            transformers.LlamaForCausalLM,
+            "got the class LlamaForCausalLM; expected a model of transformers, an instance of it$",
+        ),
+        (None, "got NoneType; expected a model of transformers$"),
+    ],
+    ids=["name", "pipeline", "config", "class", "none"],
+)
+@pytest.mark.parametrize("function", [lckernels.patch, lckernels.unpatch])
+def test_arguments_that_are_no_models(function, model, message):
+    with pytest.raises(TypeError, match=f"^model: {message}"):
+        function(model)
+
+
+def test_a_window_as_a_list():
+    with lckernels.patched(model_of("llama"), window=[2, 0]) as report:
+        rows = report.rows
+    with lckernels.patched(model_of("llama"), window=(2, 0)) as report:
+        assert [str(row) for row in rows] == [str(row) for row in report.rows]
 
 
 def test_a_backend_by_name():

@@ -26,6 +26,11 @@ import lckernels
         ({"weights": "cosine"}, "weights: got 'cosine'; allowed are uniform, triangular, hann, crop"),
         ({"boundaries": "words"}, "boundaries: got 'words'; allowed are sled, max_context, sentence"),
         ({"special_tokens": (1, -1)}, r"special_tokens: got \(1, -1\); expected"),
+        ({"special_tokens": 1}, r"special_tokens: got 1; expected \(leading, trailing\), both >= 0$"),
+        (
+            {"weights": [1.0] * 40},
+            "weights: got list; allowed are uniform, .*, a tensor, a function of the plan",
+        ),
         ({"max_tokens": 0}, "max_tokens: got 0; expected at least 1"),
     ],
 )
@@ -69,6 +74,14 @@ ALMOST[1, 0] = 1
         (
             call_with(input_ids=torch.zeros(2, 40)),
             "input_ids: got dtype torch.float32; expected integers",
+        ),
+        (
+            call_with(input_ids=torch.full((2, 40), 999)),
+            "input_ids: got token id 999 in row 0; the model's",
+        ),
+        (
+            call_with(input_ids=torch.full((2, 40), -1)),
+            "input_ids: got token id -1 in row 0; the model's",
         ),
         (call_with(input_ids=None), "input_ids, inputs_embeds: got neither"),
         (call_with(inputs_embeds=torch.zeros(2, 40, 16)), "input_ids, inputs_embeds: got both"),
@@ -161,6 +174,38 @@ def test_models_with_a_task_head():
     lckernels.LongEncoder(head.bert)
     with pytest.raises(TypeError, match="WithHead returned MaskedLMOutput, which has no last_hidden_state"):
         lckernels.LongEncoder(WithHead())(token_ids(40)[None])
+
+
+@pytest.mark.parametrize("seqlen", ["20", 2.5, [[20]]])
+def test_lengths_that_are_no_integers(seqlen):
+    encoder = lckernels.LongEncoder(tiny(), 20)
+    message = "seqlen: got .*; expected an int or a sequence of integers, numbers of tokens$"
+    with pytest.raises(ValueError, match=message):
+        encoder.explain(seqlen)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/no/such/folder", "the model folder /no/such/folder does not exist$"),
+        ("./nothing", "the model folder ./nothing does not exist$"),
+        (
+            __file__,
+            "test_long_encoder_errors.py is a file; expected a folder or a name on the Hugging Face hub",
+        ),
+    ],
+)
+def test_paths_that_hold_no_model(path, message):
+    with pytest.raises(ValueError, match=message):
+        lckernels.LongEncoder.from_pretrained(path)
+
+
+def test_padding_may_have_any_token_id():
+    ids, mask = torch.stack([token_ids(40), token_ids(40, 1)]), torch.ones(2, 40)
+    mask[1, 30:] = 0
+    expected = lckernels.LongEncoder(tiny(), 20)(ids, mask).last_hidden_state
+    ids[1, 30:] = -100
+    assert torch.equal(lckernels.LongEncoder(tiny(), 20)(ids, mask).last_hidden_state, expected)
 
 
 def test_missing_extra_is_named(monkeypatch):

@@ -8,7 +8,7 @@ from torch import nn
 
 from lckernels.checks import bad
 from lckernels.hf.masks.kinds import Window
-from lckernels.hf.patch.arguments import check_arguments
+from lckernels.hf.patch.arguments import check_arguments, check_module
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
 from lckernels.hf.patch.plan import plan_patch
@@ -18,7 +18,7 @@ from lckernels.hf.settings import LayerSettings
 
 def patch(
     model: nn.Module,
-    window: int | Window | None = None,
+    window: int | Window | list[int] | None = None,
     sink_tokens: int | None = None,
     positions: str = "absolute",
     backend: str | None = None,
@@ -32,7 +32,7 @@ def patch(
         model: a transformers model, or a module that contains one (PEFT, DDP).
         window: None (default): each token sees the same keys as before; results are those of eager attention.
             A window turns full attention into windowed attention, which is an approximation: an int W means W
-            keys including the token itself in causal layers, W // 2 to each side in other layers; a tuple is
+            keys including the token itself in causal layers, W // 2 to each side in other layers; a pair is
             (left, right) in keys, inclusive, -1 for no bound (right is 0 in causal layers). Layers with their
             own window and cross attention do not change.
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0.
@@ -49,6 +49,8 @@ def patch(
         BackendError: no backend supports the model's calls, or only the reference, which computes every
             score.
     """
+    if isinstance(window, list):
+        window = tuple(window)
     check_arguments(model, window, sink_tokens, positions, backend)
     run = padded_dry_run(model)
     report, settings = plan_patch(model, run, LayerSettings(window, sink_tokens or 0, backend))
@@ -60,8 +62,10 @@ def unpatch(model: nn.Module) -> None:
     """Restores the model to its state before `patch`.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: the model is not patched.
     """
+    check_module(model)
     if not is_patched(model):
         raise bad("model", f"{type(model).__name__}, not patched", "expected a model after lckernels.patch")
     unpatch_modules(model)

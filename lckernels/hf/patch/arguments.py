@@ -17,6 +17,7 @@ def check_arguments(
     backend: str | None,
 ) -> None:
     """Raises TypeError or ValueError for arguments that `patch` does not support."""
+    check_module(model)
     if not any(isinstance(module, PreTrainedModel) for module in model.modules()):
         raise TypeError(f"model: got {type(model).__name__}; expected a model of transformers")
     if is_patched(model):
@@ -31,6 +32,21 @@ def check_arguments(
     configs = (getattr(module, "config", None) for module in model.modules())
     if any(getattr(config, "output_attentions", False) for config in configs):
         raise bad("model", "a config with output_attentions=True", "only eager attention returns the weights")
+
+
+def check_module(model: object) -> None:
+    """Raises TypeError for an argument `model` that is no module."""
+    if isinstance(model, nn.Module):
+        return
+    got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    hint = ""
+    if isinstance(model, type):
+        hint = ", an instance of it"
+    elif isinstance(getattr(model, "model", None), nn.Module):
+        hint = "; pass its attribute model"
+    elif isinstance(model, str):
+        hint = ", as AutoModel.from_pretrained loads it"
+    raise TypeError(f"model: got {got}; expected a model of transformers{hint}")
 
 
 def check_window(window: int | Window | None, sink_tokens: int | None) -> None:
