@@ -19,7 +19,8 @@ class Family:
         name: of the architecture; by default its folder in transformers.models.
         matches: whether a module's class belongs to the family; default: a class of its MRO is defined in
             transformers.models.<name>. The hooks below get matching modules only.
-        mask_readers: readers of its own mask functions, by (last part of the module's name, qualified name).
+        mask_readers: readers of its own mask functions, by (module, qualified name); the module is its full
+            name, in any package, or the last parts of it.
         unsupported: attention layer -> why its calls raise NotServed, as the end of a sentence about the
             model; empty if they are supported.
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the

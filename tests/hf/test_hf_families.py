@@ -50,11 +50,11 @@ def toy_model():
     return ToyModel(transformers.BertConfig(**SIZES, **WIDE)).eval()
 
 
-def toy_mask(before, after):
+def toy_mask(before, after, module=MODULE):
     def inner_mask(batch, head, q, kv):
         return (kv > q - before) & (kv < q + after)
 
-    inner_mask.__module__, inner_mask.__qualname__ = MODULE, "toy_mask.<locals>.inner_mask"
+    inner_mask.__module__, inner_mask.__qualname__ = module, "toy_mask.<locals>.inner_mask"
     return inner_mask
 
 
@@ -94,6 +94,20 @@ def test_mask_readers(register):
     assert key_mask(1, 6, 6, mask_function=mask).window == (2, 1)
     unregister_family("toy")
     assert read_pattern(mask) is None
+
+
+@pytest.mark.parametrize("module", ["modeling_toy", "my_package.modeling_toy", MODULE])
+@pytest.mark.parametrize("key", ["modeling_toy", "my_package.modeling_toy"])
+def test_mask_readers_of_any_module(register, module, key):
+    """A reader's key is the module's name or the last parts of it, in any package."""
+    mask = toy_mask(3, 2, module)
+    name = "toy_mask.<locals>.inner_mask"
+    register(mask_readers={(key, name): lambda closure: two_sided(closure["before"], closure["after"])})
+    if module.endswith(key):
+        assert key_mask(1, 6, 6, mask_function=mask).window == (2, 1)
+    else:
+        assert read_pattern(mask) is None
+    assert read_pattern(toy_mask(3, 2, "my_package.other_modeling_toy")) is None
 
 
 def test_unsupported(register):

@@ -3,12 +3,14 @@
 from lckernels.hf.family import Family
 from lckernels.hf.masks.patterns import Pattern, two_sided
 
+_MODULE = "transformers.models.gemma3.modeling_gemma3"
+
 FAMILY = Family(
     name="gemma3",
     mask_readers={
-        ("modeling_gemma3", "_bidirectional_window_overlay.<locals>.inner_mask"): lambda closure: two_sided(
+        (_MODULE, "_bidirectional_window_overlay.<locals>.inner_mask"): lambda closure: two_sided(
             *(closure["sliding_window"],) * 2
         ),
-        ("modeling_gemma3", "Gemma3TextModel.forward.<locals>.<lambda>"): lambda closure: Pattern(),
+        (_MODULE, "Gemma3TextModel.forward.<locals>.<lambda>"): lambda closure: Pattern(),
     },
 )

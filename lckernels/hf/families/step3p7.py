@@ -3,12 +3,14 @@
 from lckernels.hf.family import Family
 from lckernels.hf.masks.patterns import Pattern, two_sided
 
+_MODULE = "transformers.models.step3p7.modeling_step3p7"
+
 FAMILY = Family(
     name="step3p7",
     mask_readers={
-        ("modeling_step3p7", "_bidirectional_window_overlay.<locals>.inner_mask"): lambda closure: two_sided(
+        (_MODULE, "_bidirectional_window_overlay.<locals>.inner_mask"): lambda closure: two_sided(
             *(closure["sliding_window"],) * 2
         ),
-        ("modeling_step3p7", "Step3p7TextModel.forward.<locals>.<lambda>"): lambda closure: Pattern(),
+        (_MODULE, "Step3p7TextModel.forward.<locals>.<lambda>"): lambda closure: Pattern(),
     },
 )

@@ -10,7 +10,9 @@ def _window(closure: Closure) -> Pattern | None:
     return two_sided(width, 0) if closure["is_causal"] else two_sided((width + 1) // 2, width // 2 + 1)
 
 
+_MODULE = "transformers.models.t5gemma2.modeling_t5gemma2"
+
 FAMILY = Family(
     name="t5gemma2",
-    mask_readers={("modeling_t5gemma2", "sliding_window_mask_function.<locals>.inner_mask"): _window},
+    mask_readers={(_MODULE, "sliding_window_mask_function.<locals>.inner_mask"): _window},
 )

@@ -8,6 +8,7 @@ from typing import Any
 from lckernels.hf.masks.kinds import CAUSAL
 from lckernels.hf.masks.patterns import Pattern, two_sided, window_before
 
+MASKING_UTILS = "transformers.masking_utils"
 AND = "and_masks.<locals>.and_mask"
 Closure = dict[str, Any]  # values of a function's nonlocal variables, by name
 Reader = Callable[[Closure], Pattern | None]
@@ -41,30 +42,33 @@ def _remapped(closure: Closure) -> Pattern | None:
     return None if inner is None else replace(inner, positions=closure["position_ids"])
 
 
-# By (module, qualified name) of a mask function.
+# By (module or the last parts of its name, qualified name) of a mask function.
 _READERS: dict[tuple[str, str], Reader] = {
-    ("masking_utils", AND): _intersection,
-    ("masking_utils", "or_masks.<locals>.or_mask"): _union,
-    ("masking_utils", "causal_mask_function"): lambda closure: Pattern(CAUSAL),
-    ("masking_utils", "bidirectional_mask_function"): lambda closure: Pattern(),
-    ("masking_utils", "sliding_window_overlay.<locals>.inner_mask"): lambda closure: window_before(
+    (MASKING_UTILS, AND): _intersection,
+    (MASKING_UTILS, "or_masks.<locals>.or_mask"): _union,
+    (MASKING_UTILS, "causal_mask_function"): lambda closure: Pattern(CAUSAL),
+    (MASKING_UTILS, "bidirectional_mask_function"): lambda closure: Pattern(),
+    (MASKING_UTILS, "sliding_window_overlay.<locals>.inner_mask"): lambda closure: window_before(
         closure["sliding_window"]
     ),
-    ("masking_utils", "sliding_window_bidirectional_overlay.<locals>.inner_mask"): lambda closure: two_sided(
+    (MASKING_UTILS, "sliding_window_bidirectional_overlay.<locals>.inner_mask"): lambda closure: two_sided(
         *(closure["sliding_window"] + 1,) * 2
     ),
-    ("masking_utils", "chunked_overlay.<locals>.inner_mask"): lambda closure: Pattern(
+    (MASKING_UTILS, "chunked_overlay.<locals>.inner_mask"): lambda closure: Pattern(
         chunk=closure["chunk_size"], chunk_origin=closure["left_padding"]
     ),
-    ("masking_utils", "packed_sequence_mask_function.<locals>.inner_mask"): lambda closure: Pattern(
+    (MASKING_UTILS, "packed_sequence_mask_function.<locals>.inner_mask"): lambda closure: Pattern(
         segment_ids=closure["packed_sequence_mask"]
     ),
-    ("masking_utils", "remap_positions_for_packed_sequence.<locals>.inner_mask"): _remapped,
+    (MASKING_UTILS, "remap_positions_for_packed_sequence.<locals>.inner_mask"): _remapped,
 }
 
 
 def add_readers(readers: Mapping[tuple[str, str], Reader]) -> None:
-    """Adds readers, by the last part of the module's name and the qualified name of the mask function."""
+    """Adds readers, by module and qualified name of the mask function.
+
+    The module is its full name or the last parts of it: "modeling_toy" is any module of that name.
+    """
     _READERS.update(readers)
 
 
@@ -74,11 +78,21 @@ def remove_readers(readers: Mapping[tuple[str, str], Reader]) -> None:
         _READERS.pop(key, None)
 
 
+def _find_reader(mask_function: Callable) -> Reader | None:
+    """The reader with the longest module name that fits."""
+    module = getattr(mask_function, "__module__", None) or ""
+    name = getattr(mask_function, "__qualname__", "")
+    while module:
+        if reader := _READERS.get((module, name)):
+            return reader
+        module = module.partition(".")[2]
+    return None
+
+
 def read_pattern(mask_function: Callable) -> Pattern | None:
-    """What a mask function of transformers describes; None for an unsupported function or closure."""
-    module = (getattr(mask_function, "__module__", None) or "").rpartition(".")
-    reader = _READERS.get((module[2], getattr(mask_function, "__qualname__", "")))
-    if reader is None or not module[0].startswith("transformers"):
+    """What a mask function describes; None for an unsupported function or closure."""
+    reader = _find_reader(mask_function)
+    if reader is None:
         return None
     try:
         pattern = reader(dict(inspect.getclosurevars(mask_function).nonlocals))
