@@ -1,11 +1,12 @@
 """The table of docs/huggingface_support.md, which the parity sweep writes."""
 
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers.hf_checks import CHECKS
-from helpers.hf_models import NOT_SWEPT
+from helpers.hf_checks import CHECKS, checks_of
+from helpers.hf_models import MODELS, NOT_SWEPT, has
 
 import lckernels
 from lckernels.hf.report import LATER
@@ -52,6 +53,12 @@ class Table:
         head = f"Written by `{command}`; [huggingface.md](huggingface.md#checks) describes the checks."
         names = textwrap.fill(f"{NAMES}{', '.join(self.passed())}.", 118, break_on_hyphens=False)
         return "\n".join([title, "", head, "", text, "", names, "", *lines, ""])
+
+
+def missing_cases(ran: Collection[tuple[str, str]]) -> list[str]:
+    """The architectures that the page requires and that (architecture, check) of a run lack."""
+    cases = {name: [(name, check) for check in checks_of(name)] for name in MODELS if has(name)}
+    return [name for name, needed in cases.items() if not {*needed} <= {*ran}]
 
 
 def _mark(result: str) -> str:

@@ -4,6 +4,8 @@ Those outside PART have the mark `slow`; `-m hf` runs all. `--hf-table PATH` wri
 """
 
 # ruff: noqa: E402
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,28 @@ def test_the_error_names_what_is_unsupported(refused, table):
         lckernels.patch(model)
     table.refused[refused] = str(error.value).partition("a patch would do nothing: ")[2]
     assert model.config is before
+
+
+def test_the_table_requires_every_case():
+    cases = [(name, check) for name in MODELS if has(name) for check in checks_of(name)]
+    assert hf_table.missing_cases(cases) == []
+    assert hf_table.missing_cases(cases[:-1]) == [cases[-1][0]]
+    names = [name for name in MODELS if has(name)]
+    assert hf_table.missing_cases([case for case in cases if case[0] == "bert"]) == [
+        name for name in names if name != "bert"
+    ]
+
+
+def test_a_selection_writes_no_table(tmp_path, pytestconfig):
+    """`--hf-table` with `-k` is an error of usage before a test runs."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "hf", "-k", "bert", __file__, "--collect-only"]
+    table = tmp_path / "table.md"
+    done = subprocess.run(
+        [*command, "--hf-table", str(table)], capture_output=True, text=True, cwd=pytestconfig.rootpath
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--hf-table: got a selection without" in done.stderr
+    assert not table.exists()
 
 
 def test_the_documentation_has_every_model():
