@@ -89,6 +89,10 @@ def _choice(problem: registry.Problem) -> tuple[str, tuple[str, ...]]:
     for name, backend in registry.backends().items():
         if name == chosen:
             continue
-        reasons = backend.reasons(problem) or [f"it can, {chosen} comes before it"]
+        reasons = backend.reasons(problem)
+        no_kernel = f"it has no kernel for {problem.op}"
+        if backend.ops and problem.op not in backend.ops and no_kernel not in reasons:
+            reasons = [*reasons, no_kernel]  # a device that is absent hides it
+        reasons = reasons or [f"it can, {chosen} comes before it"]
         others.append(f"{name}: {'; '.join(reasons)}")
     return chosen, tuple(others)

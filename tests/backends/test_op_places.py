@@ -88,5 +88,12 @@ def test_a_registered_op_with_one_table_entry_is_chosen_and_reported(monkeypatch
     assert choose(problem) is backend
     torch.library.opcheck(op, (torch.ones(3), None))
     assert op(torch.ones(3), None).tolist() == [2.0] * 3
+    (others,) = {
+        others for op, device, _, _, others in info.served() if (op, device) == ("test_double", "cpu")
+    }
+    with_ops = {name for name in registry.BACKENDS if name != "double" and registry.backends()[name].ops}
+    missing = {other.partition(":")[0] for other in others if "it has no kernel for test_double" in other}
+    assert missing == with_ops >= {"cpu", "cuda", "eager"}
+    assert all(other.count("it has no kernel for test_double") <= 1 for other in others)
     (row,) = {(op, chosen) for op, device, _, chosen, _ in info.served() if op == "test_double"}
     assert row == ("test_double", "double")

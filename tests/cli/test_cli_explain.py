@@ -112,13 +112,13 @@ def test_kinds_of_all_models_have_words():
 def test_fewer_positions_than_tokens(tmp_path):
     encoder = str(save_tiny_bert(tmp_path / "bert"))
     result = run("explain", encoder, "--seqlen", POSITIONS + 1)
-    limit = "positions   BertModel has only 32, with a patch too; lckernels.LongEncoder reads longer texts"
+    limit = "positions   BertModel has only 32, patched or not; lckernels.LongEncoder reads longer texts"
     assert f"{limit} in chunks of up to 32 tokens\n" in result.stdout
     assert "positions" not in run("explain", encoder, "--seqlen", POSITIONS).stdout
     decoder = save("llama", tmp_path / "llama")
     positions = transformers.AutoConfig.from_pretrained(decoder).max_position_embeddings
     long = run("explain", decoder, "--seqlen", positions + 1).stdout
-    assert f"positions   LlamaModel has only {positions:,}, with a patch too; the figures" in long
+    assert f"positions   LlamaModel has only {positions:,}, patched or not; the figures" in long
     assert "LongEncoder" not in long
 
 

@@ -48,7 +48,8 @@ def test_it_equals_a_call(name, padded, monkeypatch):
     [
         (
             "layoutlm",
-            "the model's own: it uses a dense mask of its own, which torch's dense attention runs",
+            "the model's own: every attention layer runs as torch's dense attention: "
+            "it uses a dense mask of its own",
         ),
         ("clip", "lckernels"),
         ("modernbert", "lckernels"),

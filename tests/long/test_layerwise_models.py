@@ -100,13 +100,19 @@ def with_window():
                     is_encoder_decoder=False,
                 )
             ),
-            "got T5EncoderModel, and it adds a relative position bias",
+            "got T5EncoderModel, and every attention layer runs as torch's dense attention: "
+            "it adds a relative position bias",
         ),
         (
             lambda: make_encoder("layoutlm"),
-            "got LayoutLMModel, and it uses a dense mask of its own, which torch's dense attention runs",
+            "got LayoutLMModel, and every attention layer runs as torch's dense attention: "
+            "it uses a dense mask of its own",
         ),
-        (lambda: make_encoder("markuplm"), "got MarkupLMModel, and it uses a dense mask of its own"),
+        (
+            lambda: make_encoder("markuplm"),
+            "got MarkupLMModel, and every attention layer runs as torch's dense attention: "
+            "it uses a dense mask of its own",
+        ),
         (lambda: make_encoder("esm"), "got EsmModel, and it computes with its attention mask itself"),
         (lambda: make_encoder("fnet"), "got FNetModel, and no attention of it goes through transformers'"),
         (

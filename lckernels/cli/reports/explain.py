@@ -55,10 +55,10 @@ def lines(found: Explanation) -> list[str]:
 
 def _too_few_positions(found: Explanation) -> str:
     limit = f"{found.positions:,}"
-    fewer = f"{found.costs.report.model} has only {limit}, with a patch too; "
+    fewer = f"{found.costs.report.model} has only {limit}, patched or not; "
     if found.encoder:
         return f"{fewer}lckernels.LongEncoder reads longer texts in chunks of up to {limit} tokens"
-    return f"{fewer}the figures are those of a --seqlen that it was not built for"
+    return f"{fewer}the figures below assume {found.costs.seqlen:,}"
 
 
 def as_json(found: Explanation) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def patch(
         window: None (default): each token sees the same keys as before; results are those of eager attention.
             A window turns full attention into windowed attention, which is an approximation: an int W means W
             keys including the token itself in causal layers, W // 2 to each side in other layers; a pair is
-            (left, right) in keys, inclusive, -1 for no bound (right is 0 in causal layers). Layers with their
-            own window and cross attention do not change.
+            (left, right) in keys, inclusive, -1 for no bound. In causal layers right is ignored and 0:
+            (255, 5) becomes (255, 0). Layers with their own window and cross attention do not change.
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0.
         positions: "absolute".
         backend: name of a backend; default: the first that supports the call.

@@ -74,7 +74,7 @@ class DryRun:
         if not self.calls and not self.error:
             return ["no attention of it goes through transformers' attention interface"]
         served = not self.calls or self.served
-        return [] if served else [f"{self.dense[0]}, which torch's dense attention runs"]
+        return [] if served else [f"every attention layer runs as torch's dense attention: {self.dense[0]}"]
 
 
 @dataclass
