@@ -1,4 +1,4 @@
-"""Times the headline calls of two checkouts in turns in one run, and prints the ratio of their times.
+"""Times the calls of `worker.CALLS` in two checkouts in turns in one run, and prints their ratio.
 
 Two worker processes, one per checkout, are timed alternately: base, this, this, base in each round. The ratio
 of a round is this checkout's time over the base's, so values above 1 mean slower; its spread is the 20th to

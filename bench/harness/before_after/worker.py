@@ -1,4 +1,4 @@
-"""The headline calls, timed in a process of their own; it imports lckernels from one checkout.
+"""Calls of the ops and of models, timed in a process of their own; it imports lckernels from one checkout.
 
 The file runs as a script, on old checkouts too: it imports torch, transformers, and lckernels' public API.
 It reads a name per line from stdin and writes the seconds of one call as a JSON line to stdout.
