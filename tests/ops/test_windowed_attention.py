@@ -345,6 +345,19 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda x: lckernels.windowed_attention(x, k, v), (q,), (q,))
 
 
+def test_vmap_is_a_loop_of_calls():
+    q = torch.randn(3, 1, 9, 2, 8, requires_grad=True)
+
+    def attend(q):
+        return lckernels.windowed_attention(q, q, q, window_size=(3, 0))
+
+    dout = torch.randn(3, 1, 9, 2, 8)
+    outs = torch.vmap(attend)(q), torch.stack([attend(x) for x in q])
+    grads = [torch.autograd.grad(out, q, dout)[0] for out in outs]
+    torch.testing.assert_close(outs[0], outs[1])
+    torch.testing.assert_close(grads[0], grads[1])
+
+
 @not_interpreted
 def test_packed_input_counts_its_own_scores():
     """500 segments of 100 tokens; as one sequence they would have 9 GiB of scores."""
