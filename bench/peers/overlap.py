@@ -14,9 +14,9 @@ from lckernels.segments import Column
 Run = Callable[[Tensor], Tensor]
 
 
-def shares(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len): the share of each chunk row in its output row; 0 outside segments."""
-    share = torch.zeros(plan.num_chunks, plan.chunk_len, dtype=torch.float64)
+def merge_weights(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len): the normalized merge weights; 0 outside segments."""
+    weight = torch.zeros(plan.num_chunks, plan.chunk_len, dtype=torch.float64)
     weight_sum = torch.zeros(plan.total_len, dtype=torch.float64)
     rows = plan.segments.tolist()
     for row in rows:
@@ -26,8 +26,8 @@ def shares(plan: Plan, weights: str, dtype: torch.dtype) -> Tensor:
     for row in rows:
         chunk, col, start, length = row[:4]
         a = reference.segment_weights(row, weights, torch.float64)
-        share[chunk, col : col + length] = a / weight_sum[start : start + length]
-    return share.to(dtype)
+        weight[chunk, col : col + length] = a / weight_sum[start : start + length]
+    return weight.to(dtype)
 
 
 def positions(plan: Plan) -> Tensor:
@@ -39,21 +39,21 @@ def positions(plan: Plan) -> Tensor:
 def merge_by_index_add(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     """index_add_ with the division folded into the weights beforehand."""
     index = positions(case.plan).flatten().to(device)
-    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+    weight = merge_weights(case.plan, case.weights, case.dtype).to(device)[..., None]
 
     def run(chunks: Tensor) -> Tensor:
         out = chunks.new_zeros(case.total_len, case.dim)
-        return out.index_add_(0, index, (chunks * share).flatten(0, 1))
+        return out.index_add_(0, index, (chunks * weight).flatten(0, 1))
 
     return run
 
 
 def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     """F.fold over channel-major chunks: it sums every column, so the strides must be equal."""
-    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+    weight = merge_weights(case.plan, case.weights, case.dtype).to(device)[..., None]
 
     def run(chunks: Tensor) -> Tensor:
-        columns = (chunks * share).permute(2, 1, 0).reshape(1, case.dim * case.chunk_len, case.num_chunks)
+        columns = (chunks * weight).permute(2, 1, 0).reshape(1, case.dim * case.chunk_len, case.num_chunks)
         folded = F.fold(columns, (case.total_len, 1), (case.chunk_len, 1), stride=(case.stride, 1))
         return folded.view(case.dim, case.total_len).t().contiguous()
 
@@ -62,20 +62,20 @@ def merge_by_fold(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
 
 def merge_by_gather(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     """The chunk rows of each position, gathered and summed; torch compiles it to one kernel."""
-    index, share = (x.to(device) for x in gather_table(case))
-    share = share[..., None]
+    index, weight = (x.to(device) for x in gather_table(case))
+    weight = weight[..., None]
 
     def run(chunks: Tensor) -> Tensor:
-        return (chunks.flatten(0, 1)[index] * share).sum(1)
+        return (chunks.flatten(0, 1)[index] * weight).sum(1)
 
     torch.compiler.reset()  # otherwise the ninth case exceeds torch's limit of recompilations
     return torch.compile(run, dynamic=False, fullgraph=True)
 
 
 def gather_table(case: OverlapCase) -> tuple[Tensor, Tensor]:
-    """(total_len, most) int64, the chunk rows of each position; their shares, 0 where there are fewer."""
+    """(total_len, most) int64, the chunk rows of each position; their weights, 0 where there are fewer."""
     position = positions(case.plan).flatten()
-    part = shares(case.plan, case.weights, case.dtype).flatten()
+    part = merge_weights(case.plan, case.weights, case.dtype).flatten()
     order = position.argsort(stable=True)
     place = position[order]
     rank = torch.arange(len(place)) - torch.searchsorted(place, place)
@@ -87,13 +87,13 @@ def gather_table(case: OverlapCase) -> tuple[Tensor, Tensor]:
 
 def merge_by_loop(case: OverlapCase, device: torch.device | str = "cpu") -> Run:
     """A Python loop over the chunks."""
-    share = shares(case.plan, case.weights, case.dtype).to(device)[..., None]
+    weight = merge_weights(case.plan, case.weights, case.dtype).to(device)[..., None]
     starts = positions(case.plan)[:, 0].tolist()
 
     def run(chunks: Tensor) -> Tensor:
         out = chunks.new_zeros(case.total_len, case.dim)
         for i, start in enumerate(starts):
-            out[start : start + case.chunk_len] += chunks[i] * share[i]
+            out[start : start + case.chunk_len] += chunks[i] * weight[i]
         return out
 
     return run

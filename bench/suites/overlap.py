@@ -8,7 +8,7 @@ from bench.harness.check import truth_dtype
 from bench.harness.comparison import Subject
 from bench.harness.rows import dtype_name
 from bench.harness.timing import Call
-from bench.peers.overlap import Run, positions, shares
+from bench.peers.overlap import Run, merge_weights, positions
 from lckernels import overlap_merge, overlap_split, reference
 
 OPS = ("overlap_merge", "overlap_split")
@@ -48,7 +48,7 @@ def truth(op: str, direction: str, case: OverlapCase, given: Tensor) -> Tensor:
         return reference.overlap_merge(given, case.plan, case.weights)
     if op == "overlap_merge":
         return reference.overlap_split(given, case.plan).mul_(
-            shares(case.plan, case.weights, dtype)[..., None].to(given.device)
+            merge_weights(case.plan, case.weights, dtype)[..., None].to(given.device)
         )
     copies = torch.bincount(positions(case.plan).flatten())[:, None].to(given.device)
     return reference.overlap_merge(given, case.plan, "uniform").mul_(copies)

@@ -20,11 +20,13 @@ def chunked_attention(
     softmax_scale: float,
 ) -> tuple[Tensor, Tensor | None]:
     """out, and extra_out where there are extra tokens."""
-    shares = _shares(weights, plan, compute_dtype(q.dtype))
+    merge_weights = _merge_weights(weights, plan, compute_dtype(q.dtype))
     out = q.new_empty(*q.shape[:2], v.shape[2])
     extra_out = None if extra is None else q.new_empty(*extra.q.shape[:3], v.shape[2])
     inputs = (contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), *_extra_rows(extra))
-    torch.ops.lckernels_cpu.chunked_forward(*inputs, plan.segments, shares, softmax_scale, out, extra_out)
+    torch.ops.lckernels_cpu.chunked_forward(
+        *inputs, plan.segments, merge_weights, softmax_scale, out, extra_out
+    )
     return out, extra_out
 
 
@@ -41,26 +43,26 @@ def chunked_attention_backward(
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, ExtraTokens | None, Tensor | None]:
     """dq, dk, dv, dextra, dweights; the last two None where there are none."""
-    shares = _shares(weights, plan, compute_dtype(q.dtype))
+    merge_weights = _merge_weights(weights, plan, compute_dtype(q.dtype))
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     dextra = [None] * 3 if extra is None else [x.new_zeros(x.shape) for x in extra.tensors()]
     explicit = isinstance(weights, Tensor)
-    row_dots = torch.empty_like(shares) if explicit else None
+    row_dots = torch.empty_like(merge_weights) if explicit else None
     inputs = (contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), *_extra_rows(extra))
     douts = (contiguous_rows(dout), None if dextra_out is None else contiguous_rows(dextra_out))
     torch.ops.lckernels_cpu.chunked_backward(
-        *douts, *inputs, plan.segments, shares, softmax_scale, *grads, *dextra, row_dots
+        *douts, *inputs, plan.segments, merge_weights, softmax_scale, *grads, *dextra, row_dots
     )
     dweights = None
     if explicit:
         # row_dots are <dout, out_c> per column: dweights is the gradient of their merge.
-        ones = shares.new_ones(plan.total_len, 1)
+        ones = merge_weights.new_ones(plan.total_len, 1)
         dweights = overlap_merge_backward(ones, row_dots[:, :, None], weights, plan)[1]
     return *grads, None if extra is None else ExtraTokens(*dextra), dweights
 
 
-def _shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len): each column's share of its position's output."""
+def _merge_weights(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len): the normalized weight of each column."""
     if isinstance(weights, Tensor):  # raises for unusable values
         overlap_merge(weights.new_zeros(plan.num_chunks, plan.chunk_len, 1, dtype=dtype), weights, plan)
     ones = torch.ones(plan.total_len, 1, dtype=dtype)

@@ -62,6 +62,6 @@ def _arguments(
     extras = (None,) * 3 if extra is None else tuple(aligned_rows(x) for x in extra.tensors())
     by_chunk, bounds = segments_by_chunk(plan)
     ones = q.new_ones(plan.total_len, 1, dtype=torch.float32)
-    shares = overlap_merge_backward(ones, None, weights, plan)[0][:, :, 0].contiguous()
+    merge_weights = overlap_merge_backward(ones, None, weights, plan)[0][:, :, 0].contiguous()
     inputs = (aligned_rows(x) for x in (q, k, v))
-    return *inputs, *extras, plan.segments, plan.tile_segments, bounds, by_chunk.int(), shares
+    return *inputs, *extras, plan.segments, plan.tile_segments, bounds, by_chunk.int(), merge_weights

@@ -20,7 +20,7 @@ class _Piece(NamedTuple):
     columns: slice
     positions: slice
     weight_sum: Tensor  # (length,) over all chunks
-    share: Tensor  # (length,) this chunk's part of it, at most 1
+    weight: Tensor  # (length,) normalized: a divided by the sum
 
 
 def chunked_attention(
@@ -42,8 +42,8 @@ def chunked_attention(
         inputs = _inputs(q, k, v, extra, chunk, pieces)
         out_c = reference.attend(*(x.to(dtype) for x in inputs), options)[0][0]
         for piece in pieces:
-            share = piece.share[:, None, None]
-            out[piece.positions] += torch.where(share > 0, share * out_c[piece.rows], 0)
+            weight = piece.weight[:, None, None]
+            out[piece.positions] += torch.where(weight > 0, weight * out_c[piece.rows], 0)
         if extra is not None:
             extra_out[chunk] = out_c[_num_positions(pieces) :].to(q.dtype)
     return out.to(q.dtype), extra_out
@@ -63,8 +63,8 @@ def chunked_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, ExtraTokens | None, Tensor | None]:
     """dq, dk, dv, dextra and dweights; the last two None where there are no extra tokens, no weight tensor.
 
-    With `share_c = a_c / sum a`, the gradient of chunk c's output is `share_c dout` and that of the weight
-    a_c is `(<dout, out_c> - <dout, out>) / sum a`. Rows of share 0 are not read and have no gradient.
+    With `weight_c = a_c / sum a`, the gradient of chunk c's output is `weight_c dout` and that of the weight
+    a_c is `(<dout, out_c> - <dout, out>) / sum a`. Rows of weight 0 are not read and have no gradient.
     """
     dtype, options = compute_dtype(q.dtype), _options(softmax_scale)
     dout = dout.to(dtype)
@@ -78,8 +78,8 @@ def chunked_attention_backward(
         dout_c = torch.zeros_like(out_c)
         read = torch.zeros(q_c.shape[1], dtype=torch.bool, device=q.device)
         for piece in pieces:
-            dout_c[0, piece.rows] = piece.share[:, None, None] * dout[piece.positions]
-            read[piece.rows] = piece.share > 0
+            dout_c[0, piece.rows] = piece.weight[:, None, None] * dout[piece.positions]
+            read[piece.rows] = piece.weight > 0
         if dextra_out is not None:
             dout_c[0, _num_positions(pieces) :] = dextra_out[chunk].to(dtype)
             read[_num_positions(pieces) :] = True
@@ -103,7 +103,7 @@ def chunked_attention_backward(
 
 def _weight_grad(piece: _Piece, dout: Tensor, out_c: Tensor, mean: Tensor) -> Tensor:
     dots = (dout[piece.positions] * out_c).sum((1, 2))
-    read = (piece.share > 0) | torch.isfinite(out_c).all(-1).all(-1)
+    read = (piece.weight > 0) | torch.isfinite(out_c).all(-1).all(-1)
     gradient = (dots - mean[piece.positions]) / piece.weight_sum
     return torch.where(read & (piece.weight_sum > 0), gradient, 0)
 
@@ -114,9 +114,9 @@ def _chunks(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> list[l
     for (chunk, col, start, length, *_), a in zip(plan.segments.tolist(), table, strict=True):
         positions, first = slice(start, start + length), _num_positions(chunks[chunk])
         total = weight_sum[positions]
-        share = torch.where(total > 0, a / torch.where(total > 0, total, 1), 0)
+        weight = torch.where(total > 0, a / torch.where(total > 0, total, 1), 0)
         rows, columns = slice(first, first + length), slice(col, col + length)
-        chunks[chunk].append(_Piece(rows, columns, positions, total, share))
+        chunks[chunk].append(_Piece(rows, columns, positions, total, weight))
     return chunks
 
 

@@ -26,8 +26,8 @@ def overlap_merge_backward(
     dchunks = dout.new_zeros(plan.num_chunks, plan.chunk_len, dout.shape[1])
     for (chunk, col, start, length, *_), a in zip(rows, table, strict=True):
         span = slice(start, start + length)
-        share = torch.where(weight_sum[span] > 0, a / safe[span], 0)[:, None]
-        dchunks[chunk, col : col + length] = torch.where(share > 0, share * dout[span], 0).to(dout.dtype)
+        weight = torch.where(weight_sum[span] > 0, a / safe[span], 0)[:, None]
+        dchunks[chunk, col : col + length] = torch.where(weight > 0, weight * dout[span], 0).to(dout.dtype)
     if chunks is None:
         return dchunks, None
     dots = [

@@ -16,7 +16,7 @@ from lckernels.backends.triton.kernels.chunked import (
     chunked_forward_kernel,
 )
 from lckernels.backends.triton.launch import launch, rows
-from lckernels.backends.triton.overlap_shares import chunk_shares, plan_tensors, weights_gradient
+from lckernels.backends.triton.merge_weights import chunk_merge_weights, plan_tensors, weights_gradient
 from lckernels.backends.triton.tiles import rows_of_tile
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import PlanArgs
@@ -141,7 +141,7 @@ def _problem(
         q,
         _tokens((q[None], k[None], v[None]), None if dout is None else dout[None]),
         _tokens(extra.tensors(), dextra_out) if num_extra else None,
-        _chunks(plan, chunk_shares(weights, plan, torch.float32)),
+        _chunks(plan, chunk_merge_weights(weights, plan, torch.float32)),
         sizes,
         arguments,
     )
@@ -151,5 +151,5 @@ def _tokens(tensors: tuple[Tensor, ...], dout: Tensor | None) -> Tokens:
     return Tokens(*(rows(x) for x in tensors), None if dout is None else rows(dout))
 
 
-def _chunks(plan: PlanArgs, shares: Tensor) -> Chunks:
-    return Chunks(*plan_tensors(plan), *segments_by_chunk(plan), shares)
+def _chunks(plan: PlanArgs, merge_weights: Tensor) -> Chunks:
+    return Chunks(*plan_tensors(plan), *segments_by_chunk(plan), merge_weights)

@@ -3,7 +3,7 @@
 Bytes that must move, of rows of dim elements: the merge and the backward of split read each covered column of
 the chunks and write each position once. Split and the backward of merge read each position (again for each
 further chunk that covers it, from the L2 cache) and write each column once; the gradient of
-explicit weights reads the chunks besides. Shares and products are one fp32 (fp64 for fp64) a column.
+explicit weights reads the chunks besides. Merge weights and products are one fp32 (fp64 for fp64) a column.
 """
 
 import torch
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.backends.triton.launch import launch
-from lckernels.backends.triton.overlap_shares import (
+from lckernels.backends.triton.merge_weights import (
     SIZES,
     TILE,
     accumulator,
-    chunk_shares,
-    merge_weights,
+    chunk_merge_weights,
     mode_and_table,
     owned_columns,
     plan_tensors,
     segment_at,
     segment_range,
+    segment_weights,
     sizes,
     weights_gradient,
 )
@@ -44,11 +44,11 @@ def overlap_merge_backward(
     dout: Tensor, chunks: Tensor | None, weights: str | Tensor, plan: PlanArgs
 ) -> tuple[Tensor, Tensor | None]:
     """dchunks, and dweights where `chunks` is given."""
-    shares = chunk_shares(weights, plan, compute_dtype(dout.dtype))
+    merge_weights = chunk_merge_weights(weights, plan, compute_dtype(dout.dtype))
     if chunks is None:
-        return _scatter(dout, plan, shares), None
-    dots = torch.empty_like(shares)
-    dchunks = _scatter(dout, plan, shares, chunks, dots)
+        return _scatter(dout, plan, merge_weights), None
+    dots = torch.empty_like(merge_weights)
+    dchunks = _scatter(dout, plan, merge_weights, chunks, dots)
     return dchunks, weights_gradient(weights, dots, plan)
 
 
@@ -81,11 +81,11 @@ def _gather(chunks: Tensor, mode: str, table: Tensor | None, plan: PlanArgs) -> 
 def _scatter(
     sequence: Tensor,
     plan: PlanArgs,
-    shares: Tensor | None = None,
+    merge_weights: Tensor | None = None,
     chunks: Tensor | None = None,
     dots: Tensor | None = None,
 ) -> Tensor:
-    """(num_chunks, chunk_len, dim): the position of each column, times its share; 0 where it has none. With
+    """(num_chunks, chunk_len, dim): the position of each column, times its weight; 0 where it has none. With
     chunks, dots (num_chunks, chunk_len) become the products of the covered columns with their positions."""
     sequence = contiguous_rows(sequence)
     out = sequence.new_empty(plan.num_chunks, plan.chunk_len, sequence.shape[1])
@@ -99,7 +99,7 @@ def _scatter(
     dim_programs = -(-out.shape[2] // block_n) if dots is None else 1
     launch(
         _scatter_kernel, segments.shape[0] * column_programs * dim_programs, out,
-        sequence, shares, chunks, dots, segments, out, *sizes(plan), column_programs, dim_programs,
+        sequence, merge_weights, chunks, dots, segments, out, *sizes(plan), column_programs, dim_programs,
         out.shape[2], sequence.stride(0), *(0, 0) if chunks is None else chunks.stride()[:2],
         BLOCK_M=block_m, BLOCK_N=block_n,
     )  # fmt: skip
@@ -131,7 +131,7 @@ def _gather_kernel(
     for n in range(begin, end):
         fields, row, col, start, length = segment_at(segments, n, num_chunks, chunk_len, total_len)
         u = position - start
-        a = merge_weights(table, fields, row * chunk_len + col, length, u, MODE, ACC)
+        a = segment_weights(table, fields, row * chunk_len + col, length, u, MODE, ACC)
         x_rows = row * chunk_stride + (col + u) * column_stride
         x = tl.load(chunks + x_rows[:, None] + d[None, :], mask=(a != 0)[:, None] & in_dim, other=0)
         total += a[:, None] * x.to(ACC)
@@ -145,7 +145,7 @@ def _gather_kernel(
 
 @triton.jit(do_not_specialize=(*SIZES, "column_programs", "dim_programs"))
 def _scatter_kernel(
-    sequence, shares, chunks, dots, segments, out,
+    sequence, merge_weights, chunks, dots, segments, out,
     num_segments, num_chunks, chunk_len, total_len, column_programs, dim_programs, dim,
     position_stride, chunk_stride, column_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -163,10 +163,10 @@ def _scatter_kernel(
     covered = owned & (u >= 0) & (u < length)
     entry = row * chunk_len + column
     read = covered
-    if shares is not None:
-        share = tl.load(shares + entry, mask=covered, other=0)
+    if merge_weights is not None:
+        weight = tl.load(merge_weights + entry, mask=covered, other=0)
         if dots is None:
-            read = share != 0
+            read = weight != 0
     if dots is not None:
         dot = tl.zeros([BLOCK_M, BLOCK_N], dots.dtype.element_ty)
     for block in range(first, dim, dim_programs * BLOCK_N):
@@ -178,8 +178,8 @@ def _scatter_kernel(
             x_rows = row * chunk_stride + column * column_stride
             x = tl.load(chunks + x_rows[:, None] + d[None, :], mask=mask, other=0)
             dot += value.to(dot.dtype) * x.to(dot.dtype)
-        if shares is not None:
-            value = tl.where((share != 0)[:, None], share[:, None] * value.to(share.dtype), 0)
+        if merge_weights is not None:
+            value = tl.where((weight != 0)[:, None], weight[:, None] * value.to(weight.dtype), 0)
         to = out + (entry * dim)[:, None] + d[None, :]
         tl.store(to, value.to(out.dtype.element_ty), mask=owned[:, None] & in_dim)
     if dots is not None:

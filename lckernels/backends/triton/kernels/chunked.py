@@ -1,9 +1,9 @@
-"""The kernels of chunked_attention: attention within each chunk, merged over chunks by their shares.
+"""The kernels of chunked_attention: attention within each chunk, merged over chunks by merge weights.
 
 Rows are positions of the sequence, or with EXTRA the extra tokens of a chunk. A tile of positions runs
 over each chunk that has one of them, so no chunk is materialised and no gradient has two writers. Tables
-(num_chunks, heads, chunk_len + num_extra) hold for each row of a chunk its lse minus log(share), from which
-the backward recomputes the probabilities times the share, and <dout, out of the chunk>.
+(num_chunks, heads, chunk_len + num_extra) hold for each row of a chunk its lse minus log(weight), from which
+the backward recomputes the probabilities times the weight, and <dout, out of the chunk>.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from lckernels.backends.triton.kernels.key_tiles import QueryRows, Sequence
 from lckernels.backends.triton.kernels.score import LOG2_E
 from lckernels.backends.triton.kernels.tile_rows import Pair, load_rows, row_ptrs, store_rows, walk
 from lckernels.backends.triton.kernels.window import Spans
-from lckernels.backends.triton.overlap_shares import TILE, segment_at, segment_range
+from lckernels.backends.triton.merge_weights import TILE, segment_at, segment_range
 
 
 class Tokens(NamedTuple):
@@ -42,7 +42,7 @@ class Chunks(NamedTuple):
     tile_segments: Any  # (num_tiles, 2) int32
     by_row: Any  # (num_segments,) int64: segments in the order of their chunks
     row_begin: Any  # (num_chunks + 1,) int64: where the segments of each chunk begin in by_row
-    shares: Any  # (num_chunks, chunk_len) fp32: each column's share of its position's output
+    merge_weights: Any  # (num_chunks, chunk_len) fp32: the normalized weight of each column
 
 
 class Sizes(NamedTuple):
@@ -60,7 +60,7 @@ class Visit(NamedTuple):
     chunk: Any
     column: Any  # of each row in the chunk; extra tokens have the columns from chunk_len on
     covered: Any  # whether the chunk has the row
-    share: Any
+    weight: Any
 
 
 @triton.jit
@@ -92,8 +92,8 @@ def visit_of(n, batch, row, chunks, sizes, EXTRA: tl.constexpr):
         )
         u = row - start
         covered = (u >= 0) & (u < length)
-        share = tl.load(chunks.shares + chunk * sizes.chunk_len + col + u, mask=covered, other=0.0)
-        return Visit(chunk, col + u, covered, share)
+        weight = tl.load(chunks.merge_weights + chunk * sizes.chunk_len + col + u, mask=covered, other=0.0)
+        return Visit(chunk, col + u, covered, weight)
 
 
 @triton.jit
@@ -197,22 +197,22 @@ def chunked_forward_kernel(
         dout_tile = load_rows(row_ptrs(source.dout, batch, 0, row, head, BLOCK_DV), kept, HEAD_DIM_V, True)
     for n in tl.range(begin, end):
         visit = visit_of(n, batch, row, chunks, sizes, EXTRA)
-        wanted = visit.covered if dots is not None else visit.share > 0
-        if tl.max(wanted.to(tl.int32)) > 0:
+        needed = visit.covered if dots is not None else visit.weight > 0
+        if tl.max(needed.to(tl.int32)) > 0:
             state = attend_chunk(
                 q_tile, visit.chunk, row, head, head // GROUP, tokens, extra, chunks, sizes, tables, score,
                 HEAD_DIM, HEAD_DIM_V, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, PRECISION,
             )  # fmt: skip
-            counts = visit.share > 0
+            counts = visit.weight > 0
             out_tile = state.acc / tl.where(state.row_sum == 0, 1.0, state.row_sum)[:, None]
             if dots is not None:
                 place = row_table(visit.chunk, head, sizes) + visit.column
                 tl.store(dots + place, tl.sum(out_tile * dout_tile.to(tl.float32), 1), mask=visit.covered)
                 lse_row = (state.row_max * score.unit + tl.log2(state.row_sum)) / LOG2_E
-                lse_row -= tl.log(tl.where(counts, visit.share, 1.0))
+                lse_row -= tl.log(tl.where(counts, visit.weight, 1.0))
                 tl.store(lse + place, tl.where(counts, lse_row, float("inf")), mask=visit.covered)
             else:
-                merged += tl.where(counts[:, None], out_tile * visit.share[:, None], 0.0)
+                merged += tl.where(counts[:, None], out_tile * visit.weight[:, None], 0.0)
     if dots is None:
         store_rows(row_ptrs(out, batch, 0, row, head, BLOCK_DV), merged, kept, HEAD_DIM_V)
 
@@ -257,7 +257,7 @@ def chunked_backward_q_kernel(
     for n in tl.range(begin, end):
         visit = visit_of(n, batch, row, chunks, sizes, EXTRA)
         place = row_table(visit.chunk, head, sizes) + visit.column
-        counts = visit.covered & (visit.share > 0)
+        counts = visit.covered & (visit.weight > 0)
         lse_row = tl.load(lse + place, mask=counts, other=float("inf")) * LOG2_E
         queries = QueryTile(q_tile, dout_tile, lse_row, tl.load(dots + place, mask=counts, other=0.0))
         first, last = chunk_segments(visit.chunk, chunks, sizes)

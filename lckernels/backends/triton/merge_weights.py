@@ -22,12 +22,12 @@ _ROW, _COL, _START, _LENGTH, _KEEP_START, _KEEP_END, _STARTS, _ENDS, _FILL_START
 )
 
 
-def chunk_shares(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
-    """(num_chunks, chunk_len), fp32 or fp64: each column's share of its position's output."""
+def chunk_merge_weights(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> Tensor:
+    """(num_chunks, chunk_len), fp32 or fp64: the normalized weight of each column."""
     mode, table = mode_and_table(weights, plan)
-    shares = plan.segments.new_zeros(plan.num_chunks, plan.chunk_len, dtype=dtype)
-    _launch(mode, table, None, plan, dtype, shares)
-    return shares
+    merge_weights = plan.segments.new_zeros(plan.num_chunks, plan.chunk_len, dtype=dtype)
+    _launch(mode, table, None, plan, dtype, merge_weights)
+    return merge_weights
 
 
 def weights_gradient(table: Tensor, dots: Tensor, plan: PlanArgs) -> Tensor:
@@ -39,7 +39,7 @@ def weights_gradient(table: Tensor, dots: Tensor, plan: PlanArgs) -> Tensor:
 
 
 def mode_and_table(weights: str | Tensor, plan: PlanArgs) -> tuple[str, Tensor | None]:
-    """MODE of `merge_weights`, and the table of explicit weights."""
+    """MODE of `segment_weights`, and the table of explicit weights."""
     if not isinstance(weights, Tensor):
         return weights, None
     if weights.shape != (plan.num_chunks, plan.chunk_len):
@@ -72,7 +72,7 @@ def _launch(
     mode: str, table: Tensor | None, dots: Tensor | None, plan: PlanArgs, dtype: torch.dtype, out: Tensor
 ) -> None:
     launch(
-        _shares_kernel, -(-plan.total_len // TILE_LEN), out,
+        _merge_weights_kernel, -(-plan.total_len // TILE_LEN), out,
         table, dots, *plan_tensors(plan), out, *sizes(plan), MODE=mode, ACC=accumulator(dtype), num_warps=2,
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def _sin_series(x):
 
 
 @triton.jit
-def merge_weights(table, fields, first_entry, length, u, MODE: tl.constexpr, ACC: tl.constexpr):
+def segment_weights(table, fields, first_entry, length, u, MODE: tl.constexpr, ACC: tl.constexpr):
     """Weights at offsets u of a segment, 0 outside it; explicit ones begin at the table's first_entry.
 
     "add", the mode of unweighted sums, has the weights of "uniform".
@@ -144,12 +144,12 @@ def merge_weights(table, fields, first_entry, length, u, MODE: tl.constexpr, ACC
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _shares_kernel(
+def _merge_weights_kernel(
     table, dots, segments, tile_segments, out, num_segments, num_chunks, chunk_len, total_len,
     MODE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    # Grid: ceil(total_len / 64). Without dots: share = a / sum a. With dots = <dout, x>: the gradient of the
-    # weights, (dot - sum share * dot) / sum a, and 0 at a zero weight whose dot is not finite.
+    # Grid: ceil(total_len / 64). Without dots: weight = a / sum a. With dots = <dout, x>: the gradient of the
+    # weights, (dot - sum weight * dot) / sum a, and 0 at a zero weight whose dot is not finite.
     tile = tl.program_id(0).to(tl.int64)
     position = tile * TILE + tl.arange(0, TILE)
     weight_sum = tl.zeros([TILE], ACC)
@@ -159,7 +159,7 @@ def _shares_kernel(
         fields, row, col, start, length = segment_at(segments, n, num_chunks, chunk_len, total_len)
         u = position - start
         entry = row * chunk_len + col
-        a = merge_weights(table, fields, entry, length, u, MODE, ACC)
+        a = segment_weights(table, fields, entry, length, u, MODE, ACC)
         weight_sum += a
         if dots is not None:
             weighted += a * tl.load(dots + entry + u, mask=a > 0, other=0)
@@ -169,7 +169,7 @@ def _shares_kernel(
         u = position - start
         entry = row * chunk_len + col
         covered = (u >= 0) & (u < length)
-        value = merge_weights(table, fields, entry, length, u, MODE, ACC)
+        value = segment_weights(table, fields, entry, length, u, MODE, ACC)
         used = weight_sum > 0
         if dots is not None:
             dot = tl.load(dots + entry + u, mask=covered, other=0)
