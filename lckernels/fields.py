@@ -16,8 +16,8 @@ class Field(NamedTuple):
     Attributes:
         name: of the argument.
         type: in the op's schema.
-        place: where `AttentionOptions` holds the value. Two fields with one place are a value that may be a
-            number or a tensor: the first is the number, the second the tensor.
+        place: the path of the value in `AttentionOptions`. Two fields with one place are a value that may be
+            a number or a tensor: the first is the number, the second the tensor.
     """
 
     name: str

@@ -17,16 +17,11 @@ from helpers.docs_pages import (
     prose,
     save_models_and_texts,
 )
+from helpers.language import not_plain
 
 from lckernels import Score, functional, windowed_attention
 
 PAGE_IDS, PROSE_IDS = ([str(page.relative_to(ROOT)) for page in pages] for pages in (PAGES, PROSE))
-# Verbs that make a function or a tensor a person, and names that belong to no glossary.
-NOT_PLAIN = (
-    *("knows", "know", "wants", "want", "asks", "asked", "tells", "told", "refuses", "refused"),
-    *("thinks", "judges", "hands over", "gives up", "by itself", "by themselves", "for a while", "for ever"),
-)
-WORDS = re.compile(rf"\b(?:{'|'.join(NOT_PLAIN)})\b", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +95,7 @@ def headings(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PROSE, ids=PROSE_IDS)
 def test_the_language_is_plain(page):
-    assert sorted({word.lower() for word in WORDS.findall(prose(page))}) == []
+    assert not_plain(prose(page)) == []
 
 
 def test_a_block_that_is_not_run_says_why():

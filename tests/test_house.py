@@ -1,4 +1,4 @@
-"""Sizes and places of files: a newcomer reads a file at one sitting and finds a thing by its name."""
+"""Sizes and places of files: a file is short, and its name describes its contents."""
 
 import subprocess
 from pathlib import Path

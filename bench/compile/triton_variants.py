@@ -95,7 +95,7 @@ class MemoryVariant:
     op: str  # overlap_merge, overlap_split, merge_attention_states
     direction: str
     dtype: torch.dtype
-    weights: str = ""  # of overlap_merge; "explicit" stands for a tensor
+    weights: str = ""  # of overlap_merge; "explicit": a tensor
     descriptors: ClassVar[bool] = False
 
     @property

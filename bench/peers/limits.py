@@ -16,7 +16,7 @@ class TooSlow(Unsupported):
 
 
 def within_memory(needed: int, what: str, device: torch.device | str) -> None:
-    """Raises Unsupported if `needed` bytes exceed MEMORY_LIMIT; on a GPU the allocator raises by itself."""
+    """Raises Unsupported if `needed` bytes exceed MEMORY_LIMIT; on a GPU the allocator raises."""
     if needed > MEMORY_LIMIT and str(device) == "cpu":
         raise Unsupported(f"{what} of more than {MEMORY_LIMIT / 2**30:.0f} GiB")
 

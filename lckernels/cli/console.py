@@ -21,7 +21,7 @@ stderr = Console(**_PLAIN, stderr=True, style="dim")
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal obeys or cannot encode.
+    """The text without control characters and what the terminal cannot encode.
 
     Line feeds and tabs are kept. Other control characters become a space if they are white space, else
     U+FFFD, as do lone surrogates.

@@ -8,6 +8,8 @@ import typer
 
 
 class Weights(StrEnum):
+    """The merge weights, as in `overlap_merge`."""
+
     triangular = "triangular"
     uniform = "uniform"
     hann = "hann"
@@ -15,17 +17,23 @@ class Weights(StrEnum):
 
 
 class Boundaries(StrEnum):
+    """The rule that cuts chunks, as in `LongEncoder`."""
+
     sled = "sled"
     max_context = "max_context"
     sentence = "sentence"
 
 
 class Merge(StrEnum):
+    """Where chunks are merged, as in `LongEncoder`."""
+
     final = "final"
     layer = "layer"
 
 
 class Dtype(StrEnum):
+    """The dtype of the model and of the states."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"

@@ -28,7 +28,11 @@ def attention_context(
 ) -> AbstractContextManager[None]:
     """The context of a call with rows of `seqlen` tokens: lckernels' attention, or the model's own.
 
-    piece_tokens: on lckernels' attention a feed-forward over more tokens runs in pieces of so many.
+    Args:
+        model: the wrapped model.
+        attention: one of ATTENTIONS.
+        seqlen: tokens of a row.
+        piece_tokens: on lckernels' attention a feed-forward over more tokens runs in pieces of so many.
     """
     if attention == "model" or (attention == "auto" and not is_transformers_model(model)):
         return nullcontext()

@@ -24,7 +24,7 @@ def load(
     Args:
         name: a folder, or a name on the Hugging Face hub.
         dtype: dtype of the weights.
-        auto: the class of transformers that picks the model's class.
+        auto: the auto class of transformers that loads the model.
         gguf_file: a GGUF file in the folder or repository that holds model and tokenizer.
 
     Returns:
@@ -102,7 +102,7 @@ def _check_complete(name: str, kind: str, loaded: dict[str, Any]) -> None:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"the model {name} has no weights for {', '.join(missing[:3])}{more} of {kind}")
     for key, stored, expected in sorted(loaded["mismatched_keys"]):
-        shapes = f"has shape {tuple(stored)} for {key}, its config says {tuple(expected)}"
+        shapes = f"has shape {tuple(stored)} for {key}, the config has {tuple(expected)}"
         raise InputError(f"the model {name} {shapes}")
     if loaded["error_msgs"]:
         raise InputError(f"the model {name} cannot be loaded: {loaded['error_msgs'][0]}".split("\n")[0])

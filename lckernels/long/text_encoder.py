@@ -83,7 +83,7 @@ class TextEncoder:
         }
 
     def settings(self, language: str) -> dict[str, str]:
-        """The options, as strings. `language` counts only where it decides the chunks."""
+        """The options, as strings. `language` is "any" where the chunks do not depend on it."""
         encoder = self.encoder
         return {
             "chunk_len": str(encoder.chunk_len),

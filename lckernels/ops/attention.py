@@ -65,6 +65,8 @@ def _windowed_attention_backward_fake(
 
 
 class _WindowedAttention(torch.autograd.Function):
+    """The gradient of windowed_attention."""
+
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():

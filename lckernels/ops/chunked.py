@@ -97,6 +97,8 @@ def _backward_fake(dout: Tensor, dextra_out: Any, *inputs: Any) -> tuple[Tensor,
 
 
 class _ChunkedAttention(torch.autograd.Function):
+    """The gradient of chunked_attention."""
+
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():

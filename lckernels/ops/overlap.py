@@ -69,6 +69,8 @@ def _overlap_merge_backward_fake(
 
 
 class _OverlapMerge(torch.autograd.Function):
+    """The gradient of overlap_merge."""
+
     @staticmethod
     def forward(ctx: Any, chunks: Tensor, weights: Tensor | None, *rest: Any) -> Tensor:
         segments, tile_segments, _, mode, backend = rest
@@ -137,6 +139,8 @@ def _overlap_split_backward_fake(
 
 
 class _OverlapSplit(torch.autograd.Function):
+    """The gradient of overlap_split."""
+
     @staticmethod
     def forward(ctx: Any, sequence: Tensor, *rest: Any) -> Tensor:
         segments, tile_segments, _, _, backend = rest

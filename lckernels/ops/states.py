@@ -49,6 +49,8 @@ def _merge_attention_states_backward_fake(
 
 
 class _MergeAttentionStates(torch.autograd.Function):
+    """The gradient of merge_attention_states."""
+
     @staticmethod
     def forward(ctx: Any, num_states: int, backend: str | None, *states: Tensor) -> tuple[Tensor, Tensor]:
         outs, lses = list(states[:num_states]), list(states[num_states:])

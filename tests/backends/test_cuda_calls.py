@@ -1,7 +1,7 @@
 """The wrappers of the CUDA backend against the schemas of _C_cuda.so: no GPU is needed, no kernel runs.
 
-The library asks torch for one function that a torch without CUDA lacks, for which another stands in here; the
-private ops get implementations for the CPU that only note that they were called.
+The library requires one function that a torch without CUDA lacks: a stub replaces it. The private ops have
+implementations for the CPU that only record the call.
 """
 
 import shutil
@@ -77,7 +77,7 @@ OPS = {
 
 
 @pytest.mark.skipif(not LIBRARY.exists(), reason="_C_cuda.so was not built (make cuda)")
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the function that stands in")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for the stub")
 def test_every_wrapper_calls_its_op_according_to_the_schema(tmp_path):
     source, stub = tmp_path / "stub.c", tmp_path / "stub.so"
     source.write_text("int aoti_torch_get_current_cuda_stream(void) { return 1; }\n")

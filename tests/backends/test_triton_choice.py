@@ -131,7 +131,8 @@ def test_every_op_has_variants():
     found = triton_compile.compile_all([*chunked, *merges], "sm_90")
     assert {kernel.kernel for kernel in found} == {
         "_merge_weights_kernel", "chunked_forward_kernel", "chunked_backward_q_kernel",
-        "chunked_backward_kv_kernel", "_gather_kernel", "_scatter_kernel", "_forward_kernel", "_backward_kernel",
+        "chunked_backward_kv_kernel", "_gather_kernel", "_scatter_kernel", "_forward_kernel",
+        "_backward_kernel",
     }  # fmt: skip
     assert triton_compile.faults(found, "sm_90") == []
 

@@ -1,4 +1,4 @@
-"""lckernels tune: the tiles that it tries, the file that it writes, and how the backend uses it."""
+"""lckernels tune: the tiles that it measures, the file that it writes, and how the backend uses it."""
 
 import json
 import os

@@ -286,7 +286,7 @@ def synthetic(direction: str, case: AttentionCase, seconds: float, **peers: floa
 
 
 def goal_cells(stored: list[Stored], text: str, dtype: str) -> list[str]:
-    """asked, worst, best, rows, met of one goal."""
+    """target, worst, best, rows, met of one goal."""
     lines = [line.strip("| ").split(" | ") for line in goals.table(stored, attention_goals.GOALS)]
     return next(cells[2:7] for cells in lines if cells[0].startswith(text) and cells[1] == dtype)
 

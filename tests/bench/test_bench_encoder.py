@@ -1,4 +1,4 @@
-"""bench.encoder: what it says of two states of a book, and one small run of it."""
+"""bench.suites.encoder: the comparison of two states of a book, and one small run."""
 
 import json
 import sys

@@ -102,14 +102,14 @@ def test_compare_prints_both(model, book):
     assert 0 < float(far[1]) < 1e-4 * float(far[2])
 
 
-def test_the_price_of_a_window_is_called_so(model, book):
+def test_the_difference_with_a_window_is_an_approximation_error(model, book):
     exact = run("perplexity", book, "--model", model, "--compare").stdout.splitlines()
     assert exact[-1] == "the patch is exact: the difference is rounding"
-    *_, change, price = run(
+    *_, change, note = run(
         "perplexity", book, "--model", model, "--compare", "--window", 3
     ).stdout.splitlines()
     assert re.fullmatch(r"the window changes a logit by up to [\d.e+-]+, of logits up to [\d.]+", change)
-    assert price == "this is the price of the approximation with a window of 3 tokens, not an error"
+    assert note == "this is the approximation error of a window of 3 tokens, not a rounding error"
     for options, is_exact in (((), True), (("--window", 3), False)):
         found = json.loads(run("perplexity", book, "--model", model, "--compare", "--json", *options).stdout)
         assert found["exact"] is is_exact

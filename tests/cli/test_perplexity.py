@@ -218,7 +218,7 @@ def test_bytes_of_tokens(bos):
     assert len(tokens.input_ids) == len(text.encode()) + bos
     assert int(tokens.num_bytes.sum()) == len(text.encode())
     assert tokens.num_bytes.tolist()[: 2 + bos] == [0] * bos + [1, 2]
-    assert (tokens.input_ids[bos:] > 3).all()  # </s> is text, and none stands at the end
+    assert (tokens.input_ids[bos:] > 3).all()  # </s> is text, and there is none at the end
     assert len(tokenize(byte_tokenizer(bos), text, max_tokens=5).input_ids) == 5 + bos
     with pytest.raises(InputError, match="no token that is not a special one"):
         tokenize(byte_tokenizer(bos), "")

@@ -45,7 +45,7 @@ def prose(page: Path) -> str:
 
 
 def paths(page: Path) -> list[str]:
-    """The paths of the repository that the page names between backquotes; NAME stands for any name."""
+    """The paths of the repository that the page names between backquotes; NAME is a placeholder."""
     named = re.findall(
         r"`((?:\.ci|bench|csrc|docs|findings|lckernels|python|tests)/[\w./-]*)[^`]*`", page.read_text("utf-8")
     )

@@ -58,7 +58,7 @@ def test_other_missing_weights_are_named(folder):
 def test_weights_of_another_size_are_named(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
-    expected = "has shape (32,) for encoder.layer.0.intermediate.dense.bias, its config says (48,)"
+    expected = "has shape (32,) for encoder.layer.0.intermediate.dense.bias, the config has (48,)"
     assert expected in refusal(folder)
 
 

@@ -16,13 +16,13 @@ class Goal:
 
     Attributes:
         text: What is measured, as the table shows it.
-        asked: The targets for fp32 and bf16.
+        targets: Of fp32 and bf16.
         found: Returns the measured numbers of a dtype from the rows.
         at_most: Whether the number must not exceed the target; by default it must not be below.
     """
 
     text: str
-    asked: tuple[float, float]
+    targets: tuple[float, float]
     found: Callable[[list[Stored], str], Found]
     at_most: bool = False
 
@@ -31,15 +31,15 @@ def table(rows: list[Stored], goals: Sequence[Goal]) -> list[str]:
     """Lines of a Markdown table: each goal and dtype with the worst row of one machine."""
     cells = [["goal", "dtype", "target", "worst", "best", "rows", "met", "worst at"]]
     for goal in goals:
-        for dtype, asked in zip(DTYPES, goal.asked, strict=True):
+        for dtype, target in zip(DTYPES, goal.targets, strict=True):
             found = sorted(goal.found(rows, dtype), key=lambda one: one[0], reverse=goal.at_most)
             sign = "<=" if goal.at_most else ">="
             measured = ["not measured", "", "0", "", ""]
             if found:
                 (worst, where), best = found[0], found[-1][0]
-                met = worst <= asked if goal.at_most else worst >= asked
+                met = worst <= target if goal.at_most else worst >= target
                 measured = [f"{worst:.2f}", f"{best:.2f}", str(len(found)), "yes" if met else "no"]
                 day = f" ({where['date'][:10]})" if "date" in where else ""
                 measured.append(f"{where['direction']}, {shape_of(where)}{day}")
-            cells.append([goal.text, dtype, f"{sign} {asked:g}", *measured])
+            cells.append([goal.text, dtype, f"{sign} {target:g}", *measured])
     return tables.lines(cells)

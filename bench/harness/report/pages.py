@@ -138,7 +138,7 @@ def _newest_rows(rows: list[Stored], day: str) -> list[str]:
 
 
 def fastest_peer(row: Stored, rows: list[Stored]) -> tuple[str, float] | None:
-    """Name and ratio of the fastest peer, without those whose rows say that they compute something else."""
+    """Name and ratio of the fastest peer, without those marked as computing something else."""
     other = {peer["provider"] for peer in rows if peer["suite"] == row["suite"] and peer.get("note")}
     equal = {name: ratio for name, ratio in row["ratios"].items() if name not in other}
     return min(equal.items(), key=lambda one: one[1], default=None)

@@ -85,8 +85,10 @@ def _scatter(
     chunks: Tensor | None = None,
     dots: Tensor | None = None,
 ) -> Tensor:
-    """(num_chunks, chunk_len, dim): the position of each column, times its weight; 0 where it has none. With
-    chunks, dots (num_chunks, chunk_len) become the products of the covered columns with their positions."""
+    """(num_chunks, chunk_len, dim): the position of each column, times its weight; 0 where it has none.
+
+    With chunks, dots (num_chunks, chunk_len) become the products of the covered columns with their positions.
+    """
     sequence = contiguous_rows(sequence)
     out = sequence.new_empty(plan.num_chunks, plan.chunk_len, sequence.shape[1])
     if chunks is not None:

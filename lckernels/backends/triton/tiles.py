@@ -228,7 +228,10 @@ def _kinds(dtype: torch.dtype, window: int, heavy: bool) -> list[str]:
 def fitted(tiles: Tiles, row_bytes: int, shared_memory: int) -> Tiles:
     """Fewer stages, then smaller tiles, until two operands of each side fit in shared memory.
 
-    row_bytes: bytes of one row of an operand.
+    Args:
+        tiles: the sizes to reduce.
+        row_bytes: bytes of one row of an operand.
+        shared_memory: bytes of shared memory of a block.
     """
 
     def needed(t: Tiles) -> int:

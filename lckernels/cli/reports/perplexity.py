@@ -71,7 +71,7 @@ def _difference(comparison: Comparison, window: int | None) -> list[str]:
         return [f"largest difference of a logit {size}", "the patch is exact: the difference is rounding"]
     return [
         f"the window changes a logit by up to {size}",
-        f"this is the price of the approximation with a window of {window:,} tokens, not an error",
+        f"this is the approximation error of a window of {window:,} tokens, not a rounding error",
     ]
 
 

@@ -68,7 +68,7 @@ class DryRun:
         return sum(not call.dense for call in self.calls)
 
     def reasons(self) -> list[str]:
-        """Why lckernels would run no layer; empty if it would run some, or if the first call decides."""
+        """Why lckernels would run no layer; empty if it would run some, or if the dry run failed."""
         if self.unsupported:
             return [self.error]
         if not self.calls and not self.error:
@@ -79,6 +79,8 @@ class DryRun:
 
 @dataclass
 class _Record:
+    """The calls of one dry run, while it runs."""
+
     calls: list[Call] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)  # of the skeleton's modules, by id
     dense_masks: dict[int, tuple[str, Tensor]] = field(default_factory=dict)  # description and mask, by id

@@ -97,7 +97,7 @@ def _reached(name: str, calls: dict[str, Call]) -> bool:
 
 
 def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
-    """Why no layer would run on lckernels; empty if some do, or if the first call decides."""
+    """Why no layer would run on lckernels; empty if some do, or if the dry run failed."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     if not any(map(uses_interface, models)):
         return f"the attention of {type(models[0]).__name__} does not go through {INTERFACE}"

@@ -146,7 +146,7 @@ def query_gradient_tile(
 ):  # fmt: skip
     """dq / softmax_scale plus the contribution of keys [start, start + BLOCK_N).
 
-    MIXED: rows of the tile belong to several segments; inf and NaN in one segment must not reach another.
+    MIXED is whether the rows are of several segments: inf and NaN in one segment must not reach another.
     """
     j = start + tl.arange(0, BLOCK_N)
     valid = valid_keys(j, rows, tables, seq.key_row) if MASKED else j >= 0
@@ -214,7 +214,7 @@ def key_gradient_tile(
 ):  # fmt: skip
     """dk / softmax_scale and dv plus the contribution of queries [start, start + BLOCK_M); rows are keys.
 
-    MIXED: as in query_gradient_tile. lse and delta begin at the sequence's first query.
+    lse and delta begin at the sequence's first query. MIXED is as in query_gradient_tile.
     """
     i = start + tl.arange(0, BLOCK_M)
     kept = i < queries.num_q

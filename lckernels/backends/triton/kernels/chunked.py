@@ -46,6 +46,8 @@ class Chunks(NamedTuple):
 
 
 class Sizes(NamedTuple):
+    """The sizes of a call; num_extra is the number of extra tokens of a chunk."""
+
     num_segments: Any
     num_chunks: Any
     chunk_len: Any

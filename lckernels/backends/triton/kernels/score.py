@@ -74,7 +74,14 @@ def bias_column(p, j, score):
 def dropout_keep(score, p, j_start, head, seq, KEYS_FIRST: tl.constexpr, BLOCK_N: tl.constexpr):
     """Which probabilities are kept: (queries, BLOCK_N) bool, or (BLOCK_N, queries) with KEYS_FIRST.
 
-    p: positions of the queries, shape (queries, 1) or (1, queries). j_start: a multiple of 4.
+    Args:
+        score: the options of the scores, with the dropout seed and threshold.
+        p: (queries, 1), or (1, queries) with KEYS_FIRST: positions of the queries.
+        j_start: first key, a multiple of 4.
+        head: index of the query head.
+        seq: index of the sequence.
+        KEYS_FIRST: whether rows are keys.
+        BLOCK_N: number of keys.
     """
     groups = (j_start // 4 + tl.arange(0, BLOCK_N // 4)).to(tl.uint32)
     groups = groups[:, None] if KEYS_FIRST else groups[None, :]
