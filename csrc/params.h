@@ -8,7 +8,7 @@
 namespace lck {
 
 // Output positions of one tile; tile i has positions [i * kTileLen, (i + 1) * kTileLen). As in
-// lckernels/plan.py.
+// lckernels/segments.py.
 inline constexpr int64_t kTileLen = 64;
 
 enum class DType { kFloat32, kBFloat16, kFloat16, kFloat64 };

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _NOT_PLAIN = (
     *("knows?", "wants?", "asks?", "asked", "tells?", "told", "refuses?", "refused", "thinks?", "judges"),
     *(
-        "decides",
+        "decides?",
+        "serves?",
         "says?",
         "said",
         "picks?",

@@ -5,8 +5,8 @@
 #include "params.h"
 
 // LCK_DISPATCH_ISA(Kernels, name) defines `const Kernels& name(Isa isa, DType dtype)`, which returns
-// <namespace>::name(dtype) of the build for `isa`. Use it in namespace lck. avx512_bf16 serves bfloat16
-// alone: the other dtypes have the same kernels as with avx512.
+// <namespace>::name(dtype) of the build for `isa`. Use it in namespace lck. avx512_bf16 is a build for
+// bfloat16 only: the other dtypes have the same kernels as with avx512.
 #define LCK_DECLARE_ISA(isa, Kernels, name) \
   namespace isa {                           \
   const Kernels& name(DType dtype);         \
