@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import typer
+from typer.core import TyperCommand
 
 from lckernels.backends import registry
 from lckernels.cli import commands
@@ -24,8 +25,22 @@ def make_app() -> typer.Typer:
     )
     for name in sorted(module.name for module in iter_modules(commands.__path__)):
         command = getattr(import_module(f"{commands.__name__}.{name}"), name)
-        app.command(name)(_with_input_errors(command))
+        app.command(name, cls=_Command)(_with_input_errors(command))
     return app
+
+
+class _Command(TyperCommand):
+    """A command that prints its arguments, in their order, where one is missing."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if getattr(error.param, "param_type_name", None) != "argument":
+                raise
+            usage = " ".join(self.collect_usage_pieces(ctx))
+            print_error(f"{ctx.info_name}: got too few arguments; expected {usage}")
+            raise typer.Exit(2) from None
 
 
 def _with_input_errors(command: Callable[..., None]) -> Callable[..., None]:

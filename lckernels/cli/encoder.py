@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
-from lckernels.cli.options import Boundaries, Dtype, Merge, Weights
+from lckernels.cli.options import Boundaries, Dtype, Merge, Weights, with_option_name
+from lckernels.errors import InputError
 from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.text_encoder import TextEncoder
 
@@ -29,15 +30,17 @@ def load_encoder(
     check_no_gguf(model)
     set_threads(threads)
     silence_libraries()
-    encoder = TextEncoder(
-        model,
-        dtype=dtype.value,
-        chunk_len=chunk_len,
-        overlap=overlap,
-        weights=weights.value,
-        boundaries=boundaries.value,
-        merge=merge.value,
-    )
+    options = {
+        "chunk_len": chunk_len,
+        "overlap": overlap,
+        "weights": weights.value,
+        "boundaries": boundaries.value,
+        "merge": merge.value,
+    }
+    try:
+        encoder = TextEncoder(model, dtype=dtype.value, **options)
+    except InputError as error:
+        raise InputError(with_option_name(str(error), options)) from None
     notify(_chunk_len_remark(encoder, chunk_len is None))
     return encoder
 

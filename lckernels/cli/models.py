@@ -1,5 +1,6 @@
 """The model of a command: GGUF files, and a model without weights from its config."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,11 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
 
     transformers = import_extra("transformers", "hf")
     transformers.logging.set_verbosity_error()
-    path = Path(name) if name.endswith(".json") and Path(name).is_file() else folder(name)
+    is_file = os.path.isfile(name)
+    if is_file and not name.endswith(".json"):
+        allowed = "a folder, a config file (.json) or a name on the Hugging Face hub"
+        raise InputError(f"the model {name} is a file; expected {allowed}")
+    path = Path(name) if is_file else folder(name)
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
     options = {"gguf_file": gguf_file} if gguf_file else {}

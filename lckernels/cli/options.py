@@ -1,10 +1,19 @@
 """Arguments and options that several commands have."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def with_option_name(message: str, names: Iterable[str]) -> str:
+    """The message `argument: got X; expected Y` with the name of the option, for an argument in `names`."""
+    name, colon, why = message.partition(": ")
+    if not colon or name not in names:
+        return message
+    return f"--{name.replace('_', '-')}: {why.replace('window is None', '--window is not given')}"
 
 
 class Weights(StrEnum):

@@ -11,6 +11,7 @@ import torch
 
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
+from lckernels.long.encoder_check import check_encoder
 
 # Hidden states do not depend on it, and many encoders are stored without it.
 _POOLER = re.compile(r"(^|\.)pooler\.")
@@ -53,6 +54,8 @@ def load(
         what = "model folder" if path else "model (no folder, so a name on the Hugging Face hub)"
         why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
         raise InputError(f"the {what} {name} cannot be loaded: {why}") from None
+    if loaded["missing_keys"] and auto == "AutoModelForCausalLM":
+        _check_decoder(name, model.base_model)
     _check_complete(name, type(model).__name__, loaded)
     if not tokenizer.is_fast:
         raise InputError(f"the tokenizer of {name} is not a fast one; expected one with offset mappings")
@@ -93,6 +96,15 @@ def folder(name: str) -> Path | None:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(f"the model folder {name} does not exist")
     return None
+
+
+def _check_decoder(name: str, model: torch.nn.Module) -> None:
+    """Raises InputError for an encoder."""
+    try:
+        check_encoder(model)
+    except TypeError:
+        return
+    raise InputError(f"the model {name} is an encoder, {type(model).__name__}; expected a decoder")
 
 
 def _check_complete(name: str, kind: str, loaded: dict[str, Any]) -> None:

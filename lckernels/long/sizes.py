@@ -69,7 +69,9 @@ def resolve_chunking(
         raise bad("special_tokens", repr(special_tokens), "expected (leading, trailing), both >= 0")
     leading, trailing = special_tokens
     content = chunk_len - leading - trailing - num_prefix
-    sizes = f"{leading} + {trailing} special tokens and a prefix of {num_prefix}"
+    sizes = f"{leading} + {trailing} special tokens"
+    if num_prefix:
+        sizes += f" and a prefix of {num_prefix}"
     if content < 1:
         raise bad("chunk_len", chunk_len, f"expected room for content beside {sizes}")
     if overlap is None:

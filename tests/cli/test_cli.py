@@ -242,10 +242,11 @@ def test_files_that_are_not_text(model, book, name, content, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--chunk-len", POSITIONS + 1), f"chunk_len: got 33; BertModel has {POSITIONS} usable positions"),
-        (("--chunk-len", 2), "chunk_len: got 2; expected room for content"),
-        (("--overlap", 30), "overlap: got 30; expected 0 <= overlap < 30"),
-        (("--overlap", -1), "overlap: got -1; expected 0 <= overlap < 30"),
+        (("--chunk-len", POSITIONS + 1), f"--chunk-len: got 33; BertModel has {POSITIONS} usable positions"),
+        (("--chunk-len", 2), "--chunk-len: got 2; expected room for content"),
+        (("--chunk-len", 0), "--chunk-len: got 0; expected room for content beside 1 + 1 special tokens\n"),
+        (("--overlap", 30), "--overlap: got 30; expected 0 <= overlap < 30"),
+        (("--overlap", -1), "--overlap: got -1; expected 0 <= overlap < 30"),
         (("--plot", "no/p.png"), "the folder no for p.png does not exist"),
         (("--plot", "p.bmp"), "the picture p.bmp must end in one of .png, .svg, .pdf, .jpg"),
         (("--states", "no/s.safetensors"), "the folder no for s.safetensors does not exist"),

@@ -126,6 +126,30 @@ def test_a_line_feed_in_a_name_does_not_part_the_sentence(model, book):
     assert error_message("search", "no\nsuch\x1bfile", "river").endswith("no such\ufffdfile does not exist\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("search", "book.txt"), "search: got too few arguments; expected [OPTIONS] {FILE}... {QUESTION}"),
+        (
+            ("search", "Who is", "book.txt"),
+            "Who is does not exist; the QUESTION is the last argument, in quotes: got 'book.txt'",
+        ),
+        (
+            ("search", "book.txt", "who", "is"),
+            "who does not exist; the QUESTION is the last argument, in quotes: got 'is'",
+        ),
+        (("search", "none.txt", "who"), "none.txt does not exist"),
+        (
+            ("explain", "book.txt"),
+            "the model book.txt is a file; expected a folder, a config file (.json) or a name on the "
+            "Hugging Face hub",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind(book, arguments, message):
+    assert error_message(*arguments) == f"lckernels: {message}\n"
+
+
 def test_printable_leaves_text_unchanged():
     text = "é 学 \u05e9 \U0001f600 a\tb\nc\u2028\u00a0"
     assert printable(text) == text

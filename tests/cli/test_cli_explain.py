@@ -99,7 +99,7 @@ def test_bad_input(tmp_path):
     assert "does not exist" in error_message("explain", "./nothing")
     model = save("llama", tmp_path / "llama")
     assert "--window: got 0; expected" in error_message("explain", model, "--window", "0")
-    assert "--sink-tokens: got 2; sink tokens require" in error_message(
+    assert "--sink-tokens: got 2; sink tokens require a window; --window is not given\n" in error_message(
         "explain", model, "--sink-tokens", "2"
     )
     assert "must end in one of" in error_message("explain", model, "--plot", "layers.txt")

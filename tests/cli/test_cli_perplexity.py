@@ -141,7 +141,7 @@ def test_a_text_of_two_tokens(model, book):
         (("--stride", 0), "--stride: got 0; expected 1 <= stride"),
         (("--window", 0), "--window: got 0; expected an int >= 1"),
         (("--window", -3), "--window: got -3; expected an int >= 1"),
-        (("--sink-tokens", 4), "--sink-tokens: got 4; sink tokens require a window"),
+        (("--sink-tokens", 4), "--sink-tokens: got 4; sink tokens require a window; --window is not given\n"),
         (("--window", 4, "--sink-tokens", -1), "--sink-tokens: got -1; expected an int >= 0"),
         (("--max-tokens", 1), "--max-tokens: got 1; expected at least 2"),
         (("--plot", "no/p.png"), "the folder no for p.png does not exist"),
@@ -182,7 +182,9 @@ def test_a_text_of_one_token(tmp_path, book):
 
 def test_models_that_predict_nothing(tmp_path, book):
     bert = save_tiny_bert(tmp_path / "bert")
-    assert "has no weights for cls.predictions" in error_message("perplexity", book, "--model", bert, "-q")
+    assert "is an encoder, BertModel; expected a decoder\n" in error_message(
+        "perplexity", book, "--model", bert, "-q"
+    )
     folder = save_tiny_decoder(tmp_path / "t5")
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 260}
     transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).save_pretrained(folder)

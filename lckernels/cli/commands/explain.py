@@ -8,7 +8,7 @@ import typer
 from lckernels.cli.console import print_json, printable, require_extras, stdout
 from lckernels.cli.figures.common import check_figure_path
 from lckernels.cli.models import GGUF_EXTRAS, check_gguf, model_from_config
-from lckernels.cli.options import GgufFileOption, JsonOption
+from lckernels.cli.options import GgufFileOption, JsonOption, with_option_name
 from lckernels.cli.reports.explain import Explanation, as_json, lines
 from lckernels.errors import InputError
 
@@ -82,7 +82,7 @@ def _check_window(window: int | None, sink_tokens: int | None) -> None:
     try:
         check_window(window, sink_tokens)
     except ValueError as error:
-        raise InputError(f"--{str(error).replace('sink_tokens:', 'sink-tokens:', 1)}") from None
+        raise InputError(with_option_name(str(error), ("window", "sink_tokens"))) from None
 
 
 def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":

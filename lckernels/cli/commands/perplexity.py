@@ -21,7 +21,14 @@ from lckernels.cli.console import (
 from lckernels.cli.figures.common import check_figure_path
 from lckernels.cli.figures.perplexity import plot_perplexity
 from lckernels.cli.models import GGUF_EXTRAS, check_gguf
-from lckernels.cli.options import Dtype, FileArgument, GgufFileOption, JsonOption, ThreadsOption
+from lckernels.cli.options import (
+    Dtype,
+    FileArgument,
+    GgufFileOption,
+    JsonOption,
+    ThreadsOption,
+    with_option_name,
+)
 from lckernels.cli.reports import perplexity as report
 from lckernels.errors import InputError
 from lckernels.long.loading import load
@@ -31,12 +38,7 @@ from lckernels.perplexity.scoring import compare as compare_ways
 from lckernels.perplexity.tokens import tokenize
 from lckernels.search.text import read_text
 
-_OPTIONS = {
-    "context": "--context",
-    "stride": "--stride",
-    "window": "--window",
-    "sink_tokens": "--sink-tokens",
-}
+_OPTIONS = ("context", "stride", "window", "sink_tokens")
 
 
 def perplexity(
@@ -142,7 +144,6 @@ def _errors_as_options() -> Iterator[None]:
     except BackendError as error:
         raise InputError(str(error)) from None
     except (TypeError, ValueError) as error:
-        name, colon, why = str(error).partition(": ")
-        if not colon or name not in (*_OPTIONS, "model", "input_ids"):
+        if not str(error).startswith(tuple(f"{name}: " for name in (*_OPTIONS, "model", "input_ids"))):
             raise
-        raise InputError(f"{_OPTIONS.get(name, name)}: {why}") from None
+        raise InputError(with_option_name(str(error), _OPTIONS)) from None

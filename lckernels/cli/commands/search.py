@@ -1,5 +1,6 @@
 """The command search."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,7 @@ def search(
     """
     require_extras(EXTRAS if no_plot else {**EXTRAS, "matplotlib": "cli"})
     _check_question(question)
-    sources = read_sources(files)
+    sources = _read_sources(files, question)
     paths = _states_paths(sources, keep, states)
     check_states_paths(sources, paths, overwrite)
     picture = _picture_path(sources, plot, no_plot)
@@ -136,6 +137,16 @@ def search(
         plot_search(picture, sources.texts[0], question, found[0].passages.chars, found[0].scores, best)
         if not (quiet or json):
             stdout.print(printable(f"picture: {picture}"))
+
+
+def _read_sources(files: list[Path], question: str) -> Sources:
+    """The texts; where one is missing, and the order or the quotes may be the cause, the error names them."""
+    try:
+        return read_sources(files)
+    except InputError as error:
+        if all(map(os.path.exists, files)) or not (len(files) > 1 or os.path.exists(question)):
+            raise
+        raise InputError(f"{error}; the QUESTION is the last argument, in quotes: got {question!r}") from None
 
 
 def _states_paths(sources: Sources, keep: bool, states: Path | None) -> list[Path | None]:
