@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lckernels.checks import INT32_MAX
+from lckernels.checks import INT32_MAX, bad
 
 TILE_LEN = 64
 
@@ -48,7 +48,7 @@ def tables(
     offsets = _document_offsets(cu_seqlens, total_len)
     table = integers("segments", segments, ndim=2)
     if table.shape[1] not in (4, 6, 8):
-        raise ValueError(f"segments must have 4, 6 or 8 columns, got shape {tuple(table.shape)}")
+        raise bad("segments", f"shape {tuple(table.shape)}", "expected 4, 6 or 8 columns")
     _check_values(table, num_chunks, chunk_len, total_len)
 
     given = (table[:, Column.LENGTH] > 0).nonzero().squeeze(1)
@@ -61,10 +61,9 @@ def tables(
     crossing = end > last
     if crossing.any():
         i = int(crossing.nonzero()[0])
-        raise ValueError(
-            f"segments[{int(given[i])}] crosses a document's end: its positions are [{int(start[i])}, "
-            f"{int(end[i])}), document {int(document[i])} has [{int(first[i])}, {int(last[i])})"
-        )
+        got = f"positions [{int(start[i])}, {int(end[i])}), across a document's end"
+        allowed = f"document {int(document[i])} has [{int(first[i])}, {int(last[i])})"
+        raise bad(f"segments[{int(given[i])}]", got, allowed)
     starts, ends = table[6:8] if len(table) == 8 else (start == first, end == last)
     fill_start, fill_end = _fill_ranges(row, col, length, chunk_len, given)
 
@@ -89,21 +88,21 @@ def size(name: str, value: int) -> int:
     except TypeError:
         size = -1
     if not 0 <= size <= INT32_MAX:
-        raise ValueError(f"{name} must be an integer between 0 and {INT32_MAX}, got {value!r}")
+        raise bad(name, repr(value), f"expected an integer between 0 and {INT32_MAX}")
     return size
 
 
 def integers(name: str, values: object, ndim: int = 1) -> Tensor:
     """`values` as an int64 tensor of `ndim` dimensions on the CPU."""
-    expected = f"{name} must be a {'sequence' if ndim == 1 else 'table'} of integers"
+    allowed = f"expected a {'sequence' if ndim == 1 else 'table'} of integers"
     try:
         tensor = torch.as_tensor(values, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{expected}, got {type(values).__name__}: {error}") from error
+        raise bad(name, type(values).__name__, f"{allowed} ({error})") from error
     if tensor.numel() == 0 and not isinstance(values, Tensor):
         return torch.empty((0,) if ndim == 1 else (0, 4), dtype=torch.int64, device="cpu")
     if tensor.ndim != ndim or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{expected}, got shape {tuple(tensor.shape)} of {tensor.dtype}")
+        raise bad(name, f"shape {tuple(tensor.shape)} of {tensor.dtype}", allowed)
     return tensor.to(torch.int64)
 
 
@@ -112,9 +111,8 @@ def _document_offsets(cu_seqlens: Tensor | Sequence[int] | None, total_len: int)
         return torch.tensor([0, total_len], device="cpu")
     offsets = integers("cu_seqlens", cu_seqlens)
     if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != total_len or (offsets.diff() < 0).any():
-        raise ValueError(
-            f"cu_seqlens must begin with 0, end with total_len = {total_len} and never fall, got {offsets}"
-        )
+        allowed = f"expected offsets that begin with 0, end with total_len = {total_len} and never fall"
+        raise bad("cu_seqlens", offsets.tolist(), allowed)
     return offsets
 
 
@@ -123,7 +121,7 @@ def _check_values(table: Tensor, num_chunks: int, chunk_len: int, total_len: int
     wild = ((table < 0) | (table > INT32_MAX)).any(1)
     if wild.any():
         i = int(wild.nonzero()[0])
-        raise ValueError(f"segments[{i}] must hold values between 0 and {INT32_MAX}, got {table[i].tolist()}")
+        raise bad(f"segments[{i}]", table[i].tolist(), f"expected values between 0 and {INT32_MAX}")
     row, col, start, length = table[:, :4].unbind(1)
     rules = [
         (row >= num_chunks, f"a row below num_chunks = {num_chunks}"),
@@ -135,12 +133,12 @@ def _check_values(table: Tensor, num_chunks: int, chunk_len: int, total_len: int
         rules.append(((keep_start > keep_end) | (keep_end > length), "keep_start <= keep_end <= length"))
     if table.shape[1] == 8:
         rules.append(((table[:, 6:] > 1).any(1), "0 or 1 in starts_document and ends_document"))
-    for bad, allowed in rules:
-        if bad.any():
-            i = int(bad.nonzero()[0])
+    for wrong, allowed in rules:
+        if wrong.any():
+            i = int(wrong.nonzero()[0])
             names = [column.name.lower() for column in Column][: table.shape[1]]
             got = ", ".join(f"{name} {value}" for name, value in zip(names, table[i].tolist(), strict=True))
-            raise ValueError(f"segments[{i}] must have {allowed}, got {got}")
+            raise bad(f"segments[{i}]", got, f"expected {allowed}")
 
 
 def _sorting_order(key: Tensor) -> Tensor | None:
@@ -161,9 +159,8 @@ def _fill_ranges(
     if shared.any():
         i = int(shared.nonzero()[0])
         pair = sorted(given[order[i : i + 2]].tolist())
-        raise ValueError(
-            f"segments[{pair[0]}] and segments[{pair[1]}] share column {int(col[i + 1])} of row {int(row[i])}"
-        )
+        got = f"column {int(col[i + 1])} of row {int(row[i])}, which segments[{pair[0]}] has too"
+        raise bad(f"segments[{pair[1]}]", got, "expected no column in two segments")
     fill_start, fill_end = torch.zeros_like(end), torch.full_like(end, chunk_len)
     fill_start[order[1:]] = end[:-1] * same_row
     fill_end[order[:-1]] = torch.where(same_row, end[:-1], chunk_len)
@@ -188,7 +185,8 @@ def _tile_segments(segments: Tensor, total_len: int) -> Tensor:
     before = torch.cat([reached.new_zeros(1), reached])
     gaps = (torch.cat([start, start.new_tensor([total_len])]) > before).nonzero()
     if len(gaps):
-        raise ValueError(f"the plan leaves position {int(before[gaps[0]])} uncovered: no segment lands on it")
+        got = f"none that covers position {int(before[gaps[0]])}"
+        raise bad("segments", got, "expected every position of the output in a segment")
     num_tiles = -(-total_len // TILE_LEN)
     # Segments that end before tile i, and segments that start before its end.
     first = torch.bincount((reached + TILE_LEN - 1) // TILE_LEN, minlength=num_tiles).cumsum(0)
