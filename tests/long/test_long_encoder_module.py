@@ -209,7 +209,7 @@ def test_no_text_to_plan():
     with pytest.raises(ValueError, match="lengths: got 0 tokens for sequence 1; expected at least one token"):
         encoder.plan([5, 0])
     with pytest.raises(
-        ValueError, match=r"lengths: got shape .* of torch.float32; expected a sequence of int"
+        ValueError, match=r"lengths: got shape .* of torch.float32; expected an int or a sequence of int"
     ):
         encoder.plan([5.5])
 
