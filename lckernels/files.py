@@ -66,6 +66,11 @@ def whole_file(path: Path) -> Iterator[Path]:
             _open.discard(folder.name)
 
 
+def is_writing() -> bool:
+    """Whether a `whole_file` of this process is open."""
+    return bool(_open)
+
+
 def check_writable(path: Path) -> None:
     """Raises InputError if a file at `path` can be neither written nor created; creates none."""
     try:

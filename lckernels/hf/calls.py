@@ -6,7 +6,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lckernels.hf.family import relative_bias, unsupported_reason
@@ -74,6 +73,8 @@ def classify(
     options: dict[str, Any],
     settings: LayerSettings = PLAIN,
     weights: bool = False,
+    *,
+    any_length: bool = False,
 ) -> Served | Chunked | Dense:
     """How a call of attention runs.
 
@@ -85,12 +86,15 @@ def classify(
         options: the keyword arguments of the call.
         settings: of the layer.
         weights: whether the call returns the attention weights.
+        any_length: whether the answer must hold for calls of any length, as in a dry run.
 
     Raises:
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias where chunks are merged in each layer.
     """
-    _check_supported(module, query, key, mask, options)
+    _check_supported(query, key, mask, options)
+    if any_length and (reason := unsupported_reason(module)):
+        raise NotServed(f"model: {reason}")
     if isinstance(mask, ChunkMask):
         return Chunked(mask)
     call = Dense(WEIGHTS) if weights else _served_or_dense(module, query, key, mask, options, settings)
@@ -102,9 +106,7 @@ def classify(
     return call
 
 
-def _check_supported(
-    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
-) -> None:
+def _check_supported(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> None:
     for name in _UNSUPPORTED:
         if options.get(name) is not None:
             got = type(options[name]).__name__
@@ -118,10 +120,6 @@ def _check_supported(
             raise NotServed(f"attention_mask: got shape {got}; expected {sizes}")
     if isinstance(mask, ChunkMask) and options.get("position_bias") is not None:
         raise TypeError(f"model: {BIAS}; merge='layer' requires absolute positions")
-    if not torch.compiler.is_compiling():
-        reason = unsupported_reason(module)
-        if reason:
-            raise NotServed(f"model: {reason}")
 
 
 def _served_or_dense(

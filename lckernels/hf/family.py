@@ -21,8 +21,8 @@ class Family:
             transformers.models.<name>. The hooks below get matching modules only.
         mask_readers: readers of its own mask functions, by (module, qualified name); the module is its full
             name, in any package, or the last parts of it.
-        unsupported: attention layer -> why its calls raise NotServed, as the end of a sentence about the
-            model; empty if they are supported.
+        unsupported: attention layer -> why calls of some length are not supported, as the end of a sentence
+            about the model, which `patch` then raises; empty if all are supported.
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
             call runs as dense attention.
         replacements: module -> attributes that the module has while it is patched, such as a forward.

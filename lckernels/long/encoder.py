@@ -208,7 +208,7 @@ class LongEncoder(EncoderWrapper):
         Returns:
             (batch, dim), float32; float64 for a float64 model. Not normalized.
         """
-        states = self(input_ids, attention_mask, return_dict=True, **inputs).last_hidden_state
+        states = self(input_ids, attention_mask, **{**inputs, "return_dict": True}).last_hidden_state
         dtype = compute_dtype(states.dtype)
         total = states.sum(1, dtype=dtype)  # rows of padding are zero
         if attention_mask is None:

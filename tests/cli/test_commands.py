@@ -3,6 +3,8 @@
 import json
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from lckernels import info
 from lckernels.cli import app, commands, console, signals
+from lckernels.files import whole_file
 
 
 def test_a_new_command_is_one_new_file(tmp_path, monkeypatch):
@@ -41,19 +44,28 @@ def test_what_is_not_finite_is_null(capsys):
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": "né"}}
 
 
-def test_signals_that_are_ignored_or_handled_stay_so():
+def test_signals_that_are_ignored_or_handled_stay_so(tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signals.exit_on_signals()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        with pytest.raises(SystemExit) as exited:
+        with pytest.raises(SystemExit) as exited, whole_file(tmp_path / "file"):
             signal.raise_signal(signal.SIGTERM)
         assert exited.value.code == 128 + signal.SIGTERM
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_signal_ends_the_process_at_once_while_no_file_is_written():
+    code = (
+        "import signal\nfrom lckernels.cli import signals\nsignals.exit_on_signals()\n"
+        "try:\n    signal.raise_signal(signal.SIGTERM)\nfinally:\n    print('an exception')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
 LIBRARY = """

@@ -12,6 +12,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import SIZES, WIDE, tiny, token_ids
+from helpers.hf_models import build
 from helpers.hf_parity import count_kernel_calls
 from transformers.models.bert import modeling_bert
 from transformers.models.longformer import modeling_longformer
@@ -113,10 +114,21 @@ def test_mask_readers_of_any_module(register, module, key):
 def test_unsupported(register):
     register(unsupported=lambda layer: "" if layer.memory is None else "it adds keys of a memory")
     layer, q = ToyAttention(), torch.randn(1, 2, 4, 8)
-    assert isinstance(classify(layer, q, q, None, {}), Served)
+    assert isinstance(classify(layer, q, q, None, {}, any_length=True), Served)
     layer.memory = q
     with pytest.raises(NotServed, match="model: it adds keys of a memory"):
-        classify(layer, q, q, None, {})
+        classify(layer, q, q, None, {}, any_length=True)
+    assert isinstance(classify(layer, q, q, None, {}), Served)
+
+
+def test_short_calls_of_a_model_with_compressed_keys():
+    """By name the model runs where it adds no keys; patch raises, since longer calls add them."""
+    model = build("deepseek_v4 (compressed keys)")
+    ids = torch.randint(3, 48, (1, 19))
+    with torch.no_grad():
+        eager = model(input_ids=ids).logits
+        model.set_attn_implementation("lckernels")
+        torch.testing.assert_close(model(input_ids=ids).logits, eager, rtol=1e-4, atol=1e-4)
 
 
 def test_unsupported_is_a_reason_of_the_model(register):

@@ -163,7 +163,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Records how the call would run; returns an output of the right shape."""
     record = _record.get()
-    call = classify(module, query, key, attention_mask, options)
+    call = classify(module, query, key, attention_mask, options, any_length=True)
     dense = call.reason if isinstance(call, Dense) else ""
     if dense and id(attention_mask) in record.dense_masks:
         dense = f"it uses {record.dense_masks[id(attention_mask)][0]}"
