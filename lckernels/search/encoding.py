@@ -57,7 +57,7 @@ def encode_text(
         "seconds": f"{encoded.seconds:.3f}",
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS),
     }
-    return States(encoded.states, tokens.offsets, metadata)
+    return States(encoded.states, tokens.offsets + text.content_start, metadata)
 
 
 def load_or_encode(
@@ -106,4 +106,6 @@ def _identity(
     text: Text, encoder: TextEncoder, language: str, hashes: Mapping[str, str] | None
 ) -> dict[str, str]:
     hashes = encoder.hashes() if hashes is None else hashes
-    return {"text_sha256": text.sha256, **hashes, **encoder.settings(language)}
+    # States of earlier versions have no such key; their offsets did not count the mark.
+    mark = {"byte_order_mark": "counted"} if text.content_start else {}
+    return {"text_sha256": text.sha256, **mark, **hashes, **encoder.settings(language)}

@@ -13,6 +13,7 @@ FORMAT = "lckernels-states-1"
 # The metadata on which the states depend; versions and the model's name are for information.
 IDENTITY = (
     "text_sha256",
+    "byte_order_mark",
     "weights_sha256",
     "tokenizer_sha256",
     "chunk_len",
@@ -31,7 +32,8 @@ class States:
 
     Attributes:
         states: (num_tokens, dim), any float dtype; one row for each token, special tokens left out.
-        offsets: (num_tokens, 2) int64, the first character of each token and the one behind its last.
+        offsets: (num_tokens, 2) int64, the file's characters: the first of each token and the one behind
+            its last.
         metadata: strings; docs/cli.md lists them.
     """
 

@@ -19,11 +19,13 @@ class Text:
         path: the file.
         content: its characters, without a byte order mark; a carriage return alone becomes a line feed.
         sha256: of the file's bytes, in hex.
+        content_start: characters of the file before `content`: 1 with a byte order mark, else 0.
     """
 
     path: Path
     content: str
     sha256: str
+    content_start: int = 0
 
     def line(self, position: int) -> int:
         """The line, counted from 1, of the character at `position`."""
@@ -67,7 +69,8 @@ def read_text(path: Path) -> Text:
         ) from None
     if "\0" in content:
         raise InputError(f"{path} is not a text file: byte {raw.index(0)} is NUL")
-    content = _OLD_MAC_LINE_END.sub("\n", content.removeprefix("\ufeff"))
+    content_start = int(content.startswith("\ufeff"))
+    content = _OLD_MAC_LINE_END.sub("\n", content[content_start:])
     if not content.strip():
         raise InputError(f"{path} is an empty text")
-    return Text(path, content, hashlib.sha256(raw).hexdigest())
+    return Text(path, content, hashlib.sha256(raw).hexdigest(), content_start)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from helpers.tiny_bert import save_tiny_bert, tiny_text
 
 from lckernels.errors import InputError
 from lckernels.long import text_encoder
-from lckernels.search.saved_states import load_states
+from lckernels.search.saved_states import States, load_states, save_states
 from lckernels.search.text import read_text
 
 
@@ -121,6 +122,27 @@ def test_json_of_encode(model, book):
     assert set(found) == {"model", "files"}
     assert found["files"][0]["states"] == "s.safetensors"
     assert found["files"][0]["tokens"] == len(load_states("s.safetensors").offsets)
+
+
+def test_positions_count_a_byte_order_mark(model, book):
+    """Positions are those of the characters in the file, of which the mark is one."""
+    plain = book.read_text()
+    book.write_text(f"\ufeff{plain}", encoding="utf-8")
+    content = book.read_text(encoding="utf-8")
+    assert run("encode", book, "-o", "s.safetensors", "--model", model).exit_code == 0
+    stored = load_states("s.safetensors")
+    assert content[slice(*stored.offsets[0])] == plain.split()[0]
+    search = ("search", book, "river", "--model", model, "--no-plot", "--states", "s.safetensors")
+    found = json.loads(run(*search, "--json").stdout)
+    assert found["files"][0]["states_reused"]
+    for one in found["passages"]:
+        assert content[one["start"] : one["end"]] == one["text"]
+    assert f", character {found['passages'][0]['start']:,}" in run(*search).stdout
+    # States of an earlier version, which did not count the mark.
+    earlier = {name: value for name, value in stored.metadata.items() if name != "byte_order_mark"}
+    save_states(Path("s.safetensors"), States(stored.states, stored.offsets - 1, earlier))
+    assert "is made anew: byte_order_mark is None, not counted" in run(*search).stderr
+    assert torch.equal(load_states("s.safetensors").offsets, stored.offsets)
 
 
 @pytest.mark.parametrize("option", [("--keep",), ("--states", "s.safetensors")])

@@ -121,7 +121,8 @@ def search(
             notify=notify,
             hashes=hashes,
         )
-        passages = split_passages(text.content, encoded.offsets, language or text.language(), passage_tokens)
+        offsets = encoded.offsets - text.content_start
+        passages = split_passages(text.content, offsets, language or text.language(), passage_tokens)
         scores = passage_vectors(encoded.states, passages) @ vector
         found.append(Found(text, passages, scores, encoded.metadata, path, reused))
     ranked = rank(found, top)

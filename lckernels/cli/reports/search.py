@@ -59,8 +59,8 @@ def print_passages(ranked: list[tuple[Found, int]], with_names: bool) -> None:
         text, (start, end) = found.text, found.passages.chars[passage].tolist()
         head = Line(f"{number:>2}  ", style="bold")
         head.append(f"score {found.scores[passage]:.3f}", style="bold green")
-        where = f"   {text.percent(start):.1f} % of the text, line {text.line(start):,}, character {start:,}"
-        head.append(where, style="cyan")
+        where = f"   {text.percent(start):.1f} % of the text, line {text.line(start):,}"
+        head.append(f"{where}, character {start + text.content_start:,}", style="cyan")
         if with_names:
             head.append(printable(f"   {text.path}"), style="bold")
         stdout.print(head)
@@ -94,8 +94,8 @@ def _passage(number: int, found: Found, passage: int) -> dict[str, Any]:
         "rank": number,
         "score": float(found.scores[passage]),
         "file": str(text.path),
-        "start": start,
-        "end": end,
+        "start": start + text.content_start,
+        "end": end + text.content_start,
         "line": text.line(start),
         "percent": text.percent(start),
         "text": text.content[start:end],
