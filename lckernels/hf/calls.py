@@ -92,6 +92,9 @@ def classify(
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias where chunks are merged in each layer.
     """
+    if isinstance(mask, KeyMask) and mask.hides_nothing and mask.shape[3] < key.shape[2]:
+        # transformers omits such a mask, and a layer's cache, as in prefix tuning, may have keys before it.
+        mask = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, mask.visible)
     _check_supported(query, key, mask, options)
     if any_length and (reason := unsupported_reason(module)):
         raise NotServed(f"model: {reason}")

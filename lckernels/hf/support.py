@@ -5,10 +5,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.devices import execution_device
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_compiled
+
+SHORT_ROW = 128  # tokens up to which the time of a call of attention is mostly that before the kernel
 
 
 def check_supported(model: nn.Module) -> None:
@@ -22,10 +25,13 @@ def check_supported(model: nn.Module) -> None:
 def own_attention_reasons(model: nn.Module, attention: str, seqlen: int) -> list[str]:
     """Why a call with rows of `seqlen` tokens runs on the model's own attention; empty if on lckernels'.
 
-    "auto" replaces torch's attention only, and only where a backend of lckernels has a kernel for it.
+    "auto" replaces torch's attention only, in rows of more than SHORT_ROW tokens, and only where a backend of
+    lckernels has a kernel for it.
     """
     if attention != "auto":
         return [] if attention == "lckernels" else ["attention='model'"]
+    if seqlen <= SHORT_ROW:
+        return [f"rows of at most {SHORT_ROW} tokens take as long on it, or less"]
     reasons = _interface_reasons(model)
     if reasons:
         return reasons
@@ -73,7 +79,7 @@ def _kernel_reasons(model: nn.Module, seqlen: int) -> list[str]:
     heads, hidden = (getattr(model.config, name, None) for name in ("num_attention_heads", "hidden_size"))
     if parameter is None or not isinstance(heads, int) or not isinstance(hidden, int):
         return ["the model's config has no num_attention_heads and hidden_size"]
-    device = parameter.device.type
+    device = execution_device(model, parameter).type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else parameter.dtype
     shape = (1, seqlen, heads, hidden // heads)

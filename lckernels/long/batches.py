@@ -1,7 +1,7 @@
 """The arguments of a call as one batch: validated, flattened, and gathered chunk by chunk."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +15,44 @@ class Batch:
 
     Attributes:
         shape: (batch, seqlen).
-        first: (batch,) int64 on the CPU.
-        lengths: (batch,) int64 on the CPU, special tokens included.
-        sources: the model's arguments, flattened to entries, which `Chunks.index` indexes; `on` appends the
-            prefix and one entry of padding.
+        sources: the model's arguments, (batch, seqlen, ...).
+        ranges: first and lengths; None if no row has padding.
     """
 
     shape: tuple[int, int]
-    first: Tensor
-    lengths: Tensor
     sources: dict[str, Tensor]
+    ranges: tuple[Tensor, Tensor] | None
 
     @property
     def num_entries(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    @cached_property
+    def first(self) -> Tensor:
+        """(batch,) int64 on the CPU, the column of each row's first token."""
+        return torch.zeros(self.shape[0], dtype=torch.int64, device="cpu") if self.whole else self.ranges[0]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(batch,) int64 on the CPU, the tokens of each row, special tokens included."""
+        return torch.full(self.shape[:1], self.shape[1], device="cpu") if self.whole else self.ranges[1]
+
     @property
-    def device(self) -> torch.device:
-        return next(iter(self.sources.values())).device
+    def whole(self) -> bool:
+        """Whether no row has padding."""
+        return self.ranges is None
 
     @property
     def flat_first(self) -> Tensor:
         """(batch,) int64, the entry of each row's first token."""
         return self.first + torch.arange(self.shape[0], device="cpu") * self.shape[1]
 
-    def on(self, device: torch.device, prefix: Tensor, model: nn.Module) -> "Batch":
-        """This batch on the model's device; the prefix and one entry of padding follow its entries."""
+    def on(self, device: torch.device) -> dict[str, Tensor]:
+        """The model's arguments (batch, seqlen, ...) on its device."""
+        return {name: source.to(device) for name, source in self.sources.items()}
+
+    def entries(self, device: torch.device, prefix: Tensor, model: nn.Module) -> "Entries":
+        """The flattened arguments on the model's device, then the prefix and one entry of padding."""
         extra = {}
         if "input_ids" in self.sources:
             pad = getattr(model.config, "pad_token_id", None) or 0
@@ -50,10 +62,34 @@ class Batch:
         if "inputs_embeds" in self.sources and len(prefix):
             rows = model.get_input_embeddings()(prefix.to(device))
             extra["inputs_embeds"] = torch.cat([rows, torch.zeros_like(rows[:1])])
-        sources = {name: source.to(device) for name, source in self.sources.items()}
+        sources = {name: source.flatten(0, 1) for name, source in self.on(device).items()}
         for name, rows in extra.items():
             sources[name] = torch.cat([sources[name], rows.to(device, sources[name].dtype)])
-        return replace(self, sources=sources)
+        return Entries(sources, device)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(total_len, dim) -> (batch, seqlen, dim), zero in padding."""
+        batch, seqlen = self.shape
+        if packed.shape[0] == self.num_entries:
+            return packed.view(batch, seqlen, -1)
+        ends = self.lengths.cumsum(0)
+        shift = self.flat_first - (ends - self.lengths)
+        index = torch.arange(packed.shape[0], device="cpu") + shift.repeat_interleave(self.lengths)
+        rows = packed.new_zeros(self.num_entries, packed.shape[1])
+        return rows.index_copy_(0, index.to(packed.device), packed).view(batch, seqlen, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """A flattened batch, which `Chunks.index` indexes: its entries, the prefix, one entry of padding.
+
+    Attributes:
+        sources: the model's arguments, (num_entries, ...).
+        device: of the sources.
+    """
+
+    sources: dict[str, Tensor]
+    device: torch.device
 
     def gather(self, index: Tensor, widths: list[int]) -> dict[str, Tensor]:
         """The model's arguments for chunks: index (rows, width); a mask is added only where widths differ."""
@@ -70,17 +106,6 @@ class Batch:
                 inputs["inputs_embeds"] = torch.where(mask[..., None], inputs["inputs_embeds"], 0)
         return inputs
 
-    def unpack(self, packed: Tensor) -> Tensor:
-        """(total_len, dim) -> (batch, seqlen, dim), zero in padding."""
-        batch, seqlen = self.shape
-        if packed.shape[0] == self.num_entries:
-            return packed.view(batch, seqlen, -1)
-        ends = self.lengths.cumsum(0)
-        shift = self.flat_first - (ends - self.lengths)
-        index = torch.arange(packed.shape[0], device="cpu") + shift.repeat_interleave(self.lengths)
-        rows = packed.new_zeros(self.num_entries, packed.shape[1])
-        return rows.index_copy_(0, index.to(packed.device), packed).view(batch, seqlen, -1)
-
 
 def read_batch(
     input_ids: Tensor | None,
@@ -95,24 +120,24 @@ def read_batch(
         raise ValueError(f"input_ids, inputs_embeds: got {given}; expected one of the two")
     name, source = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
     rank = 2 if inputs_embeds is None else 3
-    _check_tensor(name, source, "(batch, seqlen) integer" if rank == 2 else "(batch, seqlen, dim) floating")
     shape = tuple(source.shape)
     dims = "(batch, seqlen)" if rank == 2 else "(batch, seqlen, dim)"
     if source.dim() != rank or source.numel() == 0:
         raise bad(name, f"shape {shape}", f"expected {dims}, not empty")
     if source.is_floating_point() != (rank == 3) or source.dtype == torch.bool:
         raise bad(name, f"dtype {source.dtype}", f"expected {'integers' if rank == 2 else 'floating point'}")
-    sources = {name: source.flatten(0, 1)}
+    sources = {name: source}
     if token_type_ids is not None:
         _same_shape("token_type_ids", token_type_ids, shape[:2], name)
-        sources["token_type_ids"] = token_type_ids.flatten()
-    first, lengths = _token_ranges(attention_mask, shape[:2], name)
-    short = (lengths < num_special).nonzero()
-    if len(short):
-        row = int(short[0])
-        got = f"row {row} with {int(lengths[row])} tokens"
+        sources["token_type_ids"] = token_type_ids
+    ranges = None if attention_mask is None else _token_ranges(attention_mask, shape[:2], name)
+    short = [] if ranges is None else (ranges[1] < num_special).nonzero()
+    if len(short) or shape[1] < num_special:
+        row = int(short[0]) if len(short) else 0
+        tokens = int(ranges[1][row]) if ranges else shape[1]
+        got = f"row {row} with {tokens} tokens"
         raise bad(name, got, f"expected at least the {num_special} special tokens")
-    return Batch(shape[:2], first, lengths, sources)
+    return Batch(shape[:2], sources, ranges)
 
 
 def check_token_ids(batch: Batch, model: nn.Module) -> None:
@@ -130,38 +155,33 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if vocab_size is None or getattr(embedding, "num_embeddings", None) != vocab_size:
         return
-    for row in ((ids < 0) | (ids >= vocab_size)).view(batch.shape).any(1).nonzero().flatten().tolist():
-        first = int(batch.flat_first[row])
-        tokens = ids[first : first + int(batch.lengths[row])]
+    low, high = torch.aminmax(ids)
+    if low.item() >= 0 and high.item() < vocab_size:
+        return
+    for row in ((ids < 0) | (ids >= vocab_size)).any(1).nonzero().flatten().tolist():
+        first = int(batch.first[row])
+        tokens = ids[row, first : first + int(batch.lengths[row])]
         outside = tokens[(tokens < 0) | (tokens >= vocab_size)]
         if len(outside):
             got = f"token id {int(outside[0])} in row {row}"
             raise bad("input_ids", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
 
 
-def _check_tensor(argument: str, x: object, kind: str) -> None:
-    if not isinstance(x, Tensor):
-        hint = "; pass a tokenizer's output as encoder(**inputs)" if isinstance(x, Mapping) else ""
-        raise TypeError(f"{argument}: got {type(x).__name__}; expected a {kind} tensor{hint}")
-
-
 def _same_shape(argument: str, x: Tensor, shape: tuple[int, int], name: str) -> None:
-    _check_tensor(argument, x, "(batch, seqlen) integer")
     if tuple(x.shape) != shape:
         raise bad(argument, f"shape {tuple(x.shape)}", f"{name} has (batch, seqlen) = {shape}")
 
 
-def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor]:
-    """First column and number of tokens of each row.
+def _token_ranges(mask: Tensor, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor] | None:
+    """First column and number of tokens of each row; None if the mask has no padding.
 
     Raises ValueError for a row without tokens, or with padding between its tokens.
     """
-    batch, seqlen = shape
-    if mask is None:
-        first = torch.zeros(batch, dtype=torch.long, device="cpu")
-        return first, torch.full_like(first, seqlen)
     _same_shape("attention_mask", mask, shape, name)
     mask = mask.detach().cpu()
+    low, high = (x.item() for x in torch.aminmax(mask))
+    if low == high == 1:
+        return None
     if not ((mask == 0) | (mask == 1)).all():
         raise bad("attention_mask", "values beside 0 and 1", "expected 1 for tokens and 0 for padding")
     mask = mask.to(torch.uint8)
@@ -171,7 +191,7 @@ def _token_ranges(mask: Tensor | None, shape: tuple[int, int], name: str) -> tup
         got = f"row {int(empty[0])} with padding only, an empty sequence"
         raise bad("attention_mask", got, "expected at least one token")
     first = mask.argmax(1)
-    column = torch.arange(seqlen, device="cpu")
+    column = torch.arange(shape[1], device="cpu")
     inside = (column >= first[:, None]) & (column < (first + lengths)[:, None])
     holes = (inside & (mask == 0)).nonzero()
     if len(holes):

@@ -7,19 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad
+from lckernels.devices import execution_device
 from lckernels.dtypes import compute_dtype
 from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
 from lckernels.long.attention import attention_context, check_attention
-from lckernels.long.batches import Batch, check_token_ids, read_batch
-from lckernels.long.chunking import Chunks, chunk_documents
+from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
+from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
+from lckernels.long.inputs import Numbers, as_tensors
 from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.long.sizes import resolve_chunking, token_count
+from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
 from lckernels.progress import token_bar
@@ -55,9 +58,10 @@ class LongEncoder(EncoderWrapper):
             token. That approximates "final": a token has one position, that in the chunk which weighs it most
             (the earlier one in a tie). It supports models with absolute positions (BERT, RoBERTa, XLM-R,
             ELECTRA, DistilBERT, ...).
-        attention: attention backend. "auto" (default) runs lckernels' attention instead of torch's where a
-            backend has a kernel for it; "lckernels" always does, on any backend; "model" never does. Results
-            are the same up to rounding; after a call the model is as before.
+        attention: attention backend. "auto" (default) runs lckernels' attention instead of torch's in chunks
+            of more than 128 tokens, where a backend has a kernel for it; "lckernels" always does, on any
+            backend; "model" never does. Results are the same up to rounding; after a call the model is as
+            before.
         max_tokens: bound on the tokens of a micro-batch. A longer chunk is a micro-batch of its own; with
             merge="layer" a longer sequence is, and its feed-forward runs in pieces of at most max_tokens.
         output_device: where chunks are merged and results returned. Default: the model's device.
@@ -113,9 +117,10 @@ class LongEncoder(EncoderWrapper):
         self.output_device = output_device
         self.progress = progress
         prefix = integers("prefix", [] if prefix is None else prefix)
-        parameter = next(model.parameters(), prefix)
-        self.register_buffer("prefix", prefix.to(parameter.device), persistent=False)
+        device = execution_device(model, next(model.parameters(), prefix))
+        self.register_buffer("prefix", prefix.to(device), persistent=False)
         self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
+        self.special_ids = special_ids(model.config, *self.special_tokens)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -193,7 +198,7 @@ class LongEncoder(EncoderWrapper):
         return explain(self, seqlen)
 
     def embed(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Any
+        self, input_ids: Numbers | None = None, attention_mask: Numbers | None = None, **inputs: Any
     ) -> Tensor:
         """One vector per sequence: the mean of its tokens' last hidden states.
 
@@ -201,14 +206,16 @@ class LongEncoder(EncoderWrapper):
         sentence-transformers.
 
         Args:
-            input_ids: (batch, seqlen) integers.
+            input_ids: (batch, seqlen) integers, as in a call.
             attention_mask: (batch, seqlen), 1 for tokens, 0 for padding.
             inputs: further arguments of a call.
 
         Returns:
             (batch, dim), float32; float64 for a float64 model. Not normalized.
         """
-        states = self(input_ids, attention_mask, **{**inputs, "return_dict": True}).last_hidden_state
+        given = as_tensors({"input_ids": input_ids, "attention_mask": attention_mask, **inputs})
+        attention_mask = given["attention_mask"]
+        states = self(**{**given, "return_dict": True}).last_hidden_state
         dtype = compute_dtype(states.dtype)
         total = states.sum(1, dtype=dtype)  # rows of padding are zero
         if attention_mask is None:
@@ -217,17 +224,20 @@ class LongEncoder(EncoderWrapper):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        input_ids: Numbers | None = None,
+        attention_mask: Numbers | None = None,
         *,
-        inputs_embeds: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        inputs_embeds: Numbers | None = None,
+        token_type_ids: Numbers | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         sentence_boundaries: Sequence[Sequence[int]] | None = None,
         **unsupported: Any,
     ) -> Any:
         """Hidden states of sequences of any length.
+
+        Each input is a tensor, an array or lists. Rows of lists may differ in length: they are padded on the
+        right, and require no attention_mask.
 
         Args:
             input_ids: (batch, seqlen) integers; or
@@ -245,41 +255,87 @@ class LongEncoder(EncoderWrapper):
 
         Raises:
             ValueError: bad input, naming argument and row.
-            TypeError: the model's output has no last_hidden_state.
+            TypeError: an input that is no numbers, or the model's output has no last_hidden_state.
+
+        Warns:
+            UserWarning: a row has none of the special tokens whose ids the model's config has.
         """
         for name, value in unsupported.items():
             if value is not None and value is not False:
                 raise bad(name, type(value).__name__, "LongEncoder does not support it")
-        chunking = self.chunking
-        batch = read_batch(input_ids, inputs_embeds, attention_mask, token_type_ids, chunking.num_special)
-        offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths)
-        chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets)
+        given = as_tensors(
+            {
+                "input_ids": input_ids,
+                "inputs_embeds": inputs_embeds,
+                "attention_mask": attention_mask,
+                "token_type_ids": token_type_ids,
+            }
+        )
+        model = self.model
+        batch = read_batch(**given, num_special=self.chunking.num_special)
         if output_hidden_states is None:
-            output_hidden_states = bool(getattr(self.config, "output_hidden_states", False))
-        outputs = Outputs(self.model, output_hidden_states)
-        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
-        device = self.output_device or self.device
-        check_token_ids(batch, self.model)
-        batch = batch.on(self.device, self.prefix, self.model)
-        run = self._run_rows if self.merge == "layer" else self._run_chunks
-        merged = run(batch, chunks, outputs, weights, device)
-        output = outputs.build([batch.unpack(state) for state in merged])
+            output_hidden_states = bool(getattr(model.config, "output_hidden_states", False))
+        outputs = Outputs(model, output_hidden_states)
+        check_token_ids(batch, model)
+        warn_without_special_tokens(batch, self.special_ids)
+        if self._is_one_call(batch, sentence_boundaries):
+            states = self._run_whole(batch, outputs)
+        else:
+            states = self._run(batch, outputs, sentence_boundaries)
+        output = outputs.build(states)
         if return_dict is None:
-            return_dict = getattr(self.config, "return_dict", True)
+            return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
-    def _run_chunks(self, batch: Batch, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
+    def _is_one_call(self, batch: Batch, sentence_boundaries: object) -> bool:
+        """Whether the result is that of the model, called with the arguments: no plan and no merge."""
+        chunking = self.chunking
+        rows, seqlen = batch.shape
+        return (
+            batch.whole
+            and seqlen <= chunking.chunk_len
+            and len(micro_batches([seqlen] * rows, self.max_tokens)) == 1
+            and self.merge == "final"
+            and isinstance(self.weights, str)
+            and chunking.num_prefix == 0
+            and chunking.rule != "sentence"
+            and sentence_boundaries is None
+            and not self.progress
+        )
+
+    def _run_whole(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
+        """The model's own states (batch, seqlen, dim)."""
+        device, options = self.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
+        with attention_context(self.model, self.attention, batch.shape[1]):
+            output = self.model(**batch.on(device), **options)
+        return [state.to(self.output_device or device) for state in outputs.states(output)]
+
+    def _run(
+        self, batch: Batch, outputs: Outputs, sentence_boundaries: Sequence[Sequence[int]] | None
+    ) -> list[Tensor]:
+        """The merged states (batch, seqlen, dim) of all chunks."""
+        chunking = self.chunking
+        offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths)
+        chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets)
+        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
+        device = self.device
+        entries = batch.entries(device, self.prefix, self.model)
+        run = self._run_rows if self.merge == "layer" else self._run_chunks
+        merged = run(entries, chunks, outputs, weights, self.output_device or device)
+        return [batch.unpack(state) for state in merged]
+
+    def _run_chunks(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
         attention = attention_context(self.model, self.attention, chunks.chunk_len)
         with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
-            return run_chunks(self.model, batch, chunks, outputs, *merge, self.max_tokens, advance)
+            return run_chunks(self.model, entries, chunks, outputs, *merge, self.max_tokens, advance)
 
-    def _run_rows(self, batch: Batch, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
+    def _run_rows(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="layer": the states (total_len, dim) of rows of whole documents."""
         rows = PackedRows(chunks, self.chunking, self.max_tokens)
         attention = attention_context(self.model, "lckernels", chunks.chunk_len, self.max_tokens)
         with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", self.progress) as advance:
-            return run_rows(self.model, batch, rows, outputs, *merge, advance)
+            return run_rows(self.model, entries, rows, outputs, *merge, advance)
 
     def extra_repr(self) -> str:
         return (

@@ -10,59 +10,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.long.batches import Batch
+from lckernels.long.batches import Entries
 from lckernels.long.layer_rows import PackedRow, PackedRows
 from lckernels.long.outputs import Outputs
-from lckernels.long.positions import first_position
+from lckernels.long.positions import chunk_positions
 
 
 def run_rows(
     model: nn.Module,
-    batch: Batch,
+    entries: Entries,
     rows: PackedRows,
     outputs: Outputs,
     weights: str | Tensor,
     device: torch.device | str,
     advance: Callable[[int], object],
 ) -> list[Tensor]:
-    """The batch's states (total_len, dim) on `device`, in the order of `Outputs.states`.
+    """The states (total_len, dim) on `device`, in the order of `Outputs.states`.
 
     Requires lckernels' attention in the model. `advance` receives the number of tokens read.
     """
+    positions = chunk_positions(model, rows.chunks.index, entries.sources.get("input_ids"))
     layers = getattr(model.config, "num_hidden_layers", 1)
     parts: list[list[Tensor]] = []
     for start, stop in rows.ranges:
-        row = rows.pack(start, stop, weights)
+        row = rows.pack(start, stop, weights, positions)
         done = [row.num_tokens * n // layers for n in range(layers + 1)]
         shares = (after - before for before, after in pairwise(done))
         output = _run_row(
             model,
-            batch,
+            entries,
             row,
             lambda shares=shares: advance(next(shares, 0)),
             output_hidden_states=outputs.hidden_states,
             return_dict=True,
         )
-        results = row.results.to(batch.device)
+        results = row.results.to(entries.device)
         parts.append([state[0].index_select(0, results).to(device) for state in outputs.states(output)])
     return [torch.cat(states) if len(states) > 1 else states[0] for states in zip(*parts, strict=True)]
 
 
 def _run_row(
-    model: nn.Module, batch: Batch, row: PackedRow, on_layer: Callable[[], None], **options: Any
+    model: nn.Module, entries: Entries, row: PackedRow, on_layer: Callable[[], None], **options: Any
 ) -> Any:
     """The model's output for one row; `on_layer` is called after each attention layer."""
     from lckernels.hf.masks.chunk_mask import ChunkMask
 
-    mask = ChunkMask.of_shape(1, 1, row.num_tokens, row.num_tokens, device=batch.device)
-    mask.plan, mask.num_extra = row.plan.to(batch.device), row.num_extra
-    mask.weights = row.weights.to(batch.device) if isinstance(row.weights, Tensor) else row.weights
+    mask = ChunkMask.of_shape(1, 1, row.num_tokens, row.num_tokens, device=entries.device)
+    mask.plan, mask.num_extra = row.plan.to(entries.device), row.num_extra
+    mask.weights = row.weights.to(entries.device) if isinstance(row.weights, Tensor) else row.weights
     calls = []
     mask.on_layer = lambda: calls.append(on_layer())
     output = model(
-        **batch.gather(row.entries[None].to(batch.device), [row.num_tokens]),
+        **entries.gather(row.entries[None].to(entries.device), [row.num_tokens]),
         attention_mask=mask,
-        position_ids=(row.positions + first_position(model))[None].to(batch.device),
+        position_ids=row.positions[None].to(entries.device),
         **options,
     )
     if not calls:

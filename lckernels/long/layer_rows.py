@@ -24,8 +24,8 @@ class PackedRow:
         weights: merge weights, as in `chunked_attention`.
         num_extra: extra tokens per chunk.
         entries: (seqlen,) int64, the entry of the flattened batch that each token of the row comes from.
-        positions: (seqlen,) int64, each token's position in its chunk; for a content token the chunk that
-            weighs it most, the earlier one in a tie.
+        positions: (seqlen,) int64, the model's position of each token; of a content token that in the chunk
+            which weighs it most, the earlier one in a tie.
         results: (num_results,) int64, the row's tokens that are the documents' outputs, special tokens
             included.
     """
@@ -74,8 +74,15 @@ class PackedRows:
         """Tokens of each row."""
         return [int(self.document_tokens[start:stop].sum()) for start, stop in self.ranges]
 
-    def pack(self, start: int, stop: int, weights: str | Tensor) -> PackedRow:
-        """The row of documents [start, stop); weights as in LongEncoder, for all chunks of the batch."""
+    def pack(self, start: int, stop: int, weights: str | Tensor, positions: Tensor) -> PackedRow:
+        """The row of some documents.
+
+        Args:
+            start: the first document.
+            stop: the one after the last.
+            weights: as in LongEncoder, for all chunks of the batch.
+            positions: (num_chunks, chunk_len), as `chunk_positions` returns them.
+        """
         rows = ((self.row_document >= start) & (self.row_document < stop)).nonzero().squeeze(1)
         own = (self.document >= start) & (self.document < stop)
         plan = self._plan(start, stop, rows, self.segments[own & self.is_content])
@@ -85,8 +92,8 @@ class PackedRows:
         elif plan.num_chunks == stop - start:
             # Without overlap every weight is the same, and uniform ones divide by exactly 1.
             weights = "uniform"
-        index = self.chunks.index[rows]
-        entries, positions = _content_tokens(plan, weights, index)
+        index, positions = self.chunks.index[rows], positions[rows]
+        entries, heaviest = _content_tokens(plan, weights, index, positions)
         column = torch.arange(self.num_extra, device="cpu")
         column = torch.where(column < self.content_col, column, column + content)
         return PackedRow(
@@ -94,7 +101,7 @@ class PackedRows:
             weights=weights,
             num_extra=self.num_extra,
             entries=torch.cat([entries, index.gather(1, column).flatten()]),
-            positions=torch.cat([positions, column.flatten()]),
+            positions=torch.cat([heaviest, positions.gather(1, column).flatten()]),
             results=self._results(start, stop, rows, plan.total_len, self.segments[own & ~self.is_content]),
         )
 
@@ -149,18 +156,20 @@ def _ranges(tokens: list[int], max_tokens: int) -> list[tuple[int, int]]:
     return [*ranges, (start, len(tokens))]
 
 
-def _content_tokens(plan: Plan, weights: str | Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def _content_tokens(
+    plan: Plan, weights: str | Tensor, index: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
     """Entry of the flattened batch, and position in its heaviest chunk, of each content token."""
     weights = weights.detach().cpu() if isinstance(weights, Tensor) else weights
     entries = torch.empty(plan.total_len, dtype=torch.int64, device="cpu")
-    positions = torch.empty_like(entries)
+    chosen = torch.empty_like(entries)
     heaviest = torch.full((plan.total_len,), -torch.inf, device="cpu")
     for segment in plan.segments.tolist():
         row, col, start, length = segment[: Column.KEEP_START]
-        span, columns = slice(start, start + length), torch.arange(col, col + length, device="cpu")
+        span, columns = slice(start, start + length), slice(col, col + length)
         a = segment_weights(segment, weights, torch.float32)
         heavier = a > heaviest[span]
         heaviest[span] = torch.where(heavier, a, heaviest[span])
-        positions[span] = torch.where(heavier, columns, positions[span])
-        entries[span] = index[row, col : col + length]
-    return entries, positions
+        chosen[span] = torch.where(heavier, positions[row, columns], chosen[span])
+        entries[span] = index[row, columns]
+    return entries, chosen

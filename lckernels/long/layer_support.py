@@ -5,6 +5,7 @@ import inspect
 from torch import nn
 
 from lckernels.long.positions import position_table
+from lckernels.long.prompts import num_prefix_keys
 
 _MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
 
@@ -23,6 +24,8 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
     """Why tokens do more outside attention than each on its own, or have no position of their own."""
     from lckernels.hf.family import token_mixing
 
+    if num_prefix_keys(model):
+        return ["PEFT's prefix tuning adds keys to each layer"]
     if position_table(model) is None:
         return ["it has no table of absolute positions"]
     parameters = inspect.signature(model.forward).parameters.values()

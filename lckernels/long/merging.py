@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.functional import overlap_merge
-from lckernels.long.batches import Batch
+from lckernels.long.batches import Entries
 from lckernels.long.chunking import Chunks, micro_batches
 from lckernels.long.outputs import Outputs
 from lckernels.plan import Plan
@@ -15,7 +15,7 @@ from lckernels.plan import Plan
 
 def run_chunks(
     model: nn.Module,
-    batch: Batch,
+    entries: Entries,
     chunks: Chunks,
     outputs: Outputs,
     weights: str | Tensor,
@@ -23,16 +23,18 @@ def run_chunks(
     max_tokens: int,
     advance: Callable[[int], object],
 ) -> list[Tensor]:
-    """The batch's states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
+    """The states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
 
     The model runs on micro-batches of at most `max_tokens` tokens; `advance` receives the number read.
     """
     gathered: list[ChunkStates] = []
     for start, stop in micro_batches(chunks.widths, max_tokens):
-        index = chunks.index[start:stop, : chunks.widths[start]].to(batch.device)
+        index = chunks.index[start:stop, : chunks.widths[start]].to(entries.device)
         widths = chunks.widths[start:stop]
         states = outputs.states(
-            model(**batch.gather(index, widths), output_hidden_states=outputs.hidden_states, return_dict=True)
+            model(
+                **entries.gather(index, widths), output_hidden_states=outputs.hidden_states, return_dict=True
+            )
         )
         gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
         for rows, state in zip(gathered, states, strict=True):

@@ -1,6 +1,9 @@
 """The positions of a model: its table, the first one of a sequence, how many there are."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from lckernels.long.prompts import num_prefix_keys
 
 
 def position_table(model: nn.Module) -> nn.Embedding | None:
@@ -15,8 +18,36 @@ def first_position(model: nn.Module) -> int:
     return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
 
 
+def chunk_positions(model: nn.Module, index: Tensor, input_ids: Tensor | None) -> Tensor:
+    """The position that the model gives to each column of each chunk.
+
+    RoBERTa, XLM-R and MPNet do not count tokens with the id of padding; these have the position padding_idx.
+
+    Args:
+        model: with a table of absolute positions.
+        index: (num_chunks, chunk_len) int64 on the CPU, the entry of the flattened batch in each column.
+        input_ids: (num_entries,) integers; None for embeddings, whose ids are not known.
+
+    Returns:
+        (num_chunks, chunk_len) int64 on the CPU.
+    """
+    padding = getattr(position_table(model), "padding_idx", None)
+    if padding is None or input_ids is None:
+        return (torch.arange(index.shape[1], device="cpu") + first_position(model)).expand_as(index)
+    counted = (input_ids.cpu()[index] != padding).long()
+    return counted.cumsum(1) * counted + padding
+
+
 def usable_positions(model: nn.Module) -> tuple[int, str] | None:
     """The most tokens that the model's positions allow, and the rule in words; None without a limit."""
+    found = _all_positions(model)
+    keys = num_prefix_keys(model)
+    if found is None or not keys:
+        return found
+    return found[0] - keys, f"{found[1]} - {keys} virtual tokens of prefix tuning"
+
+
+def _all_positions(model: nn.Module) -> tuple[int, str] | None:
     table = position_table(model)
     if table is not None:
         limit = f"max_position_embeddings {table.num_embeddings}"

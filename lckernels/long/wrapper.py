@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lckernels.devices import execution_device
 from lckernels.extras import import_extra
 from lckernels.long.checkpoints import task_head
 from lckernels.long.loading import folder
@@ -72,8 +73,9 @@ class EncoderWrapper(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the model computes; of offloaded weights the device that they are copied to."""
         # A replica of DataParallel has buffers, but no parameters.
-        return next(self.model.parameters(), self.prefix).device
+        return execution_device(self.model, next(self.model.parameters(), self.prefix))
 
     @property
     def dtype(self) -> torch.dtype:

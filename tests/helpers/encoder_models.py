@@ -31,6 +31,8 @@ def tiny(family="bert", seed=0):
     torch.manual_seed(seed)
     config_class, sizes = FAMILIES[family]
     sizes = {**SIZES, **sizes}
+    if "roberta" in family or family == "mpnet":  # whose config has the ids of special tokens
+        sizes |= {"bos_token_id": CLS, "eos_token_id": SEP}
     if family == "distilbert":
         sizes = {name: size for name, size in sizes.items() if not name.startswith("num_")}
     # With weights of std 0.2 context matters; with the default 0.02 a chunk's edge would have no effect.

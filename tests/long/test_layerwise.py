@@ -8,7 +8,7 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
-from helpers.encoder_models import FAMILIES, assert_rows, final, layer, pad, tiny, token_ids
+from helpers.encoder_models import FAMILIES, PAD, assert_rows, final, layer, pad, tiny, token_ids
 
 import lckernels
 from lckernels.checks import WEIGHTS
@@ -120,6 +120,26 @@ def test_without_overlap_it_is_the_final_merge(family, side, max_tokens):
     assert output.hidden_states[-1] is output.last_hidden_state
     for ours, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", LAYERWISE)
+@pytest.mark.parametrize("prefix", [(), (6, PAD, 7)])
+def test_the_padding_id_within_a_row(family, prefix):
+    """RoBERTa and XLM-R do not count it in their positions."""
+    model = tiny(family)
+    content = 20 - 2 - len(prefix)
+    rows = [token_ids(2 + content * 3), token_ids(2 + content), token_ids(9)]
+    rows[0][[5, 6, 30]] = PAD
+    rows[1][[1, -2]] = PAD
+    ids, mask = pad(rows, "left")
+    with torch.no_grad():
+        expected = final(model, 20, 0, prefix=prefix)(ids, mask).last_hidden_state
+        output = layer(model, 20, 0, prefix=prefix)(ids, mask).last_hidden_state
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+        embeds = model.get_input_embeddings()(ids)
+        expected = final(model, 20, 0, prefix=prefix)(inputs_embeds=embeds, attention_mask=mask)
+        output = layer(model, 20, 0, prefix=prefix)(inputs_embeds=embeds, attention_mask=mask)
+    torch.testing.assert_close(output[0], expected[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", LAYERWISE)

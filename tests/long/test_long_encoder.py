@@ -5,6 +5,13 @@ import torch
 from helpers.encoder_models import FAMILIES, assert_rows, chunk_by_chunk, pad, tiny, token_ids
 
 import lckernels
+import lckernels.hf.support
+
+
+@pytest.fixture(autouse=True)
+def lckernels_attention(monkeypatch):
+    """Rows as short as those here run on lckernels' attention too."""
+    monkeypatch.setattr(lckernels.hf.support, "SHORT_ROW", 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,6 +20,12 @@ from lckernels.backends.registry import Backend
 from lckernels.long.encoder_check import is_transformers_model
 
 
+@pytest.fixture(autouse=True)
+def short_rows(monkeypatch):
+    """As if short rows were not faster on the model's own attention."""
+    monkeypatch.setattr(lckernels.hf.support, "SHORT_ROW", 0)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Counts calls of lckernels' attention function."""
@@ -125,6 +131,22 @@ def test_the_choice_is_reported(calls, kernel):
     assert "attention    the model's own: attention='model'" in str(
         lckernels.LongEncoder(tiny(), 20, attention="model").explain(70)
     )
+
+
+def test_short_rows_run_on_the_models_own_attention(calls, kernel, monkeypatch):
+    monkeypatch.setattr(lckernels.hf.support, "SHORT_ROW", 20)
+    short, long = (lckernels.LongEncoder(tiny(), chunk_len) for chunk_len in (20, 21))
+    with torch.no_grad():
+        short(token_ids(70)[None])
+        long(token_ids(20)[None])
+        assert not calls
+        long(token_ids(70)[None])
+        assert calls
+        calls.clear()
+        lckernels.LongEncoder(tiny(), 20, attention="lckernels")(token_ids(20)[None])
+        assert calls
+    assert reason(short).startswith("the model's own: rows of at most 20 tokens")
+    assert reason(long) == "lckernels"
 
 
 def test_without_a_kernel_the_models_attention_is_used(calls, no_kernel):

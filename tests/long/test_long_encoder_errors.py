@@ -105,31 +105,6 @@ def test_bad_input_of_a_call(call, message):
         call()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"input_ids": [[3, 5, 4]]},
-            r"input_ids: got list; expected a \(batch, seqlen\) integer tensor$",
-        ),
-        ({"input_ids": "a text"}, r"input_ids: got str; expected a \(batch, seqlen\) integer tensor$"),
-        (
-            {"input_ids": {"input_ids": torch.ones(1, 3)}},
-            r"input_ids: got dict; .* tensor; pass a tokenizer's output as encoder\(\*\*inputs\)",
-        ),
-        ({"attention_mask": [[1] * 40] * 2}, "attention_mask: got list; expected a .* integer tensor"),
-        ({"token_type_ids": [[1] * 40] * 2}, "token_type_ids: got list; expected a .* integer tensor"),
-        (
-            {"input_ids": None, "inputs_embeds": [[1.0]]},
-            r"inputs_embeds: got list; expected a \(batch, seqlen, dim\) floating tensor",
-        ),
-    ],
-)
-def test_arguments_that_are_no_tensors(arguments, message):
-    with pytest.raises(TypeError, match=message):
-        call_with(**arguments)()
-
-
 def test_sentence_rule_needs_boundaries():
     encoder = lckernels.LongEncoder(tiny(), 20, boundaries="sentence")
     with pytest.raises(ValueError, match="sentence_boundaries: got None; expected one list per row"):

@@ -41,6 +41,13 @@ class KeyMask(Mask):
         mask.window, mask.visible = window, visible
         return mask
 
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether every query sees every key."""
+        visible = self.visible
+        restrictions = (visible.kv_start, visible.kv_end, visible.kv_mask, visible.segment_ids)
+        return self.window == FULL and not visible.chunk and all(x is None for x in restrictions)
+
     def dense(self) -> Tensor:
         if self.window is None:
             return self.dense_mask

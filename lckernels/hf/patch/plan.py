@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
+from lckernels.devices import execution_device
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import Call, DryRun
@@ -79,10 +80,7 @@ def _device_and_dtype(model: nn.Module) -> tuple[str, torch.dtype]:
     """Device type and dtype of the floating-point weights; offloaded weights: the execution device."""
     weights = [p for p in model.parameters() if p.is_floating_point()]
     weight = next((p for p in weights if p.device.type != "meta"), weights[0])
-    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
-    runs_on = [device for hook in hooks if (device := getattr(hook, "execution_device", None)) is not None]
-    device = torch.device(runs_on[0]) if weight.device.type == "meta" and runs_on else weight.device
-    return device.type, weight.dtype
+    return execution_device(model, weight).type, weight.dtype
 
 
 def _attention_modules(model: nn.Module) -> list[str]:

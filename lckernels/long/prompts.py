@@ -1,0 +1,16 @@
+"""What PEFT's prompt learning adds to each row of a model."""
+
+from torch import nn
+
+# These put keys before those of the tokens, in each layer; all other types put states before the tokens'.
+_PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
+
+
+def num_prefix_keys(model: nn.Module) -> int:
+    """Keys that PEFT's prefix tuning puts before those of each row; they take as many positions."""
+    try:
+        config = getattr(model, "active_peft_config", None)
+    except (KeyError, TypeError):  # several adapters are active; none of them is of prompt learning
+        return 0
+    kind = getattr(config, "peft_type", None)
+    return config.num_virtual_tokens if getattr(kind, "value", kind) in _PREFIX_TYPES else 0
