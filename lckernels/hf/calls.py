@@ -12,7 +12,7 @@ from lckernels.hf.family import relative_bias, unsupported_reason
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask
-from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, is_causal, kind_without_mask
+from lckernels.hf.masks.kinds import CAUSAL, FAR, FULL, Kind, Window, is_causal, kind_without_mask
 from lckernels.hf.masks.packing import has_cu_seqlens, has_segments, packed_layout
 from lckernels.hf.settings import PLAIN, LayerSettings
 from lckernels.options import Layout, Score
@@ -21,6 +21,7 @@ WEIGHTS = "output_attentions requires all attention weights"
 BIAS = "it adds a relative position bias"
 BROADCAST = "its mask has other sizes than its keys and is broadcast"
 OWN_MASK = "it uses a dense mask of its own"
+NARROWED = "it has a window from lckernels.patch"
 TRACED = "its mask was created under torch.compile, without a patch"
 # Options that change the result and are not supported.
 _UNSUPPORTED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
@@ -90,7 +91,7 @@ def classify(
 
     Raises:
         NotServed: the call has an unsupported option or mask, and the result would differ.
-        TypeError: a relative position bias where chunks are merged in each layer.
+        TypeError: a relative position bias, or a window of a patch, where chunks are merged in each layer.
     """
     if isinstance(mask, KeyMask) and mask.hides_nothing and mask.shape[3] < key.shape[2]:
         # transformers omits such a mask, and a layer's cache, as in prefix tuning, may have keys before it.
@@ -99,6 +100,8 @@ def classify(
     if any_length and (reason := unsupported_reason(module)):
         raise NotServed(f"model: {reason}")
     if isinstance(mask, ChunkMask):
+        if settings.window is not None:
+            raise TypeError(f"model: {NARROWED}; merge='layer' requires attention to whole chunks")
         return Chunked(mask)
     call = Dense(WEIGHTS) if weights else _served_or_dense(module, query, key, mask, options, settings)
     if isinstance(call, Dense) and has_cu_seqlens(options) and not has_segments(mask):
@@ -144,6 +147,8 @@ def _served_or_dense(
     if found is None:
         return Dense(TRACED)
     kind, layout = found
+    if settings.cross:
+        kind = replace(kind, cross=True)
     narrow = settings.narrowed(kind)
     if narrow is not kind and settings.sink_tokens:
         layout = replace(layout, sink_tokens=settings.sink_tokens)
@@ -186,8 +191,9 @@ def _with_mask(mask: KeyMask, settings: LayerSettings) -> tuple[Kind, Layout] | 
     elif kind is None or kind.cross or (kind.window[1] == 0) != mask.causal:
         return None
     else:
-        size = kind.chunk or max(kind.window[0], kind.window[1] - 1) + mask.causal
-        if mask.local_size not in (None, size):
+        full = kind.window in (FULL, CAUSAL) and not kind.chunk
+        size = FAR if full else kind.chunk or max(kind.window[0], kind.window[1] - 1) + mask.causal
+        if mask.local_size is not None and min(mask.local_size, FAR) != size:
             return None
         if layout.segment_ids is None:
             layout = replace(layout, chunk=kind.chunk)

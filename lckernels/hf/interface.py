@@ -67,7 +67,7 @@ def attention(
     weights = _returns_weights(options)
     call = classify(module, query, key, attention_mask, options, settings, weights)
     if isinstance(call, Chunked):
-        return attention_in_chunks(query, key, value, call.mask, dropout, scaling), None
+        return attention_in_chunks(query, key, value, call.mask, dropout, scaling, settings.backend), None
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 EXACT = "exact"
 APPROXIMATE = "approximate"
 LATER = "known at its first call"
+BY_DEVICE = "by device"  # the backend of a layer of a model without weights
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Row:
         layer: name of the module.
         kind: which keys it sees, in words.
         window: (left, right) keys of its window; None for dense attention or if it is not known.
-        backend: that runs it; empty if the layer was left or is not known.
+        backend: that runs it; empty if the layer was left or is not known; "by device" for a model on the
+            meta device: the first backend that supports the device on which its weights are loaded.
         verdict: "exact", "approximate: ...", "known at its first call" (with a window "approximate if full,
             known at its first call"), or why it was left to the model's own or to torch's dense attention.
     """
@@ -40,7 +42,7 @@ class Report:
     Attributes:
         model: name of its class.
         rows: each attention layer in the order of the model's calls, then those that no call reached.
-        unknown: what stopped the dry run before all layers were known; empty if nothing did.
+        unknown: why some layers are known only at their first call; empty if there are none.
     """
 
     model: str

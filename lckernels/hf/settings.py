@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from lckernels.hf.masks.kinds import CAUSAL, Kind, Window
+from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, bounded
 
 SETTINGS = "_lckernels_settings"  # attribute of a patched attention layer
 
@@ -18,12 +18,14 @@ class LayerSettings:
         sink_tokens: as given to `patch`; 0 for none.
         backend: as given to `patch`.
         kind: the layer's kind of attention; None until its first call.
+        cross: whether the layer's call is known to have keys of another sequence than its queries.
     """
 
     window: int | Window | None = None
     sink_tokens: int = 0
     backend: str | None = None
     kind: Kind | None = None
+    cross: bool = False
 
     def narrowed(self, kind: Kind) -> Kind:
         """The kind with full attention changed to windowed attention, if the patch has a window."""
@@ -34,7 +36,7 @@ class LayerSettings:
             left, right = (self.window - 1, 0) if causal else (self.window // 2,) * 2
         else:
             left, right = self.window
-        return replace(kind, window=(left, 0 if causal else right))
+        return replace(kind, window=bounded((left, 0 if causal else right)))
 
 
 PLAIN = LayerSettings()

@@ -14,7 +14,7 @@ def check_layer_merge(model: nn.Module) -> None:
     """Raises TypeError for a model that does not support merge="layer"."""
     from lckernels.hf.support import unsupported_reasons
 
-    why = unsupported_reasons(model) or _not_tokenwise(model) or _not_one_row(model)
+    why = unsupported_reasons(model) or _not_tokenwise(model) or _narrowed(model) or _not_one_row(model)
     if why:
         got = f"{type(model).__name__}, and {why[0]}"
         raise TypeError(f"model: got {got}; merge='layer' does not support it, merge='final' does")
@@ -36,6 +36,14 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
         return [own]
     mixing = next((type(m).__name__ for m in model.modules() if isinstance(m, _MIXING)), None)
     return [] if mixing is None else [f"its {mixing} mixes neighbouring tokens outside attention"]
+
+
+def _narrowed(model: nn.Module) -> list[str]:
+    """Whether a patch gave its attention a window."""
+    from lckernels.hf.calls import NARROWED
+    from lckernels.hf.settings import settings_of
+
+    return [NARROWED] if any(settings_of(m).window is not None for m in model.modules()) else []
 
 
 def _not_one_row(model: nn.Module) -> list[str]:

@@ -1,5 +1,7 @@
 """Tiny models and inputs that the tests of lckernels.patch share."""
 
+import inspect
+
 import torch
 import transformers
 from helpers.hf_models import VOCAB, build
@@ -32,6 +34,12 @@ def logits(model, **inputs):
     with torch.no_grad():
         output = model(**inputs)
     return output[0]
+
+
+def with_cache(model, cache):
+    """The argument of a forward for a cache; transformers 5.24 renamed it."""
+    names = inspect.signature(type(model).forward).parameters
+    return {next(name for name in ("cache", "past_key_values") if name in names): cache}
 
 
 def attributes(model):

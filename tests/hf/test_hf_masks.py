@@ -10,6 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.hf_masks import REMAP, LargestTensor
+from helpers.hf_patched import with_cache
 from transformers import masking_utils as mu
 from transformers.models.gemma3 import modeling_gemma3 as gemma3
 from transformers.models.moonshine_streaming import modeling_moonshine_streaming as moonshine
@@ -239,7 +240,7 @@ def test_no_tensor_of_n_by_n(kind, side, cache):
         options, pieces = {}, [slice(0, seqlen)]
         if cache:
             kept = getattr(transformers, f"{cache.title()}Cache")(config=model.config, **CACHES[cache])
-            options, pieces = {"past_key_values": kept, "use_cache": True}, [slice(512), slice(512, seqlen)]
+            options, pieces = {**with_cache(model, kept), "use_cache": True}, [slice(512), slice(512, seqlen)]
         with torch.no_grad(), LargestTensor() as largest:
             for piece in pieces:
                 part = {name: x[:, : piece.stop] for name, x in inputs.items()}

@@ -1,8 +1,6 @@
 """Sequences packed by `cu_seq_lens_q` and `cu_seq_lens_k`: each has the results that it has alone."""
 
 # ruff: noqa: E402
-import inspect
-
 import pytest
 import torch
 
@@ -23,7 +21,7 @@ from helpers.hf_parity import (
     run_each_sequence,
     tiny,
 )
-from helpers.hf_patched import model_of
+from helpers.hf_patched import model_of, with_cache
 from torch._dynamo.backends.common import aot_autograd
 
 import lckernels
@@ -135,12 +133,11 @@ def test_calls_that_would_mix_sequences_are_errors():
                 NotServed, match="cu_seq_lens_q: got a tensor in a call that runs as dense attention"
             ):
                 run(model, {**inputs, **dense})
-        cache = transformers.DynamicCache(config=model.config)
-        # Its names in transformers 5.17 and in newer versions.
-        name = next(
-            x for x in ("cache", "past_key_values") if x in inspect.signature(model.forward).parameters
-        )
-        more = {**inputs, "use_cache": True, name: cache}
+        more = {
+            **inputs,
+            "use_cache": True,
+            **with_cache(model, transformers.DynamicCache(config=model.config)),
+        }
         run(model, more)
         with pytest.raises(NotServed, match="cu_seq_lens_q: got a tensor and keys of a cache"):
             run(model, more)

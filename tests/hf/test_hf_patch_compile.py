@@ -13,7 +13,7 @@ from functorch.compile import make_boxed_func
 from helpers.hf_masks import REMAP
 from helpers.hf_models import VOCAB
 from helpers.hf_parity import NotPossible, eager
-from helpers.hf_patched import IDS, MASK, VALID, close, logits, model_of
+from helpers.hf_patched import IDS, MASK, VALID, close, logits, model_of, with_cache
 from torch._dynamo.backends.common import aot_autograd
 
 import lckernels
@@ -79,7 +79,7 @@ def test_compiled_step_by_step_without_a_mask(cache):
         made = transformers.StaticCache(model.config, max_cache_len=21) if cache == "static" else None
         made = made or transformers.DynamicCache(config=model.config)
         ends = [0, 9, *range(10, 15)]
-        return [logits(model, input_ids=IDS[:, a:b], past_key_values=made) for a, b in pairwise(ends)]
+        return [logits(model, input_ids=IDS[:, a:b], **with_cache(model, made)) for a, b in pairwise(ends)]
 
     expected = steps()
     lckernels.patch(model)

@@ -8,6 +8,13 @@ from torch import nn
 Window = tuple[int, int]
 FULL: Window = (-1, -1)
 CAUSAL: Window = (-1, 0)
+FAR = 2**30  # no sequence is as long, so that a window of so many keys has no bound
+
+
+def bounded(window: Window) -> Window:
+    """The window with -1 for sides of FAR and more keys, which configs have for "no window"."""
+    left, right = (-1 if side >= FAR else side for side in window)
+    return left, right
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lckernels.hf.masks.kinds import CAUSAL
+from lckernels.hf.masks.kinds import CAUSAL, FAR, bounded
 from lckernels.hf.masks.patterns import Pattern, two_sided, window_before
 
 MASKING_UTILS = "transformers.masking_utils"
@@ -99,4 +99,6 @@ def read_pattern(mask_function: Callable) -> Pattern | None:
     except (KeyError, TypeError):  # another version of transformers, with other variables
         return None
     fits = pattern is not None and all(isinstance(x, int) for x in (*pattern.window, pattern.chunk))
-    return pattern if fits and min(pattern.window) >= -1 else None
+    if not fits or min(pattern.window) < -1:
+        return None
+    return replace(pattern, window=bounded(pattern.window), chunk=pattern.chunk if pattern.chunk < FAR else 0)

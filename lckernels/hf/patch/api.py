@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from lckernels.checks import bad
-from lckernels.hf.masks.kinds import Window
+from lckernels.hf.masks.kinds import FAR, Window
 from lckernels.hf.patch.arguments import check_arguments, check_module
+from lckernels.hf.patch.cross import unwatch, watch
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
 from lckernels.hf.patch.plan import plan_patch
@@ -34,7 +35,9 @@ def patch(
             A window turns full attention into windowed attention, which is an approximation: an int W means W
             keys including the token itself in causal layers, W // 2 to each side in other layers; a pair is
             (left, right) in keys, inclusive, -1 for no bound. In causal layers right is ignored and 0:
-            (255, 5) becomes (255, 0). Layers with their own window and cross attention do not change.
+            (255, 5) becomes (255, 0). Layers with their own window and cross attention do not change, nor do
+            those that the model's main input does not reach, such as a vision tower. An int above 2**30, more
+            keys than any sequence has, is None.
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0.
         positions: "absolute".
         backend: name of a backend; default: the first that supports the call.
@@ -52,9 +55,12 @@ def patch(
     if isinstance(window, list):
         window = tuple(window)
     check_arguments(model, window, sink_tokens, positions, backend)
+    if isinstance(window, int) and window > FAR:
+        window, sink_tokens = None, None
     run = padded_dry_run(model)
-    report, settings = plan_patch(model, run, LayerSettings(window, sink_tokens or 0, backend))
+    report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
     patch_modules(model, settings)
+    watch(settings)
     return report
 
 
@@ -69,6 +75,7 @@ def unpatch(model: nn.Module) -> None:
     if not is_patched(model):
         raise bad("model", f"{type(model).__name__}, not patched", "expected a model after lckernels.patch")
     unpatch_modules(model)
+    unwatch(model)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Which calls of attention a model makes: its structure runs on the meta device, without arithmetic."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +9,25 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from lckernels.hf.calls import Dense, Served, classify
 from lckernels.hf.family import families
 from lckernels.hf.masks.create import describe, key_mask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.kinds import FULL, Kind
-from lckernels.hf.patch.skeleton import META, outermost, own_config, padded_inputs, row_inputs, skeleton
+from lckernels.hf.patch.cross import has_other_keys
+from lckernels.hf.patch.skeleton import (
+    META,
+    linear_layers,
+    outermost,
+    own_config,
+    packed_linear_layers,
+    padded_inputs,
+    row_inputs,
+    skeleton,
+)
+from lckernels.hf.settings import PLAIN, LayerSettings
 
 _NAME = "lckernels_dry_run"
 
@@ -45,11 +57,18 @@ class DryRun:
         calls: in their order.
         error: what stopped the run; empty if nothing did.
         unsupported: whether a call that lckernels does not support stopped it.
+        parts: the calls of models in the model that the run did not enter, such as a vision tower; each ran
+            on inputs of its own.
+        part_errors: by the name of such a model, what stopped its run.
+        finished: names of the modules that returned a result.
     """
 
     calls: tuple[Call, ...]
     error: str = ""
     unsupported: bool = False
+    parts: tuple[Call, ...] = ()
+    part_errors: Mapping[str, str] = field(default_factory=dict)
+    finished: frozenset[str] = frozenset()
 
     @property
     def dense(self) -> tuple[str, ...]:
@@ -79,11 +98,23 @@ class DryRun:
 
 @dataclass
 class _Record:
-    """The calls of one dry run, while it runs."""
+    """The calls of one dry run, while it runs; modules are those of the skeleton."""
 
     calls: list[Call] = field(default_factory=list)
-    names: dict[int, str] = field(default_factory=dict)  # of the skeleton's modules, by id
+    names: dict[nn.Module, str] = field(default_factory=dict)
+    entered: set[nn.Module] = field(default_factory=set)
+    finished: set[nn.Module] = field(default_factory=set)
+    cross: set[nn.Module] = field(default_factory=set)  # whose present call is cross attention
     dense_masks: dict[int, tuple[str, Tensor]] = field(default_factory=dict)  # description and mask, by id
+
+    def watch(self, module: nn.Module) -> None:
+        """Records the calls of a module."""
+        module.register_forward_pre_hook(self._enter, with_kwargs=True)
+        module.register_forward_hook(lambda module, args, output: self.finished.add(module))
+
+    def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.entered.add(module)
+        (self.cross.add if has_other_keys(module, args, kwargs) else self.cross.discard)(module)
 
 
 _record: ContextVar[_Record] = ContextVar("_record")
@@ -129,26 +160,67 @@ class _BoolsAreTrue(TorchDispatchMode):
 
 
 def _run(model: nn.Module, seqlen: int) -> DryRun:
+    """A run; if it stops, another one without the code of linear layers that are not torch's own."""
+    packed = packed_linear_layers(model)
+    run, linear = _attempt(model, seqlen, packed), linear_layers(model)
+    if run.error and not run.unsupported and len(linear) > len(packed):
+        other = _attempt(model, seqlen, linear)
+        if other.unsupported or not other.error or len(other.calls) > len(run.calls):
+            return other
+    return run
+
+
+def _attempt(model: nn.Module, seqlen: int, shapes_only: list[nn.Module]) -> DryRun:
+    """A run in which the modules of `shapes_only` return the shape of their result alone."""
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _create_mask)
     record = _Record()
     token = _record.set(record)
+    error, unsupported, parts, part_errors = "", False, (), {}
     try:
-        with torch.no_grad(), META:
+        with torch.no_grad(), META, _BoolsAreTrue():
             prefix, main = outermost(model)
-            copied = skeleton(main, _NAME)
-            record.names = {id(module): name for name, module in copied.named_modules(prefix=prefix)}
-            with _BoolsAreTrue():
-                inputs = row_inputs(seqlen) if seqlen else padded_inputs(copied)
-                copied(**inputs, output_hidden_states=False, return_dict=True)
-    except NotServed as error:
-        return DryRun(tuple(record.calls), str(error).removeprefix("model: "), unsupported=True)
-    except Exception as error:  # whatever stops the model is the result
-        message = str(error).strip().partition("\n")[0]
-        return DryRun(tuple(record.calls), f"{type(error).__name__}: {message}")
+            copied = skeleton(main, _NAME, shapes_only)
+            record.names = {module: name for name, module in copied.named_modules(prefix=prefix)}
+            for module in record.names:
+                record.watch(module)
+            error, unsupported = _forward(copied, row_inputs(seqlen) if seqlen else None)
+            calls = tuple(record.calls)
+            if not seqlen and not unsupported:
+                parts, part_errors = _run_parts(record)
+    except Exception as failure:  # a model that cannot be copied
+        calls, error = (), _message(failure)
     finally:
         _record.reset(token)
-    return DryRun(tuple(record.calls))
+    finished = frozenset(record.names[module] for module in record.finished)
+    return DryRun(calls, error, unsupported, parts, part_errors, finished)
+
+
+def _forward(model: nn.Module, inputs: dict[str, Tensor] | None = None) -> tuple[str, bool]:
+    """What stops a forward, empty if nothing does; whether that is an unsupported call."""
+    try:
+        inputs = padded_inputs(model) if inputs is None else inputs
+        model(**inputs, output_hidden_states=False, return_dict=True)
+    except NotServed as error:
+        return str(error).removeprefix("model: "), True
+    except Exception as error:  # whatever stops the model is the result
+        return _message(error), False
+    return "", False
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _run_parts(record: _Record) -> tuple[tuple[Call, ...], dict[str, str]]:
+    """Runs each model in the model that no run has entered, outer ones first; their calls and errors."""
+    begin, errors = len(record.calls), {}
+    for module, name in record.names.items():
+        if isinstance(module, PreTrainedModel) and module not in record.entered:
+            error, _ = _forward(module)
+            if error:
+                errors[name] = error
+    return tuple(record.calls[begin:]), errors
 
 
 def _attention(
@@ -163,13 +235,14 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Records how the call would run; returns an output of the right shape."""
     record = _record.get()
-    call = classify(module, query, key, attention_mask, options, any_length=True)
+    settings = LayerSettings(cross=True) if module in record.cross else PLAIN
+    call = classify(module, query, key, attention_mask, options, settings, any_length=True)
     dense = call.reason if isinstance(call, Dense) else ""
     if dense and id(attention_mask) in record.dense_masks:
         dense = f"it uses {record.dense_masks[id(attention_mask)][0]}"
     shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
     kind = call.kind if isinstance(call, Served) else None
-    record.calls.append(Call(record.names.get(id(module), ""), kind, dense, shapes))
+    record.calls.append(Call(record.names.get(module, ""), kind, dense, shapes))
     batch, num_heads, seqlen, _ = query.shape
     return query.new_empty(batch, seqlen, num_heads, value.shape[3]), None
 

@@ -1,5 +1,6 @@
 """From a dry run to the report of a patch and the settings of its layers."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,16 +13,19 @@ from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import Call, DryRun
 from lckernels.hf.patch.modules import Settings
-from lckernels.hf.report import APPROXIMATE, EXACT, LATER, Report, Row
+from lckernels.hf.report import APPROXIMATE, BY_DEVICE, EXACT, LATER, Report, Row
 from lckernels.hf.settings import LayerSettings
 
 _OWN_CODE = f"its code does not go through {INTERFACE}"
+_NOT_ENTERED = "the model's main input does not reach them"
 
 
 def plan_patch(
     model: nn.Module, run: DryRun, requested: LayerSettings, device_type: str | None = None
 ) -> tuple[Report, Settings]:
     """The report of a patch and the settings of its layers.
+
+    A window changes the layers that the model's main input reaches; those of a vision tower stay exact.
 
     Args:
         model: the model to patch.
@@ -37,26 +41,36 @@ def plan_patch(
     settings: Settings = {}
     rows = []
     first: dict[str, Call] = {}
-    for call in run.calls:
+    for call in (*run.calls, *run.parts):
         first.setdefault(call.layer, call)
+    exact = replace(requested, window=None, sink_tokens=0)
+    main = {call.layer for call in run.calls}
     for name, call in first.items():
-        own = LayerSettings(requested.window, requested.sink_tokens, requested.backend, call.kind)
-        settings[modules[name]] = own
+        asked = requested if run.error or name in main else exact
+        settings[modules[name]] = own = replace(asked, kind=call.kind)
         rows.append(_row(model, call, own, device_type))
-    unreached = [name for name in _attention_modules(model) if not _reached(name, first)]
-    if run.error:
-        for name in unreached:
-            own = LayerSettings(requested.window, requested.sink_tokens, requested.backend)
-            settings[modules[name]] = own
-            verdict = LATER if requested.window is None else f"{APPROXIMATE} if full, {LATER}"
-            rows.append(Row(name, "not known", None, "", verdict))
-    else:
-        rows += [Row(name, "not known", None, "", f"left: {_OWN_CODE}") for name in unreached]
-    report = Report(type(model).__name__, tuple(rows), "" if run.unsupported else run.error)
+    for name in _attention_modules(model):
+        if _reached(name, first):
+            continue
+        if name in run.finished:
+            rows.append(Row(name, "not known", None, "", f"left: {_OWN_CODE}"))
+            continue
+        settings[modules[name]] = own = replace(requested if run.error else exact)
+        verdict = LATER if own.window is None else f"{APPROXIMATE} if full, {LATER}"
+        rows.append(Row(name, "not known", None, "", verdict))
+    report = Report(type(model).__name__, tuple(rows), _unknown(run, rows))
     why = _nothing_to_do(model, run, report, requested.window)
     if why:
         raise TypeError(f"model: got {type(model).__name__}; a patch would do nothing: {why}")
     return report, settings
+
+
+def _unknown(run: DryRun, rows: list[Row]) -> str:
+    """Why some layers are known only at their first call; empty if there are none."""
+    if not any(row.verdict.endswith(LATER) for row in rows):
+        return ""
+    parts = "; ".join(f"{name}: {error}" for name, error in run.part_errors.items())
+    return run.error or parts or _NOT_ENTERED
 
 
 def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str | None) -> Row:
@@ -68,7 +82,10 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
         sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
         verdict = f"{APPROXIMATE}: {call.kind} attention with a window{sinks}"
     own_device, dtype = _device_and_dtype(model)
-    problem = Problem("windowed_attention", device_type or own_device, dtype, call.shapes)
+    device_type = device_type or own_device
+    if device_type == "meta":
+        return Row(call.layer, str(kind), kind.window, settings.backend or BY_DEVICE, verdict)
+    problem = Problem("windowed_attention", device_type, dtype, call.shapes)
     chosen = choose(problem, settings.backend)
     missing = why_no_kernel(chosen, problem)
     if missing and not problem.explicit:
@@ -105,5 +122,7 @@ def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -
         changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
         return "" if changed else "it has no full attention that a window could narrow"
     if run.error and not run.calls:
+        return ""
+    if window is None and any(row.verdict == LATER for row in report.rows):
         return ""
     return run.reasons()[0] if run.reasons() else _OWN_CODE

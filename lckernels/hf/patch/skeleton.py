@@ -1,7 +1,9 @@
 """What a dry run runs: a copy of the model without weights, and inputs, all on the meta device."""
 
 import copy
+import inspect
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -33,9 +35,37 @@ def own_config(module: nn.Module) -> PreTrainedConfig | None:
     return config if isinstance(config, PreTrainedConfig) else None
 
 
-def skeleton(model: nn.Module, implementation: str) -> nn.Module:
-    """The model without weights, hooks or methods of the instance, in eval mode, with this attention."""
+class _ShapeOnly(nn.Linear):
+    """A linear layer that computes the shape of its result alone; it has a weight, since models read it."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x.new_empty(*x.shape[:-1], self.out_features)
+
+
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The linear layers whose code is not torch's own, such as quantized ones."""
+    return [
+        module
+        for module in model.modules()
+        if type(module) is not nn.Linear
+        and all(type(getattr(module, name, None)) is int for name in ("in_features", "out_features"))
+        and not any(type(inner) is nn.Linear for inner in module.modules())
+    ]
+
+
+def packed_linear_layers(model: nn.Module) -> list[nn.Module]:
+    """Those of `linear_layers` whose weights are no parameters, so that no copy without weights exists."""
+    return [module for module in linear_layers(model) if next(module.parameters(), None) is None]
+
+
+def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Module] = ()) -> nn.Module:
+    """The model without weights, hooks or methods of the instance, in eval mode, with this attention.
+
+    The linear layers in `shapes_only` return the shape of their result alone.
+    """
     memo: dict[int, Any] = {}
+    for module in shapes_only:
+        memo[id(module)] = _ShapeOnly(module.in_features, module.out_features, device=META)
     with lock:
         for tensor in chain(model.parameters(), model.buffers()):
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
@@ -67,11 +97,13 @@ def padded_inputs(model: nn.Module) -> dict[str, Tensor]:
     if inputs is not None:
         return inputs
     config, name = getattr(main, "config", None), getattr(main, "main_input_name", "input_ids")
+    parameters = inspect.signature(type(main).forward).parameters
+    if name not in parameters and "input_ids" in parameters:  # a decoder whose class inherits the name
+        name = "input_ids"
     inputs = {name: _main_input(name, config)}
     if name == "input_ids":
         inputs["attention_mask"] = torch.ones_like(inputs[name])
-    if getattr(config, "is_encoder_decoder", False):
-        # Cross attention is recognized by its lengths.
+    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in parameters:
         inputs["decoder_input_ids"] = torch.zeros(2, 3, dtype=torch.long, device=META)
     return inputs
 
@@ -86,6 +118,8 @@ def row_inputs(seqlen: int) -> dict[str, Tensor]:
 def _main_input(name: str, config: Any) -> Tensor:
     """Two rows of four tokens, or two images, spectrograms or waveforms of the smallest size that fits."""
     if name == "pixel_values":
+        inside = [x for x in vars(config).values() if isinstance(x, PreTrainedConfig)] if config else []
+        config = next((x for x in (config, *inside) if hasattr(x, "image_size")), config)
         size = getattr(config, "image_size", 32)
         size = tuple(size) if isinstance(size, list | tuple) else (size, size)
         return torch.zeros(2, getattr(config, "num_channels", 3), *size, device=META)

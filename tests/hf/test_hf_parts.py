@@ -1,0 +1,75 @@
+"""Layers that a model's main input does not reach: vision towers, cross attention of some calls."""
+
+# ruff: noqa: E402
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="patching needs transformers")
+
+from helpers.hf_cross import CROSS
+from helpers.hf_images import MODELS, build
+from helpers.hf_patched import logits
+
+import lckernels
+import lckernels.hf.interface
+from lckernels.hf.report import LATER
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """The backend and window of each call of the op."""
+    found, op = [], lckernels.hf.interface.windowed_attention
+
+    def run(q, k, v, **options):
+        found.append((options["backend"], options["window_size"]))
+        return op(q, k, v, **options)
+
+    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
+    return found
+
+
+def is_tower(row):
+    """Of the layers of a vision tower; the one that pools in Gemma 3 is torch's own module."""
+    return ("vision" in row.layer or "visual" in row.layer) and ".head." not in row.layer
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_vision_tower_is_reported_and_runs_on_the_named_backend(name, backends):
+    model, inputs = build(name)
+    expected = logits(model, **inputs)
+    report = lckernels.patch(model, backend="eager")
+    tower = [row for row in report.rows if is_tower(row)]
+    assert len(tower) == 2
+    known = name != "qwen2_vl"  # its tower reads the sizes of the images
+    assert [row.backend for row in tower] == ["eager" if known else ""] * 2
+    assert [row.verdict for row in tower] == ["exact" if known else LATER] * 2
+    assert bool(report.unknown) != known
+    torch.testing.assert_close(logits(model, **inputs), expected, rtol=1e-5, atol=1e-5)
+    assert len(backends) >= 2
+    assert {backend for backend, _ in backends} == {"eager"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_window_does_not_narrow_a_vision_tower(name, backends):
+    model, inputs = build(name)
+    report = lckernels.patch(model, window=2)
+    assert {row.verdict.split(":")[0] for row in report.rows if is_tower(row)} <= {"exact", LATER}
+    logits(model, **inputs)
+    assert [window for _, window in backends[:2]] == [(-1, -1)] * 2
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+def test_cross_attention_that_only_some_calls_have(name, backends):
+    case = CROSS[name]()
+    model = case.build()
+    inputs = case.inputs(case.num_states)
+    expected = logits(model, **inputs)
+    report = lckernels.patch(model, backend="eager")
+    later = [row.layer for row in report.rows if row.verdict == LATER]
+    assert len(report.rows) == 4 and len(report.taken) == 2
+    assert all("crossattention" in layer for layer in later) and len(later) == 2
+    assert report.unknown == "the model's main input does not reach them"
+    torch.testing.assert_close(logits(model, **inputs), expected, rtol=1e-5, atol=1e-5)
+    assert backends == [("eager", (-1, 0)), ("eager", (-1, -1))] * 2
