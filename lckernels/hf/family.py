@@ -1,6 +1,6 @@
 """The interface between lckernels and one architecture of transformers; `families/` has one file for each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -32,6 +32,12 @@ class Family:
         mixes_tokens: model -> what mixes neighbouring tokens outside attention, as the end of a sentence
             about the model; empty if nothing does.
         dry_inputs: model -> the keyword arguments of a forward on the meta device; None: the usual ones.
+        equal_rows: model -> why its states depend on padding to the longest row of a batch, as the end of a
+            sentence about the model, where a trial run of short rows may not show it; empty if they do not.
+        single_rows: the same for states that depend on the other rows of a batch.
+        fixed_rows: model -> the only length of a row that it supports, and why, as the end of a sentence
+            about the model; None if it supports several.
+        restore: model -> what undoes the changes that a call makes to the model itself; None without any.
     """
 
     name: str
@@ -44,6 +50,10 @@ class Family:
     feed_forward: tuple[str, ...] = ()
     mixes_tokens: Callable[[nn.Module], str] | None = None
     dry_inputs: Callable[[nn.Module], dict[str, Tensor] | None] | None = None
+    equal_rows: Callable[[nn.Module], str] | None = None
+    single_rows: Callable[[nn.Module], str] | None = None
+    fixed_rows: Callable[[nn.Module], tuple[int, str] | None] | None = None
+    restore: Callable[[nn.Module], Callable[[], None] | None] | None = None
 
     def has(self, cls: type) -> bool:
         """Whether a module's class belongs to the family."""
@@ -124,3 +134,25 @@ def dry_inputs(model: nn.Module) -> dict[str, Tensor] | None:
     hooks = (family.dry_inputs for family in families_of(type(model)))
     found = (hook(model) for hook in hooks if hook is not None)
     return next((inputs for inputs in found if inputs is not None), None)
+
+
+def row_reasons(model: nn.Module) -> tuple[str, str]:
+    """Why states depend on padding, and on the other rows of a batch; empty where no family has a reason."""
+    return next(_results(model, "equal_rows"), ""), next(_results(model, "single_rows"), "")
+
+
+def fixed_rows(model: nn.Module) -> tuple[int, str] | None:
+    """The only length of a row that the model supports, and why; None if it supports several."""
+    return next(_results(model, "fixed_rows"), None)
+
+
+def changes_undone(model: nn.Module) -> list[Callable[[], None]]:
+    """What undoes the changes that a call makes to the model itself, taken before the call."""
+    return list(_results(model, "restore"))
+
+
+def _results(model: nn.Module, name: str) -> Iterator[Any]:
+    """Results of the hooks for the model and its modules, without those of a hook that does not apply."""
+    for module in model.modules():
+        hooks = (getattr(family, name) for family in families_of(type(module)))
+        yield from filter(None, (hook(module) for hook in hooks if hook is not None))

@@ -1,5 +1,6 @@
 """The arguments of a call as one batch: validated, flattened, and gathered chunk by chunk."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -152,8 +153,7 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
     if ids is None or ids.device.type != "cpu":
         return
     vocab_size = getattr(model.config, "vocab_size", None)
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    if vocab_size is None or getattr(embedding, "num_embeddings", None) != vocab_size:
+    if vocab_size is None or embedding_size(model) != vocab_size:
         return
     low, high = torch.aminmax(ids)
     if low.item() >= 0 and high.item() < vocab_size:
@@ -165,6 +165,13 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
         if len(outside):
             got = f"token id {int(outside[0])} in row {row}"
             raise bad("input_ids", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
+
+
+def embedding_size(model: nn.Module) -> int | None:
+    """The number of rows of the model's embedding of token ids; None if it has no such table."""
+    with suppress(AttributeError, NotImplementedError):  # transformers raises for a model of characters
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)
+    return None
 
 
 def _same_shape(argument: str, x: Tensor, shape: tuple[int, int], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import torch
@@ -14,6 +15,14 @@ from lckernels.segments import Column
 
 # Rows of unequal length share a micro-batch while at most this part of it is padding.
 MAX_PADDING = 1 / 8
+
+
+class Rows(Enum):
+    """Which rows a micro-batch may hold, so that the model returns for each the states it has alone."""
+
+    ANY = "rows of any lengths, padded"
+    EQUAL = "rows of one length"
+    ALONE = "one row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,16 +131,23 @@ def chunk_documents(
     )
 
 
-def micro_batches(widths: list[int], max_tokens: int) -> list[tuple[int, int]]:
+def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> list[tuple[int, int]]:
     """Half-open ranges of rows of falling width, one micro-batch each.
 
     A micro-batch is one row, or at most max_tokens tokens of which at most MAX_PADDING is padding.
+
+    Args:
+        widths: tokens of each row.
+        max_tokens: bound on the tokens of a micro-batch of several rows.
+        rows: which rows a micro-batch may hold.
     """
+    max_tokens = 0 if rows is Rows.ALONE else max_tokens
+    max_padding = MAX_PADDING if rows is Rows.ANY else 0
     ranges, start, padding = [], 0, 0
     for row, width in enumerate(widths):
         tokens = (row + 1 - start) * widths[start]
         padding += widths[start] - width
-        if row > start and (tokens > max_tokens or padding > MAX_PADDING * tokens):
+        if row > start and (tokens > max_tokens or padding > max_padding * tokens):
             ranges.append((start, row))
             start, padding = row, 0
     return [*ranges, (start, len(widths))]

@@ -12,8 +12,8 @@ from lckernels.dtypes import compute_dtype
 from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
 from lckernels.long.attention import attention_context, check_attention
 from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
-from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
-from lckernels.long.encoder_check import check_encoder
+from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
+from lckernels.long.encoder_check import check_encoder, check_row_length, try_at_call, unchanged_by_calls
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors
 from lckernels.long.layer_merge import run_rows
@@ -68,8 +68,8 @@ class LongEncoder(EncoderWrapper):
         progress: show a progress bar (tqdm) over the tokens read.
 
     Raises:
-        TypeError: a model that is no encoder, has a task head, or does not support `merge` and `attention`; a
-            size that is no integer.
+        TypeError: a model that is no encoder of tokens, has a task head, returns more or fewer states than
+            tokens, or does not support `merge` and `attention`; a size that is no integer.
         ValueError: sizes that do not fit the model.
     """
 
@@ -92,7 +92,7 @@ class LongEncoder(EncoderWrapper):
         super().__init__()
         if isinstance(model, LongEncoder):
             raise TypeError("model: got a LongEncoder; pass the encoder in it, its attribute model")
-        check_encoder(model)
+        self.trial = check_encoder(model)
         if boundaries not in RULES:
             raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
         if not (isinstance(weights, Tensor) or callable(weights) or weights in WEIGHTS):
@@ -121,6 +121,11 @@ class LongEncoder(EncoderWrapper):
         self.register_buffer("prefix", prefix.to(device), persistent=False)
         self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
         self.special_ids = special_ids(model.config, *self.special_tokens)
+
+    @property
+    def rows(self) -> Rows:
+        """Which chunks a micro-batch may hold, as a trial run of the model found."""
+        return Rows.ANY if self.trial is None else self.trial.rows
 
     @property
     def options(self) -> dict[str, Any]:
@@ -255,7 +260,8 @@ class LongEncoder(EncoderWrapper):
 
         Raises:
             ValueError: bad input, naming argument and row.
-            TypeError: an input that is no numbers, or the model's output has no last_hidden_state.
+            TypeError: an input that is no numbers, or the model's output has no last_hidden_state, or not
+                one state per token.
 
         Warns:
             UserWarning: a row has none of the special tokens whose ids the model's config has.
@@ -278,6 +284,8 @@ class LongEncoder(EncoderWrapper):
         outputs = Outputs(model, output_hidden_states)
         check_token_ids(batch, model)
         warn_without_special_tokens(batch, self.special_ids)
+        if self.trial is None:
+            self.trial = try_at_call(model, self.device)
         if self._is_one_call(batch, sentence_boundaries):
             states = self._run_whole(batch, outputs)
         else:
@@ -287,6 +295,11 @@ class LongEncoder(EncoderWrapper):
             return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
+    @property
+    def _call(self) -> Callable[..., Any]:
+        """The model's call; a model whose rows are of any lengths does not change in one."""
+        return self.model if self.rows is Rows.ANY else unchanged_by_calls(self.model)
+
     def _is_one_call(self, batch: Batch, sentence_boundaries: object) -> bool:
         """Whether the result is that of the model, called with the arguments: no plan and no merge."""
         chunking = self.chunking
@@ -294,7 +307,7 @@ class LongEncoder(EncoderWrapper):
         return (
             batch.whole
             and seqlen <= chunking.chunk_len
-            and len(micro_batches([seqlen] * rows, self.max_tokens)) == 1
+            and len(micro_batches([seqlen] * rows, self.max_tokens, self.rows)) == 1
             and self.merge == "final"
             and isinstance(self.weights, str)
             and chunking.num_prefix == 0
@@ -305,10 +318,12 @@ class LongEncoder(EncoderWrapper):
 
     def _run_whole(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
         """The model's own states (batch, seqlen, dim)."""
+        check_row_length(self.model, self.trial, [batch.shape[1]])
         device, options = self.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
         with attention_context(self.model, self.attention, batch.shape[1]):
-            output = self.model(**batch.on(device), **options)
-        return [state.to(self.output_device or device) for state in outputs.states(output)]
+            output = self._call(**batch.on(device), **options)
+        states = outputs.states(output, batch.shape)
+        return [state.to(self.output_device or device) for state in states]
 
     def _run(
         self, batch: Batch, outputs: Outputs, sentence_boundaries: Sequence[Sequence[int]] | None
@@ -326,9 +341,11 @@ class LongEncoder(EncoderWrapper):
 
     def _run_chunks(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
+        check_row_length(self.model, self.trial, chunks.widths)
+        ranges = micro_batches(chunks.widths, self.max_tokens, self.rows)
         attention = attention_context(self.model, self.attention, chunks.chunk_len)
         with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
-            return run_chunks(self.model, entries, chunks, outputs, *merge, self.max_tokens, advance)
+            return run_chunks(self._call, entries, chunks, outputs, *merge, ranges, advance)
 
     def _run_rows(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="layer": the states (total_len, dim) of rows of whole documents."""

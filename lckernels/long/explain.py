@@ -43,6 +43,7 @@ class Explanation:
         recompute_factor: tokens read, prefix and special tokens included, per token of the sequences. With
             merge="layer" a token is read once, but attention runs once per chunk that contains it.
         exact: the result is the model's own, not an approximation of a model with more positions.
+        rows: which rows a micro-batch may hold, and why not any; empty where it may hold any.
         max_seq_length: the limit in the sentence_bert_config.json stored with the model; None without one.
         output_bytes: the merged last_hidden_state.
         buffer_bytes: the chunks' hidden states before the merge, for each state that is requested; none with
@@ -65,6 +66,7 @@ class Explanation:
     halo: int | None
     recompute_factor: float
     exact: bool
+    rows: str
     max_seq_length: int | None
     output_bytes: int
     buffer_bytes: int
@@ -95,6 +97,8 @@ class Explanation:
         if self.flops is not None:
             one_piece = f"{format_flops(self.flops_one_piece)} for a model that reads it at once"
             lines.append(f"arithmetic   {format_flops(self.flops)}; {one_piece}")
+        if self.rows:
+            lines.append(f"rows         {self.rows}")
         if self.max_seq_length not in (None, self.chunk_len):
             lines.append(
                 f"note         sentence_bert_config.json has max_seq_length {self.max_seq_length:,}, "
@@ -118,7 +122,8 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
     if layer:
         batch_tokens = PackedRows(chunks, chunking, encoder.max_tokens).num_tokens()
     else:
-        batch_tokens = [(b - a) * widths[a] for a, b in micro_batches(widths, encoder.max_tokens)]
+        ranges = micro_batches(widths, encoder.max_tokens, encoder.rows)
+        batch_tokens = [(b - a) * widths[a] for a, b in ranges]
     read = sum(batch_tokens) if layer else sum(widths)
     largest = max(batch_tokens)
     # With merge="layer" a row's feed-forward runs in pieces.
@@ -140,6 +145,7 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         halo=None if one_piece else chunking.overlap // 2,
         recompute_factor=read / sum(lengths),
         exact=one_piece and chunking.num_prefix == 0,
+        rows=_rows(encoder),
         max_seq_length=max_seq_length(getattr(encoder.model, "name_or_path", "")),
         output_bytes=chunks.total_len * hidden * dtype_bytes,
         buffer_bytes=0 if layer else chunks.num_chunks * chunks.chunk_len * hidden * dtype_bytes,
@@ -147,6 +153,11 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         flops=sizes and encoder_flops(read, widths, *sizes),
         flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes),
     )
+
+
+def _rows(encoder: "LongEncoder") -> str:
+    trial = encoder.trial
+    return "" if trial is None or not trial.reason else f"{trial.rows.value} per micro-batch: {trial.reason}"
 
 
 def _sizes(config: object) -> tuple[int, int, int] | None:

@@ -45,7 +45,8 @@ def run_rows(
             return_dict=True,
         )
         results = row.results.to(entries.device)
-        parts.append([state[0].index_select(0, results).to(device) for state in outputs.states(output)])
+        states = outputs.states(output, (1, row.num_tokens))
+        parts.append([state[0].index_select(0, results).to(device) for state in states])
     return [torch.cat(states) if len(states) > 1 else states[0] for states in zip(*parts, strict=True)]
 
 

@@ -66,7 +66,7 @@ class PackedRows:
         begins = self.segments[:, Column.COL] == self.content_col
         self.is_content = begins & (self.row_content[row] > 0)
         self.document = self._document_at(self.segments[:, Column.START])
-        self.row_document = torch.empty_like(self.row_content).scatter_(0, row, self.document)
+        self.row_document = torch.zeros_like(self.row_content).scatter_(0, row, self.document)
         self.document_tokens = self._document_tokens()
         self.ranges = _ranges(self.document_tokens.tolist(), max_tokens)
 
@@ -161,8 +161,8 @@ def _content_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Entry of the flattened batch, and position in its heaviest chunk, of each content token."""
     weights = weights.detach().cpu() if isinstance(weights, Tensor) else weights
-    entries = torch.empty(plan.total_len, dtype=torch.int64, device="cpu")
-    chosen = torch.empty_like(entries)
+    entries = torch.zeros(plan.total_len, dtype=torch.int64, device="cpu")
+    chosen = torch.zeros_like(entries)
     heaviest = torch.full((plan.total_len,), -torch.inf, device="cpu")
     for segment in plan.segments.tolist():
         row, col, start, length = segment[: Column.KEEP_START]

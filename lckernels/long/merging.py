@@ -2,40 +2,39 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lckernels.functional import overlap_merge
 from lckernels.long.batches import Entries
-from lckernels.long.chunking import Chunks, micro_batches
+from lckernels.long.chunking import Chunks
 from lckernels.long.outputs import Outputs
 from lckernels.plan import Plan
 
 
 def run_chunks(
-    model: nn.Module,
+    model: Callable[..., Any],
     entries: Entries,
     chunks: Chunks,
     outputs: Outputs,
     weights: str | Tensor,
     device: torch.device | str,
-    max_tokens: int,
+    ranges: list[tuple[int, int]],
     advance: Callable[[int], object],
 ) -> list[Tensor]:
     """The states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
 
-    The model runs on micro-batches of at most `max_tokens` tokens; `advance` receives the number read.
+    The model runs on each of the ranges of chunks; `advance` receives the number of tokens read.
     """
     gathered: list[ChunkStates] = []
-    for start, stop in micro_batches(chunks.widths, max_tokens):
+    for start, stop in ranges:
         index = chunks.index[start:stop, : chunks.widths[start]].to(entries.device)
         widths = chunks.widths[start:stop]
-        states = outputs.states(
-            model(
-                **entries.gather(index, widths), output_hidden_states=outputs.hidden_states, return_dict=True
-            )
-        )
+        inputs = entries.gather(index, widths)
+        output = model(**inputs, output_hidden_states=outputs.hidden_states, return_dict=True)
+        states = outputs.states(output, tuple(index.shape))
         gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
         for rows, state in zip(gathered, states, strict=True):
             rows.add(state)

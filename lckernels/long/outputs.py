@@ -1,6 +1,6 @@
 """The hidden states in a model's outputs, and an output of the same class with merged ones."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -19,13 +19,17 @@ class Outputs:
         self.output_class: type | None = None
         self.last_is_layer = False
 
-    def states(self, output: Any) -> list[Tensor]:
+    def states(self, output: Any, shape: tuple[int, int]) -> list[Tensor]:
         """The last state, then, if hidden states are requested, those of all layers.
 
         The last layer's state is left out where it is the last state.
 
+        Args:
+            output: the model's.
+            shape: (rows, tokens per row) of the input.
+
         Raises:
-            TypeError: the output has no hidden states.
+            TypeError: the output has no hidden states, or not one for each token.
         """
         last = getattr(output, "last_hidden_state", None)
         hidden = getattr(output, "hidden_states", None)
@@ -34,10 +38,23 @@ class Outputs:
             got = f"{type(self.model).__name__} returned {type(output).__name__}, which has no {missing}"
             raise TypeError(f"model: {got}; pass the encoder itself, as AutoModel loads it, without a head")
         states = [last, *(hidden if self.hidden_states else ())]
+        for i, state in enumerate(states):
+            if tuple(state.shape[:-1]) != shape:
+                self._wrong_shape(tuple(state.shape), shape, f" in hidden_states[{i - 1}]" if i else "")
         if self.output_class is None:
             self.output_class = type(output)
             self.last_is_layer = states[-1] is last and len(states) > 1
         return states[:-1] if self.last_is_layer else states
+
+    def _wrong_shape(self, got: tuple[int, ...], shape: tuple[int, int], where: str) -> NoReturn:
+        """Raises the TypeError for states that are not one for each token."""
+        found, expected = f"states of shape {got}", f"{shape[0]} rows of {shape[1]} tokens"
+        if len(got) == 3 and got[0] == shape[0]:
+            found, expected = f"{got[1]} states", f"{shape[1]} tokens"
+        name = type(self.model).__name__
+        raise TypeError(
+            f"model: got {name}, which returns {found}{where} for {expected}; expected one state per token"
+        )
 
     def build(self, states: list[Tensor]) -> Any:
         """The model's output class with `states`, in the order of `states()`."""

@@ -1,10 +1,7 @@
 """What a dry run runs: a copy of the model without weights, and inputs, all on the meta device."""
 
-import copy
 import inspect
-from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,12 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lckernels.hf.family import dry_inputs, replacements
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.patch.modules import lock
+from lckernels.module_copy import copy_without_hooks
 
 META = torch.device("meta")
-_HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_hf_hook",  # the last is accelerate's, for offloaded weights
-)  # fmt: skip
 
 
 def outermost(model: nn.Module) -> tuple[str, nn.Module]:
@@ -63,31 +57,23 @@ def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Mod
 
     The linear layers in `shapes_only` return the shape of their result alone.
     """
-    memo: dict[int, Any] = {}
-    for module in shapes_only:
-        memo[id(module)] = _ShapeOnly(module.in_features, module.out_features, device=META)
+    instead = {
+        id(module): _ShapeOnly(module.in_features, module.out_features, device=META) for module in shapes_only
+    }
     with lock:
-        for tensor in chain(model.parameters(), model.buffers()):
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-        for module in model.modules():
-            own = module.__dict__
-            memo.update((id(own[name]), OrderedDict()) for name in _HOOKS if own.get(name) is not None)
-            # States that a module stores from call to call.
-            states = (x for x in own.values() if isinstance(x, Tensor))
-            memo.update((id(x), torch.empty(x.shape, dtype=x.dtype, device=META)) for x in states)
-        result = copy.deepcopy(model, memo).eval()
+        result = copy_without_hooks(model, _on_meta, instead)
     for module in result.modules():
-        # A method of the instance is a wrapper, which may refer to the model itself.
-        for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
-            del module.__dict__[name]
         module.__dict__.update(replacements(module))
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
             # The other implementations of experts read the values that route tokens.
             module.config._experts_implementation = "batched_mm"
     return result
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 def padded_inputs(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,146 @@
+"""A trial run: a few short rows show how a model's states depend on padding, other rows and later tokens."""
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.long.chunking import Rows
+from lckernels.long.short_rows import RunError, ShortRows
+from lckernels.module_copy import copy_without_hooks
+
+_SMALL = 2**28  # parameters up to which a model of half precision is tried in fp32
+_KEPT = 2**18  # elements up to which a buffer is copied; a larger one is a weight
+_lock = RLock()  # held while a model itself is in eval mode
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial run found.
+
+    Attributes:
+        rows: which chunks a micro-batch may hold, so that each has the states it has alone.
+        reason: why not any, as the end of a sentence about the model; empty for Rows.ANY.
+        sees_later: whether a token's state depends on later tokens; None if it was not tried.
+        row_tokens: the only length of a row that the model reads; None if it reads several.
+    """
+
+    rows: Rows
+    reason: str = ""
+    sees_later: bool | None = None
+    row_tokens: int | None = None
+
+
+def try_copy(model: nn.Module, direction: bool = False) -> Trial | None:
+    """A trial run of a copy that shares the model's weights; the model and the random state do not change.
+
+    Args:
+        model: a model whose output has `last_hidden_state`.
+        direction: whether `sees_later` is tried.
+
+    Returns:
+        None for a model that a copy cannot represent: its weights are on the meta device, sharded,
+        quantized, or placed by hooks, or its states are no numbers yet.
+
+    Raises:
+        TypeError: the model does not return one state per token.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    parameter = next(model.parameters(), None)
+    if parameter is None or not _is_plain(model):
+        return None
+    try:
+        copied = copy_without_hooks(model, _shared(model, parameter.dtype), _own_configs(model))
+    except Exception:  # a module that cannot be copied, whatever the reason
+        return None
+    return _try(copied, parameter.device, direction)
+
+
+def try_in_place(model: nn.Module, device: torch.device, direction: bool = False) -> Trial | None:
+    """A trial run of the model itself, with its hooks, temporarily in eval mode; else as `try_copy`."""
+    with _lock:
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            for module, _ in modes:
+                module.training = False
+            return _try(model, device, direction)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether all weights are plain tensors with values, and no hook or compiled module replaces them."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(x.is_meta or type(x) not in (Tensor, nn.Parameter) for x in tensors):
+        return False
+    names = {"_hf_hook", "_fsdp_wrapped_module", "_orig_mod"}  # of accelerate, FSDP1, torch.compile
+    return not any(names & {*module.__dict__, *module._modules} for module in model.modules())
+
+
+def _shared(model: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """What the copy has for a tensor: a weight itself, a small buffer's copy; of a small model in fp32."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    flash = "flash" in str(getattr(model.config, "_attn_implementation", None))
+    widen = dtype in (torch.bfloat16, torch.float16) and size <= _SMALL and not flash
+
+    def shared(tensor: Tensor) -> Tensor:
+        is_parameter = isinstance(tensor, nn.Parameter)
+        if widen and tensor.dtype == dtype:
+            wide = tensor.detach().float()
+            return nn.Parameter(wide, requires_grad=False) if is_parameter else wide
+        return tensor if is_parameter or tensor.numel() > _KEPT else tensor.detach().clone()
+
+    return shared
+
+
+def _own_configs(model: nn.Module) -> dict[int, Any]:
+    configs = (module.__dict__.get("config") for module in model.modules())
+    return {id(config): copy.copy(config) for config in configs if config is not None}
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Without gradients and autocast; the states of the random generators are as before."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy and numpy.random.get_state()
+    on_gpu = device.type == "cuda"
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    exact = torch.autocast(device.type, enabled=False) if autocast else nullcontext()
+    try:
+        with torch.random.fork_rng([device] if on_gpu else []), torch.no_grad(), exact:
+            yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
+
+
+def _try(model: nn.Module, device: torch.device, direction: bool) -> Trial | None:
+    rows = ShortRows(model, device)
+    if type(rows.text) is not Tensor:  # under FakeTensorMode nothing can be compared
+        return None
+    first = rows.text[:, : rows.width - rows.width // 3]
+    sees_later = None
+    with _undisturbed(device):
+        try:
+            alone = rows.states(first)
+            if alone.is_meta or not 0 < float(alone.abs().max()) < float("inf"):
+                return None
+            if direction and rows.width > 1:
+                sees_later = rows.see_later()
+        except RunError as error:
+            return Trial(Rows.ALONE, f"the trial run of a short row failed ({error})", sees_later)
+        both = torch.cat([rows.text, rows.other])
+        if rows.has(alone, both):
+            return Trial(Rows.ANY, sees_later=sees_later)
+        if rows.has(alone, both[:, : first.shape[1]]):
+            return Trial(Rows.EQUAL, "padding in a batch changes its states", sees_later)
+    return Trial(Rows.ALONE, "the states of a row depend on the other rows of a batch", sees_later)

@@ -1,0 +1,42 @@
+"""A copy of a model for a dry run: without its hooks, its tensors replaced."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_hf_hook",  # the last is accelerate's, for offloaded weights
+)  # fmt: skip
+
+
+def copy_without_hooks(
+    model: nn.Module, tensor: Callable[[Tensor], Tensor], same: Mapping[int, Any] | None = None
+) -> nn.Module:
+    """A deep copy of the model without hooks and methods of the instance, in eval mode.
+
+    Args:
+        model: the model, which does not change.
+        tensor: maps each parameter, buffer and tensor attribute of a module to the copy's.
+        same: id -> what the copy has in the place of further objects.
+    """
+    memo: dict[int, Any] = {**(same or {})}
+    memo.update((id(x), tensor(x)) for x in chain(model.parameters(), model.buffers()))
+    for module in model.modules():
+        own = module.__dict__
+        memo.update((id(own[name]), OrderedDict()) for name in _HOOKS if own.get(name) is not None)
+        # States that a module stores from call to call.
+        states = (x for x in own.values() if isinstance(x, Tensor) and id(x) not in memo)
+        memo.update((id(x), tensor(x)) for x in states)
+    result = copy.deepcopy(model, memo)
+    for module in result.modules():
+        # Not by eval(), which some modules override: on shared weights that would change the model.
+        module.training = False
+        # A method of the instance is a wrapper, which may refer to the model itself.
+        for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
+            del module.__dict__[name]
+    return result
