@@ -103,9 +103,7 @@ def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
         if isinstance(value, Tensor):
             checks.option(f"layout.{name}", value, "integer", "q", q, (), (batch,))
         elif value is not None or name == "chunk_origin":
-            if not checks.is_integer(value):
-                raise TypeError(f"layout.{name}: got {value!r}; expected an int or an integer tensor")
-            checks.integer(f"layout.{name}", value, -INT32_MAX)
+            checks.integer(f"layout.{name}", value, -INT32_MAX, alternative=" or an integer tensor")
     checks.option("layout.kv_start", layout.kv_start, "integer", "q", q, (batch,))
     checks.option("layout.kv_end", layout.kv_end, "integer", "q", q, (batch,))
     checks.option("layout.kv_mask", layout.kv_mask, "bool", "q", q, tuple(k.shape[:2]))

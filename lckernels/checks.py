@@ -4,6 +4,9 @@ Only shapes, dtypes, devices and Python numbers are read. `check_packed_bounds` 
 """
 
 import math
+import numbers
+import operator
+import reprlib
 
 import torch
 from torch import Tensor
@@ -64,41 +67,97 @@ def like(name: str, x: Tensor, other_name: str, other: Tensor, autocasts: bool =
         raise bad(name, f"dtype {x.dtype}", f"{other_name} has {other.dtype}")
 
 
-def is_integer(x: object) -> bool:
-    """Whether x is an int (or a traced one) and no bool."""
-    return isinstance(x, int | torch.SymInt) and not isinstance(x, bool)
+def integer(
+    name: str, x: object, minimum: int | None = None, maximum: int = INT32_MAX, alternative: str = ""
+) -> int:
+    """One integer argument as an int. Every integer argument of the library passes here.
 
-
-def integer(name: str, x: object, minimum: int, maximum: int = INT32_MAX) -> int:
-    """Checks one integer argument.
+    Integers of numpy are integers. A bool is none, and neither is a 0-d tensor: the host would wait for a GPU
+    to read it, so the caller passes int(x).
 
     Args:
         name: the argument, for the message.
         x: its value.
-        minimum: least value allowed.
+        minimum: least value allowed; None: no range is checked.
         maximum: largest value allowed.
+        alternative: what else the argument may be, for the message: " or ...".
 
     Returns:
-        x.
+        x as an int (a torch.SymInt where torch traces it).
 
     Raises:
-        TypeError: x is no int, or a bool.
+        TypeError: x is no integer.
         ValueError: x is out of range.
     """
-    if not is_integer(x):
-        raise TypeError(f"{name}: got {x!r}; expected an int >= {minimum}")
-    if not minimum <= x <= maximum:
+    if type(x) is not int and not isinstance(x, torch.SymInt):  # the first test is the whole cost of an int
+        x = _as_int(name, x, minimum, alternative)
+    if minimum is not None and not minimum <= x <= maximum:
         limit = "below 2^31" if maximum == INT32_MAX else f"at most {maximum}"
         raise bad(name, x, f"expected an int >= {minimum} and {limit}")
     return x
 
 
+def _as_int(name: str, x: object, minimum: int | None, alternative: str) -> int:
+    if not isinstance(x, bool | Tensor):
+        try:
+            return operator.index(x)
+        except TypeError:
+            pass
+    least = "" if minimum is None else f" >= {minimum}"
+    got = "a tensor" if isinstance(x, Tensor) else repr(x)
+    raise TypeError(f"{name}: got {got}; expected an int{least}{alternative}")
+
+
+def integers(
+    name: str, values: object, ndim: int = 1, *, single: bool = False, expected: str | None = None
+) -> Tensor:
+    """A sequence or table of integers as a tensor.
+
+    Args:
+        name: the argument, for the message.
+        values: a list, a tuple, an array or a tensor of integers.
+        ndim: dimensions of the result.
+        single: whether one integer is a sequence of one.
+        expected: ends the message; default: a sequence of integers is expected, or a table.
+
+    Returns:
+        int64 of `ndim` dimensions, on the CPU; of no rows if `values` is an empty sequence.
+
+    Raises:
+        ValueError: values that are no integers (bools are none), or of other dimensions.
+    """
+    expected = expected or f"expected a {'sequence' if ndim == 1 else 'table'} of integers"
+    try:
+        tensor = torch.as_tensor(values, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise bad(name, reprlib.repr(values), expected) from error
+    if tensor.numel() == 0 and not isinstance(values, Tensor):
+        return torch.empty((0,) if ndim == 1 else (0, 4), dtype=torch.int64, device="cpu")
+    if single and tensor.dim() == 0:
+        tensor = tensor[None]
+    if (
+        tensor.dim() != ndim
+        or tensor.is_floating_point()
+        or tensor.is_complex()
+        or tensor.dtype == torch.bool
+    ):
+        raise bad(name, f"shape {tuple(tensor.shape)} of {tensor.dtype}", expected)
+    return tensor.to(torch.int64)
+
+
 def number(name: str, x: object, minimum: float) -> None:
-    """Raises unless x is a finite number >= minimum."""
-    if not isinstance(x, int | float | torch.SymFloat) or isinstance(x, bool):
-        raise TypeError(f"{name}: got {x!r}; expected a number")
-    if not minimum <= x < math.inf:
+    """Raises unless x is a finite number >= minimum, of Python or numpy."""
+    value = x if type(x) is float or type(x) is int else _as_number(name, x)
+    if not minimum <= value < math.inf:
         raise bad(name, x, "expected a finite number" + (" >= 0" if minimum == 0 else ""))
+
+
+def _as_number(name: str, x: object) -> int | float:
+    if isinstance(x, torch.SymFloat | torch.SymInt):
+        return x
+    if not isinstance(x, numbers.Real) or isinstance(x, bool):
+        raise TypeError(f"{name}: got {x!r}; expected a number")
+    return float(x)
 
 
 def option(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lckernels import segments as plan_segments
+from lckernels.checks import integer
 
 
 class PlanArgs(NamedTuple):
@@ -118,9 +119,9 @@ class Plan:
                 column, a segment crosses a document's end, or no segment covers a position.
         """
         sizes = (
-            plan_segments.size("num_chunks", num_chunks),
-            plan_segments.size("chunk_len", chunk_len),
-            plan_segments.size("total_len", total_len),
+            integer("num_chunks", num_chunks, 0),
+            integer("chunk_len", chunk_len, 0),
+            integer("total_len", total_len, 0),
         )
         tables = plan_segments.tables(segments, *sizes, cu_seqlens)
         return cls(*tables[:3], *sizes, tables.crop_gap)

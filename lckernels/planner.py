@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lckernels.checks import integer, integers
 from lckernels.plan import Plan
-from lckernels.segments import integers, size
 
 
 class Segments(NamedTuple):
@@ -99,9 +99,10 @@ def plan_segments(
             "planning needs lckernels' compiled extension, which needs a C++ compiler at install time; "
             "Plan.from_segments works without it"
         ) from error
-    chunk_len, overlap = size("chunk_len", chunk_len), size("overlap", overlap)
-    num_leading, num_trailing = size("num_leading", num_leading), size("num_trailing", num_trailing)
-    lengths = integers("lengths", [lengths] if isinstance(lengths, int) else lengths).tolist()
+    chunk_len, overlap = integer("chunk_len", chunk_len, 0), integer("overlap", overlap, 0)
+    num_leading = integer("num_leading", num_leading, 0)
+    num_trailing = integer("num_trailing", num_trailing, 0)
+    lengths = integers("lengths", lengths, single=True).tolist()
     if boundaries is not None:
         boundaries = [integers(f"boundaries[{i}]", offsets).tolist() for i, offsets in enumerate(boundaries)]
     spans = _host.plan_chunks(lengths, chunk_len, overlap, str(rule), boundaries, num_leading, num_trailing)

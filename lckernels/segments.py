@@ -1,6 +1,5 @@
 """The segments of a plan: validation, sorting, and the tables that kernels read. Pure torch, on the CPU."""
 
-import operator
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lckernels.checks import INT32_MAX, bad
+from lckernels.checks import INT32_MAX, bad, integers
 
 TILE_LEN = 64
 
@@ -79,31 +78,6 @@ def tables(
         cu_seqlens=offsets.to(torch.int32),
         crop_gap=_crop_gap(start + keep_start, start + keep_end, total_len),
     )
-
-
-def size(name: str, value: int) -> int:
-    """A size as an int. Raises ValueError unless 0 <= value < 2^31."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = -1
-    if not 0 <= size <= INT32_MAX:
-        raise bad(name, repr(value), f"expected an integer between 0 and {INT32_MAX}")
-    return size
-
-
-def integers(name: str, values: object, ndim: int = 1) -> Tensor:
-    """`values` as an int64 tensor of `ndim` dimensions on the CPU."""
-    allowed = f"expected a {'sequence' if ndim == 1 else 'table'} of integers"
-    try:
-        tensor = torch.as_tensor(values, device="cpu")
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise bad(name, type(values).__name__, f"{allowed} ({error})") from error
-    if tensor.numel() == 0 and not isinstance(values, Tensor):
-        return torch.empty((0,) if ndim == 1 else (0, 4), dtype=torch.int64, device="cpu")
-    if tensor.ndim != ndim or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise bad(name, f"shape {tuple(tensor.shape)} of {tensor.dtype}", allowed)
-    return tensor.to(torch.int64)
 
 
 def _document_offsets(cu_seqlens: Tensor | Sequence[int] | None, total_len: int) -> Tensor:

@@ -2,29 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from lckernels.checks import bad
+from lckernels.checks import bad, integers
 from lckernels.long.sizes import Chunking
-
-
-def integers(name: str, values: object, expected: str = "expected a sequence of integers") -> Tensor:
-    """`values` as an int64 tensor (n,) on the CPU. Raises ValueError naming `name` for anything else."""
-    try:
-        tensor = torch.as_tensor(values, device="cpu")
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise bad(name, repr(values), expected) from None
-    if tensor.numel() == 0:
-        return torch.zeros(0, dtype=torch.int64, device="cpu")
-    if tensor.dim() > 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise bad(name, f"shape {tuple(tensor.shape)} of {tensor.dtype}", expected)
-    return tensor.reshape(-1).to(torch.int64)
 
 
 def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
     """(num_sequences,) int64. Raises ValueError for no sequence, or one shorter than its special tokens."""
-    tensor = integers(name, lengths, "expected an int or a sequence of integers, numbers of tokens")
+    expected = "expected an int or a sequence of integers, numbers of tokens"
+    tensor = integers(name, lengths, single=True, expected=expected)
     if not len(tensor):
         raise bad(name, "no sequence", "expected the tokens of one sequence, or of each of several")
     short = (tensor < max(num_special, 1)).nonzero()

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import WEIGHTS, bad
+from lckernels.checks import WEIGHTS, bad, integer, integers
 from lckernels.devices import execution_device
 from lckernels.dtypes import compute_dtype
-from lckernels.long.arguments import content_boundaries, integers, sequence_lengths
+from lckernels.long.arguments import content_boundaries, sequence_lengths
 from lckernels.long.attention import attention_context, check_attention
 from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
@@ -21,7 +21,7 @@ from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
-from lckernels.long.sizes import resolve_chunking, token_count
+from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
@@ -99,8 +99,7 @@ class LongEncoder(EncoderWrapper):
             got = repr(weights) if isinstance(weights, str) else type(weights).__name__
             allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
             raise bad("weights", got, allowed)
-        if token_count("max_tokens", max_tokens) < 1:
-            raise bad("max_tokens", max_tokens, "expected at least 1")
+        max_tokens = integer("max_tokens", max_tokens, 1)
         check_attention(model, attention)
         if merge not in MERGES:
             raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")

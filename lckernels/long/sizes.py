@@ -1,11 +1,10 @@
 """The sizes of a chunk: their defaults, and whether they fit the model."""
 
-import operator
 from dataclasses import dataclass
 
 from torch import nn
 
-from lckernels.checks import bad
+from lckernels.checks import bad, integer
 from lckernels.long.positions import usable_positions
 
 
@@ -34,14 +33,6 @@ class Chunking:
         return self.num_leading + self.num_trailing
 
 
-def token_count(name: str, value: object) -> int:
-    """`value` as an int. Raises TypeError naming `name` for anything but an integer."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r}; expected an int, a number of tokens") from None
-
-
 def resolve_chunking(
     model: nn.Module,
     chunk_len: int | None,
@@ -62,12 +53,12 @@ def resolve_chunking(
         if limit is None:
             raise bad("chunk_len", "None", f"{name} has no limit of positions, so it is required")
         chunk_len = limit[0]
-    chunk_len = token_count("chunk_len", chunk_len)
+    chunk_len = integer("chunk_len", chunk_len)
     if limit is not None and chunk_len > limit[0]:
         raise bad("chunk_len", chunk_len, f"{name} has {limit[0]} usable positions ({limit[1]})")
-    if not isinstance(special_tokens, tuple | list) or len(special_tokens) != 2 or min(special_tokens) < 0:
+    if not isinstance(special_tokens, tuple | list) or len(special_tokens) != 2:
         raise bad("special_tokens", repr(special_tokens), "expected (leading, trailing), both >= 0")
-    leading, trailing = special_tokens
+    leading, trailing = (integer(f"special_tokens[{i}]", special_tokens[i], 0) for i in (0, 1))
     content = chunk_len - leading - trailing - num_prefix
     sizes = f"{leading} + {trailing} special tokens"
     if num_prefix:
@@ -76,7 +67,7 @@ def resolve_chunking(
         raise bad("chunk_len", chunk_len, f"expected room for content beside {sizes}")
     if overlap is None:
         overlap = content // 4
-    overlap = token_count("overlap", overlap)
+    overlap = integer("overlap", overlap)
     if not 0 <= overlap < content:
         allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len} with {sizes}"
         raise bad("overlap", overlap, allowed)

@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 import warnings
 
+import numpy
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from lckernels.hf import NAME
 from lckernels.hf.masks.create import key_mask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.kinds import Kind
-from lckernels.hf.settings import SETTINGS, LayerSettings
+from lckernels.hf.settings import SETTINGS, LayerSettings, settings_of
 from lckernels.reference import windowed_attention as reference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,11 +186,9 @@ def test_a_window_in_generate():
     ("options", "message"),
     [
         ({"window": 0}, "window: got 0; expected an int >= 1"),
-        ({"window": 2.5}, "window: got 2.5; expected"),
         ({"window": (1, 2, 3)}, r"window: got \(1, 2, 3\); expected"),
-        ({"window": (1, -2)}, r"window: got \(1, -2\); expected"),
-        ({"window": [1, -2]}, r"window: got \(1, -2\); expected"),
-        ({"window": True}, "window: got True; expected"),
+        ({"window": (1, -2)}, r"window\[1\]: got -2; expected an int >= -1"),
+        ({"window": [1, -2]}, r"window\[1\]: got -2; expected an int >= -1"),
         ({"sink_tokens": 2}, "sink_tokens: got 2; sink tokens require a window; window is None"),
         ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
         ({"positions": "cache"}, "positions: got 'cache'; expected 'absolute'; 'cache' is not supported yet"),
@@ -202,6 +201,31 @@ def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         lckernels.patch(model, **options)
     assert attributes(model) == before
+
+
+@pytest.mark.parametrize("value", [2.5, True, numpy.True_, "4"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("window", lambda x: {"window": x}),
+        (r"window\[0\]", lambda x: {"window": (x, 0)}),
+        ("sink_tokens", lambda x: {"window": 4, "sink_tokens": x}),
+    ],
+)
+def test_sizes_are_integers(name, options, value):
+    with pytest.raises(TypeError, match=f"{name}: got {value!r}; expected an int >= "):
+        lckernels.patch(model_of("llama"), **options(value))
+
+
+def test_sizes_of_numpy():
+    model, of_numpy = model_of("llama"), model_of("llama")
+    of_numpy.load_state_dict(model.state_dict())
+    lckernels.patch(model, window=(5, 0), sink_tokens=1)
+    lckernels.patch(of_numpy, window=(numpy.int64(5), numpy.int32(0)), sink_tokens=numpy.uint8(1))
+    with torch.no_grad():
+        assert torch.equal(of_numpy(IDS).logits, model(IDS).logits)
+    settings = next(x for x in map(settings_of, of_numpy.modules()) if x.window)
+    assert [type(x) for x in (*settings.window, settings.sink_tokens)] == [int] * 3
 
 
 class Pipeline:

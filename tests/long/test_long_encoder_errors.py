@@ -25,13 +25,13 @@ import lckernels
         ({"chunk_len": 2}, "chunk_len: got 2; expected room for content beside 1 \\+ 1 special tokens"),
         ({"weights": "cosine"}, "weights: got 'cosine'; allowed are uniform, triangular, hann, crop"),
         ({"boundaries": "words"}, "boundaries: got 'words'; allowed are sled, max_context, sentence"),
-        ({"special_tokens": (1, -1)}, r"special_tokens: got \(1, -1\); expected"),
+        ({"special_tokens": (1, -1)}, r"special_tokens\[1\]: got -1; expected an int >= 0"),
         ({"special_tokens": 1}, r"special_tokens: got 1; expected \(leading, trailing\), both >= 0$"),
         (
             {"weights": [1.0] * 40},
             "weights: got list; allowed are uniform, .*, a tensor, a function of the plan",
         ),
-        ({"max_tokens": 0}, "max_tokens: got 0; expected at least 1"),
+        ({"max_tokens": 0}, "max_tokens: got 0; expected an int >= 1"),
     ],
 )
 def test_sizes_that_do_not_fit_the_model(arguments, message):

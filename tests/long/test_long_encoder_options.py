@@ -35,16 +35,25 @@ def test_options_restore_a_saved_encoder(tmp_path, merge):
 
 
 @pytest.mark.parametrize("argument", ["chunk_len", "overlap", "max_tokens"])
-@pytest.mark.parametrize("value", [0.25, "4", 4.0])
+@pytest.mark.parametrize("value", [0.25, "4", 4.0, True])
 def test_sizes_are_integers(argument, value):
-    with pytest.raises(TypeError, match=f"{argument}: got {value!r}; expected an int, a number of tokens"):
+    with pytest.raises(TypeError, match=f"{argument}: got {value!r}; expected an int"):
         lckernels.LongEncoder(tiny(), **{argument: value})
 
 
 def test_sizes_of_numpy():
-    encoder = lckernels.LongEncoder(tiny(), numpy.int64(20), numpy.int32(6))
-    assert encoder.options["chunk_len"] == 20
-    assert type(encoder.chunk_len) is type(encoder.overlap) is int
+    encoder = lckernels.LongEncoder(
+        tiny(),
+        numpy.int64(20),
+        numpy.int32(6),
+        special_tokens=(numpy.uint8(1), numpy.int16(1)),
+        prefix=numpy.array([7, 8], dtype=numpy.int32),
+        max_tokens=numpy.int64(99),
+    )
+    expected = lckernels.LongEncoder(tiny(), 20, 6, prefix=[7, 8], max_tokens=99)
+    assert json.dumps(encoder.options) == json.dumps(expected.options)
+    assert encoder.num_chunks(numpy.int64(50)) == encoder.num_chunks(50)
+    assert encoder.explain(numpy.int64(50)) == encoder.explain(50)
 
 
 def test_arguments_of_the_model(tmp_path):

@@ -139,7 +139,7 @@ def test_columns_are_owned_once_and_tiles_see_their_segments():
         ([[0, 0, 0, 8, 0]], {}, r"segments: got shape \(1, 5\); expected 4, 6 or 8 columns"),
         ([0, 0, 0, 8], {}, r"segments: got shape \(4,\) of torch.int64; expected a table of integers"),
         ([[0, 0, 0, 8.5]], {}, "segments: got .* of torch.float32; expected a table of integers"),
-        ([[0, 0, 0, 8], [0]], {}, "segments: got list; expected a table of integers"),
+        ([[0, 0, 0, 8], [0]], {}, r"segments: got \[\[0, 0, 0, 8\], \[0\]\]; expected a table of integers"),
         (
             [[1, 3, 9, 0], [0, 0, 0, 8], [0, 7, 8, 1]],
             {},
@@ -161,12 +161,12 @@ def test_columns_are_owned_once_and_tiles_see_their_segments():
         (
             [[0, 0, 0, 8]],
             {"num_chunks": -1},
-            "num_chunks: got -1; expected an integer between 0 and 2147483647",
+            "num_chunks: got -1; expected an int >= 0",
         ),
         (
             [[0, 0, 0, 8]],
             {"total_len": 2**31},
-            "total_len: got 2147483648; expected an integer between 0 and 2147483647",
+            r"total_len: got 2147483648; expected an int >= 0 and below 2\^31",
         ),
     ],
 )

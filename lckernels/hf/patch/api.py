@@ -8,7 +8,7 @@ from torch import nn
 
 from lckernels.checks import bad
 from lckernels.hf.masks.kinds import FAR, Window
-from lckernels.hf.patch.arguments import check_arguments, check_module
+from lckernels.hf.patch.arguments import check_arguments, check_module, check_window
 from lckernels.hf.patch.cross import unwatch, watch
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
@@ -52,9 +52,8 @@ def patch(
         BackendError: no backend supports the model's calls, or only the reference, which computes every
             score.
     """
-    if isinstance(window, list):
-        window = tuple(window)
-    check_arguments(model, window, sink_tokens, positions, backend)
+    check_arguments(model, positions, backend)
+    window, sink_tokens = check_window(window, sink_tokens)
     if isinstance(window, int) and window > FAR:
         window, sink_tokens = None, None
     run = padded_dry_run(model)
