@@ -54,14 +54,6 @@ def missing_tool() -> str | None:
 class CMakeBuild(build_ext):
     """Builds `_C.so` and `_C_cuda.so` (torch ops, no Python) and `_host` (pybind11) with one CMake call."""
 
-    def run(self) -> None:
-        reason = missing_tool()
-        if reason is not None:
-            self.warn(f"lckernels: {reason}; installing pure Python, with the eager backend only.")
-            self.extensions = []
-            return
-        super().run()
-
     def get_ext_filename(self, fullname: str) -> str:
         # _C.so and _C_cuda.so are not Python modules: one build is for every Python version.
         if fullname.endswith(("_C", "_C_cuda")):
@@ -90,4 +82,9 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", str(build), "--target", library], check=True)
 
 
-setup(ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS], cmdclass={"build_ext": CMakeBuild})
+# Without extensions the wheel is py3-none-any. pip shows the message with -v alone; a call of an op warns.
+missing = missing_tool()
+if missing is not None:
+    print(f"lckernels: {missing}; installing pure Python, with the eager backend only.", file=sys.stderr)
+extensions = [Extension(name, sources=[]) for name in EXTENSIONS] if missing is None else []
+setup(ext_modules=extensions, cmdclass={"build_ext": CMakeBuild})

@@ -6,6 +6,11 @@ def attention_flops(pairs: int, num_heads: int, head_dim: int, head_dim_v: int) 
     return 2 * pairs * num_heads * (head_dim + head_dim_v)
 
 
+def attention_backward_flops(pairs: int, num_heads: int, head_dim: int, head_dim_v: int) -> int:
+    """Of the backward's five products: q.k again, dout.v, and those that give dq, dk and dv."""
+    return 2 * pairs * num_heads * (3 * head_dim + 2 * head_dim_v)
+
+
 def encoder_flops(
     tokens: int, lengths: list[int], num_layers: int, hidden_size: int, intermediate_size: int
 ) -> int:

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -22,6 +23,7 @@ PACKAGES = (
     "matplotlib",
 )
 _FOLDER = Path(__file__).resolve().parent
+_C, _HOST = "_C (CPU ops)", "_host (planner, roofline)"
 
 
 def versions() -> dict[str, str]:
@@ -36,23 +38,34 @@ def versions() -> dict[str, str]:
 
 
 def built() -> dict[str, str]:
-    """Compiled part -> "built" or "not built"."""
-    host = find_spec("lckernels._host") is not None
+    """Compiled part -> "built", "not built", or why it does not load."""
     parts = {
-        "_C (CPU ops)": (_FOLDER / "_C.so").exists(),
-        "_host (planner, roofline)": host,
+        _C: (_FOLDER / "_C.so").exists(),
+        _HOST: find_spec("lckernels._host") is not None,
         "_C_cuda (CUDA ops)": (_FOLDER / "_C_cuda.so").exists(),
     }
-    return {name: "built" if there else "not built" for name, there in parts.items()}
+    found = {name: "built" if there else "not built" for name, there in parts.items()}
+    for name, reason in ((_C, registry.availability()["cpu"]), (_HOST, _host_module()[1])):
+        if parts[name] and reason:
+            found[name] = f"built; {reason}"
+    return found
+
+
+def _host_module() -> tuple[ModuleType | None, str]:
+    """The compiled module _host, or None and why it cannot be imported."""
+    try:
+        from lckernels import _host
+    except ImportError as error:
+        return None, str(error)
+    return _host, ""
 
 
 def machine() -> dict[str, str]:
     """Processor, instruction sets, threads, GPU, and the settings of the environment variable LCKERNELS."""
     facts = {"system": f"{platform.system()} {platform.machine()}"}
-    if find_spec("lckernels._host") is not None:
-        from lckernels import _host
-
-        facts["instruction set found"] = _host.detected_isa()
+    host, _ = _host_module()
+    if host is not None:
+        facts["instruction set found"] = host.detected_isa()
     if not registry.availability()["cpu"]:
         facts["instruction set in use"] = torch.ops.lckernels_cpu.isa()
     facts["instruction set of torch"] = torch.backends.cpu.get_cpu_capability()
@@ -82,7 +95,7 @@ def served() -> list[tuple[str, str, str, str, tuple[str, ...]]]:
 def _choice(problem: registry.Problem) -> tuple[str, tuple[str, ...]]:
     """The backend chosen for the problem, and each other one with its reasons."""
     try:
-        chosen = registry.choose(problem).name
+        chosen = registry.choose(problem, warn=False).name
     except registry.BackendError:
         chosen = "none"
     others = []

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lckernels.pytree import register_pytree
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -92,6 +94,10 @@ class ExtraTokens:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v."""
         return self.q, self.k, self.v
+
+
+for _options in (Layout, Score, ExtraTokens):
+    register_pytree(_options)
 
 
 class AttentionOptions(NamedTuple):

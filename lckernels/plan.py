@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lckernels import segments as plan_segments
 from lckernels.checks import integer
+from lckernels.pytree import register_pytree
 
 
 class PlanArgs(NamedTuple):
@@ -125,3 +126,6 @@ class Plan:
         )
         tables = plan_segments.tables(segments, *sizes, cu_seqlens)
         return cls(*tables[:3], *sizes, tables.crop_gap)
+
+
+register_pytree(Plan)

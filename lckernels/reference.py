@@ -21,12 +21,25 @@ from lckernels.plan import Plan, PlanArgs
 
 def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtype) -> Tensor:
     """Weights (length,) of one row of `Plan.segments`; `weights` as in overlap_merge."""
-    chunk, col, _, length, keep_start, keep_end, starts_document, ends_document = row[:8]
+    chunk, col, _, length, *ranges = row[:8]
     if isinstance(weights, Tensor):
         return weights[chunk, col : col + length].to(dtype)
     u = torch.arange(length, dtype=dtype, device="cpu")
-    left = torch.full_like(u, length) if starts_document else u + 1
-    right = torch.full_like(u, length) if ends_document else length - u
+    return weights_at(u, length, *ranges, weights)
+
+
+def weights_at(
+    u: Tensor,
+    length: int | Tensor,
+    keep_start: int | Tensor,
+    keep_end: int | Tensor,
+    starts_document: int | Tensor,
+    ends_document: int | Tensor,
+    weights: str,
+) -> Tensor:
+    """Weights at the positions u of a segment, floating; or of several, with tensors like u."""
+    left = (u + 1).clamp(min=length * starts_document)  # length where it starts the document
+    right = (length - u).clamp(min=length * ends_document)
     m = torch.minimum(left, right)
     if weights == "uniform":
         return torch.ones_like(m)
@@ -35,7 +48,7 @@ def segment_weights(row: Sequence[int], weights: str | Tensor, dtype: torch.dtyp
     if weights == "hann":
         return torch.sin(math.pi * m / (2 * (length + 1))) ** 2
     if weights == "crop":
-        return ((u >= keep_start) & (u < keep_end)).to(dtype)
+        return ((u >= keep_start) & (u < keep_end)).to(u.dtype)
     raise ValueError(f"weights: got {weights!r}; allowed are uniform, triangular, hann, crop or a tensor")
 
 

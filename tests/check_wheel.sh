@@ -26,7 +26,9 @@ assert lckernels.plan_chunks([1050], 512, 256).num_chunks == 4")
 
 "$folder/empty/bin/pip" install -q "setuptools>=77"
 echo "without a compiler:"
-PATH="$folder/empty/bin" "$folder/empty/bin/pip" install -q --no-build-isolation --no-deps --force-reinstall \
+PATH="$folder/empty/bin" "$folder/empty/bin/pip" wheel -q --no-build-isolation --no-deps -w "$folder/pure" \
   "$folder"/*.tar.gz
+ls "$folder"/pure/lckernels-*-py3-none-any.whl
+"$folder/empty/bin/pip" install -q --no-deps --force-reinstall "$folder"/pure/*.whl
 (cd "$folder" && empty/bin/python -W ignore -c "$merge
 assert 'not built' in lckernels.backends.registry.availability()['cpu']")

@@ -1,6 +1,7 @@
 """The choice of a backend for each call of an op."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -99,12 +100,14 @@ def op_names() -> list[str]:
     return [name for name in names if not name.endswith("_backward")]
 
 
-def choose(problem: Problem, backend: str | None = None) -> Backend:
+def choose(problem: Problem, backend: str | None = None, *, warn: bool = True) -> Backend:
     """The backend that runs a problem.
 
     Args:
         problem: the call's properties.
         backend: name of a backend; None means the setting of LCKERNELS, or the first that can.
+        warn: whether to warn once if that is the reference, since no other backend can; False where no call
+            follows.
 
     Returns:
         The backend.
@@ -120,10 +123,24 @@ def choose(problem: Problem, backend: str | None = None) -> Backend:
         candidate = _backend(name)
         reasons = candidate.reasons(problem)
         if not reasons:
+            if name == "eager" and warn and not problem.explicit:
+                _warn_of_eager(problem.op, problem.device_type, problem.dtype, _lines(failures))
             return candidate
         failures[name] = reasons
-    lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in failures.items()]
-    raise BackendError("\n".join([f"no backend can run {problem}:", *lines]))
+    raise BackendError(f"no backend can run {problem}:{_lines(failures)}")
+
+
+def _lines(failures: dict[str, list[str]]) -> str:
+    return "".join(f"\n  {name}: {'; '.join(reasons)}" for name, reasons in failures.items())
+
+
+@cache
+def _warn_of_eager(op: str, device_type: str, dtype: torch.dtype, lines: str) -> None:
+    warnings.warn(
+        f"lckernels: no kernel for {op} on {device_type} in {dtype}; the reference runs (backend='eager'), "
+        f"slowly:{lines}",
+        stacklevel=4,
+    )
 
 
 def why_no_kernel(chosen: Backend, problem: Problem) -> str:

@@ -7,6 +7,7 @@ from lckernels.hf.masks.kinds import CAUSAL, FULL, Kind
 from lckernels.hf.patch.dry_run import DryRun
 from lckernels.hf.report import Report
 from lckernels.hf.settings import LayerSettings
+from lckernels.options import Layout
 from lckernels.visible import visible_pairs
 
 
@@ -63,7 +64,7 @@ def pairs_of(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
     """The number of visible (query, key) pairs of a sequence, or of two sequences of that length."""
     if kind.cross:
         return seqlen * seqlen
-    return visible_pairs(seqlen, seqlen, kind.window, sink_tokens=sink_tokens, chunk=kind.chunk)
+    return visible_pairs(seqlen, seqlen, kind.window, Layout(sink_tokens=sink_tokens, chunk=kind.chunk))
 
 
 def costs(run: DryRun, report: Report, requested: LayerSettings, seqlen: int) -> Costs:

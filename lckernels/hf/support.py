@@ -85,7 +85,7 @@ def _kernel_reasons(model: nn.Module, seqlen: int) -> list[str]:
     shape = (1, seqlen, heads, hidden // heads)
     try:
         problem = Problem("windowed_attention", device, dtype, (shape, shape, shape))
-        missing = why_no_kernel(choose(problem), problem)
+        missing = why_no_kernel(choose(problem, warn=False), problem)
     except BackendError as error:
         return [str(error)]
     return [missing] if missing else []

@@ -1,5 +1,7 @@
 """What the compiled libraries require, how a backend is chosen, and an installation without a compiler."""
 
+import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +13,7 @@ import torch
 from helpers import fresh_python
 
 import lckernels
+from lckernels import info
 from lckernels.backends import registry
 
 PACKAGE = Path(lckernels.__file__).parent
@@ -94,6 +97,8 @@ def test_pure_python_install(tmp_path):
     alone = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
     done = python(alone + MERGE.format("") + "print(lckernels.__file__)", tmp_path)
     assert done.stdout.split() == ["18.0", str(copy / "__init__.py")], done.stderr
+    assert "lckernels: no kernel for overlap_merge on cpu in torch.float32" in done.stderr
+    assert "cpu: lckernels/_C.so was not built" in done.stderr
     refused = python(alone + MERGE.format(", backend='cpu'"), tmp_path)
     assert "cpu: lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
     refused = python(alone + "import lckernels; lckernels.plan_chunks([50], 16, 4)", tmp_path)
@@ -111,6 +116,25 @@ def test_sdist_holds_what_a_build_needs(tmp_path):
     assert sources | {"CMakeLists.txt", "python/bindings.cpp", "setup.py", "LICENSE"} <= packed
 
 
+@pytest.mark.parametrize(("missing", "tag"), [(True, "py3-none-any"), (False, "cp3")])
+def test_a_wheel_without_extensions_is_for_every_platform(tmp_path, missing, tag):
+    """The name of the wheel; no file is compiled."""
+    code = (
+        "import sys, runpy, setuptools.command.build_ext as command\n"
+        "command.build_ext.build_extensions = lambda self: None\n"
+        "sys.argv = ['setup.py', '-q', 'egg_info', '-e', FOLDER, 'build', '-b', FOLDER + '/build',\n"
+        "            'bdist_wheel', '-b', FOLDER + '/wheel', '-d', FOLDER]\n"
+        "runpy.run_path('setup.py', run_name='__main__')\n"
+    ).replace("FOLDER", repr(str(tmp_path)))
+    environment = {**os.environ, "LCK_CUDA": "0", "CXX": "no-such-compiler" if missing else ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=PACKAGE.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = [path.name for path in tmp_path.glob("*.whl")]
+    assert len(names) == 1 and f"-{tag}" in names[0]
+    assert ("no C++ compiler was found" in done.stderr) == missing
+
+
 @pytest.mark.parametrize("isa", ("generic", "avx2", "avx512", "avx512_bf16"))
 def test_environment_forces_an_instruction_set(isa):
     from lckernels import _host
@@ -119,7 +143,7 @@ def test_environment_forces_an_instruction_set(isa):
     code = MERGE.format("") + "print(torch.ops.lckernels_cpu.isa())"
     done = python(code, LCKERNELS=f"isa={isa}")
     if order.index(isa) > order.index(_host.detected_isa()):
-        assert f"isa: got '{isa}'; this processor goes up to" in done.stderr
+        assert done.stdout.split()[0] == "18.0", "eager runs"
     else:
         assert done.stdout.split() == ["18.0", isa], done.stderr
 
@@ -169,15 +193,87 @@ def test_wheel_tag_is_this_python():
     assert (PACKAGE / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}").exists()
 
 
-def test_a_library_that_does_not_load_is_a_reason(tmp_path, monkeypatch):
+TOO_HIGH = "isa: got 'avx512_bf16'; this processor goes up to avx2"
+
+
+def test_an_instruction_set_above_the_processor_is_a_reason(monkeypatch):
+    from lckernels.backends.cpu import library
+
+    class Less:
+        """The private ops on a processor with AVX2."""
+
+        @staticmethod
+        def set_isa(name):
+            raise RuntimeError(f"{TOO_HIGH}\nfrom set_isa, a file and a line")
+
+    monkeypatch.setattr(torch.ops, "lckernels_cpu", Less)
+    monkeypatch.setattr(library, "settings", lambda: {"isa": "avx512_bf16"})
+    reason = library._load()
+    assert reason == f"LCKERNELS: {TOO_HIGH}"
+    assert_eager_serves(monkeypatch, reason)
+
+
+def assert_eager_serves(monkeypatch, reason: str) -> None:
+    """With the reason against `cpu`, an automatic call and `lckernels info` work and state it."""
+    from lckernels.backends.cpu import library
+
+    monkeypatch.setattr(library, "UNAVAILABLE", reason)
+    problem = registry.Problem("overlap_merge", "cpu", torch.float32, ())
+    assert registry.availability()["cpu"] == reason
+    assert registry.choose(problem).name == "eager"
+    assert info.built()["_C (CPU ops)"] == f"built; {reason}"
+    rows = [row for row in info.served() if row[:2] == ("overlap_merge", "cpu")]
+    assert rows and all(row[3] == "eager" and f"cpu: {reason}" in row[4] for row in rows)
+    assert "instruction set in use" not in info.machine()
+
+
+def other_machine(library: Path) -> bytes:
+    """The library as for aarch64, or for x86-64 where this is aarch64."""
+    content = bytearray(library.read_bytes())
+    content[18] = 62 if content[18] == 183 else 183
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda path: b"no library", "invalid ELF header|file too short"),
+        (lambda path: b"", "file too short"),
+        (lambda path: path.read_bytes()[:40], "file too short|invalid ELF header"),
+        (lambda path: path.read_bytes()[:100_000], "^_C.so does not load: the file is incomplete$"),
+        (lambda path: path.read_bytes()[:-1], "^_C.so does not load: the file is incomplete$"),
+        (other_machine, "cannot open shared object file"),
+    ],
+    ids=["text", "empty", "header", "start", "one byte less", "another machine"],
+)
+def test_a_library_that_does_not_load_is_a_reason(tmp_path, monkeypatch, content, message):
+    """A truncated file is not loaded: the process would end with SIGBUS."""
     from lckernels.backends.cpu import library
 
     broken = tmp_path / "_C.so"
-    broken.write_text("no library")
+    broken.write_bytes(content(PACKAGE / "_C.so"))
     monkeypatch.setattr(library, "_LIBRARY", broken)
-    missing = library._load()
-    assert missing.startswith("_C.so does not load: ")
-    monkeypatch.setattr(library, "UNAVAILABLE", missing)
-    problem = registry.Problem("overlap_merge", "cpu", torch.float32, ())
-    assert registry.availability()["cpu"] == missing
-    assert registry.choose(problem).name == "eager"
+    reason = library._load()
+    assert reason.startswith("_C.so does not load: ") and re.search(message, reason), reason
+    assert_eager_serves(monkeypatch, reason)
+
+
+def test_a_host_module_that_does_not_load_is_named(tmp_path):
+    """lckernels info names the module's fault; the planner does too."""
+    code = (
+        "import sys, importlib.machinery\n"
+        "import lckernels, lckernels.info\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'lckernels._host':\n"
+        "            return importlib.machinery.ModuleSpec(name, self)\n"
+        "    def create_module(self, spec): raise ImportError('_host.so: wrong ELF class')\n"
+        "    def exec_module(self, module): pass\n"
+        "sys.meta_path.insert(0, Broken())\n"
+        "print(lckernels.info.built()['_host (planner, roofline)'])\n"
+        "lckernels.info.machine()\n"
+        "lckernels.plan_chunks([50], 16, 4)\n"
+    )
+    done = python(code)
+    assert done.stdout.splitlines() == ["built; _host.so: wrong ELF class"], done.stderr
+    assert "wrong ELF class" in done.stderr and "planning needs lckernels' compiled extension" in done.stderr

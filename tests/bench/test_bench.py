@@ -25,9 +25,8 @@ from bench.harness.comparison import OWN
 from bench.harness.timing import Timing, Turns, measure
 from bench.peers.overlap import overlap_peers
 from bench.suites import overlap
-from lckernels import Layout, overlap_split, reference
+from lckernels import overlap_split, reference
 from lckernels.backends import registry
-from lckernels.visible import visible_pairs
 
 try:
     from lckernels import _host as host
@@ -38,17 +37,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERLAP = OverlapCase(total_len=44, overlap=4, dim=3, dtype=torch.float64, chunk_len=12)
 needs_host = pytest.mark.skipif(host is None, reason="needs the compiled extension")
 GOOD = Checked(error=1e-7, bound=1e-6)
-
-
-@pytest.mark.parametrize("window_size", [(-1, -1), (-1, 0), (3, 0), (0, 0), (2, 4), (-1, 2), (100, 100)])
-@pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(1, 1), (13, 13), (5, 17), (17, 5)])
-@pytest.mark.parametrize(("sink_tokens", "chunk"), [(0, 0), (2, 0), (0, 4), (3, 4)])
-def test_visible_pairs_are_those_of_the_reference(window_size, seqlen_q, seqlen_k, sink_tokens, chunk):
-    layout = Layout(sink_tokens=sink_tokens, chunk=chunk)
-    p = reference.key_positions(1, seqlen_q, seqlen_k, layout, torch.device("cpu"))
-    seen = reference.visible_keys(p, seqlen_k, window_size, layout)
-    counted = visible_pairs(seqlen_q, seqlen_k, window_size, sink_tokens=sink_tokens, chunk=chunk)
-    assert counted == int(seen.sum())
 
 
 def test_attention_flops_are_two_products_of_head_dim_per_pair():

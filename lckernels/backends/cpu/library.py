@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from lckernels.backends.registry import settings
+from lckernels.backends.shared.compiled_library import load_library
 
 _LIBRARY = Path(__file__).resolve().parents[2] / "_C.so"
 
@@ -13,13 +14,17 @@ def _load() -> str:
     """Loads _C.so; returns why it cannot be used, or an empty string."""
     if not _LIBRARY.exists():
         return "lckernels/_C.so was not built (installing lckernels with a C++ compiler builds it)"
+    return load_library(_LIBRARY) or _set_isa(settings().get("isa"))
+
+
+def _set_isa(isa: str | None) -> str:
+    """Sets the instruction set of LCKERNELS; returns why this processor cannot run it, or an empty string."""
+    if isa is None:
+        return ""
     try:
-        torch.ops.load_library(_LIBRARY)
-    except OSError as error:
-        return f"{_LIBRARY.name} does not load: {str(error).splitlines()[0]}"
-    isa = settings().get("isa")
-    if isa is not None:
         torch.ops.lckernels_cpu.set_isa(isa)
+    except RuntimeError as error:
+        return f"LCKERNELS: {str(error).splitlines()[0]}"
     return ""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lckernels.backends.shared.compiled_library import load_library
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 
 LIBRARY = Path(__file__).resolve().parents[2] / "_C_cuda.so"
@@ -26,11 +27,7 @@ def unavailable() -> str:
     major, minor = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
     if (major, minor) < MIN_CAPABILITY:
         return f"its kernels need compute capability 8.0, a GPU here has {major}.{minor}"
-    try:
-        torch.ops.load_library(LIBRARY)
-    except OSError as error:
-        return f"{LIBRARY.name} does not load: {str(error).splitlines()[0]}"
-    return torch.ops.lckernels_cuda.missing_driver()
+    return load_library(LIBRARY) or torch.ops.lckernels_cuda.missing_driver()
 
 
 @cache

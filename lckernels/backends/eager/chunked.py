@@ -7,10 +7,12 @@ from torch import Tensor
 
 from lckernels import reference
 from lckernels.backends.eager.attention import dense_backward
-from lckernels.backends.eager.overlap import check_weights, weights_and_sum
+from lckernels.backends.eager.columns import Columns
+from lckernels.backends.eager.overlap import check_weights
 from lckernels.dtypes import compute_dtype
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import PlanArgs
+from lckernels.segments import Column
 
 
 class _Piece(NamedTuple):
@@ -33,12 +35,13 @@ def chunked_attention(
     softmax_scale: float,
 ) -> tuple[Tensor, Tensor | None]:
     """out, and extra_out where there are extra tokens."""
+    index = Columns(plan)
     if isinstance(weights, Tensor) and weights.device.type == "cpu":
-        check_weights(weights, plan)
+        check_weights(weights, index, plan.total_len)
     dtype, options = compute_dtype(q.dtype), _options(softmax_scale)
     out = q.new_zeros(plan.total_len, q.shape[1], v.shape[2], dtype=dtype)
     extra_out = None if extra is None else q.new_empty(*extra.q.shape[:3], v.shape[2])
-    for chunk, pieces in enumerate(_chunks(weights, plan, dtype)):
+    for chunk, pieces in enumerate(_chunks(index, weights, plan, dtype)):
         inputs = _inputs(q, k, v, extra, chunk, pieces)
         out_c = reference.attend(*(x.to(dtype) for x in inputs), options)[0][0]
         for piece in pieces:
@@ -72,7 +75,7 @@ def chunked_attention_backward(
     grads = [torch.zeros(x.shape, dtype=dtype, device=x.device) for x in (q, k, v)]
     dextra = None if extra is None else ExtraTokens(*(x.new_empty(x.shape) for x in extra.tensors()))
     dweights = weights.new_zeros(weights.shape) if isinstance(weights, Tensor) else None
-    for chunk, pieces in enumerate(_chunks(weights, plan, dtype)):
+    for chunk, pieces in enumerate(_chunks(Columns(plan), weights, plan, dtype)):
         q_c, k_c, v_c = (x.to(dtype) for x in _inputs(q, k, v, extra, chunk, pieces))
         out_c, lse = reference.attend(q_c, k_c, v_c, options)
         dout_c = torch.zeros_like(out_c)
@@ -108,15 +111,17 @@ def _weight_grad(piece: _Piece, dout: Tensor, out_c: Tensor, mean: Tensor) -> Te
     return torch.where(read & (piece.weight_sum > 0), gradient, 0)
 
 
-def _chunks(weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> list[list[_Piece]]:
-    table, weight_sum = weights_and_sum(weights, plan, dtype)
+def _chunks(index: Columns, weights: str | Tensor, plan: PlanArgs, dtype: torch.dtype) -> list[list[_Piece]]:
+    a = index.weights(weights, dtype)
+    weight_sum = index.add(a, a.new_zeros(plan.total_len))[index.target]
+    weight = torch.where(weight_sum > 0, a / torch.where(weight_sum > 0, weight_sum, 1), 0)
     chunks: list[list[_Piece]] = [[] for _ in range(plan.num_chunks)]
-    for (chunk, col, start, length, *_), a in zip(plan.segments.tolist(), table, strict=True):
-        positions, first = slice(start, start + length), _num_positions(chunks[chunk])
-        total = weight_sum[positions]
-        weight = torch.where(total > 0, a / torch.where(total > 0, total, 1), 0)
+    lengths = [row[Column.LENGTH] for row in index.rows]
+    for row, *of_segment in zip(index.rows, weight_sum.split(lengths), weight.split(lengths), strict=True):
+        chunk, col, start, length = row[: Column.KEEP_START]
+        first = _num_positions(chunks[chunk])
         rows, columns = slice(first, first + length), slice(col, col + length)
-        chunks[chunk].append(_Piece(rows, columns, positions, total, weight))
+        chunks[chunk].append(_Piece(rows, columns, slice(start, start + length), *of_segment))
     return chunks
 
 

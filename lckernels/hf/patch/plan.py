@@ -86,7 +86,7 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     if device_type == "meta":
         return Row(call.layer, str(kind), kind.window, settings.backend or BY_DEVICE, verdict)
     problem = Problem("windowed_attention", device_type, dtype, call.shapes)
-    chosen = choose(problem, settings.backend)
+    chosen = choose(problem, settings.backend, warn=False)
     missing = why_no_kernel(chosen, problem)
     if missing and not problem.explicit:
         raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
