@@ -29,7 +29,8 @@ def bad(argument: str, got: object, allowed: str) -> ValueError:
 def weights_error(position: int) -> ValueError:
     """The ValueError of every backend for explicit merge weights with unusable values at `position`."""
     wrong = f"values negative, not finite or of sum zero at position {position}"
-    return bad("weights", wrong, "expected finite ones >= 0 with a sum > 0")
+    hint = " (torch.hann_window begins with 0; weights='hann' has no zero)"
+    return bad("weights", wrong, f"expected finite ones >= 0 with a sum > 0{hint}")
 
 
 def tensor(name: str, x: object, rank: int, shape: str, hint: str = "") -> None:

@@ -106,7 +106,8 @@ def overlap_merge(
     """Weighted mean of overlapping chunks as one sequence: `out[t] = sum_c a_c(t) x_c(t) / sum_c a_c(t)`.
 
     Args:
-        chunks: (num_chunks, chunk_len, dim) fp32, bf16, fp16 or fp64; any strides.
+        chunks: (num_chunks, chunk_len, dim) fp32, bf16, fp16 or fp64; any strides. Without dim, (num_chunks,
+            chunk_len), samples: the result is (total_len,).
         plan: where the chunks' columns land; `plan.total_len` output positions.
         weights: the weight of a chunk at a position. "uniform"; "triangular" (default), which grows with the
             distance to the chunk's edge; "hann", its squared sine; "crop", one chunk per position (the plan's
@@ -125,6 +126,8 @@ def overlap_merge(
 
     Source: overlap-add; the crop rules are those of SLED and of BERT's max-context.
     """
+    if isinstance(chunks, Tensor) and chunks.dim() == 2:
+        return overlap_merge(chunks[..., None], plan, weights, backend=backend)[..., 0]
     check_chunks(chunks, plan, weights)
     check_backend(backend)
     mode, table = _merge_weights(weights, chunks)
@@ -136,7 +139,8 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
     """Cuts one sequence into the plan's chunks; columns outside segments are 0.
 
     Args:
-        sequence: (total_len, dim) fp32, bf16, fp16 or fp64; any strides.
+        sequence: (total_len, dim) fp32, bf16, fp16 or fp64; any strides. Without dim, (total_len,), samples:
+            the result is (num_chunks, chunk_len).
         plan: which positions each chunk has.
         backend: name of a backend; None (default) means the first that supports the call.
 
@@ -148,6 +152,8 @@ def overlap_split(sequence: Tensor, plan: Plan, *, backend: str | None = None) -
         ValueError: bad input, naming the argument.
         BackendError: no backend supports the call.
     """
+    if isinstance(sequence, Tensor) and sequence.dim() == 1:
+        return overlap_split(sequence[..., None], plan, backend=backend)[..., 0]
     check_sequence(sequence, plan)
     check_backend(backend)
     return overlap.overlap_split(

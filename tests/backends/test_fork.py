@@ -1,8 +1,10 @@
-"""A forked child computes the same as its parent, without the parent's threads."""
+"""A forked child computes the same as its parent, with as many threads."""
 
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 import lckernels
 
 SECONDS = 60
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork() is POSIX")
 
 
 def overlap():
@@ -54,19 +57,17 @@ def attention():
     return run
 
 
-def child_status(run, want):
-    """Exit status of a forked child that compares run() with what its parent got; None if it hangs."""
+def exit_status(check):
+    """Exit status of a forked child: 0 if check() returns True; None if it hangs."""
     pid = os.fork()
     if pid == 0:
-        same = False
+        passed = False
         try:
             # Torch's own loops may not use threads here: they fill fresh memory when deterministic.
             torch.use_deterministic_algorithms(False)
-            got = run()
-            torch.set_num_threads(1)
-            same = all(torch.equal(x, y) for x, y in zip(got, want, strict=True))
+            passed = check()
         finally:
-            os._exit(0 if same else 1)
+            os._exit(0 if passed else 1)
     stop = time.monotonic() + SECONDS
     while time.monotonic() < stop:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -78,13 +79,88 @@ def child_status(run, want):
     return None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork() is POSIX")
-@pytest.mark.parametrize("make_run", (overlap, states, attention))
-def test_fork(make_run):
+def same_as(run, expected):
+    """A check that run() gives the expected tensors."""
+
+    def check():
+        got = run()
+        # torch.equal would wait for threads of the parent; numpy has none.
+        arrays = ((x.detach().numpy(), y.detach().numpy()) for x, y in zip(got, expected, strict=True))
+        return all((x == y).all() for x, y in arrays)
+
+    return check
+
+
+@pytest.fixture(params=(overlap, states, attention), ids=lambda make: make.__name__)
+def run_and_expected(request):
+    """A function whose ops have used two threads, and its results."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        run = make_run()
-        assert child_status(run, run()) == 0
+        run = request.param()
+        yield run, run()
     finally:
         torch.set_num_threads(before)
+
+
+def seconds_of_threads():
+    """The seconds that each thread of this process has run, the longest first."""
+    stats = (path.read_text().rpartition(")")[2].split() for path in Path("/proc/self/task").glob("*/stat"))
+    ticks = (int(fields[11]) + int(fields[12]) for fields in stats)
+    return sorted((tick / os.sysconf("SC_CLK_TCK") for tick in ticks), reverse=True)
+
+
+def test_fork(run_and_expected):
+    assert exit_status(same_as(*run_and_expected)) == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="/proc lists the threads")
+def test_a_child_uses_as_many_threads(run_and_expected):
+    """Two threads run for longer than two ticks of the clock, beside the one that fork() copied."""
+    check = same_as(*run_and_expected)
+
+    def two_threads_run():
+        stop = time.monotonic() + SECONDS / 2
+        while time.monotonic() < stop and check():
+            times = seconds_of_threads()
+            if len(times) > 2 and times[2] > 0.02:
+                return True
+        return False
+
+    assert len(seconds_of_threads()) > 1
+    assert exit_status(lambda: len(seconds_of_threads()) == 1 and two_threads_run()) == 0
+
+
+def test_a_child_of_a_child(run_and_expected):
+    check = same_as(*run_and_expected)
+    assert exit_status(lambda: check() and exit_status(check) == 0 and check()) == 0
+
+
+def test_several_threads_of_a_child(run_and_expected):
+    check = same_as(*run_and_expected)
+
+    def with_threads():
+        with ThreadPoolExecutor(3) as pool:
+            checks = [pool.submit(check) for _ in range(6)]
+            return check() and all(x.result() for x in checks)
+
+    assert exit_status(with_threads) == 0
+
+
+def test_a_fork_in_another_thread(run_and_expected):
+    """The child's first thread is then not that of the parent's regions."""
+    check = same_as(*run_and_expected)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: check() and exit_status(check) == 0).result()
+
+
+def test_one_thread_in_a_child(run_and_expected):
+    """torch.set_num_threads(1), as in a worker of a DataLoader, starts no thread."""
+    check = same_as(*run_and_expected)
+
+    def one_thread():
+        torch.set_num_threads(1)
+        before = len(seconds_of_threads())  # torch starts one
+        return check() and len(seconds_of_threads()) == before
+
+    assert exit_status(one_thread) == 0

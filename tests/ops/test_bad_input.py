@@ -180,8 +180,8 @@ def test_windowed_attention(name):
 
 MERGE = {
     "rank": (
-        lambda x, p: lckernels.overlap_merge(x[0], p),
-        r"chunks: got shape \(16, 5\); expected 3 dimensions",
+        lambda x, p: lckernels.overlap_merge(x[None], p),
+        r"chunks: got shape \(1, 5, 16, 5\); expected 3 dimensions",
     ),
     "type": (lambda x, p: lckernels.overlap_merge([x], p), r"chunks: got list; expected a torch.Tensor"),
     "dtype": (

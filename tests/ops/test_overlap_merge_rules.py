@@ -90,3 +90,25 @@ def test_eager_rejects_bad_explicit_weights_too():
         lckernels.overlap_merge(
             torch.zeros(plan.num_chunks, 16, 1), plan, torch.zeros(5, 16), backend="eager"
         )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_have_no_feature_dimension(backend):
+    plan = plan_chunks([50], 16, 6)
+    samples = torch.randn(50, requires_grad=True)
+    chunks = lckernels.overlap_split(samples, plan, backend=backend)
+    assert torch.equal(chunks, lckernels.overlap_split(samples[:, None], plan, backend=backend)[:, :, 0])
+    merged = lckernels.overlap_merge(chunks * 2, plan, "hann", backend=backend)
+    assert merged.shape == (50,) and merged.is_contiguous() and chunks.is_contiguous()
+    torch.testing.assert_close(merged, 2 * samples)
+    torch.testing.assert_close(torch.autograd.grad(merged.sum(), samples)[0], torch.full((50,), 2.0))
+
+
+def test_a_window_of_torch_that_begins_with_zero():
+    plan = plan_chunks([50], 16, 6)
+    window = torch.hann_window(16).expand(plan.num_chunks, -1)
+    message = (
+        r"of sum zero at position 0; .* \(torch.hann_window begins with 0; weights='hann' has no zero\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        lckernels.overlap_merge(torch.zeros(plan.num_chunks, 16, 1), plan, window)

@@ -83,10 +83,11 @@ MODELS = {
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_arguments_of_an_exported_model(name, strict):
-    """The program takes other tensors, and it is the same after it was saved and loaded."""
+    """The program takes other tensors; it is saved and loaded without its example inputs."""
     model, arguments = MODELS[name]
     torch.manual_seed(0)
     program = torch.export.export(model, arguments(), strict=strict)
+    program.example_inputs = None  # pickled, which torch.load of weights does not allow
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)

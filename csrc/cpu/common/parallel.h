@@ -1,5 +1,4 @@
-// Parallel loops on torch's threads, or on the calling thread only in a forked child. No torch in this
-// header.
+// Parallel loops on torch's threads, in a forked child too. No torch in this header.
 #pragma once
 
 #include <cstdint>

@@ -62,7 +62,9 @@ def check_window(
             raise bad("window", repr(window), "expected an int >= 1, (left, right) with sides >= -1, or None")
         window = tuple(integer(f"window[{i}]", side, -1, _LARGEST) for i, side in enumerate(window))
     elif window is not None:
-        window = integer("window", window, 1, _LARGEST, alternative=", (left, right) with sides >= -1, or None")
+        window = integer(
+            "window", window, 1, _LARGEST, alternative=", (left, right) with sides >= -1, or None"
+        )
     if sink_tokens is not None:
         sink_tokens = integer("sink_tokens", sink_tokens, 0, _LARGEST)
         if sink_tokens and window is None:
