@@ -117,7 +117,7 @@ def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
         widths = [_width(kind, side) for kind in kinds]
         total = None if None in widths else sum(widths)
         total = min(total, chunk - 1) if chunk and total is not None else total
-        sides.append(None if total is None or total >= seqlen - 1 else total)
+        sides.append(None if total is None or total >= max(seqlen - 1, 1) else total)
     return sides[0], sides[1]
 
 

@@ -76,6 +76,11 @@ def test_models_that_patch_does_not_support(name, tmp_path):
     assert REFUSED[name][1] in said
 
 
+def test_the_reach_of_one_token(tmp_path):
+    result = run("explain", save("llama", tmp_path), "--seqlen", "1")
+    assert "reach       all tokens before a token, 0 tokens behind it" in result.stdout
+
+
 def test_what_is_left_may_reach_everywhere(tmp_path):
     result = run("explain", save("minimax", tmp_path), "--seqlen", "1000")
     assert "1 of 2 attention layers" in result.stdout
