@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
-from lckernels.long.loading import folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +65,9 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
     """
     import torch
 
+    from lckernels.long.gguf_config import gguf_config
+    from lckernels.long.loading import folder
+
     transformers = import_extra("transformers", "hf")
     transformers.logging.set_verbosity_error()
     is_file = os.path.isfile(name)
@@ -75,9 +77,11 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
     path = Path(name) if is_file else folder(name)
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
-    options = {"gguf_file": gguf_file} if gguf_file else {}
+    source = str(path) if path else name
     try:
-        config = transformers.AutoConfig.from_pretrained(str(path) if path else name, **options)
+        config = (
+            gguf_config(source, gguf_file) if gguf_file else transformers.AutoConfig.from_pretrained(source)
+        )
         with torch.device("meta"):
             return transformers.AutoModel.from_config(config)
     except Exception as error:

@@ -12,6 +12,7 @@ import torch
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
 from lckernels.long.encoder_check import check_encoder
+from lckernels.long.gguf_config import gguf_config
 
 # Hidden states do not depend on it, and many encoders are stored without it.
 _POOLER = re.compile(r"(^|\.)pooler\.")
@@ -40,12 +41,14 @@ def load(
     source = str(path) if path else name
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
-    options = {"gguf_file": gguf_file} if gguf_file else {}
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     # Reading a GGUF file shows a bar that no setting of transformers turns off.
     no_bar = redirect_stderr(io.StringIO()) if gguf_file else nullcontext()
     try:
         with quiet_transformers(), no_bar:
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            if gguf_file:
+                options["config"] = gguf_config(source, gguf_file)
             model, loaded = getattr(transformers, auto).from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
