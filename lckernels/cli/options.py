@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # of search and encode
+
 
 def with_option_name(message: str, names: Iterable[str]) -> str:
     """The message `argument: got X; expected Y` with the name of the option, for an argument in `names`."""
@@ -38,6 +40,13 @@ class Merge(StrEnum):
 
     final = "final"
     layer = "layer"
+
+
+class Bos(StrEnum):
+    """The contexts that begin with the special tokens at the start of a text, as in `score`."""
+
+    every = "every"
+    first = "first"
 
 
 class Dtype(StrEnum):

@@ -29,8 +29,8 @@ class Scored:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-likelihood of the scored tokens."""
-        return _exp(float(self.nll.double().sum()) / max(1, self.num_scored))
+        """exp of the mean negative log-likelihood of the scored tokens; NaN if there are none."""
+        return _exp(float(self.nll.double().sum()) / self.num_scored) if self.num_scored else math.nan
 
     @property
     def tokens_per_second(self) -> float:
@@ -49,11 +49,11 @@ class Scored:
         """
         total = len(self.nll)
         buckets = min(buckets, total)
-        bucket = torch.arange(total) * buckets // total
-        sums, counts = torch.zeros(2, buckets, dtype=torch.float64)
+        bucket = torch.arange(total, device="cpu") * buckets // total
+        sums, counts = torch.zeros(2, buckets, dtype=torch.float64, device="cpu")
         sums.index_add_(0, bucket, self.nll.double())
         counts.index_add_(0, bucket, self.scored.double())
-        middles = (torch.arange(buckets, dtype=torch.float64) + 0.5) * total / buckets
+        middles = (torch.arange(buckets, dtype=torch.float64, device="cpu") + 0.5) * total / buckets
         return middles[counts > 0], (sums / counts)[counts > 0].exp()
 
 

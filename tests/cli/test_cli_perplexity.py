@@ -1,6 +1,7 @@
 """The command `lckernels perplexity`: its output, its figure and its errors."""
 
 # ruff: noqa: E402
+import copy
 import json
 import math
 import re
@@ -17,10 +18,12 @@ pytest.importorskip("typer")
 from helpers.cli import error_message, run, run_without
 from helpers.tiny_bert import save_tiny_bert, tiny_text
 from helpers.tiny_decoder import POSITIONS, eager_or_window, save_tiny_decoder
+from tokenizers import processors
 
+from bench.cases import book as book_case
 from bench.cases import smollm2
-from lckernels.cli.commands import perplexity as command
 from lckernels.hf.patch import api
+from lckernels.long import loading
 from lckernels.perplexity import score
 from lckernels.perplexity.tokens import tokenize
 
@@ -47,7 +50,7 @@ def scored_by_hand(model, book, **options):
     """The same text through the Python API."""
     tokens = tokenize(transformers.AutoTokenizer.from_pretrained(model), book.read_text())
     network = transformers.AutoModelForCausalLM.from_pretrained(model)
-    return tokens, score(network, tokens.input_ids, given=tokens.given, **options)
+    return tokens, score(network, tokens.input_ids, given=tokens.given, bos="every", **options)
 
 
 def test_figures(model, book):
@@ -57,7 +60,8 @@ def test_figures(model, book):
     total = len(book.read_bytes()) + 1
     head, perplexity, speed = result.stdout.splitlines()
     assert head == (
-        f"{total} tokens, {total - 1} scored (context 64, stride 32), the model's own attention, float32"
+        f"{total} tokens, {total - 1} scored (context 64, stride 32, <s> in every context), "
+        "the model's own attention, float32"
     )
     bits = expected.bits_per_byte(tokens.num_bytes)
     assert perplexity == f"perplexity {expected.perplexity:,.4f}, {bits:.4f} bits per byte"
@@ -251,7 +255,7 @@ def test_help_lists_options_and_defaults():
 
 def test_a_gguf_file(book, smollm2_loaded, monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "load", lambda *args: asked.append(args) or smollm2_loaded)
+    monkeypatch.setattr(loading, "load", lambda *args: asked.append(args) or smollm2_loaded)
     folder = str(smollm2.folder())
     book.write_text("The capital of France is Paris, and the capital of Italy is Rome.")
     options = ("--model", folder, "--gguf-file", smollm2.FILE, "--threads", torch.get_num_threads())
@@ -262,3 +266,20 @@ def test_a_gguf_file(book, smollm2_loaded, monkeypatch):
     found = json.loads(result.stdout)
     assert found["tokens"] == 15
     assert 2 < found["perplexity"] < 20
+
+
+def test_special_tokens_in_every_context_with_a_real_tokenizer(smollm2_loaded):
+    """SmolLM2 was trained on texts behind <|endoftext|>, which its own tokenizer does not add."""
+    _, decoder, _ = smollm2_loaded
+    tokenizer = copy.deepcopy(smollm2_loaded[0])
+    template = [("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=template
+    )
+    with open(book_case.PATH, encoding="utf-8") as file:
+        tokens = tokenize(tokenizer, file.read()[200_000:], 400)
+    assert tokens.given == 1
+    options = {"context": 64, "stride": 32, "given": tokens.given}
+    every, first = (score(decoder, tokens.input_ids, bos=bos, **options) for bos in ("every", "first"))
+    assert every.num_scored == first.num_scored == 400
+    assert every.perplexity < 0.998 * first.perplexity

@@ -133,17 +133,18 @@ def test_pieces_of_logits_are_the_models_logits(family, rows, monkeypatch):
 def test_no_more_logits_than_the_bound_exist_at_a_time(model, monkeypatch):
     made, row = [], 4 * SIZES["vocab_size"]
     model.lm_head.register_forward_hook(lambda *call: made.append(call[2].numel() * 4))
-    monkeypatch.setattr(head, "_sees_ahead", lambda _: False)
+    monkeypatch.setattr(head, "_sees_ahead", lambda *_: False)
     monkeypatch.setattr(head, "PIECE_BYTES", 10 * row)
     score(model, some_ids(200), context=64, stride=32)
     assert max(made) == 10 * row
-    assert sum(made) == 199 * row
+    # Each window also computes one row, with the hidden states.
+    assert sum(made) == (199 + len(windows(200, 64, 32))) * row
 
 
 def test_an_error_leaves_the_model_as_it_was(model, monkeypatch):
     ids = some_ids(20)
     handle = model.lm_head.register_forward_hook(lambda *_: 1 / 0)
-    monkeypatch.setattr(head, "_sees_ahead", lambda _: False)
+    monkeypatch.setattr(head, "_sees_ahead", lambda *_: False)
     with pytest.raises(ZeroDivisionError):
         score(model, ids)
     handle.remove()
@@ -170,7 +171,7 @@ def test_a_nan_is_not_lost(model, monkeypatch):
     """Neither in the perplexity nor in the difference, wherever it is."""
     ids = some_ids(40)
     monkeypatch.setattr(head, "PIECE_BYTES", 5 * 4 * SIZES["vocab_size"])
-    monkeypatch.setattr(head, "_sees_ahead", lambda _: False)
+    monkeypatch.setattr(head, "_sees_ahead", lambda *_: False)
     with torch.no_grad():
         model.model.embed_tokens.weight[ids[12]] = torch.nan
     found = compare(model, ids, context=40, stride=40)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lckernels.backends.registry import BackendError
 from lckernels.cli.console import (
     print_json,
     printable,
@@ -19,9 +18,9 @@ from lckernels.cli.console import (
     stdout,
 )
 from lckernels.cli.figures.common import check_figure_path
-from lckernels.cli.figures.perplexity import plot_perplexity
 from lckernels.cli.models import GGUF_EXTRAS, check_gguf
 from lckernels.cli.options import (
+    Bos,
     Dtype,
     FileArgument,
     GgufFileOption,
@@ -29,13 +28,7 @@ from lckernels.cli.options import (
     ThreadsOption,
     with_option_name,
 )
-from lckernels.cli.reports import perplexity as report
 from lckernels.errors import InputError
-from lckernels.long.loading import load
-from lckernels.long.text_encoder import DTYPES
-from lckernels.perplexity.scoring import check_sizes, fit, score
-from lckernels.perplexity.scoring import compare as compare_ways
-from lckernels.perplexity.tokens import tokenize
 from lckernels.search.text import read_text
 
 _OPTIONS = ("context", "stride", "window", "sink_tokens")
@@ -71,6 +64,13 @@ def perplexity(
             show_default="half the context",
         ),
     ] = None,
+    bos: Annotated[
+        Bos | None,
+        typer.Option(
+            help="Contexts that begin with the special tokens at the start of the text.",
+            show_default="every, where the tokenizer adds such tokens",
+        ),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Read only so many tokens of the text.", show_default="all")
     ] = None,
@@ -99,6 +99,14 @@ def perplexity(
     require_extras(
         {"transformers": "hf"} | (GGUF_EXTRAS if gguf_file else {}) | ({"matplotlib": "cli"} if plot else {})
     )
+    from lckernels.cli.reports import perplexity as report
+    from lckernels.long.loading import load
+    from lckernels.long.text_encoder import DTYPES
+    from lckernels.perplexity.arguments import check_sizes, fit
+    from lckernels.perplexity.scoring import compare as compare_ways
+    from lckernels.perplexity.scoring import score
+    from lckernels.perplexity.tokens import tokenize
+
     sizes = {"context": context, "stride": stride, "window": window, "sink_tokens": sink_tokens}
     with _errors_as_options():
         check_sizes(**sizes)
@@ -112,18 +120,30 @@ def perplexity(
     silence_libraries()
     tokenizer, decoder, _ = load(model, DTYPES[dtype.value], "AutoModelForCausalLM", gguf_file)
     tokens = tokenize(tokenizer, text.content, max_tokens)
+    repeats = _repeats(bos, tokens.given, model)
+    repeated = tokens.given if repeats == Bos.every else 0
     with _errors_as_options():
-        sizes["context"], sizes["stride"] = fit(decoder, len(tokens.input_ids), context, stride)
+        sizes["context"], sizes["stride"] = fit(decoder, context, stride, repeated)
         remarks(quiet)(
             "reading {:,} tokens, {context:,} at a time, {stride:,} apart".format(
                 len(tokens.input_ids), **sizes
             )
         )
-        options = {**sizes, "given": tokens.given, "progress": show_progress(quiet)}
+        options = {**sizes, "given": tokens.given, "bos": repeats and repeats.value}
+        options["progress"] = show_progress(quiet)
         comparison = compare_ways(decoder, tokens.input_ids, **options) if compare else None
         patched = comparison.patched if comparison else score(decoder, tokens.input_ids, **options)
+    special = tokenizer.convert_ids_to_tokens(tokens.input_ids[: tokens.given].tolist())
     result = report.Result(
-        text, model, tokens, dtype=dtype.value, patched=patched, comparison=comparison, **sizes
+        text=text,
+        model=model,
+        tokens=tokens,
+        special=special,
+        bos=repeats and repeats.value,
+        dtype=dtype.value,
+        patched=patched,
+        comparison=comparison,
+        **sizes,
     )
     if json:
         print_json(report.as_json(result))
@@ -131,19 +151,34 @@ def perplexity(
         for line in report.lines(result):
             stdout.print(line)
     if plot is not None:
+        from lckernels.cli.figures.perplexity import plot_perplexity
+
         plot_perplexity(plot, result)
         if not json:
             stdout.print(printable(f"picture: {plot}"))
 
 
+def _repeats(bos: Bos | None, given: int, model: str) -> Bos | None:
+    """--bos with its default; None for a tokenizer that adds no special tokens (`given`) at the start."""
+    if given:
+        return bos or Bos.every
+    if bos == Bos.every:
+        raise InputError(f"--bos: got every; the tokenizer of {model} adds no special token at the start")
+    return None
+
+
 @contextmanager
 def _errors_as_options() -> Iterator[None]:
     """Errors of arguments raise InputError, with the command's option for the argument's name."""
+    from lckernels.backends.registry import BackendError
+
     try:
         yield
     except BackendError as error:
         raise InputError(str(error)) from None
     except (TypeError, ValueError) as error:
-        if not str(error).startswith(tuple(f"{name}: " for name in (*_OPTIONS, "model", "input_ids"))):
+        if not str(error).startswith(
+            tuple(f"{name}: " for name in (*_OPTIONS, "model", "input_ids", "given"))
+        ):
             raise
         raise InputError(with_option_name(str(error), _OPTIONS)) from None

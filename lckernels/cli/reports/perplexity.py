@@ -8,6 +8,8 @@ from lckernels.perplexity.results import Comparison, Scored
 from lckernels.perplexity.tokens import Tokens
 from lckernels.search.text import Text
 
+_CONTEXTS = {"every": "every context", "first": "the first context only"}
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -17,6 +19,8 @@ class Result:
         text: the text.
         model: its name on the command line.
         tokens: of the text.
+        special: names of the special tokens at its start.
+        bos: "every" or "first" context begins with them; None if there are none.
         context, stride, window, sink_tokens, dtype: the options.
         patched: scores on lckernels' attention.
         comparison: with the scores of the model as it is; None without --compare.
@@ -25,6 +29,8 @@ class Result:
     text: Text
     model: str
     tokens: Tokens
+    special: list[str]
+    bos: str | None
     context: int
     stride: int
     window: int | None
@@ -51,6 +57,8 @@ class Result:
 def lines(result: Result) -> list[str]:
     """The figures, a line each."""
     cut = f"context {result.context:,}, stride {result.stride:,}"
+    if result.special:
+        cut += f", {printable(' '.join(result.special))} in {_CONTEXTS[result.bos]}"
     total, scored = len(result.patched.nll), result.patched.num_scored
     found = [f"{total:,} tokens, {scored:,} scored ({cut}), {result.attention}, {result.dtype}"]
     names = {"stock": "stock     ", "patched": "lckernels "} if result.comparison else {"patched": ""}
@@ -88,6 +96,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "stride": result.stride,
         "window": result.window,
         "sink_tokens": result.sink_tokens,
+        "bos": result.bos,
         **_figures(result.patched, result.tokens),
     }
     if result.comparison:
