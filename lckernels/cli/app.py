@@ -4,14 +4,15 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from lckernels.backends import registry
 from lckernels.cli import commands
 from lckernels.cli.console import print_error
 from lckernels.errors import InputError
+from lckernels.version import __version__
 
 
 def make_app() -> typer.Typer:
@@ -23,10 +24,25 @@ def make_app() -> typer.Typer:
         help="Searches and encodes texts of any length with an encoder built for short ones, and measures "
         "how well a decoder predicts a text.",
     )
+    app.callback()(_options)
     for name in sorted(module.name for module in iter_modules(commands.__path__)):
         command = getattr(import_module(f"{commands.__name__}.{name}"), name)
         app.command(name, cls=_Command)(_with_input_errors(command))
     return app
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"lckernels {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options of `lckernels` itself."""
 
 
 class _Command(TyperCommand):
@@ -60,6 +76,8 @@ def _with_input_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def _check_environment() -> None:
     """Raises InputError for a wrong setting in the environment variable LCKERNELS."""
+    from lckernels.backends import registry
+
     try:
         registry.settings()
     except ValueError as error:

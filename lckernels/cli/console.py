@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from lckernels.errors import InputError
@@ -95,6 +94,8 @@ def set_threads(threads: int | None) -> None:
     """
     if threads is None:
         return
+    import torch
+
     most = max(os.cpu_count() or 1, torch.get_num_threads())
     if threads > most:
         raise InputError(f"--threads is {threads}; this machine takes up to {most}")

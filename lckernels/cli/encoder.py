@@ -1,13 +1,16 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights, with_option_name
 from lckernels.errors import InputError
 from lckernels.long.checkpoints import max_seq_length
-from lckernels.long.text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from lckernels.long.text_encoder import TextEncoder
 
 EXTRAS = dict.fromkeys(("safetensors", "sentencex", "transformers"), "hf")
 
@@ -22,11 +25,13 @@ def load_encoder(
     merge: Merge,
     dtype: Dtype,
     notify: Callable[[str], None],
-) -> TextEncoder:
+) -> "TextEncoder":
     """The encoder with the options of the command line; sets the number of threads first.
 
     `notify` receives a remark on the length of its chunks.
     """
+    from lckernels.long.text_encoder import TextEncoder
+
     check_no_gguf(model)
     set_threads(threads)
     silence_libraries()
@@ -45,7 +50,7 @@ def load_encoder(
     return encoder
 
 
-def _chunk_len_remark(encoder: TextEncoder, is_default: bool) -> str:
+def _chunk_len_remark(encoder: "TextEncoder", is_default: bool) -> str:
     """The length of a chunk, and the model's own max_seq_length where that is another possible length."""
     used, limit = encoder.encoder.chunk_len, max_seq_length(encoder.name)
     remark = f"chunk length {used:,} tokens{', all positions of the model' if is_default else ''}"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lckernels.errors import InputError
 from lckernels.files import reason
-from lckernels.search.saved_states import check_target
 from lckernels.search.text import Text, read_text
 
 SUFFIXES = (".txt", ".md")  # of the files that are read in a folder
@@ -111,6 +110,8 @@ def states_in(sources: Sources, output: Path) -> list[Path]:
 
 def check_states_paths(sources: Sources, paths: Sequence[Path | None], overwrite: bool) -> None:
     """Raises InputError if a path cannot be written, or stores anything but states of the same text."""
+    from lckernels.search.saved_states import check_target
+
     for text, path in zip(sources.texts, paths, strict=True):
         if path is not None:
             check_target(path, None if overwrite else text.sha256, "choose another path or add --overwrite")

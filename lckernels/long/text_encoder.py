@@ -17,7 +17,6 @@ from lckernels.long.loading import load
 from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
 from lckernels.sentences import sentence_boundaries, token_boundaries
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

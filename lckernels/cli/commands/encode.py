@@ -15,6 +15,7 @@ from lckernels.cli.console import (
 )
 from lckernels.cli.encoder import EXTRAS, load_encoder
 from lckernels.cli.options import (
+    DEFAULT_MODEL,
     Boundaries,
     BoundariesOption,
     ChunkLenOption,
@@ -35,9 +36,6 @@ from lckernels.cli.options import (
 )
 from lckernels.cli.reports.states import as_json, lines
 from lckernels.cli.sources import check_states_paths, read_sources, states_in
-from lckernels.long.text_encoder import DEFAULT_MODEL
-from lckernels.search.encoding import encode_text
-from lckernels.search.saved_states import save_states
 
 
 def encode(
@@ -70,6 +68,9 @@ def encode(
     A file appears whole or not at all. `search --states PATH` uses it.
     """
     require_extras(EXTRAS)
+    from lckernels.search.encoding import encode_text
+    from lckernels.search.saved_states import save_states
+
     sources = read_sources(files)
     paths = states_in(sources, output)
     check_states_paths(sources, paths, overwrite)

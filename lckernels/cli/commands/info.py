@@ -3,13 +3,14 @@
 from rich.table import Table
 from rich.text import Text as Line
 
-from lckernels import info as installation
 from lckernels.cli.console import print_json, stdout
 from lckernels.cli.options import JsonOption
 
 
 def info(json: JsonOption = False) -> None:
     """Show versions, what was built, the machine, and which backend runs which op and why."""
+    from lckernels import info as installation
+
     facts = {
         "versions": installation.versions(),
         "built": installation.built(),

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from lckernels.cli.console import (
@@ -17,8 +16,8 @@ from lckernels.cli.console import (
 )
 from lckernels.cli.encoder import EXTRAS, load_encoder
 from lckernels.cli.figures.common import check_figure_path
-from lckernels.cli.figures.search import plot_search
 from lckernels.cli.options import (
+    DEFAULT_MODEL,
     Boundaries,
     BoundariesOption,
     ChunkLenOption,
@@ -37,12 +36,8 @@ from lckernels.cli.options import (
     Weights,
     WeightsOption,
 )
-from lckernels.cli.reports.search import Found, as_json, print_figures, print_passages, rank
 from lckernels.cli.sources import Sources, check_states_paths, read_sources, states_beside, states_in
 from lckernels.errors import InputError
-from lckernels.long.text_encoder import DEFAULT_MODEL
-from lckernels.search.encoding import load_or_encode
-from lckernels.search.passages import passage_vectors, split_passages
 
 
 def search(
@@ -101,6 +96,13 @@ def search(
     A passage's vector is the mean of its tokens; its score is the cosine similarity to the question.
     """
     require_extras(EXTRAS if no_plot else {**EXTRAS, "matplotlib": "cli"})
+    import torch
+
+    from lckernels.cli.figures.search import plot_search
+    from lckernels.cli.reports.search import Found, as_json, print_figures, print_passages, rank
+    from lckernels.search.encoding import load_or_encode
+    from lckernels.search.passages import passage_vectors, split_passages
+
     _check_question(question)
     sources = _read_sources(files, question)
     paths = _states_paths(sources, keep, states)

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
 from lckernels.cli.console import printable, show_progress, stdout
@@ -54,6 +53,8 @@ def tune(
         _checked("--kind", kind, KINDS),
     )  # fmt: skip
     import_extra("triton", "triton")
+    import torch
+
     if not torch.cuda.is_available():
         raise InputError("tune: there is no GPU that torch can use")
     from lckernels.backends.triton import launch, tiles, tune, tuned
