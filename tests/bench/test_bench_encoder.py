@@ -12,6 +12,7 @@ pytest.importorskip("sentencex")
 from helpers.minilm import requires_minilm
 
 from bench.suites import encoder
+from bench.suites.one_chunk import OneChunkCase, one_chunk_rows
 from lckernels.long.text_encoder import Tokens
 
 
@@ -36,6 +37,14 @@ def test_agreement_finds_where_states_differ(tmp_path):
     assert found["tokens"] == 3 * step
     encoder.draw(found, tmp_path / "agreement.png")
     assert (tmp_path / "agreement.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_chunk_against_the_model():
+    ours, peer = one_chunk_rows(OneChunkCase(6, 32, labels=500), rounds=3)
+    assert (ours.provider, peer.provider) == ("lckernels", "model")
+    assert ours.timing.rounds == peer.timing.rounds == 3
+    assert ours.ratios == {"model": peer.timing.median / ours.timing.median}
+    assert ours.check.passed
 
 
 @requires_minilm
