@@ -1,5 +1,6 @@
 """Whether a model is an encoder without a task head."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from lckernels.long.checkpoints import has_head
 from lckernels.long.chunking import Rows
 from lckernels.long.trial import Trial, try_copy, try_in_place
 
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 INPUTS = ("input_ids", "inputs_embeds")
 
 
@@ -34,13 +36,22 @@ def check_encoder(model: nn.Module) -> Trial | None:
     if base and has_head(name) and isinstance(getattr(model, base, None), nn.Module):
         check_direction(model, None)
         raise TypeError(f"model: got {name}, a model with a task head; pass its encoder, model.{base}")
-    main_input = getattr(model, "main_input_name", INPUTS[0])
+    main_input = _main_input(model)
     if main_input not in INPUTS:
         expected = f"expected an encoder whose input is {' or '.join(INPUTS)}"
         raise TypeError(f"model: got {name}, whose input is {main_input}; {expected}")
     trial = _known_rows(model) or try_copy(model, is_marked_causal(model))
     check_direction(model, trial)
     return trial
+
+
+def _main_input(model: nn.Module) -> str:
+    """The name of the model's input: its first required argument if it takes none of INPUTS."""
+    parameters = inspect.signature(model.forward).parameters
+    if not any(name in parameters for name in INPUTS):
+        required = (p.name for p in parameters.values() if p.default is p.empty and p.kind is _POSITIONAL)
+        return next(required, getattr(model, "main_input_name", INPUTS[0]))
+    return getattr(model, "main_input_name", INPUTS[0])
 
 
 def _known_rows(model: nn.Module) -> Trial | None:

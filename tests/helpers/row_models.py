@@ -8,6 +8,11 @@ COMMON = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "max_position_embeddings": 128, "pad_token_id": PAD,
 }  # fmt: skip
+NLLB = {
+    "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_experts": 4,
+    "encoder_sparse_step": 1, "pad_token_id": PAD, "max_position_embeddings": 128,
+}  # fmt: skip
 DECODER = {**COMMON, "num_key_value_heads": 2, "head_dim": 8}
 FUNNEL = {
     "vocab_size": 60, "d_model": 32, "d_inner": 48, "n_head": 4, "d_head": 8, "block_sizes": [1, 1],
@@ -34,6 +39,11 @@ MODELS = {
     ),
     "big_bird": (
         "BigBirdModel", "BigBirdConfig", {**COMMON, "block_size": 4, "num_random_blocks": 1},
+    ),
+    "nllb_moe": ("NllbMoeModel", "NllbMoeConfig", NLLB),
+    "xlnet": (
+        "XLNetModel", "XLNetConfig",
+        {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "pad_token_id": PAD},
     ),
     "llama": ("LlamaModel", "LlamaConfig", DECODER),
     "qwen2": ("Qwen2Model", "Qwen2Config", DECODER),

@@ -1,5 +1,6 @@
 """Tiny encoders of speech and images, with the argument that each takes."""
 
+import torch
 import transformers as T
 
 _SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -38,10 +39,20 @@ def _swin():
     )
 
 
+class _Frames(torch.nn.Module):
+    """An encoder of frames that has no main_input_name."""
+
+    config = T.BertConfig()
+
+    def forward(self, frames, attention_mask=None):
+        return frames
+
+
 SPEECH_AND_VISION = {
     "wav2vec2": (_wav2vec2, "input_values"),
     "whisper": (_whisper, "input_features"),
     "moonshine": (_moonshine, "input_values"),
     "vit": (_vit, "pixel_values"),
+    "frames": (_Frames, "frames"),
     "swin": (_swin, "pixel_values"),
 }

@@ -108,7 +108,7 @@ def test_a_short_row_does_not_change_later_ones():
     assert {name: id(m) for name, m in model.named_modules()} == before
 
 
-@pytest.mark.parametrize("attention", ["auto", "model"])
+@pytest.mark.parametrize("attention", ["auto", "lckernels", "model"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mistral"])
 def test_a_decoder_that_its_config_makes_bidirectional(name, attention):
     model, ids = make_rows_model(name, is_causal=False), token_ids(70)
@@ -120,6 +120,31 @@ def test_a_decoder_that_its_config_makes_bidirectional(name, attention):
     torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(TypeError, match=f"got {type(model).__name__}, a decoder, with causal attention"):
         LongEncoder(make_rows_model(name), 20, 6)
+
+
+@pytest.mark.parametrize("name", ["llama", "xlnet"])
+def test_states_do_not_depend_on_earlier_calls(name):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    options = {"is_causal": False, "rope_parameters": rope, "max_position_embeddings": 32}
+    model = make_rows_model(name, **(options if name == "llama" else {}))
+    encoder, rows = LongEncoder(model, 30, 6), [token_ids(n) for n in (9, 90, 30)]
+    with torch.no_grad():
+        first = [encoder(ids[None]).last_hidden_state for ids in rows]
+        model(token_ids(90)[None])  # more than its positions: dynamic frequencies are those of 90
+        again = [encoder(ids[None]).last_hidden_state for ids in rows]
+    for before, after in zip(first, again, strict=True):
+        torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize(("fraction", "rows"), [(1.0, Rows.ANY), (0.5, Rows.ALONE)])
+def test_experts_of_limited_capacity_are_shared_by_rows(fraction, rows):
+    model = make_rows_model("nllb_moe", moe_eval_capacity_token_fraction=fraction).get_encoder()
+    encoder, ids = LongEncoder(model, 20, 6), token_ids(70)
+    assert encoder.rows is rows
+    with torch.no_grad():
+        states = encoder(ids[None]).last_hidden_state[0]
+        expected = chunk_by_chunk(model, ids, 20, 6)
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
 
 
 class Cumulative(Wrapped):

@@ -26,7 +26,7 @@ def test_padding_is_inert_and_rows_are_independent(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["fnet", "canine", "funnel", "reformer", "yoso", "convbert"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_padding_that_counts_is_found_in_each_dtype(name, dtype):
     assert LongEncoder(make_rows_model(name).to(dtype), 20).rows is Rows.EQUAL
 
