@@ -1,5 +1,6 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights, with_option_name
 from lckernels.errors import InputError
-from lckernels.long.checkpoints import max_seq_length
+from lckernels.long.checkpoints import dropped_head, max_seq_length
 
 if TYPE_CHECKING:
     from lckernels.long.text_encoder import TextEncoder
@@ -28,7 +29,7 @@ def load_encoder(
 ) -> "TextEncoder":
     """The encoder with the options of the command line; sets the number of threads first.
 
-    `notify` receives a remark on the length of its chunks.
+    `notify` receives a remark on a task head that is not loaded, and one on the length of its chunks.
     """
     from lckernels.long.text_encoder import TextEncoder
 
@@ -42,10 +43,15 @@ def load_encoder(
         "boundaries": boundaries.value,
         "merge": merge.value,
     }
-    try:
-        encoder = TextEncoder(model, dtype=dtype.value, **options)
-    except InputError as error:
-        raise InputError(with_option_name(str(error), options)) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*its task head is not loaded")
+        try:
+            encoder = TextEncoder(model, dtype=dtype.value, **options)
+        except InputError as error:
+            raise InputError(with_option_name(str(error), options)) from None
+    dropped = dropped_head(model, encoder.encoder.model.config)
+    if dropped:
+        notify(dropped)
     notify(_chunk_len_remark(encoder, chunk_len is None))
     return encoder
 

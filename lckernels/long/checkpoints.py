@@ -23,6 +23,14 @@ def task_head(config: Any) -> str | None:
     return next((name for name in classes if has_head(name) and not name.endswith(_PRETRAINING)), None)
 
 
+def dropped_head(path: object, config: Any) -> str:
+    """A sentence on the task head of the checkpoint, of which an encoder was loaded; empty without a head."""
+    head = task_head(config)
+    return (
+        "" if head is None else f"{path} was saved from {head}; its task head is not loaded, only its encoder"
+    )
+
+
 def max_seq_length(name: str | Path) -> int | None:
     """max_seq_length in the sentence_bert_config.json beside a model; None where there is none.
 

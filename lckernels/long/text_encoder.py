@@ -1,6 +1,7 @@
 """A model with its tokenizer: one hidden state per token of a text of any length."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lckernels.errors import InputError
+from lckernels.long.checkpoints import dropped_head
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
 from lckernels.long.loading import load
@@ -52,6 +54,9 @@ class TextEncoder:
 
     Raises:
         InputError: a model that cannot be loaded or is no encoder, or options that do not fit it.
+
+    Warns:
+        UserWarning: the checkpoint has a task head, which is not loaded.
     """
 
     def __init__(self, model: str, *, dtype: str = "float32", **options: Any) -> None:
@@ -61,6 +66,9 @@ class TextEncoder:
         self.name = model
         self.dtype = dtype
         self.tokenizer, encoder, self._random = load(model, DTYPES[dtype])
+        dropped = dropped_head(model, encoder.config)
+        if dropped:
+            warnings.warn(dropped, stacklevel=2)
         special_tokens = count_special_tokens(self.tokenizer, model)
         try:
             self.encoder = LongEncoder(encoder, special_tokens=special_tokens, **options).eval()

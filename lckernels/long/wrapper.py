@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lckernels.devices import execution_device
 from lckernels.extras import import_extra
-from lckernels.long.checkpoints import task_head
+from lckernels.long.checkpoints import dropped_head
 from lckernels.long.loading import folder
 
 
@@ -56,9 +56,8 @@ class EncoderWrapper(nn.Module):
                 raise
             allowed = f"expected an argument of AutoModel.from_pretrained or one of {', '.join(own)}"
             raise TypeError(f"{unknown}: got an unknown argument; {allowed}") from error
-        head = task_head(model.config)
-        if head is not None:
-            dropped = f"{path} was saved from {head}; its task head is not loaded, only its encoder"
+        dropped = dropped_head(path, model.config)
+        if dropped:
             warnings.warn(dropped, stacklevel=2)
         return cls(model, **options)
 

@@ -1,5 +1,6 @@
 """The commands search and encode on several files and folders, and what they do with saved states."""
 
+# ruff: noqa: E402
 import json
 import os
 import re
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("sentencex")
 pytest.importorskip("matplotlib")
 pytest.importorskip("typer")
@@ -231,6 +232,16 @@ def test_the_length_of_chunks_is_said(tmp_path, book, limit, options, remark):
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines()[0] == remark
     assert run("search", book, "river", "--model", model, "--no-plot", "-q", *options).stderr == ""
+
+
+def test_a_task_head_that_is_not_loaded_is_said(tmp_path, book):
+    model = save_tiny_bert(tmp_path / "model")
+    config = transformers.AutoConfig.from_pretrained(model, num_labels=3)
+    transformers.BertForSequenceClassification(config).save_pretrained(model)
+    result = run("search", book, "river", "--model", model, "--no-plot")
+    assert result.exit_code == 0, result.stderr
+    remark = "was saved from BertForSequenceClassification; its task head is not loaded, only its encoder"
+    assert result.stderr.splitlines()[0] == f"{model} {remark}"
 
 
 def test_weights_are_hashed_only_for_saved_states_and_once(model, book, folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 import json
+import re
 import shutil
 
 import pytest
@@ -187,3 +188,18 @@ def test_messages_go_to_the_callers_function(folder, capfd):
 
 def test_input_errors_are_value_errors():
     assert issubclass(InputError, ValueError)
+
+
+def with_a_head(folder):
+    """The encoder of the folder as a classifier."""
+    config = transformers.AutoConfig.from_pretrained(folder, num_labels=3)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+
+
+def test_a_task_head_that_is_not_loaded_is_a_warning(folder, recwarn):
+    TextEncoder(str(folder))
+    assert not [x for x in recwarn if "task head" in str(x.message)]
+    with_a_head(folder)
+    message = f"^{re.escape(str(folder))} was saved from BertForSequenceClassification; its task head is not"
+    with pytest.warns(UserWarning, match=message):
+        TextEncoder(str(folder))
