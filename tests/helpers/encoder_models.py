@@ -69,7 +69,7 @@ def chunk_by_chunk(
     plan = lckernels.plan_chunks(
         [len(content)], chunk_len, overlap, rule=rule, boundaries=given, num_leading=leading, num_trailing=1
     )
-    total, weight_sum = 0, torch.zeros(len(content), 1)
+    total = weight_sum = None
     rows = plan.segments.tolist()
     for i, (_, _, start, length, keep_start, keep_end, *_) in enumerate(rows):
         row = torch.cat([ids[:1], prefix, content[start : start + length], ids[-1:]])
@@ -77,15 +77,16 @@ def chunk_by_chunk(
         u = torch.arange(length)
         left = u + 1 if i else torch.full_like(u, length)
         right = length - u if i < len(rows) - 1 else torch.full_like(u, length)
-        m = torch.minimum(left, right).float()
+        m = torch.minimum(left, right).to(state.dtype)
         a = {
             "uniform": torch.ones_like(m),
             "triangular": m,
             "hann": torch.sin(math.pi * m / (2 * (length + 1))) ** 2,
-            "crop": ((u >= keep_start) & (u < keep_end)).float(),
+            "crop": ((u >= keep_start) & (u < keep_end)).to(m),
         }[weights][:, None]
         if i == 0:
-            total = torch.zeros(len(content), state.shape[1])
+            total = state.new_zeros(len(content), state.shape[1])
+            weight_sum = state.new_zeros(len(content), 1)
             first = state[:1]
         at = torch.arange(start, start + length)
         total = total.index_add(0, at, a * state[leading : leading + length])

@@ -112,6 +112,8 @@ def test_a_short_row_does_not_change_later_ones():
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mistral"])
 def test_a_decoder_that_its_config_makes_bidirectional(name, attention):
     model, ids = make_rows_model(name, is_causal=False), token_ids(70)
+    if attention == "lckernels":
+        model.set_attn_implementation("eager")  # transformers 5.17 has no softcap in sdpa
     encoder = LongEncoder(model, 20, 6, attention=attention)
     assert encoder.rows is Rows.ANY
     with torch.no_grad():

@@ -20,7 +20,7 @@ from lckernels.long.trial import try_copy, try_in_place
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "siglip", "clip", "modernbert", "esm", "xmod", "t5gemma"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_padding_is_inert_and_rows_are_independent(name, dtype):
     assert LongEncoder(make_encoder(name).to(dtype), 20).rows is Rows.ANY
 
