@@ -5,7 +5,7 @@ import inspect
 from torch import nn
 
 from lckernels.long.positions import position_table
-from lckernels.long.prompts import num_prefix_keys
+from lckernels.prompts import num_prefix_keys
 
 _MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lckernels.long.prompts import num_prefix_keys
+from lckernels.prompts import num_prefix_keys
 
 
 def position_table(model: nn.Module) -> nn.Embedding | None:

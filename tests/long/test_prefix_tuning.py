@@ -76,6 +76,14 @@ def test_patched(masked):
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_window_is_not_supported():
+    model = tuned()
+    with pytest.raises(
+        ValueError, match="window: got 3 for bidirectional layers with 4 keys of PEFT's prefix"
+    ):
+        lckernels.patch(model, window=3)
+
+
 def test_adapters_beside_prefix_tuning_are_counted_as_nothing():
     config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"])
     assert lckernels.LongEncoder(peft.get_peft_model(tiny(), config)).chunk_len == 32

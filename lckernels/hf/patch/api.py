@@ -8,7 +8,7 @@ from torch import nn
 
 from lckernels.checks import bad
 from lckernels.hf.masks.kinds import FAR, Window
-from lckernels.hf.patch.arguments import check_arguments, check_module, check_window
+from lckernels.hf.patch.arguments import check_arguments, check_module, check_no_prefix_keys, check_window
 from lckernels.hf.patch.cross import unwatch, watch
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
@@ -57,6 +57,8 @@ def patch(
     if isinstance(window, int) and window > FAR:
         window, sink_tokens = None, None
     run = padded_dry_run(model)
+    if window is not None:
+        check_no_prefix_keys(model, run, window)
     report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
     patch_modules(model, settings)
     watch(settings)

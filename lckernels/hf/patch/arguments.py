@@ -5,8 +5,10 @@ from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BACKENDS
 from lckernels.checks import bad, integer
-from lckernels.hf.masks.kinds import Window
+from lckernels.hf.masks.kinds import FULL, Window
+from lckernels.hf.patch.dry_run import DryRun
 from lckernels.hf.patch.modules import is_compiled, is_patched
+from lckernels.prompts import num_prefix_keys
 
 _LARGEST = 2**63 - 1  # a window beyond every sequence has no effect
 
@@ -46,6 +48,17 @@ def check_module(model: object) -> None:
     elif isinstance(model, str):
         hint = ", as AutoModel.from_pretrained loads it"
     raise TypeError(f"model: got {got}; expected a model of transformers{hint}")
+
+
+def check_no_prefix_keys(model: nn.Module, run: DryRun, window: int | Window) -> None:
+    """Raises ValueError for a window in bidirectional layers with the keys of prefix tuning.
+
+    Their queries are not aligned with their keys, as those of causal layers after a cache are.
+    """
+    keys = num_prefix_keys(model)
+    if keys and any(call.kind is not None and call.kind.window == FULL for call in run.calls):
+        got = f"{window} for bidirectional layers with {keys} keys of PEFT's prefix tuning"
+        raise bad("window", got, "expected None, which is exact")
 
 
 def check_window(
