@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lckernels.hf.family import relative_bias, unsupported_reason
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
-from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask
+from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask, layout_of
 from lckernels.hf.masks.kinds import CAUSAL, FAR, FULL, Kind, Window, is_causal, kind_without_mask
 from lckernels.hf.masks.packing import has_cu_seqlens, has_segments, packed_layout
 from lckernels.hf.settings import PLAIN, LayerSettings
@@ -95,7 +95,7 @@ def classify(
     """
     if isinstance(mask, KeyMask) and mask.hides_nothing and mask.shape[3] < key.shape[2]:
         # transformers omits such a mask, and a layer's cache, as in prefix tuning, may have keys before it.
-        mask = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, mask.visible)
+        mask = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, layout_of(mask))
     _check_supported(query, key, mask, options)
     if any_length and (reason := unsupported_reason(module)):
         raise NotServed(f"model: {reason}")
@@ -185,7 +185,7 @@ def _without_mask(
 
 def _with_mask(mask: KeyMask, settings: LayerSettings) -> tuple[Kind, Layout] | None:
     """Kind and layout of a mask; None for a traced mask that the layer's kind does not complete."""
-    layout, kind = mask.visible, settings.kind
+    layout, kind = layout_of(mask), settings.kind
     if mask.window is not None:
         kind = kind_of_mask(mask)
     elif kind is None or kind.cross or (kind.window[1] == 0) != mask.causal:

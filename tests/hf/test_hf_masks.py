@@ -87,7 +87,7 @@ def test_equals_the_mask_of_transformers(name, call, kind):
     expected = transformers_mask(*call, function, valid)
     assert torch.equal(mask.dense(), expected.expand(2, 1, q_length, kv_length))
     assert isinstance(mask.visible.offset, torch.Tensor) == isinstance(q_offset, torch.Tensor)
-    assert mask.untyped_storage().nbytes() == 1
+    assert mask.untyped_storage().nbytes() == 0
 
 
 FORMS = ["plain", "remapped"] if REMAP else ["plain"]  # 5.17 counts packed windows in slots
@@ -178,23 +178,6 @@ def test_slices(index, name):
     assert torch.equal(part.dense() if isinstance(part, KeyMask) else part, expected)
     if index in SLICES[:2]:
         assert isinstance(part, KeyMask)
-
-
-def test_copies_and_devices():
-    mask = key_mask(2, 11, 11, 0, 0, FUNCTIONS["chunked"](), padding("middle", 11))
-    for same in (mask.contiguous(), mask.clone(), mask.detach(), mask.to("cpu"), copy.deepcopy(mask)):
-        assert same is mask
-    moved = mask.to("meta")
-    where = moved.visible
-    assert isinstance(moved, KeyMask)
-    assert {where.kv_start.device, where.kv_mask.device, where.chunk_origin.device} == {torch.device("meta")}
-    assert moved.window == mask.window
-    joined = torch.cat([mask, mask], dim=-1)
-    assert torch.equal(joined, torch.cat([mask.dense()] * 2, dim=-1))
-    with pytest.raises(NotServed, match=r"computes with its attention mask itself \(cat\)"):
-        torch.cat([mask, torch.ones(2, 1, 11, 3, dtype=torch.bool)], dim=-1)
-    with pytest.raises(NotServed, match=r"computes with its attention mask itself \(pad\)"):
-        torch.nn.functional.pad(mask, (0, 3))
 
 
 def decoder(kind):

@@ -86,7 +86,7 @@ def key_mask(
         return KeyMask.create(shape, device, CAUSAL, visible)
     if mask_function is bidirectional_mask_function:
         return KeyMask.create(shape, device, FULL, visible)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():  # closures cannot be read
         return traced_mask(
             shape, device, visible, mask_function, attention_mask, kv_offset, use_vmap, options
         )

@@ -1,7 +1,10 @@
 """The mask descriptor of windowed_attention: a window and a layout."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,16 +14,24 @@ from lckernels.hf.masks.kinds import FULL, Kind, Window
 from lckernels.options import Layout
 from lckernels.reference import key_positions, visible_keys
 
-_PER_BATCH = ("offset", "kv_start", "kv_end", "kv_mask", "segment_ids", "chunk_origin")
+# Fields of a mask's layout that may be tensors.
+_FIELDS = ("offset", "kv_start", "kv_end", "kv_mask", "segment_ids", "chunk_origin")
+# What a KeyMask is besides its shape, its device and its tensors: window, offset - (seqlen_k - seqlen_q),
+# chunk, chunk_origin, local_size, causal. The second is None where the offset is 0 or a tensor: it differs
+# from 0 where a cache grows, and torch.compile compiles again when a number of the context changes.
+_Context = tuple[Window | None, int | None, int, int, int | None, bool]
 
 
 class KeyMask(Mask):
     """A query sees the keys of its window that `visible` leaves.
 
+    `create` creates one. torch.compile traces a KeyMask as a wrapper subclass of its tensors; a call of the
+    class is a node of its graphs.
+
     Attributes:
         window: (left, right) as in windowed_attention. None: the mask was created under torch.compile, where
             only the layer's kind, from a patch, completes it.
-        visible: the layout; its offset is always set.
+        visible: the layout; its offset is always set. `layout_of` reads it under torch.compile too.
         dense_mask: the dense mask, if `window` is None.
         local_size: width of the window or chunk that transformers passes, if `window` is None.
         causal: whether the mask is causal, if `window` is None.
@@ -32,13 +43,43 @@ class KeyMask(Mask):
     local_size: int | None = None
     causal: bool = False
 
+    @staticmethod
+    def __new__(
+        cls: type[Self],
+        shape: tuple[int, ...],
+        device: torch.device,
+        context: _Context,
+        tensors: Mapping[str, Tensor],
+    ) -> Self:
+        mask = cls.of_shape(*shape, device=device)
+        mask.window, *_, mask.local_size, mask.causal = context
+        mask.visible = _layout(shape, context, tensors)
+        mask.dense_mask = tensors.get("dense_mask")
+        if mask.tensor_names == ("placeholder",):
+            mask.placeholder = tensors["placeholder"] if tensors else torch.zeros((), device=device)
+        return mask
+
     @classmethod
     def create(
-        cls, shape: tuple[int, ...], device: torch.device, window: Window | None, visible: Layout
-    ) -> "KeyMask":
+        cls,
+        shape: tuple[int, ...],
+        device: torch.device,
+        window: Window | None,
+        visible: Layout,
+        *,
+        dense_mask: Tensor | None = None,
+        local_size: int | None = None,
+        causal: bool = False,
+    ) -> Self:
         """A descriptor of shape (batch, 1, seqlen_q, seqlen_k)."""
+        if torch.compiler.is_dynamo_compiling():
+            context = _context(shape, window, visible, local_size, causal)
+            tensors = {name: getattr(visible, name) for name in _FIELDS}
+            tensors["dense_mask"] = dense_mask
+            return cls(shape, device, context, {k: x for k, x in tensors.items() if isinstance(x, Tensor)})
         mask = cls.of_shape(*shape, device=device)
         mask.window, mask.visible = window, visible
+        mask.dense_mask, mask.local_size, mask.causal = dense_mask, local_size, causal
         return mask
 
     @property
@@ -48,6 +89,34 @@ class KeyMask(Mask):
         restrictions = (visible.kv_start, visible.kv_end, visible.kv_mask, visible.segment_ids)
         return self.window == FULL and not visible.chunk and all(x is None for x in restrictions)
 
+    @property
+    def context(self) -> _Context:
+        """What the descriptor is besides its tensors."""
+        return _context(self.shape, self.window, self.visible, self.local_size, self.causal)
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """The attributes that are tensors."""
+        names = (*_FIELDS, "dense_mask")
+        return tuple(x for x in names if isinstance(getattr(self, x), Tensor)) or ("placeholder",)
+
+    @cached_property
+    def placeholder(self) -> Tensor:
+        """A tensor, which torch requires in a wrapper subclass, for masks without one."""
+        return torch.zeros((), device=self.device)
+
+    def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.device, _Context]]:
+        return list(self.tensor_names), (self.device, self.context)
+
+    @staticmethod
+    def __tensor_unflatten__(
+        tensors: dict[str, Tensor],
+        context: tuple[torch.device, _Context],
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+    ) -> "KeyMask":
+        return KeyMask(shape, *context, tensors)
+
     def dense(self) -> Tensor:
         if self.window is None:
             return self.dense_mask
@@ -55,45 +124,74 @@ class KeyMask(Mask):
         p = key_positions(batch, seqlen_q, seqlen_k, self.visible, self.device)
         return visible_keys(p, seqlen_k, self.window, self.visible)[:, None]
 
-    def sliced(self, index: Any) -> Tensor:
+    def sliced(self, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
         """A slice of the queries and a cut of the last keys stay descriptors."""
-        slices = _slices(index)
-        if slices is None or self.window is None:
-            return self.dense()[index]
-        batch, _, _, seqlen_k = self.shape
-        rows = [s.indices(size) for s, size in zip(slices, self.shape, strict=True)]
-        (_, whole, _), (first, last, _), (begin, end, _) = rows[0], rows[2], rows[3]
-        cut = end < seqlen_k and self.visible.segment_ids is not None
-        if rows[0] != (0, batch, 1) or rows[1] != (0, 1, 1) or begin or cut:
-            return self.dense()[index]
-        visible = replace(self.visible, offset=self.visible.offset + first)
+        batch, heads, seqlen_q, seqlen_k = self.shape
+        size = self.shape[dim]
+        first, last = _bound(start, size, 0), _bound(end, size, size)
+        if step == 1 and first == 0 and last == size:
+            return self.same()
+        visible = self.visible
+        if self.window is None or step != 1:
+            return super().sliced(dim, start, end, step)
+        if dim in (2, -2):
+            shape = (batch, heads, max(last - first, 0), seqlen_k)
+            visible = replace(visible, offset=visible.offset + first)
+            return self.create(shape, self.device, self.window, visible)
+        if dim not in (3, -1) or first != 0 or visible.segment_ids is not None:
+            return super().sliced(dim, start, end, step)
         if visible.kv_mask is not None:
-            visible = replace(visible, kv_mask=visible.kv_mask[:, :end])
-        shape = (whole, 1, max(last - first, 0), end)
-        return KeyMask.create(shape, self.device, self.window, visible)
+            visible = replace(visible, kv_mask=visible.kv_mask[:, :last])
+        return self.create((batch, heads, seqlen_q, last), self.device, self.window, visible)
 
-    def to_device(self, device: torch.device) -> "KeyMask":
-        if device == self.device:
-            return self
-        moved = {name: getattr(self.visible, name) for name in _PER_BATCH}
+    def to_device(self, device: torch.device) -> Self:
+        moved = {name: getattr(self.visible, name) for name in _FIELDS}
         moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
-        mask = KeyMask.create(tuple(self.shape), device, self.window, replace(self.visible, **moved))
-        mask.dense_mask = None if self.dense_mask is None else self.dense_mask.to(device)
-        mask.local_size, mask.causal = self.local_size, self.causal
-        return mask
+        return self.create(
+            tuple(self.shape), device, self.window, replace(self.visible, **moved),
+            dense_mask=None if self.dense_mask is None else self.dense_mask.to(device),
+            local_size=self.local_size, causal=self.causal,
+        )  # fmt: skip
 
 
-def _slices(index: Any) -> list[slice] | None:
-    """One slice of step 1 for each of the four dimensions; None for an index of another kind."""
-    given = list(index) if isinstance(index, tuple) else [index]
-    if any(x is Ellipsis for x in given):
-        at = next(i for i, x in enumerate(given) if x is Ellipsis)
-        given[at : at + 1] = [slice(None)] * (5 - len(given))
-    plain = len(given) <= 4 and all(isinstance(x, slice) and x.step in (None, 1) for x in given)
-    return given + [slice(None)] * (4 - len(given)) if plain else None
+for _name in _FIELDS:  # torch.compile reads the tensors as attributes of the mask itself
+    setattr(KeyMask, _name, property(attrgetter(f"visible.{_name}")))
+
+
+def _context(
+    shape: tuple[int, ...], window: Window | None, visible: Layout, local_size: int | None, causal: bool
+) -> _Context:
+    offset, origin = visible.offset, visible.chunk_origin
+    moved = not isinstance(offset, Tensor) and offset != 0
+    shift = int(offset - (shape[3] - shape[2])) if moved else None
+    origin = 0 if isinstance(origin, Tensor) else origin
+    return window, shift, visible.chunk, origin, local_size, causal
+
+
+def _layout(shape: tuple[int, ...], context: _Context, tensors: Mapping[str, Tensor]) -> Layout:
+    _, shift, chunk, origin, _, _ = context
+    fields = {"offset": 0 if shift is None else shape[3] - shape[2] + shift, "chunk_origin": origin}
+    fields.update({name: x for name, x in tensors.items() if name in _FIELDS})
+    return Layout(chunk=chunk, **fields)
+
+
+def layout_of(mask: KeyMask) -> Layout:
+    """The layout of a mask, also while torch.compile traces."""
+    if not torch.compiler.is_dynamo_compiling():
+        return mask.visible
+    return _layout(mask.shape, mask.context, {name: getattr(mask, name) for name in mask.tensor_names})
+
+
+def _bound(x: int | None, size: int, default: int) -> int:
+    """The bound of a slice, between 0 and `size`."""
+    if x is None:
+        return default
+    x = x + size if x < 0 else x
+    return size if x >= size else max(x, 0)
 
 
 def kind_of_mask(mask: KeyMask) -> Kind:
     """The kind of attention under a mask; bidirectional with seqlen_q != seqlen_k is cross attention."""
     _, _, seqlen_q, seqlen_k = mask.shape
-    return Kind(mask.window, mask.visible.chunk, cross=mask.window == FULL and seqlen_q != seqlen_k)
+    chunk = layout_of(mask).chunk
+    return Kind(mask.window, chunk, cross=mask.window == FULL and seqlen_q != seqlen_k)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lckernels.hf.masks.descriptor import NotServed
-from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.masks.key_mask import KeyMask, layout_of
 from lckernels.options import Layout
 
 _ARGUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -20,7 +20,7 @@ def has_cu_seqlens(options: dict[str, Any]) -> bool:
 
 def has_segments(mask: Tensor | None) -> bool:
     """Whether the mask itself separates the sequences of a packed row."""
-    return isinstance(mask, KeyMask) and mask.visible.segment_ids is not None
+    return isinstance(mask, KeyMask) and layout_of(mask).segment_ids is not None
 
 
 def packed_layout(layout: Layout, seqlen_k: int, options: dict[str, Any]) -> Layout:

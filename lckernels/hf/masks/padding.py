@@ -20,12 +20,13 @@ def valid_keys(attention_mask: Tensor | None, kv_length: int, kv_offset: int) ->
 def padding_layout(valid: Tensor | None) -> Layout:
     """A layout with the bounds of the valid keys; padding in the middle stays a mask.
 
-    On a GPU and under torch.compile the values of `valid` are not read, so it stays beside the bounds.
+    The values of `valid` are read only on the CPU and only outside tracing and FakeTensorMode; elsewhere it
+    stays beside the bounds.
 
     Args:
         valid: (batch, seqlen_k) bool; None: all keys are valid.
     """
-    read = valid is not None and valid.device.type == "cpu" and not torch.compiler.is_compiling()
+    read = valid is not None and _has_values(valid)
     if valid is None or (read and bool(valid.all())):
         return Layout()
     seqlen_k = valid.shape[1]
@@ -35,3 +36,9 @@ def padding_layout(valid: Tensor | None) -> Layout:
     kv_end = torch.where(some, seqlen_k - number.flip(1).argmax(1), 0)
     whole = read and bool((kv_end - kv_start == number.sum(1)).all())
     return Layout(kv_start=kv_start, kv_end=kv_end, kv_mask=None if whole else valid)
+
+
+def _has_values(x: Tensor) -> bool:
+    """Whether the host may read the values: not on a GPU, and not where a later call has other values."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return type(x) is Tensor and x.device.type == "cpu" and not traced

@@ -36,14 +36,14 @@ def traced_mask(
     if attention_mask is None and whole and causal and not options.get("allow_is_causal_skip", True):
         # Packed sequences arrive so; any other mask with these options is one segment.
         visible = replace(visible, segment_ids=_segments(mask_function, batch, seqlen_k, device))
-    mask = KeyMask.create(shape, device, None, visible)
-    mask.local_size, mask.causal = options.get("local_size"), causal
     # The compiler drops it if no layer reads it.
-    mask.dense_mask = sdpa_mask(
+    dense = sdpa_mask(
         batch, seqlen_q, seqlen_k, visible.offset + kv_offset, kv_offset, mask_function=mask_function,
         attention_mask=attention_mask, allow_is_causal_skip=False, device=device,
     )  # fmt: skip
-    return mask
+    return KeyMask.create(
+        shape, device, None, visible, dense_mask=dense, local_size=options.get("local_size"), causal=causal
+    )
 
 
 def _segments(mask_function: Callable, batch: int, seqlen: int, device: torch.device) -> Tensor:
