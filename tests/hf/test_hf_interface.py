@@ -211,24 +211,6 @@ def key_mask(seqlen=4):
     )
 
 
-def test_only_attention_computes_with_the_mask():
-    mask, x = key_mask(), torch.randn(1, 1, 4, 4)
-    dense = torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask.dense())
-    torch.testing.assert_close(
-        torch.nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask), dense
-    )
-    assert mask.to("cpu") is mask.contiguous() is mask.clone() is mask
-    computes = (
-        lambda: x + mask,
-        lambda: mask * 2,
-        lambda: mask.float(),
-        lambda: x.to(mask),
-    )
-    for compute in computes:
-        with pytest.raises(ValueError, match="it computes with its attention mask itself"):
-            compute()
-
-
 class Bare(torch.nn.Module):
     """A module as transformers passes it to an attention function."""
 

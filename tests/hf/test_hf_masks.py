@@ -1,7 +1,6 @@
 """A mask descriptor equals transformers' dense mask, and no N x N tensor is allocated for it."""
 
 # ruff: noqa: E402
-import copy
 import itertools
 
 import pytest
@@ -18,7 +17,6 @@ from transformers.models.t5gemma2 import modeling_t5gemma2 as t5gemma2
 
 from lckernels.hf import NAME
 from lckernels.hf.masks.create import create_mask, key_mask
-from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.readers import read_pattern
 

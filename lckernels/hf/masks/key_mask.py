@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
