@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lckernels.hf.masks.kinds import is_causal
+from lckernels.hf.private import sdpa_attention_forward
 
 
 def dense_attention(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lckernels.hf.masks.readers import Reader, add_readers, remove_readers
+from lckernels.hf.private import can_set_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Family:
             about the model, which `patch` then raises; empty if all are supported.
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
             call runs as dense attention.
-        replacements: module -> attributes that the module has while it is patched, such as a forward.
+        replacements: module -> functions (module, ...) by name that replace its methods, such as forward,
+            while lckernels runs it; a config in the module that they get names lckernels' attention.
         own_attention: the model's attention does not go through transformers' interface, but that of the
             replacements does.
         feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
@@ -45,7 +47,7 @@ class Family:
     mask_readers: Mapping[tuple[str, str], Reader] = field(default_factory=dict)
     unsupported: Callable[[nn.Module], str] | None = None
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
-    replacements: Callable[[nn.Module], dict[str, Any]] | None = None
+    replacements: Callable[[nn.Module], dict[str, Callable]] | None = None
     own_attention: bool = False
     feed_forward: tuple[str, ...] = ()
     mixes_tokens: Callable[[nn.Module], str] | None = None
@@ -105,8 +107,8 @@ def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] |
     return next((table for table in found if table is not None), None)
 
 
-def replacements(module: nn.Module) -> dict[str, Any]:
-    """Attributes that a module has while it is patched."""
+def replacements(module: nn.Module) -> dict[str, Callable]:
+    """Functions (module, ...) that replace methods of a module while lckernels runs it."""
     hooks = (family.replacements for family in families_of(type(module)))
     return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
 
@@ -114,7 +116,7 @@ def replacements(module: nn.Module) -> dict[str, Any]:
 def uses_interface(model: PreTrainedModel) -> bool:
     """Whether a model's attention goes through transformers' interface, at least with its replacements."""
     own = any(family.own_attention for family in families_of(type(model)))
-    return own or model._can_set_attn_implementation()
+    return own or can_set_attention(model)
 
 
 def feed_forward_methods(module: nn.Module) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.utils.output_capturing import _active_collector
 
 from lckernels.functional import windowed_attention
 from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
@@ -13,6 +12,7 @@ from lckernels.hf.chunked import attention_in_chunks
 from lckernels.hf.dense import dense_attention
 from lckernels.hf.masks.create import create_mask
 from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.private import collected_outputs
 from lckernels.hf.settings import PLAIN, settings_of
 from lckernels.hf.warn import warn_once
 
@@ -90,8 +90,7 @@ def _returns_weights(options: dict[str, Any]) -> bool:
         return True
     if torch.compiler.is_compiling():  # transformers' collector cannot be traced
         return False
-    requested = _active_collector.get() or {}
-    return any(name.endswith("attentions") for name in requested)
+    return any(name.endswith("attentions") for name in collected_outputs())
 
 
 def _dense_mask(mask: KeyMask, query: Tensor, key: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from lckernels.devices import execution_device
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import padded_dry_run
-from lckernels.hf.patch.modules import is_compiled
+from lckernels.hf.patch.modules import is_compiled, is_patched
 
 SHORT_ROW = 128  # tokens up to which the time of a call of attention is mostly that before the kernel
 
@@ -35,6 +35,8 @@ def own_attention_reasons(model: nn.Module, attention: str, seqlen: int) -> list
     reasons = _interface_reasons(model)
     if reasons:
         return reasons
+    if is_patched(model):
+        return ["the model is patched"]
     implementation = getattr(model.config, "_attn_implementation", None)
     if implementation != "sdpa":
         return [f"the model has attn_implementation={implementation!r}"]

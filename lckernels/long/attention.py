@@ -4,11 +4,15 @@
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from lckernels.checks import bad
 from lckernels.long.encoder_check import is_transformers_model
+
+if TYPE_CHECKING:
+    from lckernels.hf.choice import Choice
 
 ATTENTIONS = ("auto", "lckernels", "model")
 
@@ -23,24 +27,41 @@ def check_attention(model: nn.Module, attention: str) -> None:
         check_supported(model)
 
 
-def attention_context(
-    model: nn.Module, attention: str, seqlen: int, piece_tokens: int | None = None
-) -> AbstractContextManager[None]:
-    """The context of a call with rows of `seqlen` tokens: lckernels' attention, or the model's own.
+class AttentionContexts:
+    """The contexts of a LongEncoder's calls: lckernels' attention, or the model's own.
 
-    Args:
-        model: the wrapped model.
-        attention: one of ATTENTIONS.
-        seqlen: tokens of a row.
-        piece_tokens: on lckernels' attention a feed-forward over more tokens runs in pieces of so many.
+    The choice is made at the first call, and again at a call that finds the model or its config changed.
     """
-    if attention == "model" or (attention == "auto" and not is_transformers_model(model)):
-        return nullcontext()
-    from lckernels.hf.patch.modules import lckernels_attention
-    from lckernels.hf.support import own_attention_reasons
 
-    own = own_attention_reasons(model, attention, seqlen)
-    return nullcontext() if own else lckernels_attention(model, piece_tokens)
+    def __init__(self) -> None:
+        self._choice: Choice | None = None
+
+    def __reduce__(self) -> tuple:
+        return AttentionContexts, ()  # a copy's model is another one
+
+    def of(
+        self, model: nn.Module, attention: str, seqlen: int, piece_tokens: int | None = None
+    ) -> AbstractContextManager[None]:
+        """The context of a call with rows of `seqlen` tokens, for this thread.
+
+        Args:
+            model: the wrapped model.
+            attention: one of ATTENTIONS.
+            seqlen: tokens of a row.
+            piece_tokens: on lckernels' attention a feed-forward over more tokens runs in pieces of so many.
+        """
+        if attention == "model":
+            return nullcontext()
+        choice = self._choice
+        if choice is not None and attention == "auto" and choice.is_short(seqlen):
+            return nullcontext()
+        if choice is None or not choice.holds(model):
+            if attention == "auto" and not is_transformers_model(model):
+                return nullcontext()
+            from lckernels.hf.choice import Choice
+
+            choice = self._choice = Choice(model)
+        return choice.context(attention, seqlen, piece_tokens)
 
 
 def describe_attention(model: nn.Module, attention: str, seqlen: int) -> str:

@@ -10,7 +10,7 @@ from lckernels.checks import WEIGHTS, bad, integer, integers
 from lckernels.devices import execution_device
 from lckernels.dtypes import compute_dtype
 from lckernels.long.arguments import content_boundaries, sequence_lengths
-from lckernels.long.attention import attention_context, check_attention
+from lckernels.long.attention import AttentionContexts, check_attention
 from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
 from lckernels.long.encoder_check import check_encoder, check_row_length, try_at_call, unchanged_by_calls
@@ -112,6 +112,7 @@ class LongEncoder(EncoderWrapper):
         self.weights = weights
         self.merge = merge
         self.attention = attention
+        self._attention_contexts = AttentionContexts()
         self.max_tokens = max_tokens
         self.output_device = output_device
         self.progress = progress
@@ -319,7 +320,7 @@ class LongEncoder(EncoderWrapper):
         """The model's own states (batch, seqlen, dim)."""
         check_row_length(self.model, self.trial, [batch.shape[1]])
         device, options = self.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
-        with attention_context(self.model, self.attention, batch.shape[1]):
+        with self._attention_contexts.of(self.model, self.attention, batch.shape[1]):
             output = self._call(**batch.on(device), **options)
         states = outputs.states(output, batch.shape)
         return [state.to(self.output_device or device) for state in states]
@@ -342,14 +343,14 @@ class LongEncoder(EncoderWrapper):
         """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
         check_row_length(self.model, self.trial, chunks.widths)
         ranges = micro_batches(chunks.widths, self.max_tokens, self.rows)
-        attention = attention_context(self.model, self.attention, chunks.chunk_len)
+        attention = self._attention_contexts.of(self.model, self.attention, chunks.chunk_len)
         with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
             return run_chunks(self._call, entries, chunks, outputs, *merge, ranges, advance)
 
     def _run_rows(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="layer": the states (total_len, dim) of rows of whole documents."""
         rows = PackedRows(chunks, self.chunking, self.max_tokens)
-        attention = attention_context(self.model, "lckernels", chunks.chunk_len, self.max_tokens)
+        attention = self._attention_contexts.of(self.model, "lckernels", chunks.chunk_len, self.max_tokens)
         with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", self.progress) as advance:
             return run_rows(self.model, entries, rows, outputs, *merge, advance)
 

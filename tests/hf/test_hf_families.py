@@ -159,7 +159,7 @@ def test_relative_bias(register):
 
 
 def test_replacements(register):
-    def double(x):
+    def double(module, x):
         return 2 * x
 
     model = toy_model()
@@ -209,7 +209,7 @@ def through_the_interface(layer):
     if not isinstance(layer, OwnAttention):
         return {}
 
-    def forward(x):
+    def forward(layer, x):
         run = transformers.AttentionInterface._global_mapping[layer.config._attn_implementation]
         return run(layer, *layer.heads(x), None, scaling=0.5)[0].flatten(2)
 

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 from helpers import fresh_python
 from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
+from helpers.hf_calls import counted_attention
 from transformers.masking_utils import bidirectional_mask_function
 
 from lckernels.hf import NAME
@@ -43,14 +44,16 @@ def states(model, ids, mask):
 @pytest.mark.parametrize("family", WITH_INTERFACE)
 @pytest.mark.parametrize("padding", ["none", "right", "left", "middle"])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_same_states_as_transformers(family, padding, implementation):
+def test_same_states_as_transformers(family, padding, implementation, monkeypatch):
+    calls = counted_attention(monkeypatch)
     model, (ids, mask) = tiny(family), batch(padding)
     model.set_attn_implementation(implementation)
     with torch.no_grad():
         expected = states(model, ids, mask)
+        calls.clear()
         with lckernels_attention(model):
-            assert model.config._attn_implementation == NAME
             ours = states(model, ids, mask)
+    assert len(calls) == 2
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -131,18 +134,21 @@ def test_the_model_is_restored():
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_with_the_same_config_does_not_change():
-    model = tiny()
-    other = transformers.BertModel(model.config).eval()
-    assert other.config is model.config
-    with lckernels_attention(model):
-        assert all(m.config is not other.config for m in model.modules() if hasattr(m, "config"))
-        assert other.config._attn_implementation == "sdpa"
-        assert all(m.config is other.config for m in other.modules() if hasattr(m, "config"))
+def test_a_model_with_the_same_config_does_not_change(monkeypatch):
+    calls, model, ids = counted_attention(monkeypatch), tiny(), token_ids(30)[None]
+    config = model.config
+    other = transformers.BertModel(config).eval()
+    with lckernels_attention(model), torch.no_grad():
+        assert all(m.config is config for m in model.modules() if hasattr(m, "config"))
+        assert config._attn_implementation == "sdpa"
+        other(ids)
+        assert not calls
+        model(ids)
+        assert len(calls) == 2
 
 
-def test_threads_share_a_model():
-    model, ids = tiny(), token_ids(30)[None]
+def test_threads_share_a_model(monkeypatch):
+    calls, model, ids = counted_attention(monkeypatch), tiny(), token_ids(30)[None]
     before, inside, leave = attributes(model), threading.Event(), threading.Event()
 
     def wait():
@@ -156,9 +162,11 @@ def test_threads_share_a_model():
         with lckernels_attention(model):
             thread.start()
             assert inside.wait(10)
+            torch.testing.assert_close(model(ids).last_hidden_state, expected)
+            assert len(calls) == 2
         # The other thread is still in its context.
-        assert model.config._attn_implementation == NAME
-        torch.testing.assert_close(model(ids).last_hidden_state, expected)
+        assert torch.equal(model(ids).last_hidden_state, expected)
+        assert len(calls) == 2
         leave.set()
         thread.join()
     assert attributes(model) == before

@@ -1,6 +1,7 @@
 """lckernels.patch on a decoder with a sliding window: exact, for this instance only, and undone."""
 
 import copy
+import sys
 import threading
 
 import pytest
@@ -131,21 +132,50 @@ def test_fields_set_on_a_patched_config_remain():
     assert model.config._attn_implementation == "eager"
 
 
-def test_a_failed_patch_changes_nothing():
+def test_a_failed_patch_changes_nothing(monkeypatch):
+    def fail(module, *args):
+        if isinstance(module, type(model.model.layers[1].self_attn)) and module.layer_idx == 1:
+            raise RuntimeError("fail")
+        return {}
+
     model = tiny_mistral()
     before = [dict(module.__dict__) for module in model.modules()]
-    model.model.layers[1].self_attn.config = copy.copy(model.config)
-    model.model.layers[1].self_attn.config.lock = threading.Lock()  # cannot be copied
-    with pytest.raises(TypeError, match="pickle"):
-        lckernels.patch(model)
-    model.model.layers[1].self_attn.config = model.config
-    assert [dict(module.__dict__) for module in model.modules()] == before
-    with (
-        lckernels_attention(model),
-        pytest.raises(ValueError, match="model: got MistralForCausalLM, in use by a"),
-    ):
+    monkeypatch.setattr(sys.modules["lckernels.hf.patch.modules"], "replacements", fail)
+    with pytest.raises(RuntimeError, match="fail"):
         lckernels.patch(model)
     assert [dict(module.__dict__) for module in model.modules()] == before
+
+
+def test_a_config_that_cannot_be_copied(tokens):
+    """The dry run copies the model; what a patch does requires no copy."""
+    model = tiny_mistral()
+    before = logits(model, input_ids=tokens)
+    model.config.lock = threading.Lock()
+    report = lckernels.patch(model)
+    assert "cannot pickle" in report.unknown
+    torch.testing.assert_close(logits(model, input_ids=tokens), before, rtol=1e-5, atol=1e-5)
+    lckernels.unpatch(model)
+
+
+@pytest.mark.parametrize("first", ["patch", "context"])
+def test_a_patch_during_a_call_of_a_long_encoder(tokens, first):
+    model = tiny_mistral()
+    attributes = [dict(module.__dict__) for module in model.modules()]
+    before = logits(model, input_ids=tokens)
+    context = lckernels_attention(model)
+    context.__enter__()
+    lckernels.patch(model)
+    if first == "patch":
+        lckernels.unpatch(model)
+        context.__exit__(None, None, None)
+    else:
+        context.__exit__(None, None, None)
+        after = logits(model, input_ids=tokens)
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(after, before)
+        lckernels.unpatch(model)
+    assert [dict(module.__dict__) for module in model.modules()] == attributes
+    assert torch.equal(logits(model, input_ids=tokens), before)
 
 
 def test_bad_arguments():

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.kinds import CAUSAL, FULL
@@ -15,6 +14,7 @@ from lckernels.hf.masks.padding import padding_layout, valid_keys
 from lckernels.hf.masks.patterns import Pattern
 from lckernels.hf.masks.readers import read_pattern
 from lckernels.hf.masks.traced import traced_mask
+from lckernels.hf.private import bidirectional_mask_function, causal_mask_function, sdpa_mask
 from lckernels.hf.warn import warn_once
 from lckernels.options import Layout
 

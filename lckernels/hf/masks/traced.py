@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.masking_utils import sdpa_mask
 
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.readers import AND
+from lckernels.hf.private import sdpa_mask
 from lckernels.options import Layout
 
 

@@ -26,8 +26,8 @@ def patch(
 ) -> Report:
     """Runs every attention layer of this model that goes through transformers' interface on lckernels.
 
-    Only this instance changes: it gets a config object of its own. Nothing of lckernels is saved with it.
-    Masks that lckernels does not support run as dense masks, with the same results.
+    Only this instance changes: its config, and what is built from that, do not. Nothing of lckernels is saved
+    with it. Masks that lckernels does not support run as dense masks, with the same results.
 
     Args:
         model: a transformers model, or a module that contains one (PEFT, DDP).
@@ -47,8 +47,8 @@ def patch(
 
     Raises:
         TypeError: the patch would change nothing in this model; the message names why.
-        ValueError: an invalid argument; a model that is patched, compiled, or in use by a LongEncoder; a
-            config with output_attentions, which requires eager attention.
+        ValueError: an invalid argument; a model that is patched or compiled; a config with
+            output_attentions, which requires eager attention.
         BackendError: no backend supports the model's calls, or only the reference, which computes every
             score.
     """

@@ -30,6 +30,7 @@ from lckernels.hf.patch.skeleton import (
 from lckernels.hf.settings import PLAIN, LayerSettings
 
 _NAME = "lckernels_dry_run"
+_LABELS = ("id2label", "label2id")  # fields of a config that may be large and change no attention
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ def _cached_run(model: nn.Module, seqlen: int) -> DryRun:
 
 
 def _fields(config: PreTrainedConfig) -> str:
-    """The config's own fields; a config in it is also the config of a module in the model."""
-    return str({name: x for name, x in config.__dict__.items() if not isinstance(x, PreTrainedConfig)})
+    """The config's own fields, without tables of labels; a config in it is also that of a module."""
+    fields = {name: x for name, x in config.__dict__.items() if not isinstance(x, PreTrainedConfig)}
+    return str({name: x for name, x in fields.items() if name not in _LABELS})
 
 
 class _BoolsAreTrue(TorchDispatchMode):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lckernels.hf.family import dry_inputs, replacements
 from lckernels.hf.masks.chunk_mask import ChunkMask
-from lckernels.hf.patch.modules import lock
+from lckernels.hf.patch.methods import lock
 from lckernels.module_copy import copy_without_hooks
 
 META = torch.device("meta")
@@ -63,7 +64,8 @@ def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Mod
     with lock:
         result = copy_without_hooks(model, _on_meta, instead)
     for module in result.modules():
-        module.__dict__.update(replacements(module))
+        for name, function in replacements(module).items():
+            module.__dict__[name] = MethodType(function, module)
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
             # The other implementations of experts read the values that route tokens.

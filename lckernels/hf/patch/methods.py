@@ -1,0 +1,214 @@
+"""Methods of modules that run on the module's view, where a patch or the thread's context requires it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import Signature, signature
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from lckernels.hf.patch.views import module_view
+
+PATCHED = "_lckernels_patch"  # attribute of a patched module
+# Where accelerate stores the method of a module whose forward it replaces.
+_STORED = {"forward": "_old_forward"}
+lock = threading.RLock()  # held while modules are changed or copied
+
+
+class Absent:
+    """Marks a missing attribute; a class, so that a copy is identical."""
+
+
+class Installed:
+    """An attribute of a module's instance that is there while it has uses.
+
+    Attributes:
+        module: the module.
+        name: of the attribute.
+        own: the attribute of the instance before, or Absent.
+        uses: the number of contexts and patches that use it.
+    """
+
+    def __init__(self, module: nn.Module, name: str, own: Any, uses: int = 0) -> None:
+        self.module, self.name, self.own, self.uses = module, name, own, uses
+
+    def install(self) -> "Installed":
+        """Adds a use; returns the object in use, which may have been installed before."""
+        known = self.module.__dict__.get(self.name)
+        used = known if type(known) is type(self) and known.module is self.module else self
+        used.uses += 1
+        self.module.__dict__[self.name] = used
+        return used
+
+    def release(self) -> None:
+        """Removes a use; without any, the attribute is what it was before."""
+        self.uses -= 1
+        if self.uses == 0 and self.module.__dict__.get(self.name) is self:
+            restore(self.module, self.name, self.own)
+
+
+class Method(Installed):
+    """A method that runs on its module's view: that of the thread's switch, else that of a patch.
+
+    Without either it is the module's own method.
+
+    Attributes:
+        configs: the attributes of the module that are configs.
+        functions: functions (module, ...) that replace methods of the module on the view, by name.
+        view: the module's view while it is patched.
+        traced: the view of a switch, for torch.compile, which cannot trace the state of a thread.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        own: Any,
+        uses: int,
+        configs: dict[str, PreTrainedConfig],
+        functions: dict[str, Callable],
+    ) -> None:
+        super().__init__(module, name, own, uses)
+        self.configs, self.functions = configs, functions
+        self.view = module_view(module, configs, functions)
+        self.traced: nn.Module | None = None
+        stored = name in _STORED.values()
+        self.on_class = "forward" if stored and "forward" in functions else "" if own is not Absent else name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        view = self.traced if torch.compiler.is_compiling() else switched_view(self.module)
+        if view is None and PATCHED in self.module.__dict__:
+            view = self.view
+        if view is None:
+            return self.original(*args, **kwargs)
+        if self.on_class:
+            return getattr(type(view), self.on_class)(view, *args, **kwargs)
+        return self.own.__func__(view, *args, **kwargs)
+
+    @property
+    def original(self) -> Callable:
+        """The module's own method."""
+        return getattr(type(self.module), self.name).__get__(self.module) if self.own is Absent else self.own
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(self.original)
+
+    def __reduce__(self) -> tuple:
+        """A copy belongs to the module's copy; of a module that is not patched it is the class's method."""
+        if PATCHED not in self.module.__dict__:
+            return (getattr, (self.module, self.name)) if self.own is Absent else (_same, (self.own,))
+        return Method, (self.module, self.name, self.own, 1, self.configs, self.functions)
+
+
+class Replication(Installed):
+    """The method by which DataParallel copies a patched module: the replica gets methods of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module, "_replicate_for_data_parallel", Absent)
+
+    def __call__(self) -> nn.Module:
+        replica = getattr(type(self.module), self.name)(self.module)
+        for name, value in self.module.__dict__.items():
+            if type(value) is Method and value.module is self.module:
+                own = value.own if value.own is Absent else MethodType(value.own.__func__, replica)
+                replica.__dict__[name] = Method(replica, value.name, own, 1, value.configs, value.functions)
+        return replica
+
+
+class Switch:
+    """What runs some modules on their views, in the threads that are in its context.
+
+    Attributes:
+        views: the views of modules.
+        installed: attributes of modules that are there during the context.
+    """
+
+    def __init__(self, views: dict[nn.Module, nn.Module], installed: list[Installed]) -> None:
+        self.views, self.installed = views, installed
+
+    def is_current(self) -> bool:
+        """Whether the modules' own methods are those that `installed` replaces."""
+        values = ((x, x.module.__dict__.get(x.name, Absent)) for x in self.installed)
+        return all(value is x.own or type(value) is type(x) for x, value in values)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The context; several threads may be in it, and a thread several times."""
+        with lock:
+            used = [attribute.install() for attribute in self.installed]
+            self._trace(used, self.views)
+        outer = _thread.switches
+        _thread.switches = (self, *outer)
+        try:
+            yield
+        finally:
+            _thread.switches = outer
+            with lock:
+                self._trace(used, {})
+                for attribute in used:
+                    attribute.release()
+
+    def _trace(self, used: list[Installed], views: dict[nn.Module, nn.Module]) -> None:
+        for attribute in used:
+            if type(attribute) is Method:
+                attribute.traced = views.get(attribute.module)
+
+
+class _Thread(threading.local):
+    """The switches whose contexts the thread is in, the innermost first."""
+
+    switches: tuple[Switch, ...] = ()
+
+
+_thread = _Thread()
+
+
+def current_switch() -> Switch | None:
+    """The innermost switch whose context the thread is in."""
+    return next(iter(_thread.switches), None)
+
+
+def switched_view(module: nn.Module) -> nn.Module | None:
+    """The module's view in the thread's context; None outside of one."""
+    for switch in _thread.switches:
+        view = switch.views.get(module)
+        if view is not None:
+            return view
+    return None
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def methods_of(
+    module: nn.Module,
+    names: list[str],
+    configs: dict[str, PreTrainedConfig],
+    functions: dict[str, Callable],
+) -> list[Method]:
+    """The methods of these names; none for one that a function of the instance replaces."""
+    found = []
+    for name in names:
+        own = module.__dict__.get(name, Absent)
+        if own is not Absent and _STORED.get(name) in module.__dict__:
+            name = _STORED[name]
+            own = module.__dict__[name]
+        if type(own) is Method:
+            found.append(own)
+        elif own is Absent or (isinstance(own, MethodType) and own.__self__ is module):
+            found.append(Method(module, name, own, 0, configs, functions))
+    return found
+
+
+def restore(module: nn.Module, name: str, value: Any) -> None:
+    """Sets or removes an attribute of the instance."""
+    if value is Absent:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = value

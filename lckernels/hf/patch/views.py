@@ -1,0 +1,153 @@
+"""Views of configs and modules: objects that share all attributes, but have lckernels' attention.
+
+A method that gets its module's view as `self` reads a config whose attention implementation is lckernels. The
+config itself does not change, nor does what anything else reads from it.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from lckernels.hf.interface import NAME
+from lckernels.hf.private import STORED_IMPLEMENTATION
+
+_REPLACED = "_lckernels_replaced"  # slot of a config's view: the implementation that lckernels replaces
+_VIEWS = "_lckernels_views"  # slot of a view: (config, its view) by the name of the attribute
+_PIECE_TOKENS = "_lckernels_piece_tokens"  # slot of a module's view
+
+
+class ConfigView:
+    """The first base of every view of a config."""
+
+    __slots__ = (_REPLACED, _VIEWS)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Replaces transformers' hook for new classes of configs."""
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        own = self.__dict__.get(STORED_IMPLEMENTATION)
+        return NAME if own == self._lckernels_replaced else own
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: Any) -> None:
+        PreTrainedConfig._attn_implementation.fset(self, value)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        """A copy is a view with fields of its own."""
+        return _empty_view, (*type(self)._lckernels_class, self._lckernels_replaced), self.__dict__
+
+
+class ModuleView:
+    """The first base of every view of a module."""
+
+    __slots__ = (_VIEWS, _PIECE_TOKENS)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Replaces transformers' hook for new classes of models."""
+
+
+def configs_in(attributes: dict[str, Any]) -> dict[str, PreTrainedConfig]:
+    """The configs among the attributes of an object."""
+    return {name: value for name, value in attributes.items() if isinstance(value, PreTrainedConfig)}
+
+
+def config_view(config: PreTrainedConfig) -> PreTrainedConfig:
+    """An object with the config's fields, of a subclass of its class, whose attention is lckernels.
+
+    An implementation that is set on the config later is the view's too.
+    """
+    nested = configs_in(config.__dict__)
+    view = _empty_view(type(config), tuple(nested), config.__dict__.get(STORED_IMPLEMENTATION))
+    getattr(view, _VIEWS).update(_views(nested))
+    object.__setattr__(view, "__dict__", config.__dict__)
+    return view
+
+
+def module_view(
+    module: nn.Module,
+    configs: dict[str, PreTrainedConfig],
+    methods: dict[str, Callable] | None = None,
+    pieces: Iterable[str] = (),
+    piece_tokens: int | None = None,
+) -> nn.Module:
+    """An object with the module's attributes, of a subclass of its class, whose configs are views.
+
+    Args:
+        module: the module.
+        configs: its attributes that are configs.
+        methods: functions (module, ...) that replace its methods.
+        pieces: names of methods (batch, seqlen, dim) -> the same that run over pieces of seqlen.
+        piece_tokens: tokens of a piece.
+    """
+    cls = _module_class(type(module), tuple(configs), tuple(pieces))
+    view = object.__new__(_subclass(cls, methods) if methods else cls)
+    object.__setattr__(view, "__dict__", module.__dict__)
+    object.__setattr__(view, _VIEWS, _views(configs))
+    object.__setattr__(view, _PIECE_TOKENS, piece_tokens)
+    return view
+
+
+def _views(configs: dict[str, PreTrainedConfig]) -> dict[str, tuple[PreTrainedConfig, PreTrainedConfig]]:
+    return {name: (config, config_view(config)) for name, config in configs.items()}
+
+
+def _empty_view(base: type, names: tuple[str, ...], replaced: str | None) -> PreTrainedConfig:
+    view = object.__new__(_config_class(base, names))
+    object.__setattr__(view, _REPLACED, replaced)
+    object.__setattr__(view, _VIEWS, {})
+    return view
+
+
+def _attribute(name: str) -> property:
+    """The attribute `name` of a view: the view of the config that the shared attributes hold now."""
+
+    def get(self: Any) -> Any:
+        config = self.__dict__[name]
+        if not isinstance(config, PreTrainedConfig):
+            return config
+        known, view = self._lckernels_views.get(name, (None, None))
+        if known is not config:
+            view = config_view(config)
+            self._lckernels_views[name] = config, view
+        return view
+
+    def set_value(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    return property(get, set_value)
+
+
+@cache
+def _config_class(base: type, names: tuple[str, ...]) -> type:
+    attributes = {name: _attribute(name) for name in names}
+    return _subclass(base, {**attributes, "_lckernels_class": (base, names)}, ConfigView)
+
+
+@cache
+def _module_class(base: type, names: tuple[str, ...], pieces: tuple[str, ...]) -> type:
+    methods = {name: _in_pieces(base, name) for name in pieces}
+    return _subclass(base, {**{name: _attribute(name) for name in names}, **methods}, ModuleView)
+
+
+def _subclass(base: type, attributes: dict[str, Any], *first: type) -> type:
+    """A subclass with the base's name, by which transformers recognizes classes."""
+    names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(base.__name__, (*first, base), {"__slots__": (), **names, **attributes})
+
+
+def _in_pieces(base: type, name: str) -> Callable[..., Tensor]:
+    """A method that runs over one piece after the other, so that wide activations stay in the cache."""
+
+    @wraps(getattr(base, name))  # transformers counts its parameters
+    def pieces(self: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
+        feed_forward, width = getattr(base, name), self._lckernels_piece_tokens
+        if more or x.shape[1] <= width:
+            return feed_forward(self, x, *more)
+        return torch.cat([feed_forward(self, piece) for piece in x.split(width, dim=1)], dim=1)
+
+    return pieces

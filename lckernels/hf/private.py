@@ -1,0 +1,42 @@
+"""Names of transformers that are not in its documentation; a version may move or rename any of them.
+
+| name | without it |
+|---|---|
+| `_active_collector` | `output_attentions=True` is seen where a layer receives it as an argument |
+| `causal_mask_function`, `bidirectional_mask_function` | these masks are recognized by their names |
+| `sdpa_attention_forward`, `sdpa_mask` | what the public interfaces have under "sdpa" is the same function |
+| `_attn_implementation_internal` | `set_attn_implementation` has no effect on a patched model |
+| `PreTrainedModel._can_set_attn_implementation` | only a dry run shows that no attention uses the interface |
+"""
+
+from typing import Any
+
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+try:
+    from transformers.utils.output_capturing import _active_collector as active_collector
+except ImportError:
+    active_collector = None
+try:
+    from transformers.masking_utils import causal_mask_function
+except ImportError:
+    causal_mask_function = None
+try:
+    from transformers.masking_utils import bidirectional_mask_function
+except ImportError:
+    bidirectional_mask_function = None
+
+STORED_IMPLEMENTATION = "_attn_implementation_internal"  # field of a config
+sdpa_attention_forward = AttentionInterface()["sdpa"]
+sdpa_mask = AttentionMaskInterface()["sdpa"]
+
+
+def collected_outputs() -> Any:
+    """The names of the outputs that the running forward collects by hooks."""
+    return (active_collector.get() if active_collector is not None else None) or ()
+
+
+def can_set_attention(model: PreTrainedModel) -> bool:
+    """Whether the code of the model's class uses the attention interface, as far as is known."""
+    check = getattr(model, "_can_set_attn_implementation", None)
+    return check is None or check()
