@@ -59,7 +59,7 @@ def test_it_equals_a_call(name, padded, monkeypatch):
 )
 def test_explain_names_the_attention(name, said, monkeypatch):
     # As if a backend other than eager supported attention on every device, in short rows too.
-    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: backends()["cpu"])
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem, warn: backends()["cpu"])
     monkeypatch.setattr(lckernels.hf.support, "SHORT_ROW", 0)
     model = make_encoder(name)
     model.config._attn_implementation = "sdpa"

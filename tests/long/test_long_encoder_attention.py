@@ -36,13 +36,13 @@ def calls(monkeypatch):
 def kernel(monkeypatch):
     """As if a backend other than eager supported attention on every device."""
     fast = Backend("fast", {}, reasons=lambda problem: [], unavailable=lambda: "")
-    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: fast)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem, warn: fast)
 
 
 @pytest.fixture
 def no_kernel(monkeypatch):
     slow = registry.backends()["eager"]
-    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem: slow)
+    monkeypatch.setattr(lckernels.hf.support, "choose", lambda problem, warn: slow)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "mpnet"])
