@@ -82,6 +82,8 @@ def _kernel_reasons(model: nn.Module, seqlen: int) -> list[str]:
     if parameter is None or not isinstance(heads, int) or not isinstance(hidden, int):
         return ["the model's config has no num_attention_heads and hidden_size"]
     device = execution_device(model, parameter).type
+    if device == "meta":
+        return ["its weights are on the meta device; the attention is known when they are loaded"]
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else parameter.dtype
     shape = (1, seqlen, heads, hidden // heads)

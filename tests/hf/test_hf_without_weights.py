@@ -1,6 +1,8 @@
 """Models on the meta device: patched by structure, before their weights are loaded."""
 
 # ruff: noqa: E402
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,6 +14,11 @@ from helpers.hf_patched import close, logits, model_of
 import lckernels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}  # fmt: skip
 
 
 def without_weights(name):
@@ -53,3 +60,23 @@ def test_a_forward_without_weights():
     lckernels.patch(model)
     ids = torch.zeros(1, 9, dtype=torch.long, device="meta")
     assert model(ids, attention_mask=torch.ones_like(ids)).logits.shape == (1, 9, VOCAB)
+
+
+@pytest.mark.parametrize("options", [{}, {"attention": "lckernels"}, {"merge": "layer"}], ids=str)
+def test_a_long_encoder_without_weights(options):
+    """It explains a call, and a call returns the shapes."""
+    encoder = lckernels.LongEncoder(without_weights("bert"), 40, 8, **options)
+    expected = lckernels.LongEncoder(model_of("bert"), 40, 8, **options).explain(100)
+    explained = encoder.explain(100)
+    assert dataclasses.replace(explained, attention="") == dataclasses.replace(expected, attention="")
+    assert explained.attention == expected.attention
+    states = encoder(torch.zeros(1, 100, dtype=torch.long, device="meta")).last_hidden_state
+    assert (states.shape, states.device.type) == ((1, 100, 32), "meta")
+
+
+def test_a_long_encoder_without_weights_explains_long_rows():
+    model = transformers.BertModel(transformers.BertConfig(**SIZES)).to("meta")
+    explained = lckernels.LongEncoder(model, 256, 64).explain(700).attention
+    assert explained == (
+        "the model's own: its weights are on the meta device; the attention is known when they are loaded"
+    )

@@ -46,8 +46,8 @@ def plan_patch(
     exact = replace(requested, window=None, sink_tokens=0)
     main = {call.layer for call in run.calls}
     for name, call in first.items():
-        asked = requested if run.error or name in main else exact
-        settings[modules[name]] = own = replace(asked, kind=call.kind)
+        given = requested if run.error or name in main else exact
+        settings[modules[name]] = own = replace(given, kind=call.kind)
         rows.append(_row(model, call, own, device_type))
     for name in _attention_modules(model):
         if _reached(name, first):
