@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import Signature, signature
-from types import MethodType
+from types import CodeType, MethodType
 from typing import Any
 
 import torch
@@ -97,6 +97,10 @@ class Method(Installed):
     @property
     def __signature__(self) -> Signature:
         return signature(self.original)
+
+    @property
+    def __code__(self) -> CodeType:  # torch.export reads its place in a file
+        return self.original.__code__
 
     def __reduce__(self) -> tuple:
         """A copy belongs to the module's copy; of a module that is not patched it is the class's method."""
