@@ -211,3 +211,13 @@ def test_compiled_models_are_tried_without_compiling():
     model.compile(backend=lambda graph, inputs: compiled.append(graph) or graph)
     assert LongEncoder(model, 20).rows is Rows.EQUAL
     assert compiled == []
+
+
+def test_fake_tensors_are_not_compared():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        encoder = LongEncoder(tiny(), 32)
+        output = encoder(token_ids(20)[None].expand(2, -1))
+        assert output.last_hidden_state.shape == (2, 20, 16)
+        assert encoder.trial is None
