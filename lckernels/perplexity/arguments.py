@@ -14,7 +14,13 @@ _IDS = "expected integers (num_tokens,) or (1, num_tokens)"
 
 
 def check_sizes(context: int | None, stride: int | None, window: int | None, sink_tokens: int | None) -> None:
-    """Raises ValueError for sizes that fit no model; None is a default."""
+    """Raises TypeError for sizes that are no integers, ValueError for those that fit no model.
+
+    None is a default.
+    """
+    for name, value in (("context", context), ("stride", stride)):
+        if value is not None:
+            integer(name, value)
     if context is not None and context < 2:
         raise ValueError(f"context: got {context}; expected at least 2, a token and one before it")
     if stride is not None and (stride < 1 or stride > (context or stride)):

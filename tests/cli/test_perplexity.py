@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 import math
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,6 +197,20 @@ def test_sizes_that_do_not_fit(model, options, message):
     for call in (score, compare):
         with pytest.raises(ValueError, match=f"^{message}"):
             call(model, some_ids(70), **options)
+
+
+@pytest.mark.parametrize("name", ["context", "stride", "window", "given"])
+def test_sizes_are_integers(model, name):
+    for value in (8.0, True, "8"):
+        with pytest.raises(TypeError, match=f"^{name}: got {value!r}; expected an int"):
+            score(model, some_ids(30), **{name: value})
+
+
+def test_sizes_of_numpy(model):
+    sizes = {"context": 20, "stride": 10, "window": 5, "sink_tokens": 0, "given": 3}
+    of_numpy = {name: numpy.int64(size) for name, size in sizes.items()}
+    ids = some_ids(50)
+    assert torch.equal(score(model, ids, **of_numpy).nll, score(model, ids, **sizes).nll)
 
 
 def test_models_and_texts_that_cannot_be_scored(model):
