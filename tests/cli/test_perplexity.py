@@ -207,7 +207,7 @@ def test_sizes_are_integers(model, name):
 
 
 def test_sizes_of_numpy(model):
-    sizes = {"context": 20, "stride": 10, "window": 5, "sink_tokens": 0, "given": 3}
+    sizes = {"context": 20, "stride": 10, "given": 3}
     of_numpy = {name: numpy.int64(size) for name, size in sizes.items()}
     ids = some_ids(50)
     assert torch.equal(score(model, ids, **of_numpy).nll, score(model, ids, **sizes).nll)
