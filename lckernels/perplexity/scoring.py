@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lckernels.checks import bad
+from lckernels.devices import execution_device
 from lckernels.perplexity.arguments import check_sizes, fit, repeated_tokens, scored_windows, token_ids
 from lckernels.perplexity.head import (
     Hidden,
@@ -137,8 +138,7 @@ def _score(
     repeated = repeated_tokens(bos, given, ids, getattr(model.config.get_text_config(), "bos_token_id", None))
     context, stride = fit(model, context, stride, repeated)
     cut = scored_windows(num_tokens, context, stride, given, repeated)
-    # Weights that accelerate offloads are on the meta device; its hooks move the input.
-    ids = ids if model.device.type == "meta" else ids.to(model.device)
+    ids = ids.to(execution_device(model, next(model.parameters())))
     check_causal(model, ids.device)
     tally = _Tally(num_tokens, variants, ids.device)
     with torch.inference_mode(), token_bar(num_tokens, "perplexity", progress) as advance:

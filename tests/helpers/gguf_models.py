@@ -10,7 +10,7 @@ from helpers.tiny_decoder import SIZES
 from tokenizers import pre_tokenizers
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-TOKENS = ["<s>", "</s>", *ALPHABET, "er"]  # a token for each byte, and one merge
+TOKENS = ["<s>", "</s>", *ALPHABET, "er", "an"]  # a token for each byte, and two merges
 _SIZES = {**SIZES, "vocab_size": len(TOKENS)}
 
 
@@ -51,7 +51,7 @@ def save_gguf(path: Path, architecture: str, keys=(), factors=()) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3] + [1] * (len(TOKENS) - 2))
-    writer.add_token_merges(["e r"])
+    writer.add_token_merges(["e r", "a n"])  # transformers 5.17 reads no list of one
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_pad_token_id(1)
