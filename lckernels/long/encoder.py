@@ -21,6 +21,7 @@ from lckernels.long.layer_rows import PackedRows
 from lckernels.long.layer_support import check_layer_merge
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
+from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.wrapper import EncoderWrapper
@@ -113,6 +114,7 @@ class LongEncoder(EncoderWrapper):
         self.merge = merge
         self.attention = attention
         self._attention_contexts = AttentionContexts()
+        self._rotary = dynamic_rotary(model)
         self.max_tokens = max_tokens
         self.output_device = output_device
         self.progress = progress
@@ -286,6 +288,8 @@ class LongEncoder(EncoderWrapper):
         warn_without_special_tokens(batch, self.special_ids)
         if self.trial is None:
             self.trial = try_at_call(model, self.device)
+        if self._rotary:
+            reset_frequencies(self._rotary, self.device)
         if self._is_one_call(batch, sentence_boundaries):
             states = self._run_whole(batch, outputs)
         else:
