@@ -22,18 +22,18 @@ class Fingerprint:
     def __init__(self, model: nn.Module) -> None:
         self.modules = _modules(model)
         modules = [module for module in self.modules if module is not None]
-        self.state = [_state(module) for module in modules]
-        found = [(module.__dict__, configs_in(module.__dict__)) for module in modules]
+        self.holders = [model, *(module for module in modules if configs_in(module.__dict__))]
+        self.state = [_state(module) for module in self.holders]
+        found = [(module.__dict__, configs_in(module.__dict__)) for module in self.holders]
         self.configs = [(own, name, config) for own, named in found for name, config in named.items()]
         self.fields = [_Fields(config) for config in _all_configs(config for *_, config in self.configs)]
         self.families = families()
 
     def matches(self, model: nn.Module) -> bool:
         """Whether the model has these modules, fields and families."""
-        modules = _modules(model)
         return (
-            modules == self.modules
-            and [_state(module) for module in modules if module is not None] == self.state
+            _modules(model) == self.modules
+            and [_state(module) for module in self.holders] == self.state
             and all(own.get(name) is config for own, name, config in self.configs)
             and all(fields.same() for fields in self.fields)
             and families() == self.families
