@@ -15,23 +15,29 @@ from lckernels.plan import Plan
 
 # No known model has more KV heads; the warning about the layout depends on it.
 MAX_MODEL_HEADS = 128
+_PAIRS = (tuple, list)  # a union would be built at each call
 _PACKED = "; packed input (layout.cu_seqlens_q) has batch 1: pass q[None], k[None] and v[None]"
 
 
-def _heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Checks that dtypes, devices, heads and head_dims of (..., heads, head_dim) fit one another."""
+def _heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[torch.Size, torch.Size]:
+    """Checks that dtypes, devices, heads and head_dims of (..., heads, head_dim) fit; returns two shapes."""
+    dtype, device = q.dtype, q.device
     checks.floating("q", q)
-    for x, name in ((k, "k"), (v, "v")):
-        checks.floating(name, x)
-        checks.like(name, x, "q", q, autocasts=True)
-    if q.shape[-1] == 0:
+    if not (k.dtype is dtype and v.dtype is dtype and k.device == device and v.device == device):
+        for x, name in ((k, "k"), (v, "v")):
+            checks.floating(name, x)
+            checks.like(name, x, "q", q, autocasts=True)
+    shape_q, shape_k, shape_v = q.shape, k.shape, v.shape
+    num_heads, num_kv_heads = shape_q[-2], shape_k[-2]
+    if shape_q[-1] == 0:
         raise bad("q", "head_dim 0", "expected head_dim >= 1")
-    if k.shape[-1] != q.shape[-1]:
-        raise bad("k", f"head_dim {k.shape[-1]}", f"q has head_dim {q.shape[-1]}")
-    if v.shape[:-1] != k.shape[:-1]:
-        raise bad("v", f"shape {tuple(v.shape)}", f"k has shape {tuple(k.shape)}")
-    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
-        raise bad("q", f"{q.shape[-2]} heads", f"the number must be a multiple of k's {k.shape[-2]} heads")
+    if shape_k[-1] != shape_q[-1]:
+        raise bad("k", f"head_dim {shape_k[-1]}", f"q has head_dim {shape_q[-1]}")
+    if shape_v != shape_k and shape_v[:-1] != shape_k[:-1]:
+        raise bad("v", f"shape {tuple(shape_v)}", f"k has shape {tuple(shape_k)}")
+    if num_kv_heads == 0 or num_heads % num_kv_heads:
+        raise bad("q", f"{num_heads} heads", f"the number must be a multiple of k's {num_kv_heads} heads")
+    return shape_q, shape_k
 
 
 def check_attention(
@@ -46,15 +52,16 @@ def check_attention(
     checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)", _PACKED)
     checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
     checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
-    _heads(q, k, v)
-    if k.shape[2] > MAX_MODEL_HEADS:
+    shape_q, shape_k = _heads(q, k, v)
+    if shape_k[2] > MAX_MODEL_HEADS:
         _warn_of_heads_first(q, k)
-    if k.shape[0] != q.shape[0]:
-        raise bad("k", f"batch {k.shape[0]}", f"q has batch {q.shape[0]}")
-    if not isinstance(window_size, tuple | list) or len(window_size) != 2:
+    if shape_k[0] != shape_q[0]:
+        raise bad("k", f"batch {shape_k[0]}", f"q has batch {shape_q[0]}")
+    if not isinstance(window_size, _PAIRS) or len(window_size) != 2:
         raise bad("window_size", window_size, "expected (left, right)")
-    checks.integer("window_size left", window_size[0], -1)
-    checks.integer("window_size right", window_size[1], -1)
+    left, right = window_size
+    checks.integer("window_size left", left, -1)
+    checks.integer("window_size right", right, -1)
     if softmax_scale is not None:
         checks.number("softmax_scale", softmax_scale, -sys.float_info.max)
     checks.number("dropout_p", dropout_p, 0)
@@ -104,15 +111,17 @@ def check_layout(layout: Layout, q: Tensor, k: Tensor) -> None:
             checks.option(f"layout.{name}", value, "integer", "q", q, (), (batch,))
         elif value is not None or name == "chunk_origin":
             checks.integer(f"layout.{name}", value, -INT32_MAX, alternative=" or an integer tensor")
-    checks.option("layout.kv_start", layout.kv_start, "integer", "q", q, (batch,))
-    checks.option("layout.kv_end", layout.kv_end, "integer", "q", q, (batch,))
-    checks.option("layout.kv_mask", layout.kv_mask, "bool", "q", q, tuple(k.shape[:2]))
-    checks.option("layout.segment_ids", layout.segment_ids, "integer", "q", q, tuple(k.shape[:2]))
+    for name in ("kv_start", "kv_end"):
+        if (bounds := getattr(layout, name)) is not None:
+            checks.option(f"layout.{name}", bounds, "integer", "q", q, (batch,))
+    for name, kind in (("kv_mask", "bool"), ("segment_ids", "integer")):
+        if (table := getattr(layout, name)) is not None:
+            checks.option(f"layout.{name}", table, kind, "q", q, tuple(k.shape[:2]))
     checks.integer("layout.sink_tokens", layout.sink_tokens, 0)
     checks.integer("layout.chunk", layout.chunk, 0)
     for name in ("max_seqlen_q", "max_seqlen_k"):
-        if getattr(layout, name) is not None:
-            checks.integer(f"layout.{name}", getattr(layout, name), 0)
+        if (longest := getattr(layout, name)) is not None:
+            checks.integer(f"layout.{name}", longest, 0)
 
 
 def _segments(layout: Layout, q: Tensor) -> int:

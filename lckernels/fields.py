@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections import namedtuple
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lckernels.options import AttentionOptions, Layout, Score
@@ -55,7 +56,8 @@ FlatOptions.__doc__ = "The values of FIELDS, in their order: the options as an o
 INDEX = {name: index for index, name in enumerate(FlatOptions._fields)}
 
 # One expression: torch.compile does not trace a global attrgetter, and a loop takes 1.4 us instead of 0.4.
-_values = eval(f"lambda options: [{', '.join(f'options.{field.place}' for field in FIELDS)}]")
+_PLACES = ", ".join(field.place for field in FIELDS)
+_values = eval(f"lambda {', '.join(AttentionOptions._fields)}: [{_PLACES}]")
 # (index of the number, index of the tensor, the number where the value is a tensor)
 _PAIRS = tuple(
     (index - 1, index, None if FIELDS[index - 1].type.endswith("?") else 0)
@@ -73,15 +75,44 @@ def _getter(group: str, options: type) -> itemgetter:
 _of_layout, _of_score = _getter("layout", Layout), _getter("score", Score)
 
 
+class WindowOptions(FlatOptions):
+    """Options of a call with a window, a scale and a number as offset, and no others. Most calls are such."""
+
+    __slots__ = ()
+
+
+_NUM_OF_WINDOW = INDEX["offset"] + 1
+tensors_of = itemgetter(*(INDEX[field.name] for field in FIELDS if field.type == "Tensor?"))
+
+
 def flat_options(options: AttentionOptions) -> FlatOptions:
     """The options as an op takes them."""
-    values = _values(options)
+    values = _values(*options)
     for number, tensor, absent in _PAIRS:
         if isinstance(values[tensor], Tensor):
             values[number] = absent
         else:
             values[tensor] = None
-    return FlatOptions(*values)
+    if torch.compiler.is_dynamo_compiling() or not _has_window_only(values):
+        return FlatOptions(*values)
+    return WindowOptions._make(values)
+
+
+def _has_window_only(values: list) -> bool:
+    # The tensors first: a comparison with one would compute.
+    return all(map(is_, tensors_of(values), _NO_TENSORS)) and values[_NUM_OF_WINDOW:] == _ABSENT
+
+
+_ABSENT: list | None = None  # what follows the offset in WindowOptions
+_NO_TENSORS = tensors_of([None] * len(FIELDS))
+_ABSENT = list(flat_options(AttentionOptions((-1, -1), 1.0, Layout(), Score(), 0.0, None))[_NUM_OF_WINDOW:])
+
+
+def window_options(window_size: tuple[int, int], softmax_scale: float) -> FlatOptions:
+    """The options of a call without a layout, score and dropout."""
+    if torch.compiler.is_dynamo_compiling():
+        return FlatOptions(window_size, softmax_scale, None, *_ABSENT)
+    return WindowOptions._make((window_size, softmax_scale, None, *_ABSENT))
 
 
 def grouped_options(flat: FlatOptions) -> AttentionOptions:

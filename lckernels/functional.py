@@ -18,7 +18,7 @@ from lckernels.arguments import (
 )
 from lckernels.dtypes import compute_dtype
 from lckernels.equivalents import with_equivalents
-from lckernels.fields import flat_options
+from lckernels.fields import flat_options, window_options
 from lckernels.ops import attention, chunked, overlap, states
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
@@ -86,17 +86,21 @@ def windowed_attention(
     """
     check_attention(q, k, v, window_size, softmax_scale, dropout_p)
     check_backend(backend)
-    layout = _DEFAULT_LAYOUT if layout is None else layout
-    score = _DEFAULT_SCORE if score is None else score
-    check_layout(layout, q, k)
-    check_score(score, q)
+    if layout is not None:
+        check_layout(layout, q, k)
+    if score is not None:
+        check_score(score, q)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
-    seed = None
-    if dropout_p:
-        bounds = torch.iinfo(torch.int64)
-        seed = torch.randint(bounds.min, bounds.max, (1,), dtype=torch.int64, device=q.device)
-    options = AttentionOptions(window_size, scale, layout, score, dropout_p, seed)
-    out, lse = attention.windowed_attention(q, k, v, *flat_options(options), backend)
+    if layout is None and score is None and not dropout_p:
+        options = window_options(window_size, scale)
+    else:
+        seed = None
+        if dropout_p:
+            bounds = torch.iinfo(torch.int64)
+            seed = torch.randint(bounds.min, bounds.max, (1,), dtype=torch.int64, device=q.device)
+        layout, score = layout or _DEFAULT_LAYOUT, score or _DEFAULT_SCORE
+        options = flat_options(AttentionOptions(window_size, scale, layout, score, dropout_p, seed))
+    out, lse = attention.attend(q, k, v, options, backend)
     return (out, lse) if return_lse else out
 
 

@@ -1,7 +1,6 @@
 """merge="final": the model runs on every chunk; the chunks' hidden states are merged into one sequence."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -80,8 +79,4 @@ class ChunkStates:
         self.parts, self.buffer = [], None
         if isinstance(weights, Tensor):
             weights = weights.to(chunks.device)
-        # The result has the dtype of the model's states, under autocast too.
-        device = chunks.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
-            return overlap_merge(chunks, self.plan, weights)
+        return overlap_merge(chunks, self.plan, weights)

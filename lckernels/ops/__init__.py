@@ -1,7 +1,8 @@
 """The public torch ops `lckernels::*`, one module per family; the only package that registers torch ops.
 
 Each op has one Python kernel for all devices, which calls the backend that `registry.choose` returns.
-Backends have no autograd of their own: the backward of an op is a second op. Second-order gradients raise.
+Backends have no autograd of their own: the backward of an op is a second op. A second-order gradient raises
+(`registration.first_order`).
 """
 
 from lckernels.imports import when_imported

@@ -1,34 +1,65 @@
 """The op windowed_attention. Its options are flat arguments, listed in `fields`."""
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
-from lckernels.fields import INDEX, SCHEMA, FlatOptions
-from lckernels.ops.registration import register
+from lckernels.fields import FIELDS, INDEX, SCHEMA, FlatOptions, WindowOptions, tensors_of
+from lckernels.ops.registration import first_order, is_plain, register, requires_grad
 
-_WITH_GRADIENT = (INDEX["rel_bias"], INDEX["sink_logits"])
+_TENSORS = tuple(INDEX[field.name] for field in FIELDS if field.type == "Tensor?")
 
 
-def _problem(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> Problem:
-    seqlen_k = k.shape[1]
-    if options.max_seqlen_k is not None:
-        seqlen_k = min(options.max_seqlen_k, seqlen_k)
-    scores = prod((q.shape[0], q.shape[2], q.shape[1], seqlen_k))
-    score_bytes = scores * compute_dtype(q.dtype).itemsize
-    shapes, segmented = (q.shape, k.shape, v.shape), options.segment_ids is not None
-    return Problem("windowed_attention", q.device.type, q.dtype, shapes, score_bytes, segmented)
+class _Problem(Problem):
+    """A call of the op. A backend that reads neither its shapes nor its size costs no time for them."""
+
+    __slots__ = ("inputs", "options")
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> None:
+        self.op, self.device_type, self.dtype = "windowed_attention", q.device.type, q.dtype
+        self.inputs, self.options = (q, k, v), options
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(x.shape for x in self.inputs)
+
+    @property
+    def score_bytes(self) -> int:
+        q, k, _ = self.inputs
+        seqlen_k, longest = k.shape[1], self.options.max_seqlen_k
+        if longest is not None:
+            seqlen_k = min(longest, seqlen_k)
+        return q.shape[0] * q.shape[2] * q.shape[1] * seqlen_k * compute_dtype(q.dtype).itemsize
+
+    @property
+    def segmented(self) -> bool:
+        return self.options.segment_ids is not None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, options: FlatOptions, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    """The op windowed_attention, without torch's dispatcher where `is_plain`."""
+    if torch.compiler.is_dynamo_compiling():
+        return windowed_attention(q, k, v, *options, backend)
+    tensors = (q, k, v) if type(options) is WindowOptions else (q, k, v, *tensors_of(options))
+    if not is_plain(tensors):
+        return windowed_attention(q, k, v, *options, backend)
+    if torch.is_grad_enabled() and requires_grad(tensors):
+        return _apply(q, k, v, options, backend)
+    return _run(q, k, v, options, backend)
+
+
+def _run(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions, backend: str | None) -> tuple[Tensor, Tensor]:
+    chosen = choose(_Problem(q, k, v, options), backend)
+    return chosen.ops["windowed_attention"](q, k, v, options)
 
 
 def _windowed_attention(q: Tensor, k: Tensor, v: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    options, backend = FlatOptions._make(arguments[:-1]), arguments[-1]
-    chosen = choose(_problem(q, k, v, options), backend)
-    return chosen.ops["windowed_attention"](q, k, v, options)
+    return _run(q, k, v, FlatOptions._make(arguments[:-1]), arguments[-1])
 
 
 def _windowed_attention_fake(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
@@ -48,7 +79,7 @@ def _windowed_attention_backward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     options, backend = FlatOptions._make(arguments[:-1]), arguments[-1]
-    chosen = choose(_problem(q, k, v, options), backend)
+    chosen = choose(_Problem(q, k, v, options), backend)
     *grads, dbias, dsink = chosen.ops["windowed_attention_backward"](dout, dlse, q, k, v, out, lse, options)
     return *grads, *(q.new_empty(0) if x is None else x for x in (dbias, dsink))
 
@@ -57,7 +88,7 @@ def _windowed_attention_backward_fake(
     dout: Tensor, dlse: Any, q: Tensor, k: Tensor, v: Tensor, out: Any, lse: Any, *options: Any
 ) -> tuple[Tensor, ...]:
     inputs = (q, k, v)
-    parameters = (options[index] for index in _WITH_GRADIENT)
+    parameters = (options[INDEX[name]] for name in ("rel_bias", "sink_logits"))
     return (
         *(x.new_empty(x.shape) for x in inputs),
         *(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in parameters),
@@ -65,31 +96,46 @@ def _windowed_attention_backward_fake(
 
 
 class _WindowedAttention(torch.autograd.Function):
-    """The gradient of windowed_attention."""
+    """The gradient of windowed_attention. rel_bias and sink_logits are those of the options."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel_bias: Tensor | None,
+        sink_logits: Tensor | None,
+        options: FlatOptions,
+        backend: str | None,
+    ) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            out, lse = windowed_attention(q, k, v, *options)
-        ctx.is_tensor = [isinstance(x, Tensor) for x in options]
-        ctx.constants = [None if isinstance(x, Tensor) else x for x in options]
-        ctx.save_for_backward(q, k, v, out, lse, *(x for x in options if isinstance(x, Tensor)))
+            out, lse = attend(q, k, v, options, backend)
+        ctx.options, tensors = [*options, backend], tensors_of(options)
+        for index in _TENSORS:
+            ctx.options[index] = None
+        ctx.save_for_backward(q, k, v, out, lse, *tensors)
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @first_order("windowed_attention")
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
         q, k, v, out, lse, *tensors = ctx.saved_tensors
-        remaining = iter(tensors)
-        options = [next(remaining) if t else c for t, c in zip(ctx.is_tensor, ctx.constants, strict=True)]
+        options = ctx.options[:]
+        for index, x in zip(_TENSORS, tensors, strict=True):
+            options[index] = x
         dout = torch.zeros_like(out) if dout is None else dout
-        dq, dk, dv, *dparameters = windowed_attention_backward(dout, dlse, q, k, v, out, lse, *options)
-        grads: list[Tensor | None] = [None] * len(options)
-        for index, dparameter in zip(_WITH_GRADIENT, dparameters, strict=True):
-            if ctx.needs_input_grad[3 + index]:
-                grads[index] = dparameter
-        return dq, dk, dv, *grads
+        grads = windowed_attention_backward(dout, dlse, q, k, v, out, lse, *options)
+        needed = ctx.needs_input_grad[: len(grads)]
+        return *(dx if need else None for dx, need in zip(grads, needed, strict=True)), None, None
+
+
+def _apply(
+    q: Tensor, k: Tensor, v: Tensor, options: FlatOptions, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    parameters = options.rel_bias, options.sink_logits
+    return _WindowedAttention.apply(q, k, v, *parameters, options, backend)
 
 
 windowed_attention = register(
@@ -97,7 +143,7 @@ windowed_attention = register(
     f"(Tensor q, Tensor k, Tensor v, {SCHEMA}, str? backend) -> (Tensor out, Tensor lse)",
     _windowed_attention,
     _windowed_attention_fake,
-    apply=_WindowedAttention.apply,
+    apply=lambda q, k, v, *args: _apply(q, k, v, FlatOptions._make(args[:-1]), args[-1]),
     num_autocast=3,
 )
 windowed_attention_backward = register(

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
-from lckernels.ops.registration import register
+from lckernels.ops.registration import first_order, register
 from lckernels.options import ExtraTokens
 from lckernels.plan import PlanArgs
 
@@ -112,7 +111,7 @@ class _ChunkedAttention(torch.autograd.Function):
         return out, extra_out
 
     @staticmethod
-    @once_differentiable
+    @first_order("chunked_attention")
     def backward(ctx: Any, dout: Tensor | None, dextra_out: Tensor | None) -> tuple:
         *inputs, out = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout

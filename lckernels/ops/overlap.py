@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
-from lckernels.ops.registration import register
+from lckernels.ops.registration import first_order, register
 from lckernels.plan import PlanArgs
 
 
@@ -81,7 +80,7 @@ class _OverlapMerge(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order("overlap_merge")
     def backward(ctx: Any, dout: Tensor) -> tuple:
         dchunks, dweights = overlap_merge_backward(dout, *ctx.saved_tensors, *ctx.args)
         return dchunks, dweights if ctx.needs_input_grad[1] else None, *(None,) * 5
@@ -94,7 +93,6 @@ overlap_merge = register(
     _overlap_merge,
     _overlap_merge_fake,
     apply=_OverlapMerge.apply,
-    num_autocast=1,
 )
 overlap_merge_backward = register(
     "overlap_merge_backward",
@@ -151,7 +149,7 @@ class _OverlapSplit(torch.autograd.Function):
         return chunks
 
     @staticmethod
-    @once_differentiable
+    @first_order("overlap_split")
     def backward(ctx: Any, dchunks: Tensor) -> tuple:
         return overlap_split_backward(dchunks, *ctx.saved_tensors, *ctx.args), *(None,) * 5
 
@@ -163,7 +161,6 @@ overlap_split = register(
     _overlap_split,
     _overlap_split_fake,
     apply=_OverlapSplit.apply,
-    num_autocast=1,
 )
 overlap_split_backward = register(
     "overlap_split_backward",

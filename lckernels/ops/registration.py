@@ -1,17 +1,40 @@
 """Registration of a public torch op: schema, kernel, fake, autograd and autocast in one call."""
 
 from collections.abc import Callable
+from functools import wraps
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 _LIBRARY = torch.library.Library("lckernels", "DEF")
+_FIRST_ORDER = (
+    "lckernels.{}: got create_graph=True, which a second-order gradient needs; expected create_graph=False: "
+    "the gradient of the backward is not supported"
+)
 _NO_TRANSFORMS = (
     "lckernels.{}: got a transform of torch.func (grad, vjp, jvp, ...); expected Tensor.backward() or "
     "torch.autograd.grad, which the ops support"
 )
+
+
+def _state(name: str) -> Callable[[], object]:
+    """A private function of torch._C; without it one that returns True, so that no call `is_plain`."""
+    try:
+        return attrgetter(name)(torch._C)
+    except AttributeError:
+        return lambda: True
+
+
+_dispatch_modes = _state("_len_torch_dispatch_stack")
+_function_modes = _state("_len_torch_function_stack")
+_traced = _state("_is_tracing")
+_transformed = _state("_functorch.peek_interpreter_stack")
+_profiled = _state("_autograd._profiler_enabled")
+_autocasts = _state("_is_any_autocast_enabled")
 
 
 def register(
@@ -22,7 +45,7 @@ def register(
     *,
     apply: Callable | None = None,
     num_autocast: int = 0,
-) -> torch._ops.OpOverload:
+) -> Callable:
     """Defines lckernels::name with one kernel for all devices.
 
     Args:
@@ -34,7 +57,7 @@ def register(
         num_autocast: how many leading arguments autocast casts to its dtype; the others stay as they are.
 
     Returns:
-        The op.
+        The op as a function, which calls the op's own code without torch's dispatcher where `is_plain`.
     """
     _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
@@ -43,17 +66,71 @@ def register(
     if apply is not None:
         _register_autograd(name, op, apply)
     _register_autocast(name, op, num_autocast)
-    return op
+    tensors_of = _tensors_getter(op)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() or not is_plain(tensors := tensors_of(args)):
+            return op(*args)
+        if apply is not None and torch.is_grad_enabled() and requires_grad(tensors):
+            return apply(*args)
+        return kernel(*args)
+
+    return call
 
 
-def _requires_grad(args: tuple | list) -> bool:
-    for x in args:
+def _tensors_getter(op: torch._ops.OpOverload) -> Callable[[tuple], tuple]:
+    """Returns, of an op's arguments, those that are tensors, lists of tensors or None."""
+    places = [i for i, x in enumerate(op._schema.arguments) if "Tensor" in str(x.type)]
+    return itemgetter(*places)
+
+
+def first_order(name: str) -> Callable[[Callable], Callable]:
+    """Decorates the backward of an op: it raises if autograd records it for a second-order gradient.
+
+    Autograd records a backward if the caller passes create_graph=True. A backward within a compiled graph or
+    within a reentrant checkpoint does not receive that argument.
+    """
+
+    def decorate(backward: Callable) -> Callable:
+        @wraps(backward)
+        def checked(ctx: Any, *grads: Tensor | None) -> tuple:
+            if torch.is_grad_enabled():
+                raise RuntimeError(_FIRST_ORDER.format(name))
+            return backward(ctx, *grads)
+
+        return checked
+
+    return decorate
+
+
+def is_plain(tensors: tuple[Tensor | list[Tensor] | None, ...]) -> bool:
+    """Whether the call of an op with these tensors needs nothing of torch's dispatcher but autograd.
+
+    That is: ordinary tensors on the CPU, and no mode, transform, trace, autocast or profiler.
+    """
+    if _dispatch_modes() or _function_modes() or _traced() or _transformed():
+        return False
+    if forward_ad._current_level >= 0 or _profiled() or _autocasts():
+        return False
+    return _are_plain(tensors)
+
+
+def _are_plain(tensors: tuple | list) -> bool:
+    for x in tensors:
         if x is None:
             continue
-        if isinstance(x, Tensor):
-            if x.requires_grad:
-                return True
-        elif isinstance(x, list | tuple) and _requires_grad(x):
+        if type(x) is Tensor or type(x) is Parameter:
+            if not x.is_cpu:
+                return False
+        elif not (isinstance(x, list) and _are_plain(x)):
+            return False
+    return True
+
+
+def requires_grad(tensors: tuple | list) -> bool:
+    """Whether one of the tensors requires a gradient."""
+    for x in tensors:
+        if x is not None and (requires_grad(x) if isinstance(x, list) else x.requires_grad):
             return True
     return False
 
@@ -61,9 +138,11 @@ def _requires_grad(args: tuple | list) -> bool:
 def _register_autograd(name: str, op: Callable, apply: Callable) -> None:
     """An autograd.Function under the Autograd key: a tenth of the host time of torch.library's wrapper."""
 
+    tensors_of = _tensors_getter(op)
+
     def with_autograd(*args: Any) -> Any:
         # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
-        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _requires_grad(args)):
+        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and requires_grad(tensors_of(args))):
             if torch._C._are_functorch_transforms_active():
                 raise NotImplementedError(_NO_TRANSFORMS.format(name))
             return apply(*args)

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
-from lckernels.ops.registration import register
+from lckernels.ops.registration import first_order, register
 
 
 def _states_problem(outs: list[Tensor]) -> Problem:
@@ -62,7 +61,7 @@ class _MergeAttentionStates(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @first_order("merge_attention_states")
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
         out, lse, *states = ctx.saved_tensors
         outs, lses = states[: ctx.num_states], states[ctx.num_states :]

@@ -80,13 +80,14 @@ def test_a_registered_op_with_one_table_entry_is_chosen_and_reported(monkeypatch
     problem = Problem("test_double", "cpu", torch.float32, ())
     schema = "(Tensor x, str? backend) -> Tensor"
     op = register("test_double", schema, kernel, lambda x, _: torch.empty_like(x))
+    overload = torch.ops.lckernels.test_double.default
     with pytest.raises(lckernels.BackendError, match="eager: it has no kernel for test_double"):
         op(torch.ones(3), None)
     backend = Backend("double", by_name(test_double), lambda problem: [], lambda: "")
     monkeypatch.setitem(registry._loaded, "double", backend)
     monkeypatch.setattr(registry, "BACKENDS", (*registry.BACKENDS, "double"))
     assert choose(problem) is backend
-    torch.library.opcheck(op, (torch.ones(3), None))
+    torch.library.opcheck(overload, (torch.ones(3), None))
     assert op(torch.ones(3), None).tolist() == [2.0] * 3
     (others,) = {
         others for op, device, _, _, others in info.served() if (op, device) == ("test_double", "cpu")

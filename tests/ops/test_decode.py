@@ -12,7 +12,7 @@ from helpers.compare_attention import (
     run_backend,
 )
 
-from lckernels import Layout, Score
+from lckernels import Layout, Score, windowed_attention
 from lckernels.options import AttentionOptions
 
 pytestmark = [
@@ -87,3 +87,12 @@ def test_nonfinite_values(dtype, of, value):
     x[0, KEYS - 400, 0, 3] = value  # hidden
     x[1, KEYS - 302, 1, 5] = value  # the first key of the first query alone
     compare_poisoned(problem)
+
+
+@by_dtype
+@pytest.mark.parametrize("keys", [5, 64, 300])
+def test_heads_together_give_the_bits_of_each_head_alone(dtype, keys):
+    q, k, v = (torch.randn(1, length, 8, 64).to(dtype) for length in (1, keys, keys))
+    together = windowed_attention(q, k, v, window_size=(-1, 0))
+    alone = [windowed_attention(*(x[:, :, h : h + 1] for x in (q, k, v))) for h in range(8)]
+    torch.testing.assert_close(together, torch.cat(alone, dim=2), rtol=0, atol=0)

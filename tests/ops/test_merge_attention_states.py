@@ -232,6 +232,15 @@ def test_gradcheck(backend):
     )
 
 
+@by_backend
+def test_second_order_raises(backend):
+    outs, lses = random_states(torch.float32, requires_grad=True)
+    out, lse = lckernels.merge_attention_states(outs, lses, backend=backend)
+    for result in (out, lse):
+        with pytest.raises(RuntimeError, match="merge_attention_states: got create_graph=True"):
+            torch.autograd.grad(result.sum(), outs[0], create_graph=True, retain_graph=True)
+
+
 @pytest.mark.opcheck
 @pytest.mark.triton
 @by_backend

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.backends import BACKENDS
+from helpers.backends import BACKENDS, by_backend, supported
 
 import lckernels
 from lckernels import Plan, plan_chunks, reference
@@ -19,26 +19,33 @@ def test_forward_mode_raises():
         torch.func.jvp(lambda x: lckernels.overlap_merge(x, plan), (chunks,), (chunks,))
 
 
-def test_autocast():
+@by_backend
+@pytest.mark.parametrize("dtype", supported(torch.float32, torch.bfloat16), ids=str)
+def test_autocast_keeps_the_dtype(dtype, backend):
     plan = plan_chunks([50], 16, 6)
-    chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
+    chunks = torch.randn(plan.num_chunks, 16, 5).to(dtype).requires_grad_()
     table = torch.rand(plan.num_chunks, 16, requires_grad=True)
+
+    def run():
+        merged = lckernels.overlap_merge(chunks, plan, table, backend=backend)
+        again = lckernels.overlap_split(merged, plan, backend=backend)
+        return merged, again, *torch.autograd.grad(again.float().sum(), (chunks, table))
+
+    want = run()
     with torch.autocast("cpu", torch.bfloat16):
-        merged = lckernels.overlap_merge(chunks, plan, table)
-        assert lckernels.overlap_split(merged.float(), plan).dtype == torch.bfloat16
-    assert merged.dtype == torch.bfloat16
-    merged.float().sum().backward()
-    assert chunks.grad.dtype == torch.float32 and table.grad.dtype == torch.float32
+        got = run()
+    for x, y in zip(got, want, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 
-def test_second_order_raises():
+@pytest.mark.parametrize("op", ["overlap_merge", "overlap_split"])
+def test_second_order_raises(op):
     plan = plan_chunks([50], 16, 6)
-    chunks = torch.randn(plan.num_chunks, 16, 5, requires_grad=True)
-    (gradient,) = torch.autograd.grad(
-        lckernels.overlap_merge(chunks, plan).square().sum(), chunks, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    shape = (plan.num_chunks, 16, 5) if op == "overlap_merge" else (plan.total_len, 5)
+    x = torch.randn(shape, requires_grad=True)
+    out = getattr(lckernels, op)(x, plan)
+    with pytest.raises(RuntimeError, match=f"lckernels.{op}: got create_graph=True"):
+        torch.autograd.grad(out.sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "eager"])

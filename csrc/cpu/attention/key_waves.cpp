@@ -18,9 +18,6 @@ constexpr int64_t kStepsPerThread = 8;
 // Key tiles that a thread packs in a row, if there are enough, prefetching the rows of the next one.
 constexpr int64_t kRunTiles = 4;
 
-// Products or elements that justify one more thread: about ten microseconds.
-constexpr int64_t kThreadWork = int64_t{1} << 19;
-
 TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Span queries) {
   return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
 }

@@ -10,6 +10,9 @@
 
 namespace lck {
 
+// Products or elements that justify one more thread: about ten microseconds.
+inline constexpr int64_t kThreadWork = int64_t{1} << 19;
+
 // Queries [queries.begin, queries.end) of a sequence and one kv head, whose key tiles are packed during the
 // part's wave.
 struct WavePart {

@@ -1,4 +1,7 @@
 // The private torch ops of windowed attention.
+#include <optional>
+#include <tuple>
+
 #include "binding/attention_args.h"
 #include "cpu/attention/run.h"
 #include "cpu/common/tensor_args.h"
@@ -22,37 +25,64 @@ struct Call {
   }
 };
 
-void attention_forward_op(Tensor q, Tensor k, Tensor v, LCK_ATTENTION_PARAMETERS Tensor out, Tensor lse) {
-  Call call(q, k, v, LCK_ATTENTION_VALUES);
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const AttentionOptions& options) {
+  Call call(q, k, v, options);
+  const AttentionParams& p = call.params;
+  Tensor out = new_tensor(q, {p.batch, p.seqlen_q, p.num_heads, p.head_dim_v});
+  Tensor lse = new_tensor(q, {p.batch, p.num_heads, p.seqlen_q}, accumulator_of(q));
   prepare_output(out);
   set_results(q, out, lse, &call.params);
   run_attention_forward(current_isa(), call.dtype, call.params);
+  return {out, lse};
 }
 
-void attention_backward_op(Tensor dout, OptionalTensor dlse, Tensor q, Tensor k, Tensor v, Tensor out,
-                           Tensor lse, LCK_ATTENTION_PARAMETERS Tensor dq, Tensor dk, Tensor dv, Tensor delta,
-                           OptionalTensor dbias, OptionalTensor dsink) {
+std::tuple<Tensor, Tensor> attention_forward_op(LCK_ATTENTION_PARAMETERS Tensor q, Tensor k, Tensor v) {
+  return forward(contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), LCK_ATTENTION_VALUES);
+}
+
+// The same without other options: fewer arguments take less time to convert.
+std::tuple<Tensor, Tensor> window_forward_op(Tensor q, Tensor k, Tensor v, int64_t left, int64_t right,
+                                             double softmax_scale, std::optional<int64_t> offset) {
+  AttentionOptions options{};
+  options.left = left, options.right = right, options.softmax_scale = softmax_scale, options.offset = offset;
+  return forward(contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), options);
+}
+
+std::tuple<Tensor, Tensor, Tensor> attention_backward_op(LCK_ATTENTION_PARAMETERS Tensor dout,
+                                                         OptionalTensor dlse, Tensor q, Tensor k, Tensor v,
+                                                         Tensor out, Tensor lse, OptionalTensor dbias,
+                                                         OptionalTensor dsink) {
+  q = contiguous_rows(q), k = contiguous_rows(k), v = contiguous_rows(v);
+  out = contiguous_rows(out), dout = contiguous_rows(dout);
   Call call(q, k, v, LCK_ATTENTION_VALUES);
+  const AttentionParams& p = call.params;
+  Tensor dq = new_tensor(q, {p.batch, p.seqlen_q, p.num_heads, p.head_dim});
+  Tensor dk = new_tensor(q, {p.batch, p.seqlen_k, p.num_kv_heads, p.head_dim});
+  Tensor dv = new_tensor(q, {p.batch, p.seqlen_k, p.num_kv_heads, p.head_dim_v});
   for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad);
+  const Tensor delta = new_tensor(q, {p.batch, p.num_heads, p.seqlen_q}, accumulator_of(q));
   set_gradients(q, {dout, dlse, out, lse, dq, dk, dv, delta}, &call.params);
   run_attention_backward(current_isa(), call.dtype, call.params, dbias ? dbias->mutable_data_ptr() : nullptr,
                          dsink ? dsink->mutable_data_ptr() : nullptr);
+  return {dq, dk, dv};
 }
 
 }  // namespace
 }  // namespace lck
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
-  m.def("attention_forward(Tensor q, Tensor k, Tensor v, " LCK_ATTENTION_SCHEMA
-        "Tensor(a!) out, Tensor(b!) lse) -> ()");
+  m.def("attention_forward(" LCK_ATTENTION_SCHEMA "Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)");
   m.def(
-      "attention_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor "
-      "lse, " LCK_ATTENTION_SCHEMA
-      "Tensor(a!) dq, Tensor(b!) dk, Tensor(c!) dv, Tensor(d!) delta, Tensor(e!)? dbias, "
-      "Tensor(f!)? dsink) -> ()");
+      "window_forward(Tensor q, Tensor k, Tensor v, int left, int right, float softmax_scale, int? offset) "
+      "-> (Tensor, Tensor)");
+  m.def("attention_backward(" LCK_ATTENTION_SCHEMA
+        "Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+        "Tensor(a!)? dbias, Tensor(b!)? dsink) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lckernels_cpu, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&lck::attention_forward_op));
+  m.impl("window_forward", TORCH_BOX(&lck::window_forward_op));
   m.impl("attention_backward", TORCH_BOX(&lck::attention_backward_op));
 }

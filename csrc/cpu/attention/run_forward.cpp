@@ -48,16 +48,19 @@ std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<W
 }
 
 // kv heads of one task of a short sequence: as many as fit in the blocks and the inner caches, since keys are
-// then read in memory order; but one if there would be few tasks.
+// then read in memory order; but if there would be few tasks, one, or as many as a thread needs for its work.
 int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows, int64_t tiles) {
   constexpr int64_t kBlockRows = 12, kMostTileBytes = int64_t{256} << 10;
   const bool in_place = reads_in_place(p, rows);
   const int64_t enough_tasks =
       in_place ? 8 : 64;  // in place the limit is memory bandwidth, which few threads reach
-  if (tiles <= kSplitTiles && p.num_sequences < enough_tasks) return 1;
   const int64_t by_rows = kMostTileRows / ((rows + kBlockRows - 1) / kBlockRows * kBlockRows);
   const int64_t by_bytes = kMostTileBytes / (kTile * (p.head_dim + p.head_dim_v) * element_bytes(dtype));
-  const int64_t most = in_place ? by_rows : std::min(by_rows, by_bytes);
+  int64_t most = in_place ? by_rows : std::min(by_rows, by_bytes);
+  if (tiles <= kSplitTiles && p.num_sequences < enough_tasks) {
+    const int64_t head_work = rows * tiles * kTile * (p.head_dim + p.head_dim_v);
+    most = in_place ? std::min(by_rows, kThreadWork / std::max<int64_t>(head_work, 1)) : 1;
+  }
   return std::clamp<int64_t>(most, 1, p.num_kv_heads);
 }
 

@@ -1,5 +1,5 @@
 // The library lckernels_cpu of private torch ops, on the libtorch stable ABI; <op>/register.cpp adds to it.
-// Outputs are allocated by the caller.
+// The ops of windowed attention allocate their outputs; the caller of another op does.
 #include <atomic>
 #include <optional>
 #include <string>

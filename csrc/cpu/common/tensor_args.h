@@ -1,5 +1,8 @@
-// Outputs of the private ops, and the instruction set in use. Included only by <op>/register.cpp.
+// Inputs and outputs of the private ops, and the instruction set in use. Included only by <op>/register.cpp.
 #pragma once
+
+#include <initializer_list>
+#include <optional>
 
 #include "binding/tensors.h"
 #include "cpu/common/parallel.h"
@@ -16,5 +19,12 @@ Isa current_isa();
 // returns whether to use streaming stores, which are faster except on pages that the operating system has
 // just zeroed. The output must be newly allocated.
 bool prepare_output(const Tensor& out);
+
+// A new contiguous tensor like x in device and dtype (or of dtype `type`), not initialised.
+Tensor new_tensor(const Tensor& x, std::initializer_list<int64_t> sizes,
+                  std::optional<ScalarType> type = std::nullopt);
+
+// x, copied if its last dim is not contiguous.
+Tensor contiguous_rows(const Tensor& x);
 
 }  // namespace lck

@@ -1,4 +1,4 @@
-"""C++ on the CPU: the private ops of _C.so (csrc/cpu), with their outputs allocated here."""
+"""C++ on the CPU: the private ops of _C.so (csrc/cpu)."""
 
 from lckernels.backends.cpu import attention, chunked, library, overlap
 from lckernels.backends.registry import Backend, Problem, by_name

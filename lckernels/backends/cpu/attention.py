@@ -7,18 +7,16 @@ from lckernels.backends.shared.compiled_arguments import attention_arguments
 from lckernels.backends.shared.tensor_rows import contiguous_rows
 from lckernels.checks import check_packed_bounds
 from lckernels.dtypes import compute_dtype
-from lckernels.fields import FlatOptions
+from lckernels.fields import FlatOptions, WindowOptions
 
 
 def windowed_attention(q: Tensor, k: Tensor, v: Tensor, options: FlatOptions) -> tuple[Tensor, Tensor]:
-    acc = compute_dtype(q.dtype)
-    out = q.new_empty(*q.shape[:3], v.shape[3])
-    lse = q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=acc)
+    ops = torch.ops.lckernels_cpu
+    if type(options) is WindowOptions:
+        left, right = options[0]
+        return ops.window_forward(q, k, v, left, right, options[1], options[2])
     check_packed_bounds(options, q.shape[1], k.shape[1])
-    arguments = attention_arguments(options, acc)
-    inputs = (contiguous_rows(x) for x in (q, k, v))
-    torch.ops.lckernels_cpu.attention_forward(*inputs, *arguments, out, lse)
-    return out, lse
+    return ops.attention_forward(*attention_arguments(options, compute_dtype(q.dtype)), q, k, v)
 
 
 def windowed_attention_backward(
@@ -33,22 +31,13 @@ def windowed_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """dq, dk, dv, drel_bias, dsink_logits; the last two None where the score has no such part."""
     acc = compute_dtype(q.dtype)
-    parameters = (options.rel_bias, options.sink_logits)
-    grads = [x.new_empty(x.shape) for x in (q, k, v)]
-    delta = torch.empty_like(lse)
-    dbias, dsink = (None if x is None else x.new_empty(x.shape, dtype=acc) for x in parameters)
-    inputs = (*(contiguous_rows(x) for x in (q, k, v, out)), lse.contiguous())
     check_packed_bounds(options, q.shape[1], k.shape[1])
-    arguments = attention_arguments(options, acc)
-    torch.ops.lckernels_cpu.attention_backward(
-        contiguous_rows(dout),
-        None if dlse is None else dlse.contiguous(),
-        *inputs,
-        *arguments,
-        *grads,
-        delta,
-        dbias,
-        dsink,
+    parameters = (options.rel_bias, options.sink_logits)
+    dbias, dsink = (None if x is None else x.new_empty(x.shape, dtype=acc) for x in parameters)
+    dlse = None if dlse is None else dlse.contiguous()
+    inputs = (dout, dlse, q, k, v, out, lse.contiguous())
+    grads = torch.ops.lckernels_cpu.attention_backward(
+        *attention_arguments(options, acc), *inputs, dbias, dsink
     )
     dbias, dsink = (
         None if grad is None else grad.to(x.dtype) for grad, x in zip((dbias, dsink), parameters, strict=True)

@@ -1,0 +1,232 @@
+"""A call of ordinary tensors runs without torch's dispatcher; whatever must see the op still sees it."""
+
+from contextlib import nullcontext
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lckernels
+from lckernels import Layout, Score, plan_chunks
+from lckernels.ops import registration
+
+PLAN = plan_chunks([20], 8, 2)
+
+
+def attend(x):
+    return lckernels.windowed_attention(x, x, x, window_size=(3, 0))
+
+
+def merge_states(x):
+    lse = x[..., 0].transpose(1, 2).contiguous()
+    return lckernels.merge_attention_states([x, 2 * x], [lse, lse + 1])[0]
+
+
+# The op's name -> a call of it, and the shape of the tensor that the call takes.
+CALLS = {
+    "windowed_attention": (attend, (1, 6, 2, 8)),
+    "overlap_merge": (lambda x: lckernels.overlap_merge(x, PLAN), (PLAN.num_chunks, 8, 5)),
+    "overlap_split": (lambda x: lckernels.overlap_split(x, PLAN), (20, 5)),
+    "chunked_attention": (lambda x: lckernels.chunked_attention(x, x, x, PLAN), (20, 2, 8)),
+    "merge_attention_states": (merge_states, (1, 6, 2, 8)),
+}
+each_op = pytest.mark.parametrize("name", CALLS)
+
+
+def call_and_input(name, requires_grad=False):
+    call, shape = CALLS[name]
+    return call, torch.randn(shape, requires_grad=requires_grad)
+
+
+def op_of(name):
+    return getattr(torch.ops.lckernels, name).default
+
+
+class DispatchMode(TorchDispatchMode):
+    """Stores the ops that reach it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class FunctionMode(TorchFunctionMode):
+    """Stores the functions that reach it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Logged(torch.Tensor):
+    """A wrapper of a tensor, which stores the ops that reach it."""
+
+    seen: ClassVar[list] = []
+
+    @staticmethod
+    def __new__(cls, x):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device
+        )
+
+    def __init__(self, x):
+        self.x = x
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        cls.seen.append(func)
+        args, kwargs = torch.utils._pytree.tree_map_only(cls, lambda y: y.x, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@each_op
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_missing_private_name_of_torch_sends_calls_through_the_dispatcher(name, requires_grad, monkeypatch):
+    call, x = call_and_input(name, requires_grad)
+
+    def run():
+        out = call(x)
+        return out.detach(), *(torch.autograd.grad(out.square().sum(), x) if requires_grad else ())
+
+    assert registration.is_plain((x,))
+    got = run()
+    monkeypatch.setattr(registration, "_traced", registration._state("_no_such_name"))
+    assert not registration.is_plain((x,))
+    for one, other in zip(got, run(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@each_op
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_dispatch_mode_sees_the_op(name, requires_grad):
+    call, x = call_and_input(name, requires_grad)
+    with DispatchMode() as mode:
+        out = call(x)
+        if requires_grad:
+            out.sum().backward()
+    assert op_of(name) in mode.seen
+    assert (op_of(f"{name}_backward") in mode.seen) == requires_grad
+
+
+@each_op
+def test_a_function_mode_sees_the_op(name):
+    call, x = call_and_input(name)
+    with FunctionMode() as mode:
+        call(x)
+    assert op_of(name) in mode.seen
+
+
+@each_op
+def test_a_tensor_subclass_sees_the_op(name):
+    call, x = call_and_input(name)
+    want = call(x)
+    Logged.seen.clear()
+    got = call(Logged(x))
+    assert op_of(name) in Logged.seen
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("option", ["kv_mask", "sink_logits"])
+def test_a_tensor_subclass_among_the_options_sees_the_op(option):
+    q = torch.randn(1, 6, 2, 8)
+    options = {
+        "kv_mask": {"layout": Layout(kv_mask=Logged(torch.ones(1, 6, dtype=torch.bool)))},
+        "sink_logits": {"score": Score(sink_logits=Logged(torch.zeros(2)))},
+    }
+    Logged.seen.clear()
+    lckernels.windowed_attention(q, q, q, **options[option])
+    assert op_of("windowed_attention") in Logged.seen
+
+
+@each_op
+def test_a_profiler_sees_the_op(name):
+    call, x = call_and_input(name)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call(x)
+    assert f"lckernels::{name}" in {event.key for event in profile.key_averages()}
+
+
+@each_op
+def test_a_trace_has_the_op(name):
+    call, x = call_and_input(name)
+    graph = torch.fx.experimental.proxy_tensor.make_fx(call)(x).graph
+    assert op_of(name) in {node.target for node in graph.nodes}
+    graph = torch.jit.trace(call, x, check_trace=False).graph
+    assert f"lckernels::{name}" in {node.kind() for node in graph.nodes()}
+
+
+@each_op
+def test_fake_tensors_and_meta_tensors(name):
+    call, x = call_and_input(name)
+    want = call(x)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = call(mode.from_tensor(x))
+    assert isinstance(fake, torch._subclasses.FakeTensor) and fake.shape == want.shape
+
+
+def test_meta_tensors_have_the_results_shape():
+    x = torch.randn(1, 6, 2, 8, device="meta")
+    assert attend(x).shape == x.shape
+
+
+def test_a_tensor_with_the_negative_bit():
+    q, _ = torch.randn(2, 1, 6, 2, 8)
+    negative = torch.complex(torch.zeros_like(q), -q).conj().imag
+    assert negative.is_neg()
+    torch.testing.assert_close(attend(negative), attend(q.clone()), rtol=0, atol=0)
+
+
+def test_vmap_is_a_loop():
+    x = torch.randn(3, 1, 6, 2, 8)
+    want = torch.stack([attend(row) for row in x])
+    torch.testing.assert_close(torch.func.vmap(attend)(x), want, rtol=0, atol=0)
+
+
+@each_op
+def test_a_gradient_of_torch_func_raises(name):
+    call, x = call_and_input(name)
+    with pytest.raises(NotImplementedError, match=f"lckernels.{name}: got a transform of torch.func"):
+        torch.func.grad(lambda y: call(y).sum())(x)
+
+
+def test_autocast_casts():
+    x = torch.randn(1, 6, 2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attend(x).dtype == torch.bfloat16
+
+
+@each_op
+def test_hooks_of_saved_tensors_are_called(name):
+    call, x = call_and_input(name, requires_grad=True)
+    packed = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: packed.append(y) or y, lambda y: y):
+        call(x)
+    assert packed
+
+
+def test_a_parameter_among_the_options_gets_its_gradient():
+    q, sinks = torch.randn(1, 6, 2, 8), nn.Parameter(torch.zeros(2))
+    assert registration.is_plain((q, sinks))
+    lckernels.windowed_attention(q, q, q, score=Score(sink_logits=sinks)).sum().backward()
+    assert sinks.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, nullcontext])
+def test_results_require_gradients_like_any_op(context):
+    x = torch.randn(1, 6, 2, 8, requires_grad=True)
+    with context():
+        out, lse = lckernels.windowed_attention(x, x, x, return_lse=True)
+    wanted = context is nullcontext
+    assert out.requires_grad == lse.requires_grad == wanted
+    assert out.is_inference() == (context is torch.inference_mode)
