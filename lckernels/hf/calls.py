@@ -4,8 +4,9 @@
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lckernels.hf.family import relative_bias, unsupported_reason
@@ -13,7 +14,7 @@ from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask, layout_of
 from lckernels.hf.masks.kinds import CAUSAL, FAR, FULL, Kind, Window, is_causal, kind_without_mask
-from lckernels.hf.masks.packing import has_cu_seqlens, has_segments, packed_layout
+from lckernels.hf.masks.packing import CU_SEQLENS, has_cu_seqlens, has_segments, packed_layout
 from lckernels.hf.settings import PLAIN, LayerSettings
 from lckernels.options import Layout, Score
 
@@ -25,10 +26,12 @@ NARROWED = "it has a window from lckernels.patch"
 TRACED = "its mask was created under torch.compile, without a patch"
 # Options that change the result and are not supported.
 _UNSUPPORTED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
+# All options that change the result.
+_CHANGING = frozenset((*_UNSUPPORTED, *CU_SEQLENS, "softcap", "s_aux", "position_bias"))
+_PLAIN_SCORE = Score()
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """A call that runs as windowed_attention.
 
     Attributes:
@@ -93,6 +96,32 @@ def classify(
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias, or a window of a patch, where chunks are merged in each layer.
     """
+    is_shared = not (weights or any_length) and _is_shared(mask, options, settings)
+    if is_shared and mask.call is not None and tuple(mask.shape) == mask_sizes(query, key):
+        return mask.call
+    call = _classify(module, query, key, mask, options, settings, weights, any_length)
+    if is_shared and isinstance(call, Served):
+        mask.call = call
+    return call
+
+
+def _is_shared(mask: Tensor | None, options: dict[str, Any], settings: LayerSettings) -> bool:
+    """Whether the call depends on the mask alone: then it is that of every layer with this mask."""
+    if torch.compiler.is_dynamo_compiling() or not isinstance(mask, KeyMask) or mask.window is None:
+        return False
+    return settings.window is None and not settings.cross and _CHANGING.isdisjoint(options)
+
+
+def _classify(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+    settings: LayerSettings,
+    weights: bool,
+    any_length: bool,
+) -> Served | Chunked | Dense:
     if isinstance(mask, KeyMask) and mask.hides_nothing and mask.shape[3] < key.shape[2]:
         # transformers omits such a mask, and a layer's cache, as in prefix tuning, may have keys before it.
         mask = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, layout_of(mask))
@@ -122,7 +151,7 @@ def _check_supported(query: Tensor, key: Tensor, mask: Tensor | None, options: d
         raise NotServed(f"s_aux: got shape {tuple(sinks.shape)}; expected (num_heads,) = ({query.shape[1]},)")
     if isinstance(mask, KeyMask):
         got, sizes = tuple(mask.shape), mask_sizes(query, key)
-        if any(x not in (1, size) for x, size in zip(got, sizes, strict=True)):
+        if got != sizes and any(x not in (1, size) for x, size in zip(got, sizes, strict=True)):
             raise NotServed(f"attention_mask: got shape {got}; expected {sizes}")
     if isinstance(mask, ChunkMask) and options.get("position_bias") is not None:
         raise TypeError(f"model: {BIAS}; merge='layer' requires absolute positions")
@@ -167,7 +196,7 @@ def _score(module: nn.Module, options: dict[str, Any]) -> Score | None:
     softcap, sinks = options.get("softcap") or 0.0, options.get("s_aux")
     bias = options.get("position_bias")
     if bias is None:
-        return Score(softcap=softcap, sink_logits=sinks)
+        return Score(softcap=softcap, sink_logits=sinks) if softcap or sinks is not None else _PLAIN_SCORE
     table = relative_bias(module, bias)
     if table is None:
         return None
@@ -199,4 +228,6 @@ def _with_mask(mask: KeyMask, settings: LayerSettings) -> tuple[Kind, Layout] | 
             layout = replace(layout, chunk=kind.chunk)
         elif kind.chunk:  # the traced segments end where a chunk ends
             kind = Kind(CAUSAL)
-    return kind, layout if layout.chunk else replace(layout, chunk_origin=0)
+    if not layout.chunk and (isinstance(layout.chunk_origin, Tensor) or layout.chunk_origin):
+        layout = replace(layout, chunk_origin=0)
+    return kind, layout

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class KeyMask(Mask):
         dense_mask: the dense mask, if `window` is None.
         local_size: width of the window or chunk that transformers passes, if `window` is None.
         causal: whether the mask is causal, if `window` is None.
+        call: the call of the layers that share the mask, as `hf.calls.classify` returned it; None before.
     """
 
     window: Window | None = FULL
@@ -42,6 +43,7 @@ class KeyMask(Mask):
     dense_mask: Tensor | None = None
     local_size: int | None = None
     causal: bool = False
+    call: Any = None
 
     @staticmethod
     def __new__(
@@ -85,9 +87,11 @@ class KeyMask(Mask):
     @property
     def hides_nothing(self) -> bool:
         """Whether every query sees every key."""
+        if self.window != FULL:
+            return False
         visible = self.visible
         restrictions = (visible.kv_start, visible.kv_end, visible.kv_mask, visible.segment_ids)
-        return self.window == FULL and not visible.chunk and all(x is None for x in restrictions)
+        return not visible.chunk and all(x is None for x in restrictions)
 
     @property
     def context(self) -> _Context:

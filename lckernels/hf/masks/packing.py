@@ -10,12 +10,12 @@ from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, layout_of
 from lckernels.options import Layout
 
-_ARGUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+CU_SEQLENS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 def has_cu_seqlens(options: dict[str, Any]) -> bool:
     """Whether the call has cu_seq_lens_q or cu_seq_lens_k."""
-    return any(options.get(name) is not None for name in _ARGUMENTS[:2])
+    return any(options.get(name) is not None for name in CU_SEQLENS[:2])
 
 
 def has_segments(mask: Tensor | None) -> bool:
@@ -45,7 +45,7 @@ def packed_layout(layout: Layout, seqlen_k: int, options: dict[str, Any]) -> Lay
         if valid is None:
             at = torch.arange(seqlen_k, device=layout.kv_start.device)
             valid = (at >= layout.kv_start[:, None]) & (at < layout.kv_end[:, None])
-    cu_seqlens_q, cu_seqlens_k, *longest = (options.get(name) for name in _ARGUMENTS)
+    cu_seqlens_q, cu_seqlens_k, *longest = (options.get(name) for name in CU_SEQLENS)
     max_seqlen_q, max_seqlen_k = (x if isinstance(x, int) else None for x in longest)
     return replace(
         layout, kv_start=None, kv_end=None, kv_mask=valid, chunk_origin=0, cu_seqlens_q=cu_seqlens_q,
