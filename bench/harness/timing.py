@@ -44,6 +44,7 @@ _SETTLE_SECONDS = (
     0.003  # idle OpenMP threads spin for about a millisecond, and those of two libraries share the cores
 )
 _SHORT_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.005
 
 
 def prime(call: Call, seconds: float = 0.0) -> None:
@@ -58,6 +59,17 @@ def primed_clock(call: Call) -> float:
     time.sleep(_SETTLE_SECONDS)
     seconds = wall_clock(call)
     return seconds if seconds >= _SHORT_SECONDS else wall_clock(call)
+
+
+def short_clock(call: Call) -> float:
+    """Seconds of one short call on the CPU: the mean over the calls of a sample, after `prime`."""
+    prime(call)
+    begin, count, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < _SAMPLE_SECONDS:
+        call()
+        count += 1
+        elapsed = time.perf_counter() - begin
+    return elapsed / count
 
 
 def cuda_clock(flush_bytes: int = 256 * 2**20) -> Clock:
