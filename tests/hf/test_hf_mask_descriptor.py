@@ -200,7 +200,7 @@ HOOKS = {
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("within", ["patch", "LongEncoder"])
+@pytest.mark.parametrize("within", ["patch", "final", "layer"])
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_backward_hooks_of_layers(family, within, hook):
     model = tiny(family).double()
@@ -209,8 +209,9 @@ def test_backward_hooks_of_layers(family, within, hook):
     if within == "patch":
         lckernels.patch(model)
         call = model
-    else:
-        call = lckernels.LongEncoder(model, 20, 4)
+    else:  # in a LongEncoder, which merges the last states or those of each layer
+        attention = {"attention": "lckernels"} if within == "final" else {}
+        call = lckernels.LongEncoder(model, 20, 4, merge=within, **attention)
 
     def gradients():
         model.zero_grad()

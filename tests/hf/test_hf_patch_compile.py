@@ -70,6 +70,21 @@ def test_compiled_with_a_cache_of_fixed_size():
     assert torch.equal(model.generate(IDS, attention_mask=MASK, **options), expected)
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_compiled_layer_has_one_graph_for_all_steps(layer):
+    """Its mask, of a window or causal, is an input of the graph; offset and length grow with the cache."""
+    model = model_of("gpt_oss")
+    options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": MASK}
+    expected = model.generate(IDS, **options)
+    lckernels.patch(model)
+    torch._dynamo.reset()
+    graphs = []
+    compiled = model.model.layers[layer]
+    compiled.compile(backend=lambda graph, _: graphs.append(graph) or graph, fullgraph=True)
+    assert torch.equal(model.generate(IDS, **options), expected)
+    assert len(graphs) == 3  # the prompt, the first step, and all others
+
+
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_compiled_step_by_step_without_a_mask(cache):
     """Chunks count positions, which are not the slots of a sliding cache."""

@@ -101,7 +101,8 @@ def key_mask(
         visible,
         segment_ids=None if ids is None else ids.to(device).expand(batch_size, kv_length),
         chunk=packed.chunk,
-        chunk_origin=packed.chunk_origin - kv_offset,
+        # Without chunks a constant: torch.compile compiles a layer again for another number.
+        chunk_origin=packed.chunk_origin - kv_offset if packed.chunk else 0,
     )
     return KeyMask.create(shape, device, pattern.window, visible)
 
