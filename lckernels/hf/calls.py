@@ -96,8 +96,8 @@ def classify(
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias, or a window of a patch, where chunks are merged in each layer.
     """
-    is_shared = not (weights or any_length) and _is_shared(mask, options, settings)
-    if is_shared and mask.call is not None and tuple(mask.shape) == mask_sizes(query, key):
+    is_shared = not (weights or any_length) and _is_shared(query, key, mask, options, settings)
+    if is_shared and mask.call is not None:
         return mask.call
     call = _classify(module, query, key, mask, options, settings, weights, any_length)
     if is_shared and isinstance(call, Served):
@@ -105,11 +105,15 @@ def classify(
     return call
 
 
-def _is_shared(mask: Tensor | None, options: dict[str, Any], settings: LayerSettings) -> bool:
+def _is_shared(
+    query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], settings: LayerSettings
+) -> bool:
     """Whether the call depends on the mask alone: then it is that of every layer with this mask."""
     if torch.compiler.is_dynamo_compiling() or not isinstance(mask, KeyMask) or mask.window is None:
         return False
-    return settings.window is None and not settings.cross and _CHANGING.isdisjoint(options)
+    if settings.window is not None or settings.cross or not _CHANGING.isdisjoint(options):
+        return False
+    return tuple(mask.shape) == mask_sizes(query, key)
 
 
 def _classify(

@@ -44,6 +44,12 @@ class Batch:
         return self.ranges is None
 
     @property
+    def readable_ids(self) -> Tensor | None:
+        """The token ids if they are on the CPU and have values, which fake tensors do not; else None."""
+        ids = self.sources.get("input_ids")
+        return ids if type(ids) is Tensor and ids.device.type == "cpu" else None
+
+    @property
     def flat_first(self) -> Tensor:
         """(batch,) int64, the entry of each row's first token."""
         return self.first + torch.arange(self.shape[0], device="cpu") * self.shape[1]
@@ -149,8 +155,8 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
     Raises:
         ValueError: an id outside padding is outside the embedding.
     """
-    ids = batch.sources.get("input_ids")
-    if ids is None or ids.device.type != "cpu" or type(ids) is not Tensor:  # a fake tensor has no values
+    ids = batch.readable_ids
+    if ids is None:
         return
     vocab_size = getattr(model.config, "vocab_size", None)
     if vocab_size is None or embedding_size(model) != vocab_size:

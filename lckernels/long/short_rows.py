@@ -13,7 +13,7 @@ _WIDTH = 16  # tokens of the longest row
 
 
 class RunError(Exception):
-    """The model raised an error for short rows."""
+    """There are no short rows for the model, or it raised an error for them."""
 
 
 class ShortRows:
@@ -27,6 +27,9 @@ class ShortRows:
         width: tokens of a row.
         text: (1, width) token ids, or (1, width, dim) embeddings.
         other: another row of this shape.
+
+    Raises:
+        RunError: the model takes embeddings of unknown size.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -40,8 +43,12 @@ class ShortRows:
             self.text = _token_ids(model, self.width, self.padding).to(device)
         else:
             generator = torch.Generator().manual_seed(0)
-            dtype = next(model.parameters()).dtype
-            size = (1, self.width, model.config.hidden_size)
+            parameter = next(model.parameters(), None)
+            dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
+            dim = getattr(model.config, "hidden_size", None)
+            if dim is None:
+                raise RunError("its config has no hidden_size")
+            size = (1, self.width, dim)
             self.text = torch.randn(size, generator=generator, device="cpu").to(device, dtype)
         self.other = self.text.flip(1)
 

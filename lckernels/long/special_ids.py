@@ -30,8 +30,8 @@ def special_ids(config: Any, num_leading: int, num_trailing: int) -> dict[int, s
 
 def warn_without_special_tokens(batch: Batch, ids: dict[int, set[int]]) -> None:
     """Warns of rows that have none of their special tokens. Reads ids on the CPU only."""
-    input_ids = batch.sources.get("input_ids")
-    if not ids or input_ids is None or input_ids.device.type != "cpu":
+    input_ids = batch.readable_ids
+    if not ids or input_ids is None:
         return
     if batch.whole:
         ends = {column: input_ids[:, column].tolist() for column in ids}

@@ -124,7 +124,10 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 def _try(model: nn.Module, device: torch.device, direction: bool) -> Trial | None:
-    rows = ShortRows(model, device)
+    try:
+        rows = ShortRows(model, device)
+    except RunError as error:
+        return Trial(Rows.ALONE, f"a trial run is not possible ({error})")
     if type(rows.text) is not Tensor:  # under FakeTensorMode nothing can be compared
         return None
     first = rows.text[:, : rows.width - rows.width // 3]

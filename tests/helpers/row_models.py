@@ -45,6 +45,10 @@ MODELS = {
         "XLNetModel", "XLNetConfig",
         {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "pad_token_id": PAD},
     ),
+    "modernbert": (
+        "ModernBertModel", "ModernBertConfig",
+        {**COMMON, "initializer_cutoff_factor": 3.0, "cls_token_id": CLS, "sep_token_id": SEP},
+    ),
     "llama": ("LlamaModel", "LlamaConfig", DECODER),
     "qwen2": ("Qwen2Model", "Qwen2Config", DECODER),
     "gemma2": ("Gemma2Model", "Gemma2Config", DECODER),

@@ -113,6 +113,12 @@ def test_unsupported_calls(name):
         call(**arguments)
 
 
+def test_layers_with_keys_before_a_mask_do_not_change_the_call_of_the_others():
+    mask = key_mask(2, 6, 6, mask_function=mu.bidirectional_mask_function)
+    assert call(mask, seqlen_k=9).kind == Kind(FULL, cross=True)
+    assert call(mask).kind == Kind(FULL)
+
+
 def test_it_changes_nothing():
     settings = LayerSettings(3)
     call(key_mask(2, 6, 6), settings=settings)

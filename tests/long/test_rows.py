@@ -138,6 +138,19 @@ def test_states_do_not_depend_on_earlier_calls(name):
         torch.testing.assert_close(before, after)
 
 
+def test_dynamic_frequencies_of_each_type_of_layer_do_not_depend_on_earlier_calls():
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    types = {"full_attention": dynamic, "sliding_attention": dynamic}
+    model = make_rows_model(
+        "modernbert", rope_parameters=types, global_attn_every_n_layers=2, max_position_embeddings=32
+    )
+    encoder, ids = LongEncoder(model, 32, 6), token_ids(32)[None]
+    with torch.no_grad():
+        first = encoder(ids).last_hidden_state
+        model(token_ids(90)[None])
+        torch.testing.assert_close(encoder(ids).last_hidden_state, first, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("fraction", "rows"), [(1.0, Rows.ANY), (0.5, Rows.ALONE)])
 def test_experts_of_limited_capacity_are_shared_by_rows(fraction, rows):
     model = make_rows_model("nllb_moe", moe_eval_capacity_token_fraction=fraction).get_encoder()

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 import random
+import types
 
 import numpy
 import pytest
@@ -13,6 +14,7 @@ from helpers.encoder_models import FAMILIES, tiny, token_ids
 from helpers.hf_encoders import make_encoder
 from helpers.row_models import make_rows_model
 from helpers.speech_and_vision import SPEECH_AND_VISION
+from transformers.modeling_outputs import BaseModelOutput
 
 from lckernels import LongEncoder
 from lckernels.long.chunking import Rows
@@ -206,6 +208,25 @@ def test_embeddings_are_tried_where_a_model_takes_no_ids():
     assert LongEncoder(Embedded(), 20, special_tokens=(0, 0)).rows is Rows.EQUAL
 
 
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_embeddings_of_unknown_size_are_read_one_row_at_a_time(with_weights):
+    class Embedded(torch.nn.Module):
+        main_input_name = "inputs_embeds"
+
+        def __init__(self):
+            super().__init__()
+            self.config = types.SimpleNamespace(max_position_embeddings=32)
+            self.scale = torch.nn.Parameter(torch.tensor(2.0)) if with_weights else 2.0
+
+        def forward(self, inputs_embeds, attention_mask=None, output_hidden_states=False, return_dict=True):
+            return BaseModelOutput(last_hidden_state=inputs_embeds * self.scale)
+
+    encoder, x = LongEncoder(Embedded(), special_tokens=(0, 0)), torch.randn(2, 50, 8)
+    torch.testing.assert_close(encoder(inputs_embeds=x).last_hidden_state, 2 * x)
+    assert encoder.rows is Rows.ALONE
+    assert "no hidden_size" in encoder.trial.reason
+
+
 def test_compiled_models_are_tried_without_compiling():
     model, compiled = make_rows_model("fnet"), []
     model.compile(backend=lambda graph, inputs: compiled.append(graph) or graph)
@@ -221,3 +242,12 @@ def test_fake_tensors_are_not_compared():
         output = encoder(token_ids(20)[None].expand(2, -1))
         assert output.last_hidden_state.shape == (2, 20, 16)
         assert encoder.trial is None
+
+
+def test_special_tokens_of_fake_tensors_are_not_read():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        encoder = LongEncoder(tiny("roberta"), 32)
+        assert encoder.special_ids
+        assert encoder(torch.full((2, 20), 5)).last_hidden_state.shape == (2, 20, 16)
