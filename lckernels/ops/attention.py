@@ -8,7 +8,7 @@ from torch import Tensor
 from lckernels.backends.registry import Problem, choose
 from lckernels.dtypes import compute_dtype
 from lckernels.fields import FIELDS, INDEX, SCHEMA, FlatOptions, WindowOptions, tensors_of
-from lckernels.ops.registration import first_order, is_plain, register, requires_grad
+from lckernels.ops.registration import below_autograd, first_order, is_plain, register, requires_grad
 
 _TENSORS = tuple(INDEX[field.name] for field in FIELDS if field.type == "Tensor?")
 
@@ -49,6 +49,8 @@ def attend(
     if not is_plain(tensors):
         return windowed_attention(q, k, v, *options, backend)
     if torch.is_grad_enabled() and requires_grad(tensors):
+        if below_autograd():
+            return windowed_attention(q, k, v, *options, backend)
         return _apply(q, k, v, options, backend)
     return _run(q, k, v, options, backend)
 

@@ -26,7 +26,7 @@ def _state(name: str) -> Callable[[], object]:
     try:
         return attrgetter(name)(torch._C)
     except AttributeError:
-        return lambda: True
+        return lambda *_: True
 
 
 _dispatch_modes = _state("_len_torch_dispatch_stack")
@@ -35,6 +35,7 @@ _traced = _state("_is_tracing")
 _transformed = _state("_functorch.peek_interpreter_stack")
 _profiled = _state("_autograd._profiler_enabled")
 _autocasts = _state("_is_any_autocast_enabled")
+_excluded = _state("_dispatch_tls_is_dispatch_key_excluded")
 
 
 def register(
@@ -72,7 +73,7 @@ def register(
         if torch.compiler.is_dynamo_compiling() or not is_plain(tensors := tensors_of(args)):
             return op(*args)
         if apply is not None and torch.is_grad_enabled() and requires_grad(tensors):
-            return apply(*args)
+            return op(*args) if below_autograd() else apply(*args)
         return kernel(*args)
 
     return call
@@ -125,6 +126,11 @@ def _are_plain(tensors: tuple | list) -> bool:
         elif not (isinstance(x, list) and _are_plain(x)):
             return False
     return True
+
+
+def below_autograd() -> bool:
+    """Whether autograd is switched off for the calls of this thread, as in the kernel of a torch op."""
+    return bool(_excluded(torch._C.DispatchKey.AutogradFunctionality))
 
 
 def requires_grad(tensors: tuple | list) -> bool:

@@ -230,3 +230,13 @@ def test_results_require_gradients_like_any_op(context):
     wanted = context is nullcontext
     assert out.requires_grad == lse.requires_grad == wanted
     assert out.is_inference() == (context is torch.inference_mode)
+
+
+@each_op
+def test_below_autograd_results_require_no_gradient(name):
+    """As in the kernel of a torch op without an autograd formula, whose caller's inputs require gradients."""
+    call, x = call_and_input(name, requires_grad=True)
+    with torch._C._AutoDispatchBelowAutograd():
+        out = call(x)
+    assert not out.requires_grad
+    torch.testing.assert_close(out, call(x.detach()), rtol=0, atol=0)
