@@ -111,6 +111,16 @@ print(counter.get_total_flops())
 """
 
 
+def test_a_search_for_the_counter_before_its_import():
+    code = (
+        "import importlib.util, torch, lckernels\n"
+        "assert importlib.util.find_spec('torch.utils.flop_counter').name == 'torch.utils.flop_counter'\n"
+        "from torch.utils.flop_counter import FlopCounterMode\n"
+    )
+    done = fresh_python.run(code + COUNT)
+    assert done.stdout.split() == [str(2 * 8 * 8 * 2 * 8)], done.stderr
+
+
 @pytest.mark.parametrize("first", ["lckernels", "torch.utils.flop_counter"])
 def test_the_order_of_imports(first):
     """torch's counter is not imported with lckernels, and counts whichever is imported first."""
