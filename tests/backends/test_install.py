@@ -15,6 +15,7 @@ from helpers import fresh_python
 import lckernels
 from lckernels import info
 from lckernels.backends import registry
+from lckernels.backends.shared.compiled_library import load_library
 
 PACKAGE = Path(lckernels.__file__).parent
 
@@ -256,6 +257,11 @@ def test_a_library_that_does_not_load_is_a_reason(tmp_path, monkeypatch, content
     reason = library._load()
     assert reason.startswith("_C.so does not load: ") and re.search(message, reason), reason
     assert_eager_serves(monkeypatch, reason)
+
+
+def test_a_library_that_cannot_be_read_is_a_reason(tmp_path):
+    (tmp_path / "_C.so").mkdir()
+    assert load_library(tmp_path / "_C.so").startswith("_C.so does not load: ")
 
 
 def test_a_host_module_that_does_not_load_is_named(tmp_path):

@@ -9,9 +9,9 @@ _ELF64 = b"\x7fELF\x02\x01"  # 64 bits, little endian
 
 def load_library(path: Path) -> str:
     """Loads the library; returns why it does not load, or an empty string."""
-    if _is_cut(path):
-        return f"{path.name} does not load: the file is incomplete"
     try:
+        if _is_cut(path):
+            return f"{path.name} does not load: the file is incomplete"
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path.name} does not load: {str(error.__cause__ or error).splitlines()[0]}"
