@@ -148,6 +148,12 @@ def fixed_rows(model: nn.Module) -> tuple[int, str] | None:
     return next(_results(model, "fixed_rows"), None)
 
 
+def is_changed_by_calls(model: nn.Module) -> bool:
+    """Whether a family of the model, or of a module in it, has changes that a call makes to the model."""
+    found = (family for module in model.modules() for family in families_of(type(module)))
+    return any(family.restore is not None for family in found)
+
+
 def changes_undone(model: nn.Module) -> list[Callable[[], None]]:
     """What undoes the changes that a call makes to the model itself, taken before the call."""
     return list(_results(model, "restore"))

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable
+from threading import RLock
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lckernels.long.trial import Trial, try_copy, try_in_place
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 INPUTS = ("input_ids", "inputs_embeds")
+_changing = RLock()  # held in a call that changes the model itself, until that is undone
 
 
 def check_encoder(model: nn.Module) -> Trial | None:
@@ -69,18 +71,25 @@ def _known_rows(model: nn.Module) -> Trial | None:
 
 
 def unchanged_by_calls(model: nn.Module) -> Callable[..., Any]:
-    """Calls the model, then undoes what the call changed in the model itself, where a family has that."""
+    """Calls the model, then undoes what the call changed in the model itself, where a family has that.
+
+    Threads call such a model one after the other.
+    """
     if not is_transformers_model(model):
         return model
-    from lckernels.hf.family import changes_undone
+    from lckernels.hf.family import changes_undone, is_changed_by_calls
+
+    if not is_changed_by_calls(model):
+        return model
 
     def call(**inputs: Any) -> Any:
-        changes = changes_undone(model)
-        try:
-            return model(**inputs)
-        finally:
-            for undo in changes:
-                undo()
+        with _changing:
+            changes = changes_undone(model)
+            try:
+                return model(**inputs)
+            finally:
+                for undo in changes:
+                    undo()
 
     return call
 

@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import tiny, token_ids
 from helpers.hf_calls import counted_attention
+from helpers.row_models import make_rows_model
 
 import lckernels
 import lckernels.hf.support
@@ -46,6 +47,36 @@ def in_threads(*functions):
         thread.join(60)
     if errors:
         raise errors[0]
+
+
+def test_a_model_that_calls_change_is_as_before_after_calls_of_two_threads():
+    model, short = make_rows_model("big_bird"), token_ids(20)[None]
+    encoder = lckernels.LongEncoder(model, 128)
+    first_is_inside, second_is_inside, first_has_returned = (threading.Event() for _ in range(3))
+
+    def first():
+        encoder(short)
+        first_has_returned.set()
+
+    def second():
+        assert first_is_inside.wait(60)
+        encoder(short)
+
+    def before_forward(module, args):
+        if first_is_inside.is_set():
+            second_is_inside.set()
+            assert first_has_returned.wait(60)
+
+    def before_embeddings(module, args):
+        if not first_is_inside.is_set():
+            assert model.attention_type == "original_full"
+            first_is_inside.set()
+            second_is_inside.wait(0.3)  # the second call begins now, or after this one
+
+    model.register_forward_pre_hook(before_forward)
+    model.embeddings.register_forward_pre_hook(before_embeddings)
+    in_threads(first, second)
+    assert model.attention_type == "block_sparse"
 
 
 @pytest.mark.parametrize("merge", ["final", "layer"])
