@@ -70,6 +70,7 @@ from lckernels.cli.signals import exit_on_signals
 from lckernels.search.saved_states import save_states
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and those of nohup ignore this one
 exit_on_signals()
 real = safetensors.torch.save_file
 
