@@ -129,7 +129,7 @@ def _are_plain(tensors: tuple | list) -> bool:
 
 
 def below_autograd() -> bool:
-    """Whether autograd is switched off for the calls of this thread, as in the kernel of a torch op."""
+    """Whether the calls of this thread pass below autograd, as within torch._C._AutoDispatchBelowAutograd."""
     return bool(_excluded(torch._C.DispatchKey.AutogradFunctionality))
 
 

@@ -234,7 +234,7 @@ def test_results_require_gradients_like_any_op(context):
 
 @each_op
 def test_below_autograd_results_require_no_gradient(name):
-    """As in the kernel of a torch op without an autograd formula, whose caller's inputs require gradients."""
+    """Within the guard that autograd kernels of other libraries set, which leaves grad mode as it is."""
     call, x = call_and_input(name, requires_grad=True)
     with torch._C._AutoDispatchBelowAutograd():
         out = call(x)
