@@ -10,6 +10,25 @@ void* row_table(const OptionalTensor& x, const Tensor& q, const AttentionParams&
   return const_cast<void*>(table_data(x, q, accumulator_of(q), rows, name));
 }
 
+// Kernels take these sizes from one tensor and read the others with them.
+void check_sizes(const AttentionParams& p, const Tensor& k, const Tensor& v) {
+  const bool same_batch = k.size(0) == p.batch && v.size(0) == p.batch;
+  const bool same_keys = v.size(1) == p.seqlen_k && v.size(2) == p.num_kv_heads;
+  STD_TORCH_CHECK(same_batch && same_keys && k.size(3) == p.head_dim,
+                  "lckernels: k must have q's batch and head_dim, and v k's batch, seqlen and heads");
+  STD_TORCH_CHECK(p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0,
+                  "lckernels: the heads of q must be a multiple of those of k");
+}
+
+// A tensor with the sizes of the output.
+HeadsTensor rows_tensor(const Tensor& x, const Tensor& q, const AttentionParams& p, const char* name) {
+  const HeadsTensor rows = heads_tensor(x, q, name);
+  STD_TORCH_CHECK(x.size(0) == p.batch && x.size(1) == p.seqlen_q && x.size(2) == p.num_heads &&
+                      x.size(3) == p.head_dim_v,
+                  "lckernels: ", name, " must be (batch, seqlen_q, num_heads, head_dim_v)");
+  return rows;
+}
+
 }  // namespace
 
 AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
@@ -19,6 +38,7 @@ AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, 
   p.batch = q.size(0), p.seqlen_q = q.size(1), p.seqlen_k = k.size(1);
   p.num_heads = q.size(2), p.num_kv_heads = k.size(2);
   p.head_dim = q.size(3), p.head_dim_v = v.size(3);
+  check_sizes(p, k, v);
   p.window = {o.left, o.right, o.sink_tokens, o.chunk};
   p.softmax_scale = o.softmax_scale, p.softcap = o.softcap;
   const auto longs = [&](const OptionalTensor& x, int64_t numel, const char* name) {
@@ -57,14 +77,14 @@ AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, 
 }
 
 void set_results(const Tensor& q, const Tensor& out, const Tensor& lse, AttentionParams* params) {
-  params->out = heads_tensor(out, q, "out");
+  params->out = rows_tensor(out, q, *params, "out");
   params->lse = row_table(lse, q, *params, "lse");
 }
 
 void set_gradients(const Tensor& q, const AttentionGradients& t, AttentionParams* params) {
   AttentionParams& p = *params;
   set_results(q, t.out, t.lse, params);
-  p.dout = heads_tensor(t.dout, q, "dout");
+  p.dout = rows_tensor(t.dout, q, p, "dout");
   p.dq = heads_tensor(t.dq, q, "dq"), p.dk = heads_tensor(t.dk, q, "dk"), p.dv = heads_tensor(t.dv, q, "dv");
   p.dlse = row_table(t.dlse, q, p, "dlse"), p.delta = row_table(t.delta, q, p, "delta");
 }

@@ -9,6 +9,7 @@ import lckernels
 from lckernels import Layout, Score, plan_chunks
 from lckernels import windowed_attention as attend
 from lckernels.backends import registry
+from lckernels.fields import window_options
 
 ATTENTION = {
     "rank": (lambda q, k, v: attend(q[0], k, v), r"q: got shape \(6, 4, 8\); expected 4 dimen"),
@@ -301,3 +302,37 @@ def test_merge_attention_states(name):
     change, message = STATES[name]
     with pytest.raises((ValueError, TypeError), match=message):
         lckernels.merge_attention_states(*change(*states()))
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v"),
+    [
+        ((2, 6, 4, 8), (2, 6, 2, 8), (2, 1, 2, 8)),
+        ((2, 6, 4, 8), (2, 6, 2, 8), (2, 6, 1, 8)),
+        ((2, 6, 4, 8), (2, 6, 2, 8), (1, 6, 2, 8)),
+        ((2, 6, 4, 8), (1, 6, 2, 8), (1, 6, 2, 8)),
+        ((2, 6, 4, 8), (2, 6, 2, 4), (2, 6, 2, 8)),
+        ((2, 6, 4, 8), (2, 6, 3, 8), (2, 6, 3, 8)),
+    ],
+    ids=["keys of v", "heads of v", "batch of v", "batch of k", "head_dim of k", "multiple"],
+)
+def test_the_op_called_directly_reads_no_memory_outside_its_inputs(q, k, v):
+    """functional.windowed_attention checks shapes before the op; the compiled op does for other callers."""
+    if registry.availability()["cpu"]:
+        pytest.skip("_C.so was not built")
+    options = window_options((-1, -1), 0.5)
+    with pytest.raises(RuntimeError, match=r"lckernels: (k must have q's batch|the heads of q must)"):
+        torch.ops.lckernels.windowed_attention(*map(torch.zeros, (q, k, v)), *options, "cpu")
+
+
+@pytest.mark.parametrize("name", ["dout", "out"])
+def test_the_backward_called_directly_reads_no_memory_outside_its_inputs(name):
+    if registry.availability()["cpu"]:
+        pytest.skip("_C.so was not built")
+    x = torch.zeros(2, 6, 4, 8)
+    tensors = {"dout": x, "out": x, name: x[:, :1]}
+    options = window_options((-1, -1), 0.5)
+    with pytest.raises(RuntimeError, match=f"lckernels: {name} must be"):
+        torch.ops.lckernels.windowed_attention_backward(
+            tensors["dout"], None, x, x, x, tensors["out"], torch.zeros(2, 4, 6), *options, "cpu"
+        )
