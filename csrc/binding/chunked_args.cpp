@@ -17,6 +17,24 @@ HeadsTensor extra_rows(const OptionalTensor& x, const Tensor& like, const char* 
   return x ? heads_tensor(*x, like, name) : HeadsTensor{};
 }
 
+// Kernels take these sizes from q and k and read the other tensors with them.
+void check_sizes(const ChunkedInputs& t, const ChunkedParams& p) {
+  const AttentionParams& s = p.sequence;
+  STD_TORCH_CHECK(s.seqlen_k == s.seqlen_q && t.v.size(0) == s.seqlen_q && t.v.size(1) == s.num_kv_heads &&
+                      t.k.size(2) == s.head_dim,
+                  "lckernels: k must have q's total_len and head_dim, and v k's total_len and heads");
+  STD_TORCH_CHECK(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0,
+                  "lckernels: the heads of q must be a multiple of those of k");
+  const auto fits = [&](const OptionalTensor& x, int64_t heads, int64_t dim) {
+    return x.has_value() == t.extra_q.has_value() &&
+           (!x || (x->size(0) == p.num_chunks && x->size(1) == p.num_extra && x->size(2) == heads &&
+                   x->size(3) == dim));
+  };
+  STD_TORCH_CHECK(fits(t.extra_q, s.num_heads, s.head_dim) && fits(t.extra_k, s.num_kv_heads, s.head_dim) &&
+                      fits(t.extra_v, s.num_kv_heads, s.head_dim_v),
+                  "lckernels: extra tokens must be (num_chunks, num_extra, heads, dim), as q, k and v");
+}
+
 }  // namespace
 
 ChunkedParams chunked_params(const ChunkedInputs& t, const Tensor& merge_weights, double softmax_scale) {
@@ -37,6 +55,7 @@ ChunkedParams chunked_params(const ChunkedInputs& t, const Tensor& merge_weights
   e.batch = p.num_chunks, e.seqlen_q = e.seqlen_k = p.num_extra;
   e.q = extra_rows(t.extra_q, q, "extra_q"), e.k = extra_rows(t.extra_k, q, "extra_k");
   e.v = extra_rows(t.extra_v, q, "extra_v");
+  check_sizes(t, p);
   return p;
 }
 

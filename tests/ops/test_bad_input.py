@@ -336,3 +336,28 @@ def test_the_backward_called_directly_reads_no_memory_outside_its_inputs(name):
         torch.ops.lckernels.windowed_attention_backward(
             tensors["dout"], None, x, x, x, tensors["out"], torch.zeros(2, 4, 6), *options, "cpu"
         )
+
+
+@pytest.mark.parametrize(
+    ("k", "v", "extra_k"),
+    [
+        ((20, 2, 8), (3, 2, 8), (1, 2, 8)),
+        ((3, 2, 8), (3, 2, 8), (1, 2, 8)),
+        ((20, 2, 8), (20, 1, 8), (1, 2, 8)),
+        ((20, 2, 4), (20, 2, 8), (1, 2, 4)),
+        ((20, 3, 8), (20, 3, 8), (1, 3, 8)),
+        ((20, 2, 8), (20, 2, 8), (2, 2, 8)),
+        ((20, 2, 8), (20, 2, 8), (1, 2, 4)),
+    ],
+    ids=["length of v", "length of k", "heads of v", "head_dim of k", "multiple", "extra", "extra head_dim"],
+)
+def test_chunked_attention_called_directly_reads_no_memory_outside_its_inputs(k, v, extra_k):
+    if registry.availability()["cpu"]:
+        pytest.skip("_C.so was not built")
+    plan = plan_chunks([20], 8, 2)
+    shapes = (20, 4, 8), k, v, *((plan.num_chunks, *x) for x in ((1, 4, 8), extra_k, (1, v[1], 8)))
+    where = (plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len)
+    with pytest.raises(RuntimeError, match=r"lckernels: (k must have|the heads of q|extra tokens)"):
+        torch.ops.lckernels.chunked_attention(
+            *map(torch.zeros, shapes), None, *where, "triangular", 0.5, "cpu"
+        )
