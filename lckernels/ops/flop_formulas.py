@@ -51,7 +51,8 @@ def _chunked_pairs(extra_q: Tensor | None, segments: Tensor, num_chunks: int, ch
     return int((rows + num_extra).square().sum())
 
 
-def chunked_attention(
+def _chunked_flops(
+    flops: Callable[[int, int, int, int], int],
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -66,27 +67,15 @@ def chunked_attention(
     *_: Any,
 ) -> int:
     pairs = _chunked_pairs(extra_q, segments, num_chunks, chunk_len)
-    return attention_flops(pairs, q.shape[1], q.shape[2], v.shape[2])
+    return flops(pairs, q.shape[1], q.shape[2], v.shape[2])
 
 
-def chunked_attention_backward(
-    dout: Tensor,
-    dextra_out: Any,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    extra_q: Tensor | None,
-    extra_k: Any,
-    extra_v: Any,
-    weights: Any,
-    segments: Tensor,
-    tile_segments: Any,
-    num_chunks: int,
-    chunk_len: int,
-    *_: Any,
-) -> int:
-    pairs = _chunked_pairs(extra_q, segments, num_chunks, chunk_len)
-    return attention_backward_flops(pairs, q.shape[1], q.shape[2], v.shape[2])
+def chunked_attention(*arguments: Any) -> int:
+    return _chunked_flops(attention_flops, *arguments)
+
+
+def chunked_attention_backward(dout: Tensor, dextra_out: Any, *arguments: Any) -> int:
+    return _chunked_flops(attention_backward_flops, *arguments)
 
 
 def _formula(function: Callable[..., int]) -> Callable[..., int]:
