@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import namedtuple
-from operator import is_, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import NamedTuple
 
 import torch
@@ -108,11 +108,28 @@ _NO_TENSORS = tensors_of([None] * len(FIELDS))
 _ABSENT = list(flat_options(AttentionOptions((-1, -1), 1.0, Layout(), Score(), 0.0, None))[_NUM_OF_WINDOW:])
 
 
-def window_options(window_size: tuple[int, int], softmax_scale: float) -> FlatOptions:
-    """The options of a call without a layout, score and dropout."""
+_beside_offset = attrgetter(*(field.name for field in dataclasses.fields(Layout) if field.name != "offset"))
+_DEFAULTS = _beside_offset(Layout())
+
+
+def has_offset_only(layout: Layout | None) -> bool:
+    """Whether the layout is None, the default, or a number as offset; False while torch.compile traces."""
     if torch.compiler.is_dynamo_compiling():
-        return FlatOptions(window_size, softmax_scale, None, *_ABSENT)
-    return WindowOptions._make((window_size, softmax_scale, None, *_ABSENT))
+        return False
+    if layout is None:
+        return True
+    if type(layout) is not Layout or not (layout.offset is None or type(layout.offset) is int):
+        return False
+    return all(map(is_, _beside_offset(layout), _DEFAULTS))
+
+
+def window_options(
+    window_size: tuple[int, int], softmax_scale: float, offset: int | None = None
+) -> FlatOptions:
+    """The options of a call without other parts of a layout, score and dropout."""
+    if torch.compiler.is_dynamo_compiling():
+        return FlatOptions(window_size, softmax_scale, offset, *_ABSENT)
+    return WindowOptions._make((window_size, softmax_scale, offset, *_ABSENT))
 
 
 def grouped_options(flat: FlatOptions) -> AttentionOptions:

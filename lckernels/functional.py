@@ -18,7 +18,7 @@ from lckernels.arguments import (
 )
 from lckernels.dtypes import compute_dtype
 from lckernels.equivalents import with_equivalents
-from lckernels.fields import flat_options, window_options
+from lckernels.fields import flat_options, has_offset_only, window_options
 from lckernels.ops import attention, chunked, overlap, states
 from lckernels.options import AttentionOptions, ExtraTokens, Layout, Score
 from lckernels.plan import Plan
@@ -84,6 +84,11 @@ def windowed_attention(
 
     Source: window and offset conventions of flash-attn; sink logits of gpt-oss; sink tokens of StreamingLLM.
     """
+    if score is backend is None and type(dropout_p) is float and not dropout_p and has_offset_only(layout):
+        offset = None if layout is None else layout.offset
+        states = attention.attend_window(q, k, v, window_size, softmax_scale, offset)
+        if states is not None:
+            return states if return_lse else states[0]
     check_attention(q, k, v, window_size, softmax_scale, dropout_p)
     check_backend(backend)
     if layout is not None:

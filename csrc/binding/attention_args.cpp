@@ -11,9 +11,9 @@ void* row_table(const OptionalTensor& x, const Tensor& q, const AttentionParams&
 }
 
 // Kernels take these sizes from one tensor and read the others with them.
-void check_sizes(const AttentionParams& p, const Tensor& k, const Tensor& v) {
+void check_sizes(const AttentionParams& p, const Tensor& k, const Tensor& v, int64_t seqlen, int64_t heads) {
   const bool same_batch = k.size(0) == p.batch && v.size(0) == p.batch;
-  const bool same_keys = v.size(1) == p.seqlen_k && v.size(2) == p.num_kv_heads;
+  const bool same_keys = v.size(seqlen) == p.seqlen_k && v.size(heads) == p.num_kv_heads;
   STD_TORCH_CHECK(same_batch && same_keys && k.size(3) == p.head_dim,
                   "lckernels: k must have q's batch and head_dim, and v k's batch, seqlen and heads");
   STD_TORCH_CHECK(p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0,
@@ -31,14 +31,17 @@ HeadsTensor rows_tensor(const Tensor& x, const Tensor& q, const AttentionParams&
 
 }  // namespace
 
-AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o) {
+AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
+                             bool heads_first) {
+  const int64_t seqlen = heads_first ? 2 : 1, heads = 3 - seqlen;
   AttentionArgs args{};
   AttentionParams& p = args.params;
-  p.q = heads_tensor(q, q, "q"), p.k = heads_tensor(k, q, "k"), p.v = heads_tensor(v, q, "v");
-  p.batch = q.size(0), p.seqlen_q = q.size(1), p.seqlen_k = k.size(1);
-  p.num_heads = q.size(2), p.num_kv_heads = k.size(2);
+  p.q = heads_tensor(q, q, "q", heads_first), p.k = heads_tensor(k, q, "k", heads_first);
+  p.v = heads_tensor(v, q, "v", heads_first);
+  p.batch = q.size(0), p.seqlen_q = q.size(seqlen), p.seqlen_k = k.size(seqlen);
+  p.num_heads = q.size(heads), p.num_kv_heads = k.size(heads);
   p.head_dim = q.size(3), p.head_dim_v = v.size(3);
-  check_sizes(p, k, v);
+  check_sizes(p, k, v, seqlen, heads);
   p.window = {o.left, o.right, o.sink_tokens, o.chunk};
   p.softmax_scale = o.softmax_scale, p.softcap = o.softcap;
   const auto longs = [&](const OptionalTensor& x, int64_t numel, const char* name) {

@@ -15,7 +15,9 @@ struct AttentionArgs {
   const int64_t* seed;  // (1), or null without dropout
 };
 
-AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o);
+// q, k, v are (batch, seqlen, heads, head_dim); with heads_first (batch, heads, seqlen, head_dim).
+AttentionArgs attention_args(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
+                             bool heads_first = false);
 
 // out (batch, seqlen_q, num_heads, head_dim_v) and lse (batch, num_heads, seqlen_q).
 void set_results(const Tensor& q, const Tensor& out, const Tensor& lse, AttentionParams* params);

@@ -25,13 +25,14 @@ bool same_device(const Tensor& x, const Tensor& like) {
   return x.is_cpu() == like.is_cpu() && (x.is_cpu() || x.get_device_index() == like.get_device_index());
 }
 
-HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name) {
+HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name, bool heads_first) {
   STD_TORCH_CHECK(
       same_device(x, like) && x.scalar_type() == like.scalar_type() && x.dim() == 4 &&
           (x.size(3) <= 1 || x.numel() == 0 || x.stride(3) == 1),
       "lckernels: ", name,
       " must be (batch, seqlen, heads, dim) with a contiguous last dim, all of one device and dtype");
-  return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+  const int64_t seqlen = heads_first ? 2 : 1;
+  return {x.const_data_ptr(), x.stride(0), x.stride(seqlen), x.stride(3 - seqlen)};
 }
 
 const void* table_data(const OptionalTensor& x, const Tensor& like, ScalarType type, int64_t numel,

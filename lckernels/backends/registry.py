@@ -51,12 +51,16 @@ class Backend:
         ops: the function of each op that the backend implements, backward passes included, by the op's name.
         reasons: why the backend cannot solve a problem; an empty list if it can.
         unavailable: why the backend cannot run on this machine; empty if it can.
+        window_forward: windowed_attention of tensors on the CPU with a window, a scale and an offset, as
+            (q, k, v, left, right, softmax_scale, offset, heads_first); it checks the tensors itself. None:
+            there is none.
     """
 
     name: str
     ops: Mapping[str, Callable]
     reasons: Callable[[Problem], list[str]]
     unavailable: Callable[[], str]
+    window_forward: Callable | None = None
 
 
 def by_name(*functions: Callable) -> dict[str, Callable]:
@@ -128,6 +132,13 @@ def choose(problem: Problem, backend: str | None = None, *, warn: bool = True) -
             return candidate
         failures[name] = reasons
     raise BackendError(f"no backend can run {problem}:{_lines(failures)}")
+
+
+def window_forward() -> Callable | None:
+    """`Backend.window_forward` of the backend that comes first; None without one."""
+    name = settings().get("backend", BACKENDS[0])
+    first = _loaded.get(name)
+    return (_backend(name) if first is None else first).window_forward
 
 
 def _lines(failures: dict[str, list[str]]) -> str:

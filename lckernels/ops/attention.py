@@ -1,15 +1,27 @@
 """The op windowed_attention. Its options are flat arguments, listed in `fields`."""
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lckernels.backends.registry import Problem, choose
+from lckernels.arguments import MAX_MODEL_HEADS
+from lckernels.backends.registry import Problem, choose, window_forward
+from lckernels.checks import INT32_MAX
 from lckernels.dtypes import compute_dtype
-from lckernels.fields import FIELDS, INDEX, SCHEMA, FlatOptions, WindowOptions, tensors_of
-from lckernels.ops.registration import below_autograd, first_order, is_plain, register, requires_grad
+from lckernels.fields import FIELDS, INDEX, SCHEMA, FlatOptions, WindowOptions, tensors_of, window_options
+from lckernels.ops.registration import (
+    below_autograd,
+    first_order,
+    is_observed,
+    is_plain,
+    register,
+    requires_grad,
+)
 
+_MAX_SCALE = sys.float_info.max
 _TENSORS = tuple(INDEX[field.name] for field in FIELDS if field.type == "Tensor?")
 
 
@@ -37,6 +49,52 @@ class _Problem(Problem):
     @property
     def segmented(self) -> bool:
         return self.options.segment_ids is not None
+
+
+def attend_window(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: tuple[int, int],
+    softmax_scale: float | None,
+    offset: int | None,
+    *,
+    heads_first: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """The op for a call without other options, where C++ checks the tensors and runs it; None otherwise.
+
+    The caller then checks the arguments, so that an error names one, and calls `attend`. With heads_first the
+    tensors are (batch, heads, seqlen, head_dim), and none may require a gradient.
+    """
+    if (
+        is_observed()
+        or not type(q) is type(k) is type(v) is Tensor
+        or not (q.is_cpu and k.is_cpu and v.is_cpu)
+    ):
+        return None
+    forward = window_forward()
+    if forward is None or type(window_size) is not tuple:
+        return None
+    try:
+        left, right = window_size
+        _, heads, third, head_dim = k.shape
+        scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+        if not (type(left) is type(right) is int and -1 <= left <= INT32_MAX and -1 <= right <= INT32_MAX):
+            return None
+        if type(scale) is not float or not -_MAX_SCALE <= scale <= _MAX_SCALE or not head_dim:
+            return None
+        if (heads if heads_first else third) > MAX_MODEL_HEADS:
+            return None
+        if offset is not None and not -INT32_MAX <= offset <= INT32_MAX:
+            return None
+        if not (torch.is_grad_enabled() and requires_grad((q, k, v))):
+            return forward(q, k, v, left, right, scale, offset, heads_first)
+        if heads_first or below_autograd():
+            return None
+        options = window_options(window_size, scale, offset)
+        return _WindowedAttention.apply(q, k, v, None, None, options, None, forward)
+    except (RuntimeError, ValueError, ArithmeticError):
+        return None
 
 
 def attend(
@@ -110,12 +168,18 @@ class _WindowedAttention(torch.autograd.Function):
         sink_logits: Tensor | None,
         options: FlatOptions,
         backend: str | None,
+        forward: Callable | None = None,
     ) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            out, lse = attend(q, k, v, options, backend)
-        ctx.options, tensors = [*options, backend], tensors_of(options)
-        for index in _TENSORS:
-            ctx.options[index] = None
+        if forward is not None:
+            out, lse = forward(q, k, v, *options.window_size, options.softmax_scale, options.offset)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                out, lse = attend(q, k, v, options, backend)
+        ctx.options, tensors = [*options, backend], ()
+        if type(options) is not WindowOptions:
+            tensors = tensors_of(options)
+            for index in _TENSORS:
+                ctx.options[index] = None
         ctx.save_for_backward(q, k, v, out, lse, *tensors)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -125,12 +189,12 @@ class _WindowedAttention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
         q, k, v, out, lse, *tensors = ctx.saved_tensors
         options = ctx.options[:]
-        for index, x in zip(_TENSORS, tensors, strict=True):
+        for index, x in zip(_TENSORS if tensors else (), tensors, strict=True):
             options[index] = x
         dout = torch.zeros_like(out) if dout is None else dout
         grads = windowed_attention_backward(dout, dlse, q, k, v, out, lse, *options)
         needed = ctx.needs_input_grad[: len(grads)]
-        return *(dx if need else None for dx, need in zip(grads, needed, strict=True)), None, None
+        return *(dx if need else None for dx, need in zip(grads, needed, strict=True)), None, None, None
 
 
 def _apply(

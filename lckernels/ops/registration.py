@@ -109,11 +109,20 @@ def is_plain(tensors: tuple[Tensor | list[Tensor] | None, ...]) -> bool:
 
     That is: ordinary tensors on the CPU, and no mode, transform, trace, autocast or profiler.
     """
-    if _dispatch_modes() or _function_modes() or _traced() or _transformed():
-        return False
-    if forward_ad._current_level >= 0 or _profiled() or _autocasts():
-        return False
-    return _are_plain(tensors)
+    return not is_observed() and _are_plain(tensors)
+
+
+def is_observed() -> bool:
+    """Whether a mode, a transform, a trace, autocast or the profiler must receive the calls of ops."""
+    return bool(
+        _dispatch_modes()
+        or _function_modes()
+        or _traced()
+        or _transformed()
+        or forward_ad._current_level >= 0
+        or _profiled()
+        or _autocasts()
+    )
 
 
 def _are_plain(tensors: tuple | list) -> bool:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lckernels
-from lckernels import Layout, Score, plan_chunks
-from lckernels.ops import registration
+from lckernels import Layout, Score, arguments, functional, plan_chunks
+from lckernels.backends import registry
+from lckernels.ops import attention, registration
 
 PLAN = plan_chunks([20], 8, 2)
 
@@ -33,6 +35,7 @@ CALLS = {
     "chunked_attention": (lambda x: lckernels.chunked_attention(x, x, x, PLAN), (20, 2, 8)),
     "merge_attention_states": (merge_states, (1, 6, 2, 8)),
 }
+compiled = pytest.mark.skipif(bool(registry.availability()["cpu"]), reason="_C.so was not built")
 each_op = pytest.mark.parametrize("name", CALLS)
 
 
@@ -240,3 +243,79 @@ def test_below_autograd_results_require_no_gradient(name):
         out = call(x)
     assert not out.requires_grad
     torch.testing.assert_close(out, call(x.detach()), rtol=0, atol=0)
+
+
+WINDOW_CALLS = {
+    "no options": {},
+    "causal": {"window_size": (-1, 0)},
+    "an offset": {"window_size": (2, 1), "layout": Layout(offset=3)},
+    "a default layout and a scale": {"layout": Layout(), "softmax_scale": 0.3},
+}
+SAME_CALLS = {
+    "a list": {"window_size": [2, 1]},
+    "integers of numpy": {"window_size": (np.int64(2), np.int32(1))},
+    "an integer as scale": {"window_size": (2, 1), "softmax_scale": 1},
+    "a score": {"window_size": (2, 1), "score": Score()},
+    "a backend": {"window_size": (2, 1), "backend": "cpu"},
+}
+
+
+def short_and_whole(monkeypatch, options, requires_grad):
+    """Results and gradients of the short way and of the way through all checks; how often the checks ran."""
+    checks = []
+    check = functional.check_attention
+    monkeypatch.setattr(functional, "check_attention", lambda *args: checks.append(args) or check(*args))
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, n, h, 8, requires_grad=requires_grad) for n, h in ((5, 4), (7, 2), (7, 2))]
+
+    def run():
+        out, lse = lckernels.windowed_attention(*inputs, return_lse=True, **options)
+        total = out.square().sum() + lse.sum()
+        return out, lse, *(torch.autograd.grad(total, inputs) if requires_grad else ())
+
+    short, num_checks = run(), len(checks)
+    monkeypatch.setattr(functional, "has_offset_only", lambda layout: False)
+    return short, run(), num_checks
+
+
+@compiled
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("name", WINDOW_CALLS)
+def test_a_call_with_a_window_alone_is_checked_in_cpp(name, requires_grad, monkeypatch):
+    short, whole, num_checks = short_and_whole(monkeypatch, WINDOW_CALLS[name], requires_grad)
+    assert num_checks == 0
+    for one, other in zip(short, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@compiled
+@pytest.mark.parametrize("name", SAME_CALLS)
+def test_other_calls_pass_the_checks(name, monkeypatch):
+    short, whole, num_checks = short_and_whole(monkeypatch, SAME_CALLS[name], True)
+    assert num_checks == 1
+    for one, other in zip(short, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@compiled
+def test_heads_first_has_the_same_results():
+    num_keys = arguments.MAX_MODEL_HEADS + 7  # in the place where the other order has the heads
+    q, k, v = (torch.randn(2, n, h, 8) for n, h in ((5, 4), (num_keys, 2), (num_keys, 2)))
+    want = attention.attend_window(q, k, v, (2, 1), None, None)
+    by_head = [x.transpose(1, 2) for x in (q, k, v)]
+    for inputs in (by_head, [x.contiguous() for x in by_head]):
+        got = attention.attend_window(*inputs, (2, 1), None, None, heads_first=True)
+        for one, other in zip(got, want, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    inputs = [x.requires_grad_() for x in by_head]
+    assert attention.attend_window(*inputs, (2, 1), None, None, heads_first=True) is None
+
+
+@compiled
+@pytest.mark.parametrize("shape", [(2, 2, 6, 8), (2, 3, 7, 8), (1, 2, 7, 8), (2, 2, 7, 4)])
+def test_heads_first_with_other_sizes_raises(shape):
+    q, k, v = torch.zeros(2, 4, 5, 8), torch.zeros(2, 2, 7, 8), torch.zeros(shape)
+    forward = registry.window_forward()
+    tensors = (q, v, k) if shape[-1] != 8 else (q, k, v)
+    with pytest.raises(RuntimeError, match="lckernels: k must have q's batch"):
+        forward(*tensors, -1, -1, 0.5, None, True)

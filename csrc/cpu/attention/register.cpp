@@ -15,10 +15,11 @@ struct Call {
   AttentionTables tables;
   DType dtype;
 
-  Call(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options)
+  Call(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
+       bool heads_first = false)
       : dtype(dtype_of(q)) {
     STD_TORCH_CHECK(q.is_cpu(), "lckernels_cpu: all tensors must be on the CPU");
-    const AttentionArgs args = attention_args(q, k, v, options);
+    const AttentionArgs args = attention_args(q, k, v, options, heads_first);
     params = args.params;
     if (args.seed) params.seed = static_cast<uint64_t>(*args.seed);
     build_tables(args.layout, &tables, &params);
@@ -26,8 +27,8 @@ struct Call {
 };
 
 std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const AttentionOptions& options) {
-  Call call(q, k, v, options);
+                                   const AttentionOptions& options, bool heads_first = false) {
+  Call call(q, k, v, options, heads_first);
   const AttentionParams& p = call.params;
   Tensor out = new_tensor(q, {p.batch, p.seqlen_q, p.num_heads, p.head_dim_v});
   Tensor lse = new_tensor(q, {p.batch, p.num_heads, p.seqlen_q}, accumulator_of(q));
@@ -41,12 +42,14 @@ std::tuple<Tensor, Tensor> attention_forward_op(LCK_ATTENTION_PARAMETERS Tensor 
   return forward(contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), LCK_ATTENTION_VALUES);
 }
 
-// The same without other options: fewer arguments take less time to convert.
+// The same without other options: fewer arguments take less time to convert. The results are as in the other
+// op, whatever the order of q, k and v.
 std::tuple<Tensor, Tensor> window_forward_op(Tensor q, Tensor k, Tensor v, int64_t left, int64_t right,
-                                             double softmax_scale, std::optional<int64_t> offset) {
+                                             double softmax_scale, std::optional<int64_t> offset,
+                                             bool heads_first) {
   AttentionOptions options{};
   options.left = left, options.right = right, options.softmax_scale = softmax_scale, options.offset = offset;
-  return forward(contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), options);
+  return forward(contiguous_rows(q), contiguous_rows(k), contiguous_rows(v), options, heads_first);
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward_op(LCK_ATTENTION_PARAMETERS Tensor dout,
@@ -74,8 +77,8 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward_op(LCK_ATTENTION_PARAMETER
 STABLE_TORCH_LIBRARY_FRAGMENT(lckernels_cpu, m) {
   m.def("attention_forward(" LCK_ATTENTION_SCHEMA "Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)");
   m.def(
-      "window_forward(Tensor q, Tensor k, Tensor v, int left, int right, float softmax_scale, int? offset) "
-      "-> (Tensor, Tensor)");
+      "window_forward(Tensor q, Tensor k, Tensor v, int left, int right, float softmax_scale, int? offset, "
+      "bool heads_first=False) -> (Tensor, Tensor)");
   m.def("attention_backward(" LCK_ATTENTION_SCHEMA
         "Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
         "Tensor(a!)? dbias, Tensor(b!)? dsink) -> (Tensor, Tensor, Tensor)");

@@ -1,5 +1,7 @@
 """C++ on the CPU: the private ops of _C.so (csrc/cpu)."""
 
+import torch
+
 from lckernels.backends.cpu import attention, chunked, library, overlap
 from lckernels.backends.registry import Backend, Problem, by_name
 from lckernels.dtypes import FLOATS
@@ -35,4 +37,5 @@ BACKEND = Backend(
     ),
     reasons=reasons,
     unavailable=lambda: library.UNAVAILABLE,
+    window_forward=None if library.UNAVAILABLE else torch.ops.lckernels_cpu.window_forward.default,
 )
