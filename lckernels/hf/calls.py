@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lckernels.fields import has_offset_only
 from lckernels.hf.family import relative_bias, unsupported_reason
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
@@ -28,7 +29,6 @@ TRACED = "its mask was created under torch.compile, without a patch"
 _UNSUPPORTED = ("sinks", "indices", "block_indices", "head_mask", "layer_head_mask")
 # All options that change the result.
 _CHANGING = frozenset((*_UNSUPPORTED, *CU_SEQLENS, "softcap", "s_aux", "position_bias"))
-_PLAIN_SCORE = Score()
 
 
 class Served(NamedTuple):
@@ -38,13 +38,15 @@ class Served(NamedTuple):
         kind: the layer's kind of attention, before a patch's window.
         window: window_size of windowed_attention.
         layout: of windowed_attention.
-        score: of windowed_attention.
+        score: of windowed_attention; None where the scores have no options.
+        window_only: whether an offset and the window are all that the call has as options.
     """
 
     kind: Kind
     window: Window
     layout: Layout
-    score: Score
+    score: Score | None
+    window_only: bool
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,21 @@ def classify(
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias, or a window of a patch, where chunks are merged in each layer.
     """
-    is_shared = not (weights or any_length) and _is_shared(query, key, mask, options, settings)
-    if is_shared and mask.call is not None:
-        return mask.call
+    # Inline, as in `attention`: each function costs a step of generation some microseconds per layer.
+    is_shared = (
+        type(mask) is KeyMask
+        and not (weights or any_length or settings.cross or torch.compiler.is_dynamo_compiling())
+        and settings.window is None
+        and _CHANGING.isdisjoint(options)
+    )
+    sizes = query.shape[0], 1, query.shape[2], key.shape[2]
+    if is_shared and mask.call is not None and mask.call[0] == sizes:
+        return mask.call[1]
     call = _classify(module, query, key, mask, options, settings, weights, any_length)
-    if is_shared and isinstance(call, Served):
-        mask.call = call
+    # Such a call depends on the mask alone: it is that of every layer with this mask.
+    if is_shared and mask.window is not None and isinstance(call, Served) and tuple(mask.shape) == sizes:
+        mask.call = sizes, call
     return call
-
-
-def _is_shared(
-    query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], settings: LayerSettings
-) -> bool:
-    """Whether the call depends on the mask alone: then it is that of every layer with this mask."""
-    if torch.compiler.is_dynamo_compiling() or not isinstance(mask, KeyMask) or mask.window is None:
-        return False
-    if settings.window is not None or settings.cross or not _CHANGING.isdisjoint(options):
-        return False
-    return tuple(mask.shape) == mask_sizes(query, key)
 
 
 def _classify(
@@ -170,8 +169,8 @@ def _served_or_dense(
     settings: LayerSettings,
 ) -> Served | Dense:
     score = _score(module, options)
-    if score is None:
-        return Dense(BIAS)
+    if isinstance(score, Dense):
+        return score
     if isinstance(mask, KeyMask) and tuple(mask.shape) != mask_sizes(query, key):
         return Dense(BROADCAST)
     if mask is not None and not isinstance(mask, KeyMask):
@@ -187,7 +186,8 @@ def _served_or_dense(
         layout = replace(layout, sink_tokens=settings.sink_tokens)
     if has_cu_seqlens(options) and not has_segments(mask):
         layout = packed_layout(layout, key.shape[2], options)
-    return Served(kind, narrow.window, layout, score)
+    window_only = score is None and has_offset_only(layout)
+    return Served(kind, narrow.window, layout, score, window_only)
 
 
 def mask_sizes(query: Tensor, key: Tensor) -> tuple[int, ...]:
@@ -195,15 +195,15 @@ def mask_sizes(query: Tensor, key: Tensor) -> tuple[int, ...]:
     return query.shape[0], 1, query.shape[2], key.shape[2]
 
 
-def _score(module: nn.Module, options: dict[str, Any]) -> Score | None:
-    """The score of windowed_attention; None for a bias that it cannot represent."""
+def _score(module: nn.Module, options: dict[str, Any]) -> Score | Dense | None:
+    """The score of windowed_attention; Dense for a bias that it cannot represent."""
     softcap, sinks = options.get("softcap") or 0.0, options.get("s_aux")
     bias = options.get("position_bias")
     if bias is None:
-        return Score(softcap=softcap, sink_logits=sinks) if softcap or sinks is not None else _PLAIN_SCORE
+        return Score(softcap=softcap, sink_logits=sinks) if softcap or sinks is not None else None
     table = relative_bias(module, bias)
     if table is None:
-        return None
+        return Dense(BIAS)
     return Score(softcap=softcap, rel_bias=table[0], bias_center=table[1], sink_logits=sinks)
 
 

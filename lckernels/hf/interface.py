@@ -15,6 +15,7 @@ from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.private import collected_outputs
 from lckernels.hf.settings import PLAIN, settings_of
 from lckernels.hf.warn import warn_once
+from lckernels.ops.attention import attend_window
 
 # Without "flash", "sdpa" or a slash: transformers derives options from such names.
 NAME = "lckernels"
@@ -71,12 +72,7 @@ def attention(
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind
-        q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-        out = windowed_attention(
-            q, k, v, window_size=call.window, softmax_scale=scaling, layout=call.layout, score=call.score,
-            dropout_p=dropout, backend=settings.backend,
-        )  # fmt: skip
-        return out, None
+        return served_attention(query, key, value, call, dropout, scaling, settings.backend), None
     if call.reason in _WARNINGS:
         warn_once(_WARNINGS[call.reason])
     if isinstance(attention_mask, KeyMask):
@@ -84,13 +80,36 @@ def attention(
     return dense_attention(module, query, key, value, attention_mask, dropout, scaling, weights, **options)
 
 
+def served_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    call: Served,
+    dropout: float,
+    scaling: float | None,
+    backend: str | None,
+) -> Tensor:
+    """windowed_attention of tensors (batch, heads, seqlen, head_dim), as `classify` describes the call."""
+    if call.window_only and backend is None and not dropout:
+        offset = call.layout.offset
+        states = attend_window(query, key, value, call.window, scaling, offset, heads_first=True)
+        if states is not None:
+            return states[0]
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return windowed_attention(
+        q, k, v, window_size=call.window, softmax_scale=scaling, layout=call.layout, score=call.score,
+        dropout_p=dropout, backend=backend,
+    )  # fmt: skip
+
+
 def _returns_weights(options: dict[str, Any]) -> bool:
     """Whether the call returns the attention weights."""
     if options.get("output_attentions"):
         return True
-    if torch.compiler.is_compiling():  # transformers' collector cannot be traced
+    if torch.compiler.is_dynamo_compiling():  # it cannot trace transformers' collector
         return False
-    return any(name.endswith("attentions") for name in collected_outputs())
+    names = collected_outputs()
+    return bool(names) and any(name.endswith("attentions") for name in names)
 
 
 def _dense_mask(mask: KeyMask, query: Tensor, key: Tensor) -> Tensor:

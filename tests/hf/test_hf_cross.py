@@ -12,6 +12,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
+from helpers.hf_calls import served_runs
 from helpers.hf_cross import CROSS
 from helpers.hf_patched import attributes, logits
 
@@ -37,15 +38,9 @@ def unknown(monkeypatch):
 
 @pytest.fixture
 def windows(monkeypatch):
-    """The windows of the calls of the op."""
-    found, op = [], lckernels.hf.interface.windowed_attention
-
-    def run(q, k, v, **options):
-        found.append((options["window_size"], q.shape[1], k.shape[1]))
-        return op(q, k, v, **options)
-
-    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
-    return found
+    """A function that returns the windows of the calls of the op so far."""
+    runs = served_runs(monkeypatch)
+    return lambda: [run.window for run in runs]
 
 
 @pytest.mark.parametrize("name", CROSS)
@@ -71,9 +66,9 @@ def test_a_window_does_not_narrow_cross_attention(name, unknown, windows):
     report = lckernels.patch(model, window=4)
     num_cross = sum(bool(NAMES.search(row.layer)) for row in report.rows)
     logits(model, **case.inputs(case.num_states))
-    assert [window for window, _, _ in windows].count((-1, -1)) == num_cross > 0
-    assert len(windows) == len(report.rows) > num_cross
-    assert {window for window, _, _ in windows} <= {(-1, -1), (3, 0), (2, 2)}
+    assert windows().count((-1, -1)) == num_cross > 0
+    assert len(windows()) == len(report.rows) > num_cross
+    assert set(windows()) <= {(-1, -1), (3, 0), (2, 2)}
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)

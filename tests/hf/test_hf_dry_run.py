@@ -7,7 +7,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import FAMILIES, tiny, token_ids
-from helpers.hf_calls import counted_attention
+from helpers.hf_calls import counted_attention, served_runs
 from helpers.hf_encoders import make_encoder
 
 import lckernels.hf.interface
@@ -24,11 +24,7 @@ SERVED = [*(name for name in FAMILIES if name != "mpnet"), "siglip", "esm", "chi
 @pytest.mark.parametrize("name", [*SERVED, "layoutlm", "markuplm", "clip", "modernbert", "fnet", "t5gemma"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_it_equals_a_call(name, padded, monkeypatch):
-    layers, served = counted_attention(monkeypatch), []
-    op = lckernels.hf.interface.windowed_attention
-    monkeypatch.setattr(
-        lckernels.hf.interface, "windowed_attention", lambda *args, **kw: served.append(1) or op(*args, **kw)
-    )
+    layers, served = counted_attention(monkeypatch), served_runs(monkeypatch)
     model = make_encoder(name)
     run = padded_dry_run(model)
     assert not layers

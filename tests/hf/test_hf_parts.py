@@ -6,6 +6,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
+from helpers.hf_calls import served_runs
 from helpers.hf_cross import CROSS
 from helpers.hf_images import MODELS, build
 from helpers.hf_patched import logits
@@ -18,16 +19,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def backends(monkeypatch):
-    """The backend and window of each call of the op."""
-    found, op = [], lckernels.hf.interface.windowed_attention
-
-    def run(q, k, v, **options):
-        found.append((options["backend"], options["window_size"]))
-        return op(q, k, v, **options)
-
-    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
-    return found
+def runs(monkeypatch):
+    """The calls of the op."""
+    return served_runs(monkeypatch)
 
 
 def is_tower(row):
@@ -36,7 +30,7 @@ def is_tower(row):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_vision_tower_is_reported_and_runs_on_the_named_backend(name, backends):
+def test_a_vision_tower_is_reported_and_runs_on_the_named_backend(name, runs):
     model, inputs = build(name)
     expected = logits(model, **inputs)
     report = lckernels.patch(model, backend="eager")
@@ -47,21 +41,21 @@ def test_a_vision_tower_is_reported_and_runs_on_the_named_backend(name, backends
     assert [row.verdict for row in tower] == ["exact" if known else LATER] * 2
     assert bool(report.unknown) != known
     torch.testing.assert_close(logits(model, **inputs), expected, rtol=1e-5, atol=1e-5)
-    assert len(backends) >= 2
-    assert {backend for backend, _ in backends} == {"eager"}
+    assert len(runs) >= 2
+    assert {run.backend for run in runs} == {"eager"}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_window_does_not_narrow_a_vision_tower(name, backends):
+def test_a_window_does_not_narrow_a_vision_tower(name, runs):
     model, inputs = build(name)
     report = lckernels.patch(model, window=2)
     assert {row.verdict.split(":")[0] for row in report.rows if is_tower(row)} <= {"exact", LATER}
     logits(model, **inputs)
-    assert [window for _, window in backends[:2]] == [(-1, -1)] * 2
+    assert [run.window for run in runs[:2]] == [(-1, -1)] * 2
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
-def test_cross_attention_that_only_some_calls_have(name, backends):
+def test_cross_attention_that_only_some_calls_have(name, runs):
     case = CROSS[name]()
     model = case.build()
     inputs = case.inputs(case.num_states)
@@ -72,4 +66,4 @@ def test_cross_attention_that_only_some_calls_have(name, backends):
     assert all("crossattention" in layer for layer in later) and len(later) == 2
     assert report.unknown == "the model's main input does not reach them"
     torch.testing.assert_close(logits(model, **inputs), expected, rtol=1e-5, atol=1e-5)
-    assert backends == [("eager", (-1, 0)), ("eager", (-1, -1))] * 2
+    assert [(run.backend, run.window) for run in runs] == [("eager", (-1, 0)), ("eager", (-1, -1))] * 2

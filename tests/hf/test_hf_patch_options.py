@@ -9,6 +9,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
+from helpers.hf_calls import served_runs
 from helpers.hf_masks import LargestTensor
 from helpers.hf_models import VOCAB
 from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
@@ -16,6 +17,7 @@ from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, mode
 import lckernels
 import lckernels.hf.interface
 import lckernels.hf.warn
+from lckernels import Score
 from lckernels.hf import NAME
 from lckernels.hf.masks.create import key_mask
 from lckernels.hf.masks.descriptor import NotServed
@@ -104,24 +106,19 @@ def test_dropout_in_training():
 @pytest.mark.parametrize("sinks", [0, 2])
 def test_a_window_is_the_argument_of_the_op(name, window, expected, sinks, monkeypatch):
     """The layers pass this window and these sinks to the op; the report is not exact."""
-    passed, op = [], lckernels.hf.interface.windowed_attention
-
-    def run(q, k, v, **options):
-        passed.append((options["window_size"], options["layout"].sink_tokens))
-        out = op(q, k, v, **options)
-        given = ("window_size", "softmax_scale", "layout", "score")
-        torch.testing.assert_close(out, reference(q, k, v, **{n: options[n] for n in given})[0])
-        return out
-
-    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
-    model = model_of(name)
+    runs, model = served_runs(monkeypatch), model_of(name)
     if expected == (-1, 0):
         with pytest.raises(TypeError, match="it has no full attention that a window could narrow"):
             lckernels.patch(model, window=window, sink_tokens=sinks)
         return
     report = lckernels.patch(model, window=window, sink_tokens=sinks)
     logits(model)
-    assert passed == [(expected, sinks)] * 2
+    assert [(run.window, run.call.layout.sink_tokens) for run in runs] == [(expected, sinks)] * 2
+    for run in runs:
+        inputs = (x.transpose(1, 2) for x in (run.query, run.key, run.value))
+        options = {"layout": run.call.layout, "score": run.call.score or Score()}
+        want = reference(*inputs, window_size=run.window, softmax_scale=run.scaling, **options)[0]
+        torch.testing.assert_close(run.out, want)
     assert {row.window for row in report.rows} == {expected}
     assert not report.exact
     assert all(row.verdict.startswith("approximate: ") for row in report.rows)
@@ -138,17 +135,12 @@ def test_a_window_does_not_change_cross_attention_and_other_windows():
 
 
 def test_a_window_does_not_change_cross_attention_found_at_the_first_call(monkeypatch):
-    passed, op = [], lckernels.hf.interface.windowed_attention
+    runs = served_runs(monkeypatch)
 
     class Reads(transformers.BartModel):
         def forward(self, input_ids, **options):
             return super().forward(input_ids + 0 * int(input_ids.max()), **options)
 
-    def run(q, k, v, **options):
-        passed.append(options["window_size"])
-        return op(q, k, v, **options)
-
-    monkeypatch.setattr(lckernels.hf.interface, "windowed_attention", run)
     model = model_of("bart")
     model.model.__class__ = Reads
     report = lckernels.patch(model, window=4)
@@ -160,7 +152,7 @@ def test_a_window_does_not_change_cross_attention_found_at_the_first_call(monkey
     ]
     for _ in range(2):
         logits(model, input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS[:, :9])
-    assert passed == [(2, 2), (3, 0), (-1, -1)] * 2
+    assert [run.window for run in runs] == [(2, 2), (3, 0), (-1, -1)] * 2
 
 
 def test_a_window_of_a_query_without_a_mask():

@@ -23,7 +23,13 @@ def backends(monkeypatch):
 
         monkeypatch.setattr(module, name, run)
 
-    record(lckernels.hf.interface, "windowed_attention")
+    attention = lckernels.hf.interface.served_attention
+
+    def run_served(*args):
+        found.append(("windowed_attention", args[-1]))
+        return attention(*args)
+
+    monkeypatch.setattr(lckernels.hf.interface, "served_attention", run_served)
     for name in ("chunked_attention", "windowed_attention", "overlap_merge", "overlap_split"):
         record(lckernels.hf.chunked, name)
     return found

@@ -35,7 +35,8 @@ class KeyMask(Mask):
         dense_mask: the dense mask, if `window` is None.
         local_size: width of the window or chunk that transformers passes, if `window` is None.
         causal: whether the mask is causal, if `window` is None.
-        call: the call of the layers that share the mask, as `hf.calls.classify` returned it; None before.
+        call: (batch, 1, seqlen_q, seqlen_k) of the layers that share the mask, and their call as
+            `hf.calls.classify` returned it; None before.
     """
 
     window: Window | None = FULL
