@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lckernels.hf.family import feed_forward_methods, replacements
+from lckernels.hf.patch.config_use import reads_configs
 from lckernels.hf.patch.methods import (
     PATCHED,
     Absent,
@@ -137,7 +138,7 @@ def unpatch_modules(model: nn.Module) -> None:
 def _methods(module: nn.Module, more: tuple[str, ...]) -> list[Method]:
     """The methods of a module that run on its view; `more` are names beside forward and the replaced ones."""
     configs, functions = configs_in(module.__dict__), replacements(module)
-    forward = ("forward",) if configs else ()
+    forward = ("forward",) if reads_configs(module, configs) else ()
     return methods_of(module, list(dict.fromkeys((*forward, *functions, *more))), configs, functions)
 
 
@@ -154,9 +155,11 @@ def _checkpoints(module: nn.Module, settings: Settings | None = None) -> list[_C
 def _values(module: nn.Module, methods: list[Method], settings: Settings) -> dict[str, Any]:
     """Further attributes of a patched module."""
     values = {SETTINGS: settings[module]} if module in settings else {}
-    if not any(method.name in ("forward", "_old_forward") for method in methods):
+    configs = configs_in(module.__dict__)
+    runs_on_view = any(method.name in ("forward", "_old_forward") for method in methods)
+    if reads_configs(module, configs) and not runs_on_view:
         # A function of the instance is its forward, and reads the module's own attributes.
-        values.update({name: config_view(config) for name, config in configs_in(module.__dict__).items()})
+        values.update({name: config_view(config) for name, config in configs.items()})
     return values
 
 

@@ -20,6 +20,10 @@ _VIEWS = "_lckernels_views"  # slot of a view: (config, its view) by the name of
 _PIECE_TOKENS = "_lckernels_piece_tokens"  # slot of a module's view
 
 
+# Not the config's own __getattribute__, a function of Python.
+_attribute_of = object.__getattribute__
+
+
 class ConfigView:
     """The first base of every view of a config."""
 
@@ -30,8 +34,8 @@ class ConfigView:
 
     @property
     def _attn_implementation(self) -> str | None:
-        own = self.__dict__.get(STORED_IMPLEMENTATION)
-        return NAME if own == self._lckernels_replaced else own
+        own = _attribute_of(self, "__dict__").get(STORED_IMPLEMENTATION)
+        return NAME if own == _attribute_of(self, _REPLACED) else own
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: Any) -> None:
@@ -108,12 +112,13 @@ def _attribute(name: str) -> property:
 
     def get(self: Any) -> Any:
         config = self.__dict__[name]
+        known, view = self._lckernels_views.get(name, (None, None))
+        if known is config:
+            return view
         if not isinstance(config, PreTrainedConfig):
             return config
-        known, view = self._lckernels_views.get(name, (None, None))
-        if known is not config:
-            view = config_view(config)
-            self._lckernels_views[name] = config, view
+        view = config_view(config)
+        self._lckernels_views[name] = config, view
         return view
 
     def set_value(self: Any, value: Any) -> None:
