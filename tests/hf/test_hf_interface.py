@@ -316,3 +316,20 @@ def test_the_error_names_a_missing_extra(module):
     said = "ImportError: this needs transformers, which is not installed: pip install 'lckernels[hf]'"
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == said
+
+
+def test_compiled_in_a_context_after_an_inner_one_has_ended():
+    model, ids, graphs = tiny(), token_ids(30)[None], []
+
+    def keep(graph, _):
+        graphs.append(str(graph.graph))
+        return graph
+
+    torch._dynamo.reset()
+    with lckernels_attention(model), torch.no_grad():
+        with lckernels_attention(model):
+            pass
+        expected = model(ids).last_hidden_state
+        compiled = torch.compile(model, backend=keep, fullgraph=True)(ids).last_hidden_state
+    torch.testing.assert_close(compiled, expected)
+    assert "scaled_dot_product_attention" not in graphs[0] and "windowed_attention" in graphs[0]

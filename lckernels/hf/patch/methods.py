@@ -60,7 +60,8 @@ class Method(Installed):
         configs: the attributes of the module that are configs.
         functions: functions (module, ...) that replace methods of the module on the view, by name.
         view: the module's view while it is patched.
-        traced: the view of a switch, for torch.compile, which cannot trace the state of a thread.
+        switched: the views of the switches whose contexts some thread is in, in the order of entry.
+        traced: the last of them or None, for torch.compile, which cannot trace the state of a thread.
     """
 
     def __init__(
@@ -75,12 +76,16 @@ class Method(Installed):
         super().__init__(module, name, own, uses)
         self.configs, self.functions = configs, functions
         self.view = module_view(module, configs, functions)
+        self.switched: list[nn.Module] = []
         self.traced: nn.Module | None = None
         stored = name in _STORED.values()
         self.on_class = "forward" if stored and "forward" in functions else "" if own is not Absent else name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        view = self.traced if torch.compiler.is_compiling() else switched_view(self.module)
+        if torch.compiler.is_dynamo_compiling():
+            view = self.traced
+        else:
+            view = switched_view(self.module) if _thread.switches else None
         if view is None and PATCHED in self.module.__dict__:
             view = self.view
         if view is None:
@@ -145,7 +150,9 @@ class Switch:
         """The context; several threads may be in it, and a thread several times."""
         with lock:
             used = [attribute.install() for attribute in self.installed]
-            self._trace(used, self.views)
+            for method, view in self._traced(used):
+                method.switched.append(view)
+                method.traced = view
         outer = _thread.switches
         _thread.switches = (self, *outer)
         try:
@@ -153,14 +160,17 @@ class Switch:
         finally:
             _thread.switches = outer
             with lock:
-                self._trace(used, {})
+                for method, view in self._traced(used):
+                    method.switched.remove(view)
+                    method.traced = method.switched[-1] if method.switched else None
                 for attribute in used:
                     attribute.release()
 
-    def _trace(self, used: list[Installed], views: dict[nn.Module, nn.Module]) -> None:
+    def _traced(self, used: list[Installed]) -> Iterator[tuple[Method, nn.Module]]:
+        """The methods among the attributes, with their modules' views."""
         for attribute in used:
-            if type(attribute) is Method:
-                attribute.traced = views.get(attribute.module)
+            if type(attribute) is Method and attribute.module in self.views:
+                yield attribute, self.views[attribute.module]
 
 
 class _Thread(threading.local):
