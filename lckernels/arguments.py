@@ -49,14 +49,8 @@ def check_attention(
     dropout_p: float,
 ) -> None:
     """Checks that q, k, v fit one another and the numbers are in range."""
-    checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)", _PACKED)
-    checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
-    checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
-    shape_q, shape_k = _heads(q, k, v)
-    if shape_k[2] > MAX_MODEL_HEADS:
+    if check_inputs(q, k, v)[2] > MAX_MODEL_HEADS:
         _warn_of_heads_first(q, k)
-    if shape_k[0] != shape_q[0]:
-        raise bad("k", f"batch {shape_k[0]}", f"q has batch {shape_q[0]}")
     if not isinstance(window_size, _PAIRS) or len(window_size) != 2:
         raise bad("window_size", window_size, "expected (left, right)")
     left, right = window_size
@@ -67,6 +61,17 @@ def check_attention(
     checks.number("dropout_p", dropout_p, 0)
     if dropout_p >= 1:
         raise bad("dropout_p", dropout_p, "expected 0 <= dropout_p < 1")
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> torch.Size:
+    """Checks that q, k, v of windowed_attention fit one another; returns the shape of k."""
+    checks.tensor("q", q, 4, "(batch, seqlen_q, num_heads, head_dim)", _PACKED)
+    checks.tensor("k", k, 4, "(batch, seqlen_k, num_kv_heads, head_dim)")
+    checks.tensor("v", v, 4, "(batch, seqlen_k, num_kv_heads, head_dim_v)")
+    shape_q, shape_k = _heads(q, k, v)
+    if shape_k[0] != shape_q[0]:
+        raise bad("k", f"batch {shape_k[0]}", f"q has batch {shape_q[0]}")
+    return shape_k
 
 
 def _warn_of_heads_first(q: Tensor, k: Tensor) -> None:

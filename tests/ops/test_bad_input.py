@@ -304,7 +304,7 @@ def test_merge_attention_states(name):
         lckernels.merge_attention_states(*change(*states()))
 
 
-@pytest.mark.parametrize(
+sizes_that_do_not_fit = pytest.mark.parametrize(
     ("q", "k", "v"),
     [
         ((2, 6, 4, 8), (2, 6, 2, 8), (2, 1, 2, 8)),
@@ -316,6 +316,9 @@ def test_merge_attention_states(name):
     ],
     ids=["keys of v", "heads of v", "batch of v", "batch of k", "head_dim of k", "multiple"],
 )
+
+
+@sizes_that_do_not_fit
 def test_the_op_called_directly_reads_no_memory_outside_its_inputs(q, k, v):
     """functional.windowed_attention checks shapes before the op; the compiled op does for other callers."""
     if registry.availability()["cpu"]:
@@ -323,6 +326,15 @@ def test_the_op_called_directly_reads_no_memory_outside_its_inputs(q, k, v):
     options = window_options((-1, -1), 0.5)
     with pytest.raises(RuntimeError, match=r"lckernels: (k must have q's batch|the heads of q must)"):
         torch.ops.lckernels.windowed_attention(*map(torch.zeros, (q, k, v)), *options, "cpu")
+
+
+@sizes_that_do_not_fit
+def test_the_triton_kernels_called_directly_read_no_memory_outside_their_inputs(q, k, v):
+    pytest.importorskip("triton")
+    from lckernels.backends.triton import attention
+
+    with pytest.raises(ValueError, match=r"^[qkv]: got"):
+        attention.windowed_attention(*map(torch.zeros, (q, k, v)), window_options((-1, -1), 0.5))
 
 
 @pytest.mark.parametrize("name", ["dout", "out"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from lckernels.arguments import check_inputs, check_layout, check_score
 from lckernels.backends.triton import tuned
 from lckernels.backends.triton.kernels.score import ScoreArgs
 from lckernels.backends.triton.kernels.window import Tables
@@ -97,7 +98,11 @@ class Arguments:
 
 
 def attention_arguments(options: AttentionOptions, q: Tensor, k: Tensor, v: Tensor) -> Arguments:
-    """The kernels' arguments: contiguous tables, score tensors in fp32."""
+    """The kernels' arguments: contiguous tables, score tensors in fp32. Raises for sizes that do not fit."""
+    # Again for callers of torch.ops: the kernels take each size from one tensor.
+    check_inputs(q, k, v)
+    check_layout(options.layout, q, k)
+    check_score(options.score, q)
     batch, seqlen_q, num_heads, head_dim = q.shape
     seqlen_k, num_kv_heads, head_dim_v = v.shape[1:]
     layout, score = options.layout, options.score
