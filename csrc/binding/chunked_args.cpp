@@ -17,6 +17,29 @@ HeadsTensor extra_rows(const OptionalTensor& x, const Tensor& like, const char* 
   return x ? heads_tensor(*x, like, name) : HeadsTensor{};
 }
 
+// A tensor of the length of `like` with these sizes.
+HeadsTensor sized_rows(const Tensor& x, const Tensor& like, int64_t heads, int64_t dim, const char* name) {
+  const HeadsTensor rows = sequence_rows(x, like, name);
+  const int64_t total_len = like.size(0);
+  STD_TORCH_CHECK(x.size(0) == total_len && x.size(1) == heads && x.size(2) == dim, "lckernels: ", name,
+                  " must be (total_len, heads, dim) = (", total_len, ", ", heads, ", ", dim, ")");
+  return rows;
+}
+
+bool has_extra_sizes(const OptionalTensor& x, const ChunkedParams& p, int64_t heads, int64_t dim) {
+  return !x || (x->size(0) == p.num_chunks && x->size(1) == p.num_extra && x->size(2) == heads &&
+                x->size(3) == dim);
+}
+
+HeadsTensor sized_extra(const OptionalTensor& x, const Tensor& q, const ChunkedParams& p, int64_t heads,
+                        int64_t dim, const char* name) {
+  const HeadsTensor rows = extra_rows(x, q, name);
+  STD_TORCH_CHECK(has_extra_sizes(x, p, heads, dim), "lckernels: ", name,
+                  " must be (num_chunks, num_extra, heads, dim) = (", p.num_chunks, ", ", p.num_extra, ", ",
+                  heads, ", ", dim, ")");
+  return rows;
+}
+
 // Kernels take these sizes from q and k and read the other tensors with them.
 void check_sizes(const ChunkedInputs& t, const ChunkedParams& p) {
   const AttentionParams& s = p.sequence;
@@ -26,9 +49,7 @@ void check_sizes(const ChunkedInputs& t, const ChunkedParams& p) {
   STD_TORCH_CHECK(s.num_kv_heads > 0 && s.num_heads % s.num_kv_heads == 0,
                   "lckernels: the heads of q must be a multiple of those of k");
   const auto fits = [&](const OptionalTensor& x, int64_t heads, int64_t dim) {
-    return x.has_value() == t.extra_q.has_value() &&
-           (!x || (x->size(0) == p.num_chunks && x->size(1) == p.num_extra && x->size(2) == heads &&
-                   x->size(3) == dim));
+    return x.has_value() == t.extra_q.has_value() && has_extra_sizes(x, p, heads, dim);
   };
   STD_TORCH_CHECK(fits(t.extra_q, s.num_heads, s.head_dim) && fits(t.extra_k, s.num_kv_heads, s.head_dim) &&
                       fits(t.extra_v, s.num_kv_heads, s.head_dim_v),
@@ -65,16 +86,21 @@ const Segment* segment_table(const Tensor& segments, const Tensor& like) {
 }
 
 void set_results(const Tensor& q, const Tensor& out, const OptionalTensor& extra_out, ChunkedParams* params) {
-  params->sequence.out = sequence_rows(out, q, "out");
-  params->extra.out = extra_rows(extra_out, q, "extra_out");
+  const AttentionParams& s = params->sequence;
+  params->sequence.out = sized_rows(out, q, s.num_heads, s.head_dim_v, "out");
+  params->extra.out = sized_extra(extra_out, q, *params, s.num_heads, s.head_dim_v, "extra_out");
 }
 
 void set_gradients(const Tensor& q, const ChunkedGradients& t, ChunkedParams* params) {
   AttentionParams &s = params->sequence, &e = params->extra;
-  s.dout = sequence_rows(t.dout, q, "dout"), s.dq = sequence_rows(t.dq, q, "dq");
-  s.dk = sequence_rows(t.dk, q, "dk"), s.dv = sequence_rows(t.dv, q, "dv");
-  e.dout = extra_rows(t.dextra_out, q, "dextra_out"), e.dq = extra_rows(t.dextra_q, q, "dextra_q");
-  e.dk = extra_rows(t.dextra_k, q, "dextra_k"), e.dv = extra_rows(t.dextra_v, q, "dextra_v");
+  const int64_t heads = s.num_heads, kv_heads = s.num_kv_heads, dim = s.head_dim, dim_v = s.head_dim_v;
+  s.dout = sized_rows(t.dout, q, heads, dim_v, "dout"), s.dq = sized_rows(t.dq, q, heads, dim, "dq");
+  s.dk = sized_rows(t.dk, q, kv_heads, dim, "dk"), s.dv = sized_rows(t.dv, q, kv_heads, dim_v, "dv");
+  const auto extra = [&](const OptionalTensor& x, int64_t num_heads, int64_t size, const char* name) {
+    return sized_extra(x, q, *params, num_heads, size, name);
+  };
+  e.dout = extra(t.dextra_out, heads, dim_v, "dextra_out"), e.dq = extra(t.dextra_q, heads, dim, "dextra_q");
+  e.dk = extra(t.dextra_k, kv_heads, dim, "dextra_k"), e.dv = extra(t.dextra_v, kv_heads, dim_v, "dextra_v");
   params->extra_queries = t.dextra_out.has_value() && params->num_extra > 0;
 }
 

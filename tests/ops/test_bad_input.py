@@ -373,3 +373,30 @@ def test_chunked_attention_called_directly_reads_no_memory_outside_its_inputs(k,
         torch.ops.lckernels.chunked_attention(
             *map(torch.zeros, shapes), None, *where, "triangular", 0.5, "cpu"
         )
+
+
+@pytest.mark.parametrize("name", ["dout", "dextra_out"])
+def test_the_backward_of_chunked_attention_called_directly_reads_no_memory_outside_its_inputs(name):
+    if registry.availability()["cpu"]:
+        pytest.skip("_C.so was not built")
+    plan = plan_chunks([20], 8, 2)
+    x, extra = torch.zeros(20, 2, 8), torch.zeros(plan.num_chunks, 1, 2, 8)
+    grads = {"dout": x, "dextra_out": extra, name: x[:1] if name == "dout" else extra[:1]}
+    where = (plan.segments, plan.tile_segments, plan.num_chunks, plan.chunk_len)
+    with pytest.raises(RuntimeError, match=f"lckernels: {name} must be"):
+        torch.ops.lckernels.chunked_attention_backward(
+            grads["dout"],
+            grads["dextra_out"],
+            x,
+            x,
+            x,
+            extra,
+            extra,
+            extra,
+            None,
+            *where,
+            "triangular",
+            0.5,
+            x,
+            "cpu",
+        )

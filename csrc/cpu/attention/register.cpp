@@ -66,8 +66,12 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward_op(LCK_ATTENTION_PARAMETER
   for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad);
   const Tensor delta = new_tensor(q, {p.batch, p.num_heads, p.seqlen_q}, accumulator_of(q));
   set_gradients(q, {dout, dlse, out, lse, dq, dk, dv, delta}, &call.params);
-  run_attention_backward(current_isa(), call.dtype, call.params, dbias ? dbias->mutable_data_ptr() : nullptr,
-                         dsink ? dsink->mutable_data_ptr() : nullptr);
+  const auto written = [&](const OptionalTensor& x, int64_t numel, const char* name) {
+    return const_cast<void*>(table_data(x, q, accumulator_of(q), numel, name));
+  };
+  run_attention_backward(current_isa(), call.dtype, call.params,
+                         written(dbias, p.num_heads * p.bias_len, "dbias"),
+                         written(dsink, p.num_heads, "dsink"));
   return {dq, dk, dv};
 }
 

@@ -36,8 +36,9 @@ void chunked_backward(Tensor dout, OptionalTensor dextra_out, Tensor q, Tensor k
   Call call({q, k, v, extra_q, extra_k, extra_v}, segments, merge_weights, softmax_scale);
   for (const Tensor& grad : {dq, dk, dv}) prepare_output(grad);
   set_gradients(q, {dout, dextra_out, dq, dk, dv, dextra_q, dextra_k, dextra_v}, &call.params);
-  run_chunked_backward(current_isa(), call.dtype, call.params,
-                       row_dots ? row_dots->mutable_data_ptr() : nullptr);
+  const ChunkedParams& p = call.params;
+  const void* dots = table_data(row_dots, q, accumulator_of(q), p.num_chunks * p.chunk_len, "row_dots");
+  run_chunked_backward(current_isa(), call.dtype, p, const_cast<void*>(dots));
 }
 
 }  // namespace
