@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lckernels.arguments import MAX_MODEL_HEADS
+from lckernels.arguments import MAX_MODEL_HEADS, check_inputs
 from lckernels.backends.registry import Problem, choose, window_forward
 from lckernels.checks import INT32_MAX
 from lckernels.dtypes import compute_dtype
@@ -63,8 +63,8 @@ def attend_window(
 ) -> tuple[Tensor, Tensor] | None:
     """The op for a call without other options, where C++ checks the tensors and runs it; None otherwise.
 
-    The caller then checks the arguments, so that an error names one, and calls `attend`. With heads_first the
-    tensors are (batch, heads, seqlen, head_dim), and none may require a gradient.
+    The caller of `attend` checks the arguments itself. With heads_first the tensors are (batch, heads,
+    seqlen, head_dim), and none may require a gradient.
     """
     if (
         is_observed()
@@ -72,29 +72,32 @@ def attend_window(
         or not (q.is_cpu and k.is_cpu and v.is_cpu)
     ):
         return None
-    forward = window_forward()
-    if forward is None or type(window_size) is not tuple:
+    forward, shape = window_forward(), k.shape
+    if forward is None or type(window_size) is not tuple or len(window_size) != 2 or len(shape) != 4:
+        return None
+    left, right = window_size
+    if not (type(left) is type(right) is int and -1 <= left <= INT32_MAX and -1 <= right <= INT32_MAX):
+        return None
+    if not shape[3] or shape[1 if heads_first else 2] > MAX_MODEL_HEADS:
+        return None
+    scale = shape[3] ** -0.5 if softmax_scale is None else softmax_scale
+    if type(scale) is not float or not -_MAX_SCALE <= scale <= _MAX_SCALE:
+        return None
+    if offset is not None and not -INT32_MAX <= offset <= INT32_MAX:
+        return None
+    records = torch.is_grad_enabled() and requires_grad((q, k, v))
+    if records and (heads_first or below_autograd()):
         return None
     try:
-        left, right = window_size
-        _, heads, third, head_dim = k.shape
-        scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
-        if not (type(left) is type(right) is int and -1 <= left <= INT32_MAX and -1 <= right <= INT32_MAX):
-            return None
-        if type(scale) is not float or not -_MAX_SCALE <= scale <= _MAX_SCALE or not head_dim:
-            return None
-        if (heads if heads_first else third) > MAX_MODEL_HEADS:
-            return None
-        if offset is not None and not -INT32_MAX <= offset <= INT32_MAX:
-            return None
-        if not (torch.is_grad_enabled() and requires_grad((q, k, v))):
+        if not records:
             return forward(q, k, v, left, right, scale, offset, heads_first)
-        if heads_first or below_autograd():
-            return None
         options = window_options(window_size, scale, offset)
         return _WindowedAttention.apply(q, k, v, None, None, options, None, forward)
-    except (RuntimeError, ValueError, ArithmeticError):
-        return None
+    except RuntimeError as raised:
+        error = raised
+    # The same check again, whose error names the argument; whatever else failed is the caller's.
+    check_inputs(*((x.transpose(1, 2) for x in (q, k, v)) if heads_first else (q, k, v)))
+    raise error
 
 
 def attend(

@@ -319,3 +319,32 @@ def test_heads_first_with_other_sizes_raises(shape):
     tensors = (q, v, k) if shape[-1] != 8 else (q, k, v)
     with pytest.raises(RuntimeError, match="lckernels: k must have q's batch"):
         forward(*tensors, -1, -1, 0.5, None, True)
+
+
+class Raised(RuntimeError):
+    pass
+
+
+def test_an_error_of_a_hook_is_raised_after_one_call():
+    x, calls = torch.randn(1, 6, 2, 8, requires_grad=True), []
+
+    def pack(y):
+        calls.append(y)
+        raise Raised
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda y: y), pytest.raises(Raised):
+        attend(x)
+    assert len(calls) == 1
+
+
+@compiled
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_a_tensor_that_does_not_fit_has_the_error_of_the_checks(heads_first):
+    q, k, v = torch.zeros(2, 5, 4, 8), torch.zeros(2, 7, 2, 8), torch.zeros(2, 6, 2, 8)
+    if heads_first:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    with pytest.raises(
+        ValueError, match=r"v: got shape \(2, 6, 2, 8\); k has shape \(2, 7, 2, 8\)"
+    ) as raised:
+        attention.attend_window(q, k, v, (2, 1), None, None, heads_first=heads_first)
+    assert raised.value.__cause__ is None and raised.value.__context__ is None
