@@ -1,10 +1,10 @@
 """Which modules run on a view: those whose methods may read a config."""
 
 # ruff: noqa: E402
-from functools import wraps
+from functools import cached_property, wraps
+from typing import ClassVar
 
 import pytest
-import torch
 from torch import nn
 
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
@@ -18,6 +18,10 @@ from lckernels.hf.patch.modules import lckernels_attention
 
 def size_of(module):
     return module.config.hidden_size
+
+
+def product(x, module):
+    return x * module.config.hidden_size
 
 
 def with_config(function):
@@ -92,8 +96,49 @@ class Decorated(Plain):
 
 
 class CallableThatIsNoFunction(Plain):
-    forward = torch.jit.ignore(Plain.forward)
     other = size_of.__get__
+
+
+class ReadsInCachedProperty(Plain):
+    @cached_property
+    def width(self):
+        return self.config.hidden_size
+
+    def forward(self, x):
+        return x * self.width
+
+
+class HandsOnSelfWithAnother(Plain):
+    def forward(self, x):
+        return product(x, self)
+
+
+class HandsOnThis(Plain):
+    def forward(this, x):
+        return x * size_of(this)
+
+
+class HandsOnInLambda(Plain):
+    def forward(self, x):
+        return (lambda: x * size_of(self))()
+
+
+class ReadsInStaticMethod(Plain):
+    @staticmethod
+    def width(module):
+        return module.config.hidden_size
+
+    def forward(self, x):
+        return x * self.size
+
+
+class HasData(Plain):
+    names: ClassVar[tuple[str, ...]] = ("size",)
+    scale = 2
+
+    def forward(self, x):
+        y = x * self.size
+        return self.scale * y + self.size
 
 
 CONFIG = transformers.BertConfig(hidden_size=8)
@@ -103,7 +148,13 @@ CONFIG = transformers.BertConfig(hidden_size=8)
     ("cls", "expected"),
     [
         (Plain, False),
-        (Decorated, False),
+        (HasData, False),
+        (Decorated, True),
+        (ReadsInCachedProperty, True),
+        (HandsOnSelfWithAnother, True),
+        (HandsOnThis, True),
+        (HandsOnInLambda, True),
+        (ReadsInStaticMethod, True),
         (Reads, True),
         (InheritsReads, True),
         (ReadsInProperty, True),

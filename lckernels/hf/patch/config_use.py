@@ -1,6 +1,7 @@
 """Whether a module's forward may read the module's configs: only then it must run on a view."""
 
 import dis
+import inspect
 from collections.abc import Iterable, Iterator
 from functools import cache
 from types import CodeType, FunctionType
@@ -19,25 +20,25 @@ def reads_configs(module: nn.Module, configs: Iterable[str]) -> bool:
 
 @cache
 def _may_read(cls: type[nn.Module], names: tuple[str, ...]) -> bool:
-    """Whether a method besides __init__ names one of the attributes, or may hand on the module.
-
-    True for what cannot be read: a callable that is no function.
-    """
+    """Whether an attribute of the class besides __init__ may read one of these, or hand on the module."""
     own = [vars(base) for base in cls.__mro__ if base not in nn.Module.__mro__]
-    methods = [x for attributes in own for name, x in attributes.items() if name != "__init__"]
-    return any(_method_reads(x, names) for x in methods if callable(x) or isinstance(x, property))
+    found = [x for attributes in own for name, x in attributes.items() if name != "__init__"]
+    return not all(_is_known(x, names) for x in found)
 
 
-def _method_reads(method: Any, names: tuple[str, ...]) -> bool:
-    parts = [method.fget, method.fset, method.fdel] if isinstance(method, property) else [method]
-    for part in filter(None, parts):
-        while part is not None:  # a decorated function, then what it wraps
-            if not isinstance(part, FunctionType) or any(
-                _code_reads(x, names) for x in _codes(part.__code__)
-            ):
-                return True
-            part = getattr(part, "__wrapped__", None)
-    return False
+def _is_known(attribute: Any, names: tuple[str, ...]) -> bool:
+    """Whether an attribute of a class is data, or functions that read none of the names."""
+    if isinstance(attribute, property):
+        parts = filter(None, (attribute.fget, attribute.fset, attribute.fdel))
+        return all(_is_known(part, names) for part in parts)
+    if isinstance(attribute, staticmethod | classmethod):
+        attribute = attribute.__func__
+    if not isinstance(attribute, FunctionType):
+        return not callable(attribute) and not hasattr(type(attribute), "__get__")
+    wrapped = getattr(attribute, "__wrapped__", None)
+    if wrapped is not None and not _is_known(wrapped, names):
+        return False
+    return not any(_code_reads(code, names) for code in _codes(attribute.__code__))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -50,14 +51,24 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _code_reads(code: CodeType, names: tuple[str, ...]) -> bool:
     named = {*code.co_names, *(x for x in code.co_consts if isinstance(x, str))}
-    return not named.isdisjoint(names) or _hands_on_self(code)
+    return not named.isdisjoint(names) or _hands_on(code)
 
 
-def _hands_on_self(code: CodeType) -> bool:
-    previous = None
+def _hands_on(code: CodeType) -> bool:
+    """Whether the first argument, or one of an outer function, is used other than before a dot."""
+    if code.co_flags & inspect.CO_VARARGS and not code.co_argcount:
+        return True
+    modules = {*code.co_varnames[: min(code.co_argcount, 1)], *code.co_freevars}
+    loaded = False
     for instruction in dis.get_instructions(code):
-        if previous == "self" and instruction.opname not in _ATTRIBUTE_OPS:
+        if loaded and instruction.opname not in _ATTRIBUTE_OPS:
             return True
-        loads = instruction.opname.startswith("LOAD_")
-        previous = instruction.argval if loads and isinstance(instruction.argval, str) else None
-    return previous == "self"
+        # Some instructions of Python 3.13 load two variables.
+        variables = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        loads = [instruction.opname.startswith("LOAD_") and x in modules for x in variables]
+        if "STORE_FAST_LOAD_FAST" in instruction.opname:
+            loads = [x in modules for x in variables[1:]]
+        if any(loads[:-1]):
+            return True
+        loaded = bool(loads) and loads[-1]
+    return loaded
