@@ -198,3 +198,24 @@ def test_without_a_kernel_it_is_an_error(monkeypatch):
     with pytest.raises(lckernels.BackendError, match="lckernels has no kernel for it on cpu in"):
         lckernels.patch(model)
     assert lckernels.patch(model, backend="eager").rows[0].backend == "eager"
+
+
+def test_a_layer_that_a_wrapper_also_has_under_another_name():
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.first = model.model.layers[0]
+            self.model = model
+
+        def forward(self, *args, **options):
+            return self.model(*args, **options)
+
+    model = tiny_mistral()
+    wrapper = Wrapper(model)
+    ids = torch.arange(5, 30)[None]
+    with torch.no_grad():
+        expected = wrapper(ids).logits
+        report = lckernels.patch(wrapper)
+        close = torch.testing.assert_close
+        close(wrapper(ids).logits, expected, rtol=1e-4, atol=1e-5)
+    assert len(report.taken) == 2

@@ -37,7 +37,7 @@ def plan_patch(
         TypeError: the patch would change nothing.
         BackendError: no backend supports the calls, or only the reference.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))  # a run names a layer by one of its paths
     settings: Settings = {}
     rows = []
     first: dict[str, Call] = {}
