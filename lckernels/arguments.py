@@ -85,6 +85,36 @@ def _warn_of_heads_first(q: Tensor, k: Tensor) -> None:
         _warn_once(tuple(q.shape))
 
 
+def warn_of_rows_without_keys(
+    q: Tensor, k: Tensor, window_size: tuple[int, int], layout: Layout | None
+) -> None:
+    """Warns once if the default offset leaves the first queries without a key.
+
+    It is valid input, but also what tensors (batch, heads, seqlen, head_dim) of grouped heads look like.
+    """
+    if sees_every_query(q.shape[1], k.shape[1], window_size) or torch.compiler.is_compiling():
+        return
+    if layout is None or (layout.offset is None and layout.cu_seqlens_q is None):
+        _warn_once_of_rows(tuple(q.shape), tuple(k.shape), int(window_size[1]))
+
+
+def sees_every_query(seqlen_q: int, seqlen_k: int, window_size: tuple[int, int]) -> bool:
+    """Whether with the default offset no query comes before the keys that its window reaches."""
+    return seqlen_q - seqlen_k <= window_size[1] or window_size[1] < 0
+
+
+@cache
+def _warn_once_of_rows(shape_q: tuple[int, ...], shape_k: tuple[int, ...], right: int) -> None:
+    warnings.warn(
+        f"q: got shape {shape_q}, and k {shape_k}: with window_size (left, {right}) and the default offset "
+        f"the first {shape_q[1] - shape_k[1] - right} queries see no key, and their rows are zeros. "
+        "layout=Layout(offset=0) aligns the first query with the first key. Tensors (batch, num_heads, "
+        "seqlen, head_dim), as for F.scaled_dot_product_attention, go in as q.transpose(1, 2), "
+        "k.transpose(1, 2) and v.transpose(1, 2)",
+        stacklevel=5,
+    )
+
+
 @cache
 def _warn_once(shape: tuple[int, ...]) -> None:
     _, seqlen, num_heads, _ = shape
@@ -157,7 +187,9 @@ def check_score(score: Score, q: Tensor) -> None:
         if bias.shape[1] == 0:
             raise bad("score.rel_bias", f"shape {tuple(bias.shape)}", "expected L >= 1")
         checks.option("score.rel_bias", bias, "floating", "q", q, (num_heads, bias.shape[1]))
-    checks.integer("score.bias_center", score.bias_center, -INT32_MAX)
+    center = checks.integer("score.bias_center", score.bias_center, -INT32_MAX)
+    if bias is None and center:
+        raise bad("score.bias_center", center, "it has no effect without score.rel_bias")
     checks.option("score.sink_logits", score.sink_logits, "floating", "q", q, (num_heads,))
 
 

@@ -15,6 +15,7 @@ from lckernels.arguments import (
     check_sequence,
     check_sequences,
     check_states,
+    warn_of_rows_without_keys,
 )
 from lckernels.dtypes import compute_dtype
 from lckernels.equivalents import with_equivalents
@@ -95,6 +96,7 @@ def windowed_attention(
         check_layout(layout, q, k)
     if score is not None:
         check_score(score, q)
+    warn_of_rows_without_keys(q, k, window_size, layout)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
     if layout is None and score is None and not dropout_p:
         options = window_options(window_size, scale)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lckernels.arguments import MAX_MODEL_HEADS, check_inputs
+from lckernels.arguments import MAX_MODEL_HEADS, check_inputs, sees_every_query
 from lckernels.backends.registry import Problem, choose, window_forward
 from lckernels.checks import INT32_MAX
 from lckernels.dtypes import compute_dtype
@@ -77,6 +77,8 @@ def attend_window(
         return None
     left, right = window_size
     if not (type(left) is type(right) is int and -1 <= left <= INT32_MAX and -1 <= right <= INT32_MAX):
+        return None
+    if offset is None and not heads_first and not sees_every_query(q.shape[1], shape[1], window_size):
         return None
     if not shape[3] or shape[1 if heads_first else 2] > MAX_MODEL_HEADS:
         return None

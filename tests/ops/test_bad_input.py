@@ -142,6 +142,7 @@ SCORES = {
     "rel_bias_empty": (Score(rel_bias=torch.zeros(4, 0)), r"score.rel_bias: got shape \(4, 0\); expected L"),
     "rel_bias_rank": (Score(rel_bias=torch.zeros(4)), r"score.rel_bias: got shape \(4,\); expected 2 dim"),
     "rel_bias_dtype": (Score(rel_bias=torch.zeros(4, 3).int()), r"score.rel_bias: got dtype torch.int32"),
+    "bias_center without a bias": (Score(bias_center=3), r"score.bias_center: got 3; it has no effect"),
     "bias_center": (Score(bias_center=2**31), r"score.bias_center: got 2147483648; expected an int"),
     "sink_logits": (Score(sink_logits=[0.0] * 4), r"score.sink_logits: got list; expected a floating tensor"),
 }

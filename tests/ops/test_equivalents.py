@@ -1,6 +1,7 @@
 """Calls written for another library: clear errors and warnings, and the equivalents in the docstrings."""
 
 import inspect
+import re
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lckernels import Layout, Score, windowed_attention
-from lckernels.arguments import _warn_once
+from lckernels.arguments import _warn_once, _warn_once_of_rows
 from lckernels.equivalents import EQUIVALENTS
 
 
@@ -109,3 +110,29 @@ def test_max_seqlen_does_not_change_results():
     ]
     for out in outs[1:]:
         torch.testing.assert_close(out, outs[0], rtol=0, atol=0)
+
+
+SEES_NO_KEY = {
+    "grouped heads first": ((1, 8, 100, 64), (1, 2, 100, 64), (-1, 0), None, True),
+    "more queries": ((1, 9, 2, 8), (1, 5, 2, 8), (3, 2), None, True),
+    "a window that reaches": ((1, 9, 2, 8), (1, 5, 2, 8), (3, 4), None, False),
+    "no bound on the right": ((1, 9, 2, 8), (1, 5, 2, 8), (3, -1), None, False),
+    "an offset": ((1, 9, 2, 8), (1, 5, 2, 8), (-1, 0), Layout(offset=0), False),
+    "another part of the layout": ((1, 9, 2, 8), (1, 5, 2, 8), (-1, 0), Layout(sink_tokens=1), True),
+    "as many keys": ((1, 5, 2, 8), (1, 5, 2, 8), (-1, 0), None, False),
+}
+
+
+@pytest.mark.parametrize("case", SEES_NO_KEY)
+def test_rows_without_keys_by_the_default_offset_warn_once(case):
+    shape_q, shape_k, window, layout, warned = SEES_NO_KEY[case]
+    q, k = torch.randn(shape_q), torch.randn(shape_k)
+    _warn_once_of_rows.cache_clear()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        out = windowed_attention(q, k, k, window_size=window, layout=layout)
+        windowed_attention(q, k, k, window_size=window, layout=layout)
+    assert len(found) == warned and all(warning.filename == __file__ for warning in found)
+    if warned:
+        count = int(re.search(r"the first (\d+) queries see no key", str(found[0].message)).group(1))
+        assert not out[:, :count].any() and out[:, count].any()
