@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad, integer
 from lckernels.perplexity.windows import Window, windows
+from lckernels.prompts import num_virtual_tokens
 
 DEFAULT_CONTEXT = 8192  # of a model with more positions
 BOS = ("every", "first")
@@ -56,12 +57,6 @@ def fit(model: nn.Module, context: int | None, stride: int | None, repeated: int
             "context", context, f"expected more than the {repeated} tokens that each context begins with"
         )
     return context, min(stride, context - repeated)
-
-
-def num_virtual_tokens(model: nn.Module) -> int:
-    """Positions that PEFT's prompt learning takes before the text; 0 for any other model."""
-    config = getattr(model, "active_peft_config", None)
-    return config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
 
 
 def token_ids(input_ids: Any, vocab_size: int) -> Tensor:

@@ -13,6 +13,7 @@ from helpers.tiny_decoder import POSITIONS, SIZES, tiny_mistral
 
 import lckernels
 from lckernels.perplexity import Scored, compare, score
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 
 
 @pytest.fixture
@@ -144,6 +145,14 @@ def test_models_in_peft(kind):
     if kind != "lora":
         with pytest.raises(ValueError, match=f"^context: got {POSITIONS}; .* has {POSITIONS - 5} positions"):
             score(model, ids, context=POSITIONS)
+
+
+def test_adapters_without_virtual_tokens():
+    lora = in_peft(PEFT["lora"][0])
+    lora.add_adapter("other", lora.active_peft_config)
+    for active in ("default", ["default", "other"], "removed"):
+        lora.active_adapter = active
+        assert (num_virtual_tokens(lora), num_prefix_keys(lora)) == (0, 0)
 
 
 def test_a_patched_model_runs_with_its_patch(model):
