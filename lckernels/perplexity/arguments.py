@@ -14,22 +14,27 @@ BOS = ("every", "first")
 _IDS = "expected integers (num_tokens,) or (1, num_tokens)"
 
 
-def check_sizes(context: int | None, stride: int | None, window: int | None, sink_tokens: int | None) -> None:
-    """Raises TypeError for sizes that are no integers, ValueError for those that fit no model.
+def check_sizes(
+    context: int | None, stride: int | None, window: Any = None, sink_tokens: int | None = None
+) -> tuple[int | None, int | None, Any, int | None]:
+    """The four sizes with Python's integers; None is a default.
 
-    None is a default.
+    Raises:
+        TypeError: a size that is no integer.
+        ValueError: sizes that fit no model.
     """
-    for name, value in (("context", context), ("stride", stride)):
-        if value is not None:
-            integer(name, value)
+    context = None if context is None else integer("context", context)
+    stride = None if stride is None else integer("stride", stride)
     if context is not None and context < 2:
-        raise ValueError(f"context: got {context}; expected at least 2, a token and one before it")
+        raise bad("context", context, "expected at least 2, a token and one before it")
     if stride is not None and (stride < 1 or stride > (context or stride)):
-        raise ValueError(f"stride: got {stride}; expected 1 <= stride <= context = {context}")
+        limit = "" if context is None else f" <= context = {context}"
+        raise bad("stride", stride, f"expected 1 <= stride{limit}")
     if window is not None or sink_tokens is not None:
         from lckernels.hf.patch.arguments import check_window
 
-        check_window(window, sink_tokens)
+        window, sink_tokens = check_window(window, sink_tokens)
+    return context, stride, window, sink_tokens
 
 
 def fit(model: nn.Module, context: int | None, stride: int | None, repeated: int = 0) -> tuple[int, int]:
@@ -49,9 +54,8 @@ def fit(model: nn.Module, context: int | None, stride: int | None, repeated: int
     if context is None:
         context = min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if positions is not None and context > positions:
-        raise ValueError(f"context: got {context}; {type(model).__name__} has {positions} positions")
-    stride = context // 2 if stride is None else stride
-    check_sizes(context, stride, None, None)
+        raise bad("context", context, f"{type(model).__name__} has {positions} positions")
+    context, stride, *_ = check_sizes(context, context // 2 if stride is None else stride)
     if repeated >= context:
         raise bad(
             "context", context, f"expected more than the {repeated} tokens that each context begins with"

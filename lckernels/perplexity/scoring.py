@@ -68,7 +68,7 @@ def score(
         ValueError: sizes or ids that do not fit, more than one sequence, no token to score, a model in
             training mode, a window for a patched model, and what `lckernels.patched` raises.
     """
-    check_sizes(context, stride, window, sink_tokens)
+    context, stride, window, sink_tokens = check_sizes(context, stride, window, sink_tokens)
     variants = {"patched": _patched(model, window, sink_tokens)}
     return _score(model, input_ids, variants, context, stride, given, bos, progress).result("patched")
 
@@ -92,7 +92,7 @@ def compare(
 
     Args, errors: as in `score`; ValueError too for a model that is patched.
     """
-    check_sizes(context, stride, window, sink_tokens)
+    context, stride, window, sink_tokens = check_sizes(context, stride, window, sink_tokens)
     if _is_patched(model):
         wrong = f"{type(model).__name__}, patched already"
         raise bad("model", wrong, "compare runs it without a patch too: call lckernels.unpatch(model) first")
