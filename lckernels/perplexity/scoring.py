@@ -103,10 +103,10 @@ def compare(
 
 def _patched(model: nn.Module, window: int | None, sink_tokens: int | None) -> Variant:
     """The model on lckernels' attention; of a patched model its own patch."""
-    from lckernels.hf.patch import api
+    from lckernels.hf.patch.api import patched
 
     if not _is_patched(model):
-        return lambda: api.patched(model, window=window, sink_tokens=sink_tokens)
+        return lambda: patched(model, window=window, sink_tokens=sink_tokens)
     for name, value in (("window", window), ("sink_tokens", sink_tokens)):
         if value is not None:
             raise bad(
