@@ -1,5 +1,6 @@
 """The encoder of the commands search and encode, and its options as they are typed."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from lckernels.cli.console import set_threads, silence_libraries
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Boundaries, Dtype, Merge, Weights, with_option_name
 from lckernels.errors import InputError
-from lckernels.long.checkpoints import dropped_head, max_seq_length
+from lckernels.long.checkpoints import max_seq_length
 
 if TYPE_CHECKING:
     from lckernels.long.text_encoder import TextEncoder
@@ -29,7 +30,8 @@ def load_encoder(
 ) -> "TextEncoder":
     """The encoder with the options of the command line; sets the number of threads first.
 
-    `notify` receives a remark on a task head that is not loaded, and one on the length of its chunks.
+    `notify` receives warnings, such as that of a task head that is not loaded, and a remark on the length of
+    the encoder's chunks.
     """
     from lckernels.long.text_encoder import TextEncoder
 
@@ -43,15 +45,15 @@ def load_encoder(
         "boundaries": boundaries.value,
         "merge": merge.value,
     }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*its task head is not loaded")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.filterwarnings("always", module=re.escape(__name__))  # those that point to the call below
         try:
             encoder = TextEncoder(model, dtype=dtype.value, **options)
         except InputError as error:
             raise InputError(with_option_name(str(error), options)) from None
-    dropped = dropped_head(model, encoder.encoder.model.config)
-    if dropped:
-        notify(dropped)
+        finally:
+            for warning in found:
+                notify(str(warning.message))
     notify(_chunk_len_remark(encoder, chunk_len is None))
     return encoder
 

@@ -244,6 +244,14 @@ def test_a_task_head_that_is_not_loaded_is_said(tmp_path, book):
     assert result.stderr.splitlines()[0] == f"{model} {remark}"
 
 
+def test_warnings_of_the_encoder_are_remarks(model, book, monkeypatch):
+    monkeypatch.setattr(text_encoder, "dropped_head", lambda *_: "a sentence")
+    for options, remarks in (((), ["a sentence"]), (("-q",), [])):
+        result = run("search", book, "river", "--model", model, "--no-plot", *options)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.splitlines()[:1] == remarks
+
+
 def test_weights_are_hashed_only_for_saved_states_and_once(model, book, folder, monkeypatch):
     hashed, hash_weights = [], text_encoder.weights_sha256
     monkeypatch.setattr(text_encoder, "weights_sha256", lambda *a: hashed.append(a) or hash_weights(*a))
