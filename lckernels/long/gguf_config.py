@@ -33,8 +33,9 @@ class Header:
     factors: dict[str, list[float]]
 
     def unsupported(self, key: str, why: str) -> InputError:
-        """The error for a key that cannot be set in the config."""
-        return InputError(f"its GGUF file has {self.architecture}.{key} = {self.keys[key]}, {why}")
+        """The error for a key, or a tensor of factors, that cannot be set in the config."""
+        stated = f"{self.architecture}.{key} = {self.keys[key]}" if key in self.keys else f"a tensor {key}"
+        return InputError(f"its GGUF file has {stated}, {why}")
 
 
 def gguf_config(source: str, gguf_file: str) -> Any:
@@ -111,8 +112,7 @@ def _set_rope_scaling(config: Any, header: Header) -> None:
     parameters = _scaling(config, header)
     if parameters is None:
         return
-    key = next(iter(scaling), "rope.freq_base")
-    current = _rope_parameters(config, header, key)
+    current = _rope_parameters(config, header, next(iter(scaling or header.factors)))
     kept = {name: current[name] for name in _KEPT if name in current}
     current.clear()
     current.update(kept | parameters)
@@ -153,11 +153,13 @@ def _scaling(config: Any, header: Header) -> dict[str, Any] | None:
         )
     if attention_factor == 1.0 and all(x == 1.0 for x in (short or []) + (long or [])):
         return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
-    ones = [1.0] * (int(_head_dim(config) * config.rope_parameters.get("partial_rotary_factor", 1.0)) // 2)
+    if short is None:
+        parameters = _rope_parameters(config, header, "rope.scaling.attn_factor")
+        short = long = [1.0] * (int(_head_dim(config) * parameters.get("partial_rotary_factor", 1.0)) // 2)
     return original | {
         "rope_type": "longrope",
-        "short_factor": [factor * x for x in short or ones],
-        "long_factor": [factor * x for x in long or ones],
+        "short_factor": [factor * x for x in short],
+        "long_factor": [factor * x for x in long],
         "attention_factor": attention_factor,
     }
 

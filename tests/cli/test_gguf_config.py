@@ -3,6 +3,7 @@
 # ruff: noqa: E402
 import json
 import math
+import re
 
 import pytest
 
@@ -15,8 +16,10 @@ pytest.importorskip("typer")
 from helpers.cli import error_message, run
 from helpers.gguf_models import decoder, save_gguf
 from helpers.tiny_bert import tiny_text
+from helpers.tiny_decoder import POSITIONS
 
-from lckernels.long.gguf_config import _layer_types
+from lckernels.errors import InputError
+from lckernels.long.gguf_config import Header, _layer_types, _set_rope_scaling
 from lckernels.perplexity import score
 from lckernels.perplexity.tokens import tokenize
 
@@ -89,6 +92,21 @@ CASES = {
             "original_max_position_embeddings": 20,
         },
     ),
+    "attention factor alone": (
+        "llama",
+        {"rope.scaling.attn_factor": 1.5},
+        {},
+        {
+            "rope_parameters": {
+                **LONGROPE,
+                "rope_theta": THETA,
+                "short_factor": [1.0] * len(FACTORS),
+                "long_factor": [1.0] * len(FACTORS),
+                "attention_factor": 1.5,
+                "original_max_position_embeddings": POSITIONS,
+            }
+        },
+    ),
     "sliding window": ("phi3", {"attention.sliding_window": 5}, {}, {"sliding_window": 5}),
 }
 
@@ -154,6 +172,20 @@ def test_what_no_config_can_have_is_named(tmp_path, book, keys, factors, message
     save_gguf(tmp_path / "m.gguf", "llama", keys, factors)
     for command in (("perplexity", book, "--model"), ("explain",)):
         assert message in error_message(*command, tmp_path, "--gguf-file", "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "factors", "stated"),
+    [
+        ({"rope.scaling.attn_factor": 1.1}, {}, "gpt2.rope.scaling.attn_factor = 1.1"),
+        ({"rope.scaling.factor": 2.0}, {"rope_freqs": FACTORS}, "gpt2.rope.scaling.factor = 2.0"),
+        ({}, {"rope_freqs": FACTORS}, "a tensor rope_freqs"),
+    ],
+)
+def test_a_config_without_rotary_positions(keys, factors, stated):
+    message = f"^its GGUF file has {re.escape(stated)}, for which GPT2Config has no rope_parameters$"
+    with pytest.raises(InputError, match=message):
+        _set_rope_scaling(transformers.GPT2Config(), Header(keys, "gpt2", factors))
 
 
 def test_explain_reads_the_sliding_window(tmp_path):
