@@ -15,6 +15,7 @@ from helpers.row_models import make_rows_model
 import lckernels
 import lckernels.hf.support
 from lckernels.backends.registry import Backend
+from lckernels.hf.patch.modules import lckernels_switch
 
 
 @pytest.fixture
@@ -247,3 +248,32 @@ def test_a_call_does_not_read_the_labels_of_the_config(calls, merge):
         finally:
             Unread.armed = False
     assert calls
+
+
+def test_a_compiled_call_runs_on_the_attention_of_another_threads_call(calls):
+    """torch.compile cannot read the state of a thread; docs/long_encoder.md names the exception."""
+    model, ids = tiny(), token_ids(30)[None]
+    compiled = torch.compile(model, backend="eager")
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lckernels_switch(model).active():
+            inside.set()
+            assert done.wait(120)
+
+    def beside():
+        try:
+            assert inside.wait(60)
+            with torch.no_grad():
+                expected = model(ids).last_hidden_state
+                assert not calls
+                torch.testing.assert_close(compiled(ids).last_hidden_state, expected)
+                assert calls
+        finally:
+            done.set()
+
+    in_threads(hold, beside)
+    served = len(calls)
+    with torch.no_grad():
+        assert torch.equal(compiled(ids).last_hidden_state, model(ids).last_hidden_state)
+    assert len(calls) == served
