@@ -56,5 +56,5 @@ def _not_one_row(model: nn.Module) -> list[str]:
         return [f"some of its layers attend to less than a chunk: {narrow[0]}"]
     if whole.error and (whole.unsupported or not padded.error):
         return [whole.error if whole.unsupported else f"it cannot read a sequence as one row ({whole.error})"]
-    unmasked = "it brings no mask" if any(call.kind is not None for call in whole.calls) else ""
+    unmasked = "its attention gets no mask" if any(call.kind is not None for call in whole.calls) else ""
     return [f"{reason} for a sequence in one row" for reason in (*whole.dense, unmasked) if reason][:1]

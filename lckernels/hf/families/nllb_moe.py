@@ -1,4 +1,4 @@
-"""NLLB-MoE: with a bound on an expert's tokens, the tokens of all rows of a batch compete for it."""
+"""NLLB-MoE: with a bound on an expert's tokens, which of a batch's tokens it takes depends on all rows."""
 
 from torch import nn
 

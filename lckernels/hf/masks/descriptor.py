@@ -22,9 +22,10 @@ class NotServed(ValueError):
 class Mask(Tensor):
     """A tensor with the shape of a 4-D mask and no values; attention functions read its attributes.
 
-    Its shape, dtype, device and other metadata are those of a bool mask. Copies, views of the same shape and
-    moves to a device are descriptors. scaled_dot_product_attention, cat, repeat, expand and indexing get the
-    dense mask. Any other op raises NotServed.
+    Its shape, dtype, device and other metadata are those of a bool mask. Copies, views of the same shape,
+    moves to a device and casts are descriptors; a cast to any dtype stays bool, so `mask.float()` is a bool
+    mask. scaled_dot_product_attention, cat, repeat, expand and indexing get the dense mask. Any other op
+    raises NotServed.
     """
 
     @classmethod
