@@ -7,6 +7,7 @@ from torch import nn
 from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, bounded
 
 SETTINGS = "_lckernels_settings"  # attribute of a patched attention layer
+OF_VIEW = "_lckernels_settings_of_view"  # slot of a layer's view
 
 
 @dataclass
@@ -42,6 +43,15 @@ class LayerSettings:
 PLAIN = LayerSettings()
 
 
+class OwnSettings:
+    """A base of views of modules: a view is one context's, and so are its settings."""
+
+    __slots__ = (OF_VIEW,)
+
+
 def settings_of(module: nn.Module) -> LayerSettings:
-    """The settings of an attention layer; PLAIN without a patch."""
-    return module.__dict__.get(SETTINGS, PLAIN)
+    """The settings of an attention layer: those of a patch, else of its view; PLAIN without either."""
+    settings = module.__dict__.get(SETTINGS)
+    if settings is not None:
+        return settings
+    return module._lckernels_settings_of_view if isinstance(module, OwnSettings) else PLAIN

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 import copy
+import threading
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, mode
 
 import lckernels
 from lckernels.hf import NAME
+from lckernels.hf.patch.modules import lckernels_attention
+from lckernels.hf.settings import LayerSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -190,6 +193,36 @@ def test_gradient_checkpointing(reentrant, unpatched_before_backward, window):
     plain = gradients(False)
     for ours, expected in zip(gradients(True), plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_settings_of_a_recomputed_layer_are_those_of_its_thread():
+    """Two threads recompute a layer with a window, a third runs the model in a context without one."""
+    model = model_of("qwen2")
+    layers = [m for m in model.modules() if type(m).__name__ == "Qwen2Attention"]
+    narrow = {layer: LayerSettings(window=3) for layer in layers}
+    given = {"first": narrow, "second": narrow, "plain": None}
+    entered, leave = ({name: threading.Event() for name in given} for _ in range(2))
+    results = {}
+
+    def run_in_context(name):
+        with lckernels_attention(model, settings=given[name]):
+            entered[name].set()
+            assert leave[name].wait(30)
+            results[name] = logits(model)
+
+    threads = {name: threading.Thread(target=run_in_context, args=(name,)) for name in given}
+    for name, thread in threads.items():
+        thread.start()
+        assert entered[name].wait(30)
+    for name, thread in threads.items():
+        leave[name].set()
+        thread.join(30)
+    with lckernels.patched(model, window=3):
+        narrowed = logits(model)
+    expected = {"first": narrowed, "second": narrowed, "plain": logits(model)}
+    assert not torch.allclose(narrowed, expected["plain"], atol=1e-3)
+    for name, result in expected.items():
+        close(results[name], result)
 
 
 def test_ddp(tmp_path):

@@ -23,7 +23,7 @@ from lckernels.hf.patch.methods import (
     restore,
 )
 from lckernels.hf.patch.views import config_view, configs_in, module_view
-from lckernels.hf.settings import SETTINGS, LayerSettings
+from lckernels.hf.settings import PLAIN, SETTINGS, LayerSettings
 
 Settings = dict[nn.Module, LayerSettings]
 _CHECKPOINT = "_gradient_checkpointing_func"
@@ -50,7 +50,9 @@ class _Checkpoint(Installed):
         return self.own(function, *args, **kwargs)
 
 
-def lckernels_switch(model: nn.Module, piece_tokens: int | None = None) -> Switch:
+def lckernels_switch(
+    model: nn.Module, piece_tokens: int | None = None, settings: Settings | None = None
+) -> Switch:
     """What runs every attention layer that goes through transformers' interface on lckernels.
 
     It is valid while the model's modules, their configs and their own methods are the same objects.
@@ -59,15 +61,18 @@ def lckernels_switch(model: nn.Module, piece_tokens: int | None = None) -> Switc
         model: a transformers model, or a module that contains one.
         piece_tokens: a feed-forward over more tokens runs in pieces of so many, where a family names its
             method.
+        settings: of attention layers that have none of a patch, by module; for this switch alone.
     """
+    of_layer = settings or {}
     views: dict[nn.Module, nn.Module] = {}
     installed: list[Installed] = []
     for module in model.modules():
         pieces = feed_forward_methods(module) if piece_tokens else ()
         methods = _methods(module, pieces)
         if methods:
-            functions = methods[0].functions
-            views[module] = module_view(module, methods[0].configs, functions, pieces, piece_tokens)
+            known = methods[0].configs, methods[0].functions
+            own = of_layer.get(module, PLAIN)
+            views[module] = module_view(module, *known, pieces, piece_tokens, own)
         installed += methods
         installed += _checkpoints(module)
     return Switch(views, installed)
@@ -81,21 +86,11 @@ def lckernels_attention(
 
     A layer that gradient checkpointing recomputes in the backward runs as in the forward. Other threads run
     the model's own attention.
-
-    Args:
-        settings: of attention layers, by module.
     """
-    given = {m: value for m, value in (settings or {}).items() if SETTINGS not in m.__dict__}
     with lock:
-        for module, value in given.items():
-            module.__dict__[SETTINGS] = value
-        switch = lckernels_switch(model, piece_tokens)
-    try:
-        with switch.active():
-            yield
-    finally:
-        for module in given:
-            module.__dict__.pop(SETTINGS, None)
+        switch = lckernels_switch(model, piece_tokens, settings)
+    with switch.active():
+        yield
 
 
 def patch_modules(model: nn.Module, settings: Settings) -> None:

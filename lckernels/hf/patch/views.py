@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from lckernels.hf.interface import NAME
 from lckernels.hf.private import STORED_IMPLEMENTATION
+from lckernels.hf.settings import OF_VIEW, PLAIN, LayerSettings, OwnSettings
 
 _REPLACED = "_lckernels_replaced"  # slot of a config's view: the implementation that lckernels replaces
 _VIEWS = "_lckernels_views"  # slot of a view: (config, its view) by the name of the attribute
@@ -46,7 +47,7 @@ class ConfigView:
         return _empty_view, (*type(self)._lckernels_class, self._lckernels_replaced), self.__dict__
 
 
-class ModuleView:
+class ModuleView(OwnSettings):
     """The first base of every view of a module."""
 
     __slots__ = (_VIEWS, _PIECE_TOKENS)
@@ -78,6 +79,7 @@ def module_view(
     methods: dict[str, Callable] | None = None,
     pieces: Iterable[str] = (),
     piece_tokens: int | None = None,
+    settings: LayerSettings = PLAIN,
 ) -> nn.Module:
     """An object with the module's attributes, of a subclass of its class, whose configs are views.
 
@@ -87,12 +89,14 @@ def module_view(
         methods: functions (module, ...) that replace its methods.
         pieces: names of methods (batch, seqlen, dim) -> the same that run over pieces of seqlen.
         piece_tokens: tokens of a piece.
+        settings: of an attention layer that has none of a patch.
     """
     cls = _module_class(type(module), tuple(configs), tuple(pieces))
     view = object.__new__(_subclass(cls, methods) if methods else cls)
     object.__setattr__(view, "__dict__", module.__dict__)
     object.__setattr__(view, _VIEWS, _views(configs))
     object.__setattr__(view, _PIECE_TOKENS, piece_tokens)
+    object.__setattr__(view, OF_VIEW, settings)
     return view
 
 
