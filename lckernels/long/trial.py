@@ -64,13 +64,17 @@ def try_copy(model: nn.Module, direction: bool = False) -> Trial | None:
 
 
 def try_in_place(model: nn.Module, device: torch.device, direction: bool = False) -> Trial | None:
-    """A trial run of the model itself, with its hooks, temporarily in eval mode; else as `try_copy`."""
+    """A trial run of the model itself, with its hooks, temporarily in eval mode; else as `try_copy`.
+
+    Returns:
+        None for weights or rows without values: on the meta device, or under FakeTensorMode.
+    """
     with _lock:
         modes = [(module, module.training) for module in model.modules()]
         try:
             for module, _ in modes:
                 module.training = False
-            return _try(model, device, direction)
+            return _try(model, device, direction, in_place=True)
         finally:
             for module, training in modes:
                 module.training = training
@@ -123,7 +127,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
-def _try(model: nn.Module, device: torch.device, direction: bool) -> Trial | None:
+def _try(model: nn.Module, device: torch.device, direction: bool, in_place: bool = False) -> Trial | None:
     try:
         rows = ShortRows(model, device)
     except RunError as error:
@@ -135,8 +139,15 @@ def _try(model: nn.Module, device: torch.device, direction: bool) -> Trial | Non
     with _undisturbed(device):
         try:
             alone = rows.states(first)
-            if alone.is_meta or not 0 < float(alone.abs().max()) < float("inf"):
+            if alone.is_meta:
                 return None
+            if not 0 < float(alone.abs().max()) < float("inf"):  # NaN too
+                # A copy's weights may not be loaded yet; those of a call are.
+                return (
+                    Trial(Rows.ALONE, "its states for a short row are zero or not finite")
+                    if in_place
+                    else None
+                )
             if direction and rows.width > 1:
                 sees_later = rows.see_later()
         except RunError as error:

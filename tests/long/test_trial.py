@@ -134,6 +134,25 @@ def test_a_model_without_values_is_not_judged():
     assert try_copy(model) is None
 
 
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_model_without_values_is_tried_once_at_its_first_call(value):
+    model, calls = tiny(), []
+    last = model.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(value)
+    encoder, ids = LongEncoder(model, 20), token_ids(15).expand(2, -1)
+    assert encoder.trial is None
+    model.register_forward_pre_hook(lambda *args: calls.append(args))
+    with torch.no_grad():
+        encoder(ids)
+        first = len(calls)
+        encoder(ids)
+    assert (first, len(calls)) == (3, 5)  # the trial and two rows, then two rows
+    assert encoder.rows is Rows.ALONE
+    assert "its states for a short row are zero or not finite" in str(encoder.explain(70))
+
+
 def test_a_model_that_cannot_read_a_short_row_reads_one_at_a_time():
     class Long(torch.nn.Module):
         """Raises an error for rows of less than 20 tokens."""
