@@ -197,8 +197,21 @@ def test_the_choice_follows_the_model(calls):
     assert served() == first // 2
     with lckernels.patched(model):
         assert served() == first // 2
-    model.compile(backend="eager")
+    assert served() == first // 2
+    model.encoder.layer[0].intermediate.compile(backend="eager")  # a module without a config
     assert served() == 0
+
+
+def test_the_choice_follows_a_compiled_model(calls):
+    model, ids = tiny(), token_ids(70)[None]
+    encoder = lckernels.LongEncoder(model, 20, 6)
+    with torch.no_grad():
+        encoder(ids)
+        assert calls
+        calls.clear()
+        model.compile(backend="eager")
+        encoder(ids)
+    assert not calls
 
 
 class Unread(dict):

@@ -9,11 +9,12 @@ from lckernels.hf.family import families
 from lckernels.hf.patch.methods import PATCHED
 from lckernels.hf.patch.views import configs_in
 
+_COMPILED = "_compiled_call_impl"  # attribute that `module.compile()` sets
 _LARGE = 64  # a dict or list with more entries is compared by identity
 
 
 class Fingerprint:
-    """The modules of a model, the fields of their configs, and the registered families.
+    """The modules of a model, patched, compiled or not, the fields of their configs, the registered families.
 
     A comparison takes as long for a config with many labels as for one with few: fields are compared by
     identity, and dicts and lists of up to 64 entries by their contents too.
@@ -21,19 +22,22 @@ class Fingerprint:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = _modules(model)
-        modules = [module for module in self.modules if module is not None]
-        self.holders = [model, *(module for module in modules if configs_in(module.__dict__))]
-        self.state = [_state(module) for module in self.holders]
-        found = [(module.__dict__, configs_in(module.__dict__)) for module in self.holders]
+        # A key of these dicts is read faster than an attribute of a module.
+        self.attributes = [module.__dict__ for module in self.modules if module is not None]
+        found = [(own, named) for own in self.attributes if (named := configs_in(own))]
+        self.holders = [model.__dict__, *(own for own, _ in found)]
+        self.patched = [PATCHED in own for own in self.holders]
+        self.compiled = [own.get(_COMPILED) for own in self.attributes]
         self.configs = [(own, name, config) for own, named in found for name, config in named.items()]
         self.fields = [_Fields(config) for config in _all_configs(config for *_, config in self.configs)]
         self.families = families()
 
     def matches(self, model: nn.Module) -> bool:
-        """Whether the model has these modules, fields and families."""
+        """Whether the model has these modules, in this state, these fields and families."""
         return (
             _modules(model) == self.modules
-            and [_state(module) for module in self.holders] == self.state
+            and [PATCHED in own for own in self.holders] == self.patched
+            and [own.get(_COMPILED) for own in self.attributes] == self.compiled
             and all(own.get(name) is config for own, name, config in self.configs)
             and all(fields.same() for fields in self.fields)
             and families() == self.families
@@ -64,11 +68,6 @@ def _modules(model: nn.Module) -> list[nn.Module | None]:
         if module is not None and module._modules:
             found.extend(module._modules.values())
     return found
-
-
-def _state(module: nn.Module) -> tuple[bool, bool]:
-    """What a patch and `module.compile()` change."""
-    return PATCHED in module.__dict__, module._compiled_call_impl is None
 
 
 def _all_configs(configs: Any) -> list[Any]:
