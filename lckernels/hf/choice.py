@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from lckernels.devices import device_and_dtype, first_weight
 from lckernels.hf import support
 from lckernels.hf.patch.fingerprint import Fingerprint
 from lckernels.hf.patch.methods import Switch
@@ -20,18 +21,16 @@ class Choice:
         model: a transformers model, or a module that contains one.
     """
 
+    is_short = staticmethod(support.is_short)
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.fingerprint = Fingerprint(model)
         self.choices: dict[tuple, bool] = {}
         self.switches: dict[int | None, Switch] = {}
+        weight = first_weight(model)
         holders = ((m._parameters, name) for m in model.modules() for name in m._parameters)
-        self.holder = next(((held, name) for held, name in holders if held[name] is not None), None)
-
-    @staticmethod
-    def is_short(seqlen: int) -> bool:
-        """Whether "auto" is the model's own attention for rows of this length, whatever the model."""
-        return seqlen <= support.SHORT_ROW
+        self.holder = next(((held, name) for held, name in holders if held[name] is weight), None)
 
     def holds(self, model: nn.Module) -> bool:
         """Whether this is the choice for the model as it is now."""
@@ -56,8 +55,4 @@ class Choice:
 
     def _device_and_dtype(self) -> tuple[str, torch.dtype] | tuple[()]:
         parameter: Tensor | None = None if self.holder is None else self.holder[0].get(self.holder[1])
-        if parameter is None:
-            return ()
-        device = parameter.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return device, torch.get_autocast_dtype(device) if autocast else parameter.dtype
+        return () if parameter is None else device_and_dtype(self.model, parameter)

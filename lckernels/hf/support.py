@@ -1,11 +1,10 @@
 """Which attention a LongEncoder's model runs on: its own, or lckernels'."""
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
-from lckernels.devices import execution_device
+from lckernels.devices import device_and_dtype, first_weight
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import padded_dry_run
@@ -22,6 +21,11 @@ def check_supported(model: nn.Module) -> None:
         raise TypeError(f"model: got {name}; attention='lckernels' does not support it: {reasons[0]}")
 
 
+def is_short(seqlen: int) -> bool:
+    """Whether "auto" is the model's own attention for rows of this length, whatever the model."""
+    return seqlen <= SHORT_ROW
+
+
 def own_attention_reasons(model: nn.Module, attention: str, seqlen: int) -> list[str]:
     """Why a call with rows of `seqlen` tokens runs on the model's own attention; empty if on lckernels'.
 
@@ -30,7 +34,7 @@ def own_attention_reasons(model: nn.Module, attention: str, seqlen: int) -> list
     """
     if attention != "auto":
         return [] if attention == "lckernels" else ["attention='model'"]
-    if seqlen <= SHORT_ROW:
+    if is_short(seqlen):
         return [f"rows of at most {SHORT_ROW} tokens take as long on it, or less"]
     reasons = _interface_reasons(model)
     if reasons:
@@ -77,15 +81,13 @@ def _interface_reasons(model: nn.Module) -> list[str]:
 
 
 def _kernel_reasons(model: nn.Module, seqlen: int) -> list[str]:
-    parameter = next(model.parameters(), None)
+    weight = first_weight(model)
     heads, hidden = (getattr(model.config, name, None) for name in ("num_attention_heads", "hidden_size"))
-    if parameter is None or not isinstance(heads, int) or not isinstance(hidden, int):
+    if weight is None or not isinstance(heads, int) or not isinstance(hidden, int):
         return ["the model's config has no num_attention_heads and hidden_size"]
-    device = execution_device(model, parameter).type
+    device, dtype = device_and_dtype(model, weight)
     if device == "meta":
         return ["its weights are on the meta device; the attention is known when they are loaded"]
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else parameter.dtype
     shape = (1, seqlen, heads, hidden // heads)
     try:
         problem = Problem("windowed_attention", device, dtype, (shape, shape, shape))

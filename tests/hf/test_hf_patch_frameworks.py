@@ -11,11 +11,12 @@ transformers = pytest.importorskip("transformers", reason="patching needs transf
 
 from helpers.compare import assert_as_good_as
 from helpers.fresh_python import run
-from helpers.hf_calls import counted_attention
+from helpers.hf_calls import counted_attention, served_runs
 from helpers.hf_patched import IDS, MASK, VALID, attributes, close, logits, model_of
 
 import lckernels
 from lckernels.hf import NAME
+from lckernels.hf.patch import plan
 from lckernels.hf.patch.modules import lckernels_attention
 from lckernels.hf.settings import LayerSettings
 
@@ -167,6 +168,26 @@ def test_lora(first):
     expected = logits(model)
     assert not torch.equal(ours, expected)
     close(ours, expected)
+
+
+@pytest.mark.parametrize("dtype, within", [(torch.float32, torch.bfloat16), (torch.float64, torch.float64)])
+def test_the_report_is_of_the_dtype_under_autocast(monkeypatch, dtype, within):
+    dtypes, model = [], model_of("mistral").to(dtype)
+    choose = plan.choose
+    monkeypatch.setattr(
+        plan,
+        "choose",
+        lambda problem, *args, **kw: dtypes.append(problem.dtype) or choose(problem, *args, **kw),
+    )
+    with torch.autocast("cpu", torch.bfloat16), lckernels.patched(model):
+        pass
+    with lckernels.patched(model):
+        pass
+    assert dtypes == [within] * 2 + [dtype] * 2
+    runs = served_runs(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16), lckernels.patched(model):
+        logits(model)
+    assert {run.out.dtype for run in runs} == {within}
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

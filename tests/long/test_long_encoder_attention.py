@@ -157,6 +157,7 @@ def test_without_a_kernel_the_models_attention_is_used(calls, no_kernel):
     assert reason(encoder) == "the model's own: lckernels has no kernel for it on cpu in torch.float32"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert "in torch.bfloat16" in reason(encoder)
+        assert "in torch.float64" in reason(lckernels.LongEncoder(tiny().double(), 20))
 
 
 def test_the_environment_is_obeyed(monkeypatch):

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
-from lckernels.devices import execution_device
+from lckernels.devices import device_and_dtype, first_weight
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.dry_run import Call, DryRun
@@ -81,7 +80,7 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     if kind != call.kind:
         sinks = f" and {settings.sink_tokens} sink tokens" if settings.sink_tokens else ""
         verdict = f"{APPROXIMATE}: {call.kind} attention with a window{sinks}"
-    own_device, dtype = _device_and_dtype(model)
+    own_device, dtype = device_and_dtype(model, first_weight(model))
     device_type = device_type or own_device
     if device_type == "meta":
         return Row(call.layer, str(kind), kind.window, settings.backend or BY_DEVICE, verdict)
@@ -91,13 +90,6 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     if missing and not problem.explicit:
         raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
     return Row(call.layer, str(kind), kind.window, chosen.name, verdict)
-
-
-def _device_and_dtype(model: nn.Module) -> tuple[str, torch.dtype]:
-    """Device type and dtype of the floating-point weights; offloaded weights: the execution device."""
-    weights = [p for p in model.parameters() if p.is_floating_point()]
-    weight = next((p for p in weights if p.device.type != "meta"), weights[0])
-    return execution_device(model, weight).type, weight.dtype
 
 
 def _attention_modules(model: nn.Module) -> list[str]:
