@@ -148,10 +148,10 @@ def fixed_rows(model: nn.Module) -> tuple[int, str] | None:
     return next(_results(model, "fixed_rows"), None)
 
 
-def is_changed_by_calls(model: nn.Module) -> bool:
-    """Whether a family of the model, or of a module in it, has changes that a call makes to the model."""
-    found = (family for module in model.modules() for family in families_of(type(module)))
-    return any(family.restore is not None for family in found)
+def changed_by_calls(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model that a call changes, by their families."""
+    found = ((module, families_of(type(module))) for module in model.modules())
+    return [module for module, known in found if any(family.restore is not None for family in known)]
 
 
 def changes_undone(model: nn.Module) -> list[Callable[[], None]]:

@@ -13,7 +13,7 @@ from lckernels.long.arguments import content_boundaries, sequence_lengths
 from lckernels.long.attention import AttentionContexts, check_attention
 from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
-from lckernels.long.encoder_check import check_encoder, check_row_length, try_at_call, unchanged_by_calls
+from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors
 from lckernels.long.layer_merge import run_rows
@@ -24,6 +24,8 @@ from lckernels.long.outputs import Outputs
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
+from lckernels.long.trial import check_row_length, try_at_call
+from lckernels.long.unchanged import unchanged_by_calls
 from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
 from lckernels.progress import token_bar

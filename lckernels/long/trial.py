@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lckernels.checks import bad
 from lckernels.long.chunking import Rows
+from lckernels.long.direction import check_direction, is_marked_causal
 from lckernels.long.short_rows import RunError, ShortRows
 from lckernels.module_copy import copy_without_hooks
 
@@ -78,6 +80,26 @@ def try_in_place(model: nn.Module, device: torch.device, direction: bool = False
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def try_at_call(model: nn.Module, device: torch.device) -> Trial | None:
+    """A trial run at the first call, of a model for which `try_copy` returned None.
+
+    Raises:
+        TypeError: the model does not return one state per token, or is causal.
+    """
+    trial = try_in_place(model, device, is_marked_causal(model))
+    check_direction(model, trial and trial.sees_later)
+    return trial
+
+
+def check_row_length(model: nn.Module, trial: Trial | None, widths: list[int]) -> None:
+    """Raises ValueError for chunks of another length than the only one that the model supports."""
+    only = None if trial is None else trial.row_tokens
+    other = next((width for width in widths if only not in (None, width)), None)
+    if other is not None:
+        name = type(model).__name__
+        raise bad("input_ids", f"a chunk of {other} tokens", f"{name} supports rows of {only} tokens only")
 
 
 def _is_plain(model: nn.Module) -> bool:

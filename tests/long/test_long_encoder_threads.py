@@ -50,9 +50,40 @@ def in_threads(*functions):
         raise errors[0]
 
 
-def test_a_model_that_calls_change_is_as_before_after_calls_of_two_threads():
+class Wrapped(torch.nn.Module):
+    """A model within another module."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids, attention_mask=None, **options):
+        return self.inner(input_ids, attention_mask, **options)
+
+
+def test_another_model_that_calls_change_does_not_wait():
+    models, short = [make_rows_model("big_bird") for _ in range(2)], token_ids(20)[None]
+    first, second = (lckernels.LongEncoder(model, 128) for model in models)
+    inside, returned = threading.Event(), threading.Event()
+
+    def wait(module, args):
+        inside.set()
+        assert returned.wait(30)
+
+    def other():
+        assert inside.wait(30)
+        second(short)
+        returned.set()
+
+    models[0].embeddings.register_forward_pre_hook(wait)
+    in_threads(lambda: first(short), other)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_that_calls_change_is_as_before_after_calls_of_two_threads(wrapped):
     model, short = make_rows_model("big_bird"), token_ids(20)[None]
     encoder = lckernels.LongEncoder(model, 128)
+    other = lckernels.LongEncoder(Wrapped(model), 128) if wrapped else encoder
     first_is_inside, second_is_inside, first_has_returned = (threading.Event() for _ in range(3))
 
     def first():
@@ -61,7 +92,7 @@ def test_a_model_that_calls_change_is_as_before_after_calls_of_two_threads():
 
     def second():
         assert first_is_inside.wait(60)
-        encoder(short)
+        other(short)
 
     def before_forward(module, args):
         if first_is_inside.is_set():
