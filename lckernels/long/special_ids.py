@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+from lckernels.callers import outer_stacklevel
 from lckernels.long.batches import Batch
 
 _NAMES = {0: ("bos_token_id", "cls_token_id"), -1: ("eos_token_id", "sep_token_id")}
@@ -48,6 +49,6 @@ def warn_without_special_tokens(batch: Batch, ids: dict[int, set[int]]) -> None:
             warnings.warn(
                 f"input_ids: got a row without special tokens; by the model's config rows {known}. The first "
                 "and last tokens are read as special tokens; pass special_tokens=(0, 0) if there are none",
-                stacklevel=2,
+                stacklevel=outer_stacklevel(),
             )
             return

@@ -169,6 +169,17 @@ def test_rows_without_special_tokens_are_warned_of(side):
                 lckernels.LongEncoder(roberta(), 20)(*inputs)
 
 
+def test_the_warning_points_to_the_caller_of_the_encoder():
+    encoder, ids = lckernels.LongEncoder(roberta(), 20), bare(9)[None]
+    hooked = lckernels.LongEncoder(roberta(), 20)
+    hooked.register_forward_hook(lambda *args: None)  # torch then has one more function on the way
+    calls = [encoder, encoder.embed, hooked, torch.nn.Sequential(encoder)]
+    for call in calls:
+        with torch.no_grad(), pytest.warns(UserWarning, match="special_tokens=") as found:
+            call(ids)
+        assert [w.filename for w in found if "special_tokens=" in str(w.message)] == [__file__]
+
+
 def test_rows_with_special_tokens_are_not_warned_of(recwarn):
     ids, mask = pad([token_ids(30), token_ids(20)], "left")
     with torch.no_grad():
