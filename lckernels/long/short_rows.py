@@ -38,7 +38,7 @@ class ShortRows:
         parameters = inspect.signature(model.forward).parameters
         takes_ids = "input_ids" in parameters or "inputs_embeds" not in parameters
         self.argument = "input_ids" if takes_ids else "inputs_embeds"
-        self.padding = getattr(model.config, "pad_token_id", None) or 0 if takes_ids else 0
+        self.padding = (getattr(model.config, "pad_token_id", None) or 0) if takes_ids else 0
         if takes_ids:
             self.text = _token_ids(model, self.width, self.padding).to(device)
         else:
