@@ -127,9 +127,13 @@ class LongEncoder(EncoderWrapper):
         self.special_ids = special_ids(model.config, *self.special_tokens)
 
     @property
-    def rows(self) -> Rows:
-        """Which chunks a micro-batch may hold, as a trial run of the model found."""
-        return Rows.ANY if self.trial is None else self.trial.rows
+    def rows(self) -> Rows | None:
+        """Which chunks a micro-batch may hold, as a trial run of the model found.
+
+        None where that is not known before the first call: the model's weights are on the meta device,
+        offloaded, sharded, quantized, or without values.
+        """
+        return None if self.trial is None else self.trial.rows
 
     @property
     def options(self) -> dict[str, Any]:
@@ -302,9 +306,14 @@ class LongEncoder(EncoderWrapper):
         return output if return_dict else output.to_tuple()
 
     @property
+    def _rows(self) -> Rows:
+        """`rows` of a call; any for tensors without values, on the meta device or under FakeTensorMode."""
+        return Rows.ANY if self.trial is None else self.trial.rows
+
+    @property
     def _call(self) -> Callable[..., Any]:
         """The model's call; a model whose rows are of any lengths does not change in one."""
-        return self.model if self.rows is Rows.ANY else unchanged_by_calls(self.model)
+        return self.model if self._rows is Rows.ANY else unchanged_by_calls(self.model)
 
     def _is_one_call(self, batch: Batch, sentence_boundaries: object) -> bool:
         """Whether the result is that of the model, called with the arguments: no plan and no merge."""
@@ -313,7 +322,7 @@ class LongEncoder(EncoderWrapper):
         return (
             batch.whole
             and seqlen <= chunking.chunk_len
-            and len(micro_batches([seqlen] * rows, self.max_tokens, self.rows)) == 1
+            and len(micro_batches([seqlen] * rows, self.max_tokens, self._rows)) == 1
             and self.merge == "final"
             and isinstance(self.weights, str)
             and chunking.num_prefix == 0
@@ -348,7 +357,7 @@ class LongEncoder(EncoderWrapper):
     def _run_chunks(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
         """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
         check_row_length(self.model, self.trial, chunks.widths)
-        ranges = micro_batches(chunks.widths, self.max_tokens, self.rows)
+        ranges = micro_batches(chunks.widths, self.max_tokens, self._rows)
         attention = self._attention_contexts.of(self.model, self.attention, chunks.chunk_len)
         with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
             return run_chunks(self._call, entries, chunks, outputs, *merge, ranges, advance)

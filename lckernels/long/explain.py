@@ -10,7 +10,7 @@ from lckernels.flops import encoder_flops, format_bytes, format_flops
 from lckernels.long.arguments import sequence_lengths
 from lckernels.long.attention import describe_attention
 from lckernels.long.checkpoints import max_seq_length
-from lckernels.long.chunking import chunk_documents, micro_batches
+from lckernels.long.chunking import Rows, chunk_documents, micro_batches
 from lckernels.long.layer_rows import PackedRows
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Explanation:
         recompute_factor: tokens read, prefix and special tokens included, per token of the sequences. With
             merge="layer" a token is read once, but attention runs once per chunk that contains it.
         exact: the result is the model's own, not an approximation of a model with more positions.
-        rows: which rows a micro-batch may hold, and why not any; empty where it may hold any.
+        rows: which rows a micro-batch may hold, and why not any, or that this is not known before the first
+            call; empty where it may hold any.
         max_seq_length: the limit in the sentence_bert_config.json stored with the model; None without one.
         output_bytes: the merged last_hidden_state.
         buffer_bytes: the chunks' hidden states before the merge, for each state that is requested; none with
@@ -122,7 +123,7 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
     if layer:
         batch_tokens = PackedRows(chunks, chunking, encoder.max_tokens).num_tokens()
     else:
-        ranges = micro_batches(widths, encoder.max_tokens, encoder.rows)
+        ranges = micro_batches(widths, encoder.max_tokens, encoder.rows or Rows.ANY)
         batch_tokens = [(b - a) * widths[a] for a, b in ranges]
     read = sum(batch_tokens) if layer else sum(widths)
     largest = max(batch_tokens)
@@ -157,7 +158,10 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
 
 def _rows(encoder: "LongEncoder") -> str:
     trial = encoder.trial
-    return "" if trial is None or not trial.reason else f"{trial.rows.value} per micro-batch: {trial.reason}"
+    if trial is None:
+        counted = f"; micro-batches are counted as for {Rows.ANY.value}" if encoder.merge == "final" else ""
+        return f"not known before the first call{counted}"
+    return "" if not trial.reason else f"{trial.rows.value} per micro-batch: {trial.reason}"
 
 
 def _sizes(config: object) -> tuple[int, int, int] | None:

@@ -107,7 +107,11 @@ def test_weights_that_are_loaded_later_are_tried_at_the_first_call():
     with torch.device("meta"):
         model = type(real)(real.config).eval()
     encoder = LongEncoder(model, 20)
-    assert encoder.trial is None
+    assert encoder.trial is None and encoder.rows is None
+    known = (
+        "rows         not known before the first call; micro-batches are counted as for rows of any lengths"
+    )
+    assert known in str(encoder.explain(70))
     encoder.to_empty(device="cpu")
     model.load_state_dict(real.state_dict())
     model.embeddings.position_ids = real.embeddings.position_ids.clone()
@@ -115,6 +119,7 @@ def test_weights_that_are_loaded_later_are_tried_at_the_first_call():
     with torch.no_grad():
         states = encoder(token_ids(70)[None]).last_hidden_state
         assert encoder.rows is Rows.EQUAL
+        assert known not in str(encoder.explain(70))
         expected = LongEncoder(real, 20)(token_ids(70)[None]).last_hidden_state
     assert torch.equal(states, expected)
 
