@@ -22,7 +22,7 @@ LONGER_MASK[0, :9] = 0
 
 def options(model):
     """No cache: it would be another output of the graph."""
-    return {} if model.config.model_type == "bert" else {"use_cache": False}
+    return {} if model.config.model_type in ("bert", "modernbert") else {"use_cache": False}
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -44,6 +44,19 @@ def test_export(name, dynamic, strict):
     for (ids, mask), truth in zip(wanted, expected, strict=True):
         out = program.module()(input_ids=ids, attention_mask=mask, **options(model))[0]
         close(out, truth, mask.bool())
+
+
+@pytest.mark.parametrize("name", ["bert", "mistral", "modernbert"])
+def test_export_for_any_number_of_rows(name):
+    model = model_of(name, "sdpa")
+    rows, row_masks = LONGER.repeat(2, 1)[:3], LONGER_MASK.repeat(2, 1)[:3]
+    expected = logits(model, input_ids=rows, attention_mask=row_masks)
+    lckernels.patch(model)
+    inputs = {"input_ids": IDS, "attention_mask": MASK, **options(model)}
+    sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=128)}
+    shapes = {name: sizes if isinstance(x, torch.Tensor) else None for name, x in inputs.items()}
+    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes).module()
+    close(program(input_ids=rows, attention_mask=row_masks, **options(model))[0], expected, row_masks.bool())
 
 
 def test_executorch_static_cache():

@@ -76,7 +76,7 @@ def key_mask(
     **options: Any,
 ) -> KeyMask | None:
     """The KeyMask of `create_mask`'s arguments; None for an unsupported mask. No tensor is N x N."""
-    if attention_mask is not None and (attention_mask.ndim != 2 or len(attention_mask) != batch_size):
+    if attention_mask is not None and (attention_mask.ndim != 2 or attention_mask.shape[0] != batch_size):
         return None
     shape, device = (batch_size, 1, q_length, kv_length), torch.device(device)
     offset = q_offset - kv_offset
