@@ -113,6 +113,12 @@ def replacements(module: nn.Module) -> dict[str, Callable]:
     return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
 
 
+def own_method(module: nn.Module, name: str, replacement: Callable) -> Callable:
+    """The function of the module's class that `replacement` replaces."""
+    functions = (vars(cls).get(name) for cls in type(module).__mro__)
+    return next(function for function in functions if function not in (None, replacement))
+
+
 def uses_interface(model: PreTrainedModel) -> bool:
     """Whether a model's attention goes through transformers' interface, at least with its replacements."""
     own = any(family.own_attention for family in families_of(type(model)))

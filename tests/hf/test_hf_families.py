@@ -301,3 +301,23 @@ def test_generic_code_names_no_architecture():
             parts = re.findall(r"[A-Z]?[a-z]+\d*|[A-Z\d]+", text) + re.split(r"[^a-zA-Z\d]+", text)
             found += [f"{path.name}: {text}" for part in parts if part.lower() in architectures]
     assert found == []
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_router_of_nllb_moe_reads_the_mask(padded):
+    torch.manual_seed(0)
+    config = transformers.NllbMoeConfig(
+        vocab_size=60, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        encoder_attention_heads=4, decoder_attention_heads=4, num_experts=4, encoder_sparse_step=1,
+        decoder_sparse_step=1, pad_token_id=1, init_std=0.2,
+    )  # fmt: skip
+    model = transformers.NllbMoeModel(config).eval()
+    ids = torch.randint(6, 60, (2, 20))
+    mask = torch.ones_like(ids)
+    mask[1, 15:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask if padded else None, "decoder_input_ids": ids[:, :9]}
+    with torch.no_grad():
+        expected = model(**inputs)[0]
+        with lckernels.patched(model):
+            torch.testing.assert_close(model(**inputs)[0], expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(model(**inputs)[0], expected)
