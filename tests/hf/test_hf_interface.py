@@ -333,3 +333,18 @@ def test_compiled_in_a_context_after_an_inner_one_has_ended():
         compiled = torch.compile(model, backend=keep, fullgraph=True)(ids).last_hidden_state
     torch.testing.assert_close(compiled, expected)
     assert "scaled_dot_product_attention" not in graphs[0] and "windowed_attention" in graphs[0]
+
+
+def test_contexts_that_end_in_the_order_of_their_entry(monkeypatch):
+    calls, model, ids = counted_attention(monkeypatch), tiny(), token_ids(30)[None]
+    before = attributes(model)
+    first, second = lckernels_attention(model), lckernels_attention(model)
+    with torch.no_grad():
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        model(ids)
+        assert len(calls) == 2
+        second.__exit__(None, None, None)
+        model(ids)
+    assert len(calls) == 2 and attributes(model) == before

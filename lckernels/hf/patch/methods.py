@@ -153,12 +153,13 @@ class Switch:
             for method, view in self._traced(used):
                 method.switched.append(view)
                 method.traced = view
-        outer = _thread.switches
-        _thread.switches = (self, *outer)
+        _thread.switches = (self, *_thread.switches)
         try:
             yield
         finally:
-            _thread.switches = outer
+            # Contexts may end in another order than the reverse of their entry.
+            place = _thread.switches.index(self)
+            _thread.switches = _thread.switches[:place] + _thread.switches[place + 1 :]
             with lock:
                 for method, view in self._traced(used):
                     method.switched.remove(view)
