@@ -90,6 +90,8 @@ def token_ids(input_ids: Any, vocab_size: int) -> Tensor:
 def repeated_tokens(bos: str | None, given: Any, input_ids: Tensor, bos_token_id: int | None) -> int:
     """The number of tokens at the start that every context begins with: `given`, or 0.
 
+    More `given` tokens may be a prompt, which is repeated only if the caller says so.
+
     Args:
         bos: as in `score`.
         given: as in `score`.
@@ -101,7 +103,7 @@ def repeated_tokens(bos: str | None, given: Any, input_ids: Tensor, bos_token_id
     """
     given = integer("given", given, 0, input_ids.shape[1] - 1)
     if bos is None:
-        begins = given > 0 and bos_token_id is not None and int(input_ids[0, 0]) == bos_token_id
+        begins = given == 1 and bos_token_id is not None and int(input_ids[0, 0]) == bos_token_id
         bos = "every" if begins else "first"
     if bos not in BOS:
         raise bad("bos", repr(bos), f"allowed are {', '.join(map(repr, BOS))} and None")

@@ -21,10 +21,12 @@ class Hidden:
 
     Attributes:
         input_ids: (1, seqlen) int64, the sequence.
+        body: the module that computed them.
         output: the body's output; its states may begin with those of virtual tokens (PEFT).
     """
 
     input_ids: Tensor
+    body: nn.Module
     output: Any
 
     @property
@@ -35,14 +37,21 @@ class Hidden:
 
 def hidden_states(model: nn.Module, input_ids: Tensor) -> Hidden:
     """What the model's body returns for input_ids (1, seqlen), within a forward of the whole model."""
-    found: list[Any] = []
-    handle = _body(_language_model(model)).register_forward_hook(lambda *call: found.append(call[2]))
+    found: dict[nn.Module, Any] = {}
+    bodies = _bodies(_language_model(model))
+    handles = [body.register_forward_hook(lambda *call: found.update({call[0]: call[2]})) for body in bodies]
     try:
         first = torch.zeros(1, dtype=torch.int64, device=input_ids.device)
         model(input_ids=input_ids, use_cache=False, logits_to_keep=first)
     finally:
-        handle.remove()
-    return Hidden(input_ids, found[-1])
+        for handle in handles:
+            handle.remove()
+    body = next((body for body in bodies if body in found), None)
+    if body is None:
+        raise TypeError(
+            f"model: got {type(model).__name__}, whose forward does not call its model without a head"
+        )
+    return Hidden(input_ids, body, found[body])
 
 
 def logits(model: nn.Module, hidden: Hidden, positions: Tensor) -> Tensor:
@@ -58,7 +67,7 @@ def logits(model: nn.Module, hidden: Hidden, positions: Tensor) -> Tensor:
     Returns:
         (num_positions, vocab_size) in the model's dtype.
     """
-    with _body_replaced_by(_body(_language_model(model)), hidden.output):
+    with _body_replaced_by(hidden.body, hidden.output):
         keep = positions + hidden.num_virtual
         output = model(input_ids=hidden.input_ids, use_cache=False, logits_to_keep=keep)
     return output.logits[0]
@@ -117,14 +126,24 @@ def _body(model: nn.Module) -> nn.Module | None:
     return inner[0] if len(inner) == 1 and hasattr(model, "base_model_prefix") else None
 
 
+def _bodies(model: nn.Module) -> list[nn.Module]:
+    """The model without its head, then the models in it: OPT's and BART's heads call its decoder."""
+    body = _body(model)
+    return [m for m in body.modules() if m is body or hasattr(m, "base_model_prefix")]
+
+
 def _sees_ahead(model: nn.Module, device: torch.device) -> bool:
     """Whether the logits of the first token change with the tokens after it."""
-    size = vocab_size(model)
-    ahead = torch.arange(_PROBE_TOKENS, device=device)
-    rows = [((ahead + shift) % size)[None] for shift in (0, min(_PROBE_TOKENS, size // 2))]
+    size, positions = (
+        vocab_size(model),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    num_ahead = min(_PROBE_TOKENS, max((positions or _PROBE_TOKENS + 1) - 1, 1))
+    ahead = torch.arange(num_ahead, device=device)
+    rows = [((ahead + shift) % size)[None] for shift in (0, min(num_ahead, size // 2))]
     with torch.inference_mode():
         one, two = (
-            model(input_ids=F.pad(ids, (1, 0)), use_cache=False).logits[0, -1 - _PROBE_TOKENS].double()
+            model(input_ids=F.pad(ids, (1, 0)), use_cache=False).logits[0, -1 - num_ahead].double()
             for ids in rows
         )
     # In a mixture of experts rounding may depend on the other tokens.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lckernels.checks import integer
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -44,9 +46,13 @@ class Scored:
     def by_position(self, buckets: int) -> tuple[Tensor, Tensor]:
         """The perplexity within equal buckets of tokens; those without a scored token are left out.
 
+        Args:
+            buckets: their number, at least 1; at most that of the tokens is used.
+
         Returns:
             The middle positions of the buckets and their perplexities, both (num_buckets,) float64.
         """
+        integer("buckets", buckets, 1)
         total = len(self.nll)
         buckets = min(buckets, total)
         bucket = torch.arange(total, device="cpu") * buckets // total

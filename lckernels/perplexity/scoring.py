@@ -59,8 +59,8 @@ def score(
         sink_tokens: as in `lckernels.patched`: first tokens that stay visible beside the window.
         given: number of tokens at the start that are not scored; at least the first one is not.
         bos: "every": each context begins with the first `given` tokens, which are the special tokens at the
-            start of the text. "first": only the first context has them. Default: "every" if input_ids begins
-            with the bos_token_id of the model's config, else "first".
+            start of the text. "first": only the first context has them. Default: "every" if `given` is 1 and
+            input_ids begins with the bos_token_id of the model's config, else "first".
         progress: whether to show a progress bar (tqdm) with tokens per second.
 
     Raises:

@@ -109,3 +109,14 @@ def test_the_command_with_a_tokenizer_that_adds_none(tmp_path, book):
     assert json.loads(run(*command, "--json").stdout)["bos"] is None
     assert "(context 64, stride 32), the model" in run(*command).stdout
     assert "--bos: got every; the tokenizer of" in error_message(*command, "--bos", "every")
+
+
+def test_a_prompt_is_not_repeated_by_default(model):
+    """Of several `given` tokens, only the caller knows whether they are special tokens."""
+    ids = some_ids(60)
+    model.config.bos_token_id = int(ids[0])
+    default, first = (score(model, ids, context=16, given=10, bos=bos).nll for bos in (None, "first"))
+    assert torch.equal(default, first)
+    assert score(model, ids, context=16, given=16).num_scored == 44
+    one, every = (score(model, ids, context=16, given=1, bos=bos).nll for bos in (None, "every"))
+    assert torch.equal(one, every)

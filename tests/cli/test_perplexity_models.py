@@ -180,3 +180,44 @@ def test_a_model_with_offloaded_weights(model):
 def test_what_is_no_model():
     with pytest.raises(TypeError, match=r"^model: got str; expected a causal language model"):
         score("HuggingFaceTB/SmolLM2-135M", some_ids(9))
+
+
+OPT = {
+    "hidden_size": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "word_embed_proj_dim": 32,
+}
+BART = {
+    "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
+    "is_decoder": True, "is_encoder_decoder": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("OPT", OPT), ("Bart", BART), ("MBart", BART), ("Pegasus", BART), ("Marian", BART)]
+)
+def test_heads_that_call_the_decoder_in_their_model(name, sizes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=64, max_position_embeddings=64, pad_token_id=1, **sizes
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    ids = torch.arange(40) + 3
+    found = score(model, ids, context=64, stride=64)
+    torch.testing.assert_close(found.nll[1:], whole_nll(model, ids), rtol=1e-5, atol=1e-5)
+    assert compare(model, ids, context=16).difference < 1e-4
+
+
+def test_a_model_of_few_positions():
+    config = transformers.GPT2Config(vocab_size=64, n_positions=8, n_embd=32, n_layer=1, n_head=2)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    assert score(model, some_ids(20, 64)).num_scored == 19
+
+
+def test_buckets_of_positions(model):
+    found = score(model, some_ids(40))
+    with pytest.raises(ValueError, match="buckets: got 0; expected an int >= 1"):
+        found.by_position(0)
+    assert len(found.by_position(4)[0]) == 4
