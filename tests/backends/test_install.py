@@ -203,6 +203,8 @@ def test_an_instruction_set_above_the_processor_is_a_reason(monkeypatch):
     class Less:
         """The private ops on a processor with AVX2."""
 
+        window_forward = None
+
         @staticmethod
         def set_isa(name):
             raise RuntimeError(f"{TOO_HIGH}\nfrom set_isa, a file and a line")
@@ -261,7 +263,20 @@ def test_a_library_that_does_not_load_is_a_reason(tmp_path, monkeypatch, content
 
 def test_a_library_that_cannot_be_read_is_a_reason(tmp_path):
     (tmp_path / "_C.so").mkdir()
-    assert load_library(tmp_path / "_C.so").startswith("_C.so does not load: ")
+    assert load_library(tmp_path / "_C.so", "lckernels_cpu", "op").startswith("_C.so does not load: ")
+
+
+def test_a_library_of_an_earlier_version_is_a_reason():
+    from lckernels.backends.cpu import library
+
+    if library.UNAVAILABLE:
+        pytest.skip(library.UNAVAILABLE)
+    reason = load_library(library._LIBRARY, "lckernels_cpu", "an_op_of_a_later_version")
+    assert (
+        reason
+        == "_C.so is of another version, without the op an_op_of_a_later_version; install lckernels again"
+    )
+    assert load_library(library._LIBRARY, "lckernels_cpu", "window_forward") == ""
 
 
 def test_a_host_module_that_does_not_load_is_named(tmp_path):

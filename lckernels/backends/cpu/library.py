@@ -14,7 +14,7 @@ def _load() -> str:
     """Loads _C.so; returns why it cannot be used, or an empty string."""
     if not _LIBRARY.exists():
         return "lckernels/_C.so was not built (installing lckernels with a C++ compiler builds it)"
-    return load_library(_LIBRARY) or _set_isa(settings().get("isa"))
+    return load_library(_LIBRARY, "lckernels_cpu", "window_forward") or _set_isa(settings().get("isa"))
 
 
 def _set_isa(isa: str | None) -> str:

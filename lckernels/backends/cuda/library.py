@@ -27,7 +27,9 @@ def unavailable() -> str:
     major, minor = min(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
     if (major, minor) < MIN_CAPABILITY:
         return f"its kernels need compute capability 8.0, a GPU here has {major}.{minor}"
-    return load_library(LIBRARY) or torch.ops.lckernels_cuda.missing_driver()
+    return (
+        load_library(LIBRARY, "lckernels_cuda", "missing_driver") or torch.ops.lckernels_cuda.missing_driver()
+    )
 
 
 @cache

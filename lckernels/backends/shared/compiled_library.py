@@ -7,14 +7,22 @@ import torch
 _ELF64 = b"\x7fELF\x02\x01"  # 64 bits, little endian
 
 
-def load_library(path: Path) -> str:
-    """Loads the library; returns why it does not load, or an empty string."""
+def load_library(path: Path, namespace: str, newest: str) -> str:
+    """Loads the library; returns why it cannot be used, or an empty string.
+
+    Args:
+        path: of the file.
+        namespace: of its ops.
+        newest: the op that was added last, which a library of an earlier version lacks.
+    """
     try:
         if _is_cut(path):
             return f"{path.name} does not load: the file is incomplete"
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path.name} does not load: {str(error.__cause__ or error).splitlines()[0]}"
+    if not hasattr(getattr(torch.ops, namespace), newest):
+        return f"{path.name} is of another version, without the op {newest}; install lckernels again"
     return ""
 
 
