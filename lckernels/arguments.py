@@ -92,7 +92,11 @@ def warn_of_rows_without_keys(
 
     It is valid input, but also what tensors (batch, heads, seqlen, head_dim) of grouped heads look like.
     """
-    if sees_every_query(q.shape[1], k.shape[1], window_size) or torch.compiler.is_compiling():
+    lengths = q.shape[1], k.shape[1]
+    # A comparison of symbolic sizes would be a condition on the lengths of a traced graph.
+    if torch.compiler.is_compiling() or any(type(n) is not int for n in lengths):
+        return
+    if sees_every_query(*lengths, window_size):
         return
     if layout is None or (layout.offset is None and layout.cu_seqlens_q is None):
         _warn_once_of_rows(tuple(q.shape), tuple(k.shape), int(window_size[1]))
@@ -100,7 +104,7 @@ def warn_of_rows_without_keys(
 
 def sees_every_query(seqlen_q: int, seqlen_k: int, window_size: tuple[int, int]) -> bool:
     """Whether with the default offset no query comes before the keys that its window reaches."""
-    return seqlen_q - seqlen_k <= window_size[1] or window_size[1] < 0
+    return window_size[1] < 0 or seqlen_q - seqlen_k <= window_size[1]
 
 
 @cache

@@ -42,8 +42,9 @@ class Layout:
     max_seqlen_k: int | None = None
     segment_ids: Tensor | None = None
     sink_tokens: int = 0
-    chunk: int = 0
+    # Before `chunk`: torch.export replaces the name of a field within longer names that follow it.
     chunk_origin: int | Tensor = 0
+    chunk: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,13 +72,15 @@ def attend_window(
         or not (q.is_cpu and k.is_cpu and v.is_cpu)
     ):
         return None
-    forward, shape = window_forward(), k.shape
-    if forward is None or type(window_size) is not tuple or len(window_size) != 2 or len(shape) != 4:
+    forward, shape_q, shape = window_forward(), q.shape, k.shape
+    if forward is None or type(window_size) is not tuple or len(window_size) != 2:
+        return None
+    if not len(shape_q) == len(shape) == 4:
         return None
     left, right = window_size
     if not (type(left) is type(right) is int and -1 <= left <= INT32_MAX and -1 <= right <= INT32_MAX):
         return None
-    if offset is None and not heads_first and not sees_every_query(q.shape[1], shape[1], window_size):
+    if offset is None and not heads_first and not sees_every_query(shape_q[1], shape[1], window_size):
         return None
     if not shape[3] or shape[1 if heads_first else 2] > MAX_MODEL_HEADS:
         return None
@@ -196,7 +198,8 @@ class _WindowedAttention(torch.autograd.Function):
         options = ctx.options[:]
         for index, x in zip(_TENSORS if tensors else (), tensors, strict=True):
             options[index] = x
-        dout = torch.zeros_like(out) if dout is None else dout
+        # One row of zeros: torch's loop over more of them would use threads, which a forked child lacks.
+        dout = out.new_zeros(out.shape[-1]).expand(out.shape) if dout is None else dout
         grads = windowed_attention_backward(dout, dlse, q, k, v, out, lse, *options)
         needed = ctx.needs_input_grad[: len(grads)]
         return *(dx if need else None for dx, need in zip(grads, needed, strict=True)), None, None, None

@@ -348,3 +348,41 @@ def test_a_tensor_that_does_not_fit_has_the_error_of_the_checks(heads_first):
     ) as raised:
         attention.attend_window(q, k, v, (2, 1), None, None, heads_first=heads_first)
     assert raised.value.__cause__ is None and raised.value.__context__ is None
+
+
+def test_an_lse_alone_has_a_gradient_without_a_loop_of_torch():
+    """The gradient of out is one row of zeros: torch's threads are not there in a forked child."""
+    q, k, v = torch.randn(3, 2, 6, 2, 8, dtype=torch.float64, requires_grad=True)
+    lse = lckernels.windowed_attention(q, k, v, return_lse=True)[1]
+    got = torch.autograd.grad(lse.sum(), (q, k), allow_unused=True)
+    out, lse = lckernels.windowed_attention(q, k, v, return_lse=True)
+    want = torch.autograd.grad(lse.sum() + 0 * out.sum(), (q, k))
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+class Attention(nn.Module):
+    def forward(self, q, k):
+        return lckernels.windowed_attention(q, k, k, window_size=(2, 1))
+
+
+def test_lengths_of_queries_and_keys_are_exported_apart():
+    dims = [torch.export.Dim(name, min=1, max=500) for name in ("seqlen_q", "seqlen_k")]
+    inputs = torch.randn(2, 5, 4, 8), torch.randn(2, 9, 4, 8)
+    exported = torch.export.export(
+        Attention(), inputs, dynamic_shapes=tuple({1: dim} for dim in dims)
+    ).module()
+    for seqlen_q, seqlen_k in ((3, 40), (9, 9), (12, 9)):
+        q, k = torch.randn(2, seqlen_q, 4, 8), torch.randn(2, seqlen_k, 4, 8)
+        torch.testing.assert_close(exported(q, k), Attention()(q, k), rtol=0, atol=0)
+
+
+def test_one_graph_for_all_lengths():
+    torch._dynamo.reset()
+    graphs = []
+    compiled = torch.compile(
+        Attention(), dynamic=True, backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    for seqlen_q, seqlen_k in ((3, 40), (9, 19), (12, 9), (8, 8)):
+        compiled(torch.randn(2, seqlen_q, 4, 8), torch.randn(2, seqlen_k, 4, 8))
+    assert len(graphs) == 1

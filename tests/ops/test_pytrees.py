@@ -112,3 +112,16 @@ def test_a_tree_within_a_compiled_function():
 
     x = torch.randn(10, 3)
     assert torch.equal(run(x, plan()), lckernels.overlap_split(x, plan()))
+
+
+@pytest.mark.parametrize(
+    "given", [Layout(), Layout(offset=1), Layout(chunk=3), Layout(kv_start=torch.tensor([0, 2]))]
+)
+def test_the_guards_of_an_exported_layout(given):
+    class Model(torch.nn.Module):
+        def forward(self, q, layout):
+            return lckernels.windowed_attention(q, q, q, layout=layout)
+
+    q = torch.randn(2, 6, 2, 8)
+    exported = torch.export.export(Model(), (q, given)).module()
+    torch.testing.assert_close(exported(q, given), Model()(q, given), rtol=0, atol=0)
