@@ -90,7 +90,7 @@ def token_ids(input_ids: Any, vocab_size: int) -> Tensor:
 def repeated_tokens(bos: str | None, given: Any, input_ids: Tensor, bos_token_id: int | None) -> int:
     """The number of tokens at the start that every context begins with: `given`, or 0.
 
-    More `given` tokens may be a prompt, which is repeated only if the caller says so.
+    Several `given` tokens may be a prompt, which only bos="every" repeats.
 
     Args:
         bos: as in `score`.
