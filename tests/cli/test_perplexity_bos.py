@@ -112,7 +112,7 @@ def test_the_command_with_a_tokenizer_that_adds_none(tmp_path, book):
 
 
 def test_a_prompt_is_not_repeated_by_default(model):
-    """Of several `given` tokens, only the caller knows whether they are special tokens."""
+    """Several `given` tokens may be a prompt as well as special tokens."""
     ids = some_ids(60)
     model.config.bos_token_id = int(ids[0])
     default, first = (score(model, ids, context=16, given=10, bos=bos).nll for bos in (None, "first"))
