@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.fields import has_offset_only
+from lckernels.hf import position_bias
 from lckernels.hf.family import relative_bias, unsupported_reason
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
@@ -201,7 +202,7 @@ def _score(module: nn.Module, options: dict[str, Any]) -> Score | Dense | None:
     bias = options.get("position_bias")
     if bias is None:
         return Score(softcap=softcap, sink_logits=sinks) if softcap or sinks is not None else None
-    table = relative_bias(module, bias)
+    table = position_bias.table(bias) if position_bias.is_by_distance(bias) else relative_bias(module, bias)
     if table is None:
         return Dense(BIAS)
     return Score(softcap=softcap, rel_bias=table[0], bias_center=table[1], sink_logits=sinks)

@@ -27,7 +27,8 @@ class Family:
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
             call runs as dense attention.
         replacements: module -> functions (module, ...) by name that replace its methods, such as forward,
-            while lckernels runs it; a config in the module that they get names lckernels' attention.
+            while lckernels runs it, and values that replace its attributes; a config in the module that the
+            functions get names lckernels' attention.
         own_attention: the model's attention does not go through transformers' interface, but that of the
             replacements does.
         feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
@@ -47,7 +48,7 @@ class Family:
     mask_readers: Mapping[tuple[str, str], Reader] = field(default_factory=dict)
     unsupported: Callable[[nn.Module], str] | None = None
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
-    replacements: Callable[[nn.Module], dict[str, Callable]] | None = None
+    replacements: Callable[[nn.Module], dict[str, Any]] | None = None
     own_attention: bool = False
     feed_forward: tuple[str, ...] = ()
     mixes_tokens: Callable[[nn.Module], str] | None = None
@@ -107,8 +108,8 @@ def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] |
     return next((table for table in found if table is not None), None)
 
 
-def replacements(module: nn.Module) -> dict[str, Callable]:
-    """Functions (module, ...) that replace methods of a module while lckernels runs it."""
+def replacements(module: nn.Module) -> dict[str, Any]:
+    """Functions (module, ...) and values that replace methods and attributes of a module on lckernels."""
     hooks = (family.replacements for family in families_of(type(module)))
     return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
 

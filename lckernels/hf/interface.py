@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from lckernels.functional import windowed_attention
+from lckernels.hf import position_bias
 from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
 from lckernels.hf.chunked import attention_in_chunks
 from lckernels.hf.dense import dense_attention
 from lckernels.hf.masks.create import create_mask
-from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.masks.descriptor import NotServed
+from lckernels.hf.masks.key_mask import KeyMask, layout_of
 from lckernels.hf.private import collected_outputs
 from lckernels.hf.settings import PLAIN, settings_of
 from lckernels.hf.warn import warn_once
@@ -75,6 +77,10 @@ def attention(
         return served_attention(query, key, value, call, dropout, scaling, settings.backend), None
     if call.reason in _WARNINGS:
         warn_once(_WARNINGS[call.reason])
+    bias = options.get("position_bias")
+    if position_bias.is_by_distance(bias):
+        offset = _offset(attention_mask, query, key)
+        options["position_bias"] = position_bias.dense(bias, query.shape[2], key.shape[2], offset)
     if isinstance(attention_mask, KeyMask):
         attention_mask = _dense_mask(attention_mask, query, key)
     return dense_attention(module, query, key, value, attention_mask, dropout, scaling, weights, **options)
@@ -110,6 +116,21 @@ def _returns_weights(options: dict[str, Any]) -> bool:
         return False
     names = collected_outputs()
     return bool(names) and any(name.endswith("attentions") for name in names)
+
+
+def _offset(mask: Tensor | None, query: Tensor, key: Tensor) -> int | Tensor:
+    """The key position of the first query."""
+    if isinstance(mask, KeyMask):
+        return layout_of(mask).offset
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
+    if mask is None:
+        return 0 if seqlen_q > 1 else seqlen_k - 1
+    if seqlen_q != seqlen_k:
+        raise NotServed(
+            f"attention_mask: got a dense mask of {seqlen_q} queries and {seqlen_k} keys in a layer with a "
+            "relative position bias; expected as many queries as keys, or a 2-D mask"
+        )
+    return 0
 
 
 def _dense_mask(mask: KeyMask, query: Tensor, key: Tensor) -> Tensor:

@@ -129,7 +129,11 @@ BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
 }  # fmt: skip
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+# Buckets end within a short sequence.
+T5 = {
+    "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9, "decoder_start_token_id": PAD,
+}  # fmt: skip
 GPT_NEO = {
     "num_layers": 2,
     "attention_types": [[["global", "local"], 1]],
@@ -265,6 +269,11 @@ FULL: dict[str, Model] = {
     "distilbert": model("DistilBert", dim=32, n_heads=4, n_layers=2, hidden_dim=32),
     "eurobert": model("EuroBert"),
     "bart": Model("BartForConditionalGeneration", "BartConfig", BART),
+    "t5": Model("T5ForConditionalGeneration", "T5Config", T5),
+    "t5 (encoder)": Model("T5EncoderModel", "T5Config", T5 | {"is_encoder_decoder": False}, causal=False),
+    "mt5": Model("MT5ForConditionalGeneration", "MT5Config", T5),
+    "umt5": Model("UMT5ForConditionalGeneration", "UMT5Config", T5),
+    "longt5": Model("LongT5ForConditionalGeneration", "LongT5Config", T5 | {"local_radius": 4}),
 }  # fmt: skip
 MODELS = {**LOCAL, **FULL}
 # Models that lckernels.patch does not support, and its message.
@@ -277,7 +286,6 @@ REFUSED = {
     "dots3_note": (text("Dots3Note", **MLA, **INDEX, num_key_value_heads=4), "indices: got Tensor"),
     "inkling": (text("Inkling", **HYBRID), "it adds a relative position bias"),
     "inkling2": (text("Inkling2", **HYBRID), "sinks: got Tensor"),
-    "t5": (Model("T5ForConditionalGeneration", "T5Config", T5), "it adds a relative position bias"),
     "deberta-v2": (model("DebertaV2"), "DebertaV2Model does not go through"),
     "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
     "gpt_neo": (decoder("GPTNeo", **GPT_NEO), "GPTNeoForCausalLM does not go through"),

@@ -288,9 +288,6 @@ def test_unsupported_reasons():
     assert unsupported_reasons(tiny()) == []
     assert unsupported_reasons(torch.nn.Linear(1, 1)) == ["it is no model of transformers"]
     assert "MPNetModel does not go through" in unsupported_reasons(tiny("mpnet"))[0]
-    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
-    t5 = transformers.T5EncoderModel(transformers.T5Config(**sizes, is_encoder_decoder=False))
-    assert "relative position bias" in unsupported_reasons(t5)[0]
     config = tiny().config
     config._attn_implementation, config.output_attentions = "eager", True
     assert "output_attentions" in unsupported_reasons(transformers.BertModel(config))[0]

@@ -100,8 +100,7 @@ def with_window():
                     is_encoder_decoder=False,
                 )
             ),
-            "got T5EncoderModel, and every attention layer runs as torch's dense attention: "
-            "it adds a relative position bias",
+            "got T5EncoderModel, and it has no table of absolute positions",
         ),
         (
             lambda: make_encoder("layoutlm"),

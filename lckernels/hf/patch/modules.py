@@ -134,7 +134,8 @@ def _methods(module: nn.Module, more: tuple[str, ...]) -> list[Method]:
     """The methods of a module that run on its view; `more` are names beside forward and the replaced ones."""
     configs, functions = configs_in(module.__dict__), replacements(module)
     forward = ("forward",) if reads_configs(module, configs) else ()
-    return methods_of(module, list(dict.fromkeys((*forward, *functions, *more))), configs, functions)
+    names = [name for name, value in functions.items() if callable(value)]
+    return methods_of(module, list(dict.fromkeys((*forward, *names, *more))), configs, functions)
 
 
 def _checkpoints(module: nn.Module, settings: Settings | None = None) -> list[_Checkpoint]:

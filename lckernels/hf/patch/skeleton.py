@@ -64,8 +64,8 @@ def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Mod
     with lock:
         result = copy_without_hooks(model, _on_meta, instead)
     for module in result.modules():
-        for name, function in replacements(module).items():
-            module.__dict__[name] = MethodType(function, module)
+        for name, value in replacements(module).items():
+            module.__dict__[name] = MethodType(value, module) if callable(value) else value
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
             # The other implementations of experts read the values that route tokens.

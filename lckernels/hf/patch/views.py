@@ -76,7 +76,7 @@ def config_view(config: PreTrainedConfig) -> PreTrainedConfig:
 def module_view(
     module: nn.Module,
     configs: dict[str, PreTrainedConfig],
-    methods: dict[str, Callable] | None = None,
+    replaced: dict[str, Any] | None = None,
     pieces: Iterable[str] = (),
     piece_tokens: int | None = None,
     settings: LayerSettings = PLAIN,
@@ -86,13 +86,14 @@ def module_view(
     Args:
         module: the module.
         configs: its attributes that are configs.
-        methods: functions (module, ...) that replace its methods.
+        replaced: functions (module, ...) that replace its methods, and values that replace its attributes.
         pieces: names of methods (batch, seqlen, dim) -> the same that run over pieces of seqlen.
         piece_tokens: tokens of a piece.
         settings: of an attention layer that has none of a patch.
     """
     cls = _module_class(type(module), tuple(configs), tuple(pieces))
-    view = object.__new__(_subclass(cls, methods) if methods else cls)
+    own = {name: x if callable(x) else _fixed(x) for name, x in (replaced or {}).items()}
+    view = object.__new__(_subclass(cls, own) if own else cls)
     object.__setattr__(view, "__dict__", module.__dict__)
     object.__setattr__(view, _VIEWS, _views(configs))
     object.__setattr__(view, _PIECE_TOKENS, piece_tokens)
@@ -129,6 +130,11 @@ def _attribute(name: str) -> property:
         self.__dict__[name] = value
 
     return property(get, set_value)
+
+
+def _fixed(value: Any) -> property:
+    """An attribute of a view with this value, whatever the module's own is."""
+    return property(lambda self: value)
 
 
 @cache
