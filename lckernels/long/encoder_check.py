@@ -7,7 +7,7 @@ from torch import nn
 
 from lckernels.long.checkpoints import has_head
 from lckernels.long.chunking import Rows
-from lckernels.long.direction import check_direction, is_marked_causal
+from lckernels.long.direction import check_direction
 from lckernels.long.trial import Trial, try_copy
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -37,7 +37,7 @@ def check_encoder(model: nn.Module) -> Trial | None:
     if main_input not in INPUTS:
         expected = f"expected an encoder whose input is {' or '.join(INPUTS)}"
         raise TypeError(f"model: got {name}, whose input is {main_input}; {expected}")
-    trial = _known_rows(model) or try_copy(model, is_marked_causal(model))
+    trial = _known_rows(model) or try_copy(model)
     check_direction(model, trial and trial.sees_later)
     return trial
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.long.chunking import Rows
-from lckernels.long.direction import check_direction, is_marked_causal
+from lckernels.long.direction import check_direction
 from lckernels.long.short_rows import RunError, ShortRows
 from lckernels.module_copy import copy_without_hooks
 
@@ -30,7 +30,7 @@ class Trial:
     Attributes:
         rows: which chunks a micro-batch may hold, so that each has the states it has alone.
         reason: why not any, as the end of a sentence about the model; empty for Rows.ANY.
-        sees_later: whether a token's state depends on later tokens; None if it was not tried.
+        sees_later: whether a token's state depends on later tokens; None if it was not tried or judged.
         row_tokens: the only length of a row that the model reads; None if it reads several.
     """
 
@@ -40,12 +40,11 @@ class Trial:
     row_tokens: int | None = None
 
 
-def try_copy(model: nn.Module, direction: bool = False) -> Trial | None:
+def try_copy(model: nn.Module) -> Trial | None:
     """A trial run of a copy that shares the model's weights; the model and the random state do not change.
 
     Args:
         model: a model whose output has `last_hidden_state`.
-        direction: whether `sees_later` is tried.
 
     Returns:
         None for a model that a copy cannot represent: its weights are on the meta device, sharded,
@@ -62,10 +61,10 @@ def try_copy(model: nn.Module, direction: bool = False) -> Trial | None:
         copied = copy_without_hooks(model, _shared(model, parameter.dtype), _own_configs(model))
     except Exception:  # a module that cannot be copied, whatever the reason
         return None
-    return _try(copied, parameter.device, direction)
+    return _try(copied, parameter.device)
 
 
-def try_in_place(model: nn.Module, device: torch.device, direction: bool = False) -> Trial | None:
+def try_in_place(model: nn.Module, device: torch.device) -> Trial | None:
     """A trial run of the model itself, with its hooks, temporarily in eval mode; else as `try_copy`.
 
     Returns:
@@ -76,7 +75,7 @@ def try_in_place(model: nn.Module, device: torch.device, direction: bool = False
         try:
             for module, _ in modes:
                 module.training = False
-            return _try(model, device, direction, in_place=True)
+            return _try(model, device, in_place=True)
         finally:
             for module, training in modes:
                 module.training = training
@@ -88,7 +87,7 @@ def try_at_call(model: nn.Module, device: torch.device) -> Trial | None:
     Raises:
         TypeError: the model does not return one state per token, or is causal.
     """
-    trial = try_in_place(model, device, is_marked_causal(model))
+    trial = try_in_place(model, device)
     check_direction(model, trial and trial.sees_later)
     return trial
 
@@ -149,7 +148,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
-def _try(model: nn.Module, device: torch.device, direction: bool, in_place: bool = False) -> Trial | None:
+def _try(model: nn.Module, device: torch.device, in_place: bool = False) -> Trial | None:
     try:
         rows = ShortRows(model, device)
     except RunError as error:
@@ -157,7 +156,6 @@ def _try(model: nn.Module, device: torch.device, direction: bool, in_place: bool
     if type(rows.text) is not Tensor:  # under FakeTensorMode nothing can be compared
         return None
     first = rows.text[:, : rows.width - rows.width // 3]
-    sees_later = None
     with _undisturbed(device):
         try:
             alone = rows.states(first)
@@ -170,10 +168,9 @@ def _try(model: nn.Module, device: torch.device, direction: bool, in_place: bool
                     if in_place
                     else None
                 )
-            if direction and rows.width > 1:
-                sees_later = rows.see_later()
         except RunError as error:
-            return Trial(Rows.ALONE, f"the trial run of a short row failed ({error})", sees_later)
+            return Trial(Rows.ALONE, f"the trial run of a short row failed ({error})")
+        sees_later = rows.see_later()
         both = torch.cat([rows.text, rows.other])
         if rows.has(alone, both):
             return Trial(Rows.ANY, sees_later=sees_later)
