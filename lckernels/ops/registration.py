@@ -38,6 +38,11 @@ _autocasts = _state("_is_any_autocast_enabled")
 _excluded = _state("_dispatch_tls_is_dispatch_key_excluded")
 
 
+def _in_forward_mode() -> bool:
+    """Whether the call is within torch.autograd.forward_ad.dual_level; True if torch does not show it."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
 def register(
     name: str,
     schema: str,
@@ -119,7 +124,7 @@ def is_observed() -> bool:
         or _function_modes()
         or _traced()
         or _transformed()
-        or forward_ad._current_level >= 0
+        or _in_forward_mode()
         or _profiled()
         or _autocasts()
     )
@@ -157,7 +162,7 @@ def _register_autograd(name: str, op: Callable, apply: Callable) -> None:
 
     def with_autograd(*args: Any) -> Any:
         # In forward mode the Function raises, since it has no jvp; below autograd a tangent would be lost.
-        if forward_ad._current_level >= 0 or (torch.is_grad_enabled() and requires_grad(tensors_of(args))):
+        if _in_forward_mode() or (torch.is_grad_enabled() and requires_grad(tensors_of(args))):
             if torch._C._are_functorch_transforms_active():
                 raise NotImplementedError(_NO_TRANSFORMS.format(name))
             return apply(*args)

@@ -386,3 +386,11 @@ def test_one_graph_for_all_lengths():
     for seqlen_q, seqlen_k in ((3, 40), (9, 19), (12, 9), (8, 8)):
         compiled(torch.randn(2, seqlen_q, 4, 8), torch.randn(2, seqlen_k, 4, 8))
     assert len(graphs) == 1
+
+
+def test_without_the_level_of_forward_mode_calls_pass_the_dispatcher(monkeypatch):
+    x = torch.randn(1, 6, 2, 8)
+    want = attend(x)
+    monkeypatch.delattr(torch.autograd.forward_ad, "_current_level")
+    assert registration.is_observed()
+    torch.testing.assert_close(attend(x), want, rtol=0, atol=0)
