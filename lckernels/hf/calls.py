@@ -99,7 +99,7 @@ def classify(
         NotServed: the call has an unsupported option or mask, and the result would differ.
         TypeError: a relative position bias, or a window of a patch, where chunks are merged in each layer.
     """
-    # Inline: a function takes 0.1 us here, and some us in a step of generation, whose weights fill the caches.
+    # Inline: a function takes 0.1 us, and some us in a step of generation, whose weights fill the caches.
     is_shared = (
         type(mask) is KeyMask
         and not (weights or any_length or settings.cross or torch.compiler.is_dynamo_compiling())

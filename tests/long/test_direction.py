@@ -1,4 +1,4 @@
-"""LongEncoder raises for models whose states do not depend on later tokens, and takes encoders of all kinds."""
+"""LongEncoder raises for models whose states ignore later tokens, and takes encoders of all kinds."""
 
 # ruff: noqa: E402
 import pytest
