@@ -167,3 +167,15 @@ def test_generate_in_all_its_modes(name, options):
         pytest.skip(f"transformers under eager: {reason}")
     with lckernels.patched(model):
         assert torch.equal(generate(model), expected)
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_an_encoder_decoder_model_with_its_default_cache_is_one_graph(name):
+    """Its cache reads a copy of the config."""
+    model = model_of(name, "sdpa")
+    given = {"input_ids": IDS, "decoder_input_ids": IDS[:, :7]}
+    expected = logits(model, **given)
+    lckernels.patch(model)
+    torch._dynamo.reset()
+    ours = logits(torch.compile(model, backend="eager", fullgraph=True), **given)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)

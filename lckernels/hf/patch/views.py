@@ -4,6 +4,7 @@ A method that gets its module's view as `self` reads a config whose attention im
 config itself does not change, nor does what anything else reads from it.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from typing import Any
@@ -41,6 +42,14 @@ class ConfigView:
     @_attn_implementation.setter
     def _attn_implementation(self, value: Any) -> None:
         PreTrainedConfig._attn_implementation.fset(self, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreTrainedConfig:
+        """Like the copy by `__reduce_ex__`, with a class that torch.compile can trace back to this view."""
+        view = object.__new__(type(self))
+        object.__setattr__(view, _REPLACED, _attribute_of(self, _REPLACED))
+        object.__setattr__(view, _VIEWS, {})
+        object.__setattr__(view, "__dict__", copy.deepcopy(_attribute_of(self, "__dict__"), memo))
+        return view
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         """A copy is a view with fields of its own."""
