@@ -131,7 +131,11 @@ def choose(problem: Problem, backend: str | None = None, *, warn: bool = True) -
                 _warn_of_eager(problem.op, problem.device_type, problem.dtype, _lines(failures))
             return candidate
         failures[name] = reasons
-    raise BackendError(f"no backend can run {problem}:{_lines(failures)}")
+    if not backend:
+        raise BackendError(f"no backend can run {problem}:{_lines(failures)}")
+    able = [name for name in BACKENDS if name != backend and not _backend(name).reasons(problem)]
+    got = f"{backend!r}, which cannot run {problem}: {'; '.join(failures[backend])}"
+    raise BackendError(f"backend: got {got}; expected {' or '.join(able)}")
 
 
 def window_forward() -> Callable | None:

@@ -68,7 +68,7 @@ def test_chips_of_small_blocks_support_fewer_head_dims(monkeypatch):
 def test_unavailable_without_a_gpu_or_the_library():
     if not (missing := cuda.unavailable()):
         pytest.skip("the CUDA kernels can run here")
-    with pytest.raises(registry.BackendError, match="cuda: "):
+    with pytest.raises(registry.BackendError, match="got 'cuda', which cannot run"):
         registry.choose(attention(), "cuda")
     assert "not built" in missing or "CUDA" in missing or "GPU" in missing
 

@@ -101,7 +101,7 @@ def test_pure_python_install(tmp_path):
     assert "lckernels: no kernel for overlap_merge on cpu in torch.float32" in done.stderr
     assert "cpu: lckernels/_C.so was not built" in done.stderr
     refused = python(alone + MERGE.format(", backend='cpu'"), tmp_path)
-    assert "cpu: lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
+    assert ": lckernels/_C.so was not built (installing lckernels with a C++ compiler" in refused.stderr
     refused = python(alone + "import lckernels; lckernels.plan_chunks([50], 16, 4)", tmp_path)
     assert "needs lckernels' compiled extension, which needs a C++ compiler" in refused.stderr
 
@@ -174,11 +174,11 @@ def test_environment_chooses_the_backend():
 
 
 def test_the_error_names_the_inputs_and_every_reason():
-    problem = registry.Problem("windowed_attention", "meta", torch.float32, ((1, 4, 2, 8),))
+    problem = registry.Problem("unknown_op", "meta", torch.float32, ((1, 4, 2, 8),))
     with pytest.raises(lckernels.BackendError) as refused:
-        registry.choose(problem, "cpu")
+        registry.choose(problem)
     message = str(refused.value)
-    assert "no backend can run windowed_attention on meta, torch.float32, shapes (1, 4, 2, 8)" in message
+    assert "no backend can run unknown_op on meta, torch.float32, shapes (1, 4, 2, 8)" in message
     assert "cpu: it supports tensors on the CPU, not on meta" in message
 
 
@@ -187,6 +187,14 @@ def test_every_op_is_supported_on_every_device():
     assert registry.BACKENDS[-1] == "eager"
     problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
     assert registry.choose(problem).name == "eager"
+    assert "eager: it has no kernel for unknown_op" in message
+
+
+def test_the_error_of_a_named_backend_names_those_that_can_run():
+    said = r"backend: got 'cuda', which cannot run windowed_attention on cpu, .*shapes \(1, 4, 2, 8\): "
+    problem = registry.Problem("windowed_attention", "cpu", torch.float32, ((1, 4, 2, 8),))
+    with pytest.raises(lckernels.BackendError, match=f"{said}.*; expected (.* or )?eager$"):
+        registry.choose(problem, "cuda")
     assert registry.backends()["cpu"].reasons(problem) == ["it supports tensors on the CPU, not on meta"]
 
 
