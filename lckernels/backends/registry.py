@@ -76,14 +76,14 @@ class BackendError(RuntimeError):
 def settings() -> dict[str, str]:
     """The environment variable LCKERNELS, e.g. `LCKERNELS="backend=eager,isa=avx2"`, as a validated dict."""
     result = {}
-    for item in filter(None, os.environ.get(_ENVIRONMENT, "").split(",")):
-        name, _, value = item.strip().partition("=")
+    for item in filter(str.strip, os.environ.get(_ENVIRONMENT, "").split(",")):
+        name, value = (part.strip() for part in item.partition("=")[::2])
         if name not in _SETTINGS:
             raise ValueError(f"{_ENVIRONMENT}: got the setting {name!r}; allowed are {', '.join(_SETTINGS)}")
         if value not in _SETTINGS[name]:
-            raise ValueError(
-                f"{_ENVIRONMENT}: got {name}={value!r}; allowed are {', '.join(_SETTINGS[name])}"
-            )
+            allowed = f"allowed are {', '.join(_SETTINGS[name])}"
+            commas = "; a comma separates settings" if "=" in value else ""
+            raise ValueError(f"{_ENVIRONMENT}: got {name}={value!r}; {allowed}{commas}")
         result[name] = value
     return result
 

@@ -155,6 +155,11 @@ def test_environment_forces_an_instruction_set(isa):
         ("backend=cpu,isa=sse", "LCKERNELS: got isa='sse'; allowed are generic, avx2, avx512, avx512_bf16"),
         ("speed=11", "LCKERNELS: got the setting 'speed'; allowed are backend, isa"),
         ("backend=gpu", "LCKERNELS: got backend='gpu'; allowed are cpu, triton, cuda, eager"),
+        (
+            "backend=eager isa=avx2",
+            "LCKERNELS: got backend='eager isa=avx2'; allowed are cpu, triton, cuda, eager; "
+            "a comma separates settings",
+        ),
     ),
 )
 def test_environment_errors(value, message):
@@ -170,6 +175,8 @@ def test_environment_chooses_the_backend():
     code = "from lckernels.backends.registry import Problem, choose; import torch; "
     code += "print(choose(Problem('overlap_merge', 'cpu', torch.float32, ())).name)"
     assert python(code, LCKERNELS="backend=eager").stdout.strip() == "eager"
+    assert python(code, LCKERNELS=" backend = eager , isa = generic ,").stdout.strip() == "eager"
+    assert python(code, LCKERNELS=" ").stdout.strip() == "cpu"
     assert python(code, LCKERNELS="").stdout.strip() == "cpu"
 
 
@@ -180,13 +187,6 @@ def test_the_error_names_the_inputs_and_every_reason():
     message = str(refused.value)
     assert "no backend can run unknown_op on meta, torch.float32, shapes (1, 4, 2, 8)" in message
     assert "cpu: it supports tensors on the CPU, not on meta" in message
-
-
-def test_every_op_is_supported_on_every_device():
-    """eager is the last backend of the table and supports any device."""
-    assert registry.BACKENDS[-1] == "eager"
-    problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
-    assert registry.choose(problem).name == "eager"
     assert "eager: it has no kernel for unknown_op" in message
 
 
@@ -195,6 +195,13 @@ def test_the_error_of_a_named_backend_names_those_that_can_run():
     problem = registry.Problem("windowed_attention", "cpu", torch.float32, ((1, 4, 2, 8),))
     with pytest.raises(lckernels.BackendError, match=f"{said}.*; expected (.* or )?eager$"):
         registry.choose(problem, "cuda")
+
+
+def test_every_op_is_supported_on_every_device():
+    """eager is the last backend of the table and supports any device."""
+    assert registry.BACKENDS[-1] == "eager"
+    problem = registry.Problem("overlap_merge", "meta", torch.float32, ())
+    assert registry.choose(problem).name == "eager"
     assert registry.backends()["cpu"].reasons(problem) == ["it supports tensors on the CPU, not on meta"]
 
 
