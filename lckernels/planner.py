@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lckernels.checks import integer, integers
+from lckernels.checks import bad, integer, integers
 from lckernels.plan import Plan
 
 
@@ -102,6 +102,13 @@ def plan_segments(
     chunk_len, overlap = integer("chunk_len", chunk_len, 0), integer("overlap", overlap, 0)
     num_leading = integer("num_leading", num_leading, 0)
     num_trailing = integer("num_trailing", num_trailing, 0)
+    content = chunk_len - num_leading - num_trailing
+    if chunk_len and content < 1:
+        special = f"{num_leading} + {num_trailing} special tokens"
+        raise bad("chunk_len", chunk_len, f"expected room for content beside {special}")
+    if chunk_len and overlap >= content:
+        allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len}"
+        raise bad("overlap", overlap, allowed)
     lengths = integers("lengths", lengths, single=True).tolist()
     if boundaries is not None:
         boundaries = [integers(f"boundaries[{i}]", offsets).tolist() for i, offsets in enumerate(boundaries)]

@@ -221,11 +221,11 @@ def test_segments_are_the_arguments_of_a_plan(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((10, 8, 8), {}, "overlap must be at least 0 and below the 8 content columns of a chunk, got 8"),
-        ((10, 8, 6), {"num_leading": 2}, "overlap must be at least 0 and below the 6 content columns"),
+        ((10, 8, 8), {}, "overlap: got 8; expected 0 <= overlap < 8, the content of a chunk of 8$"),
+        ((10, 8, 6), {"num_leading": 2}, "overlap: got 6; expected 0 <= overlap < 6, the content"),
         ((10, 8, -1), {}, "overlap: got -1; expected an int >= 0"),
         ((10, 0, 0), {}, "chunk_len must be between 1 and 2147483647, got 0"),
-        ((10, 2, 0), {"num_leading": 1, "num_trailing": 1}, "must leave a column .* got chunk_len = 2"),
+        ((10, 2, 0), {"num_leading": 1, "num_trailing": 1}, r"chunk_len: got 2; .* 1 \+ 1 special tokens$"),
         ((10, 8, 2), {"num_leading": -1}, "num_leading: got -1; expected an int >= 0"),
         (([5, 0], 8, 2), {}, r"lengths\[1\] is 0: an empty sequence has no chunks"),
         (([5, -3], 8, 2), {}, r"lengths\[1\] must be positive, got -3"),
