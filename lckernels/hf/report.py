@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NoReturn
 
 EXACT = "exact"
 APPROXIMATE = "approximate"
@@ -58,6 +59,13 @@ class Report:
     def exact(self) -> bool:
         """Whether every layer that lckernels runs, now or from its first call, gives the same results."""
         return not any(row.verdict.startswith(APPROXIMATE) for row in self.rows)
+
+    def __enter__(self) -> NoReturn:
+        hint = "with lckernels.patched(model): ends the patch; now it lasts until lckernels.unpatch(model)"
+        raise TypeError(f"patch: got the report of a patch in a with statement; {hint}")
+
+    def __exit__(self, *error: object) -> None:
+        """Never called: entering raises."""
 
     def __str__(self) -> str:
         lines = [("layer", "kind", "window", "backend", "result")]

@@ -308,3 +308,11 @@ def test_no_warning_without_dense_calls():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         logits(model)
+
+
+def test_the_report_is_no_context_manager():
+    model = model_of("llama")
+    message = r"patch: got the report .* in a with statement; with lckernels.patched\(model\): ends the patch"
+    with pytest.raises(TypeError, match=message), lckernels.patch(model):
+        pass
+    lckernels.unpatch(model)
