@@ -74,6 +74,8 @@ def check_window(
         if len(window) != 2:
             raise bad("window", repr(window), "expected an int >= 1, (left, right) with sides >= -1, or None")
         window = tuple(integer(f"window[{i}]", side, -1, _LARGEST) for i, side in enumerate(window))
+        if window == (-1, -1):
+            raise bad("window", window, "it has no bound; expected None")
     elif window is not None:
         window = integer(
             "window", window, 1, _LARGEST, alternative=", (left, right) with sides >= -1, or None"

@@ -112,6 +112,8 @@ def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -
         return run.error
     if report.taken:
         changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
+        if isinstance(window, tuple) and window[0] == -1 and not changed:
+            return f"the window {window} has no bound in its layers"
         return "" if changed else "it has no full attention that a window could narrow"
     if run.error and not run.calls:
         return ""
