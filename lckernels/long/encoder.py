@@ -24,6 +24,7 @@ from lckernels.long.outputs import Outputs
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
+from lckernels.long.stream import Stream
 from lckernels.long.trial import check_row_length, try_at_call
 from lckernels.long.unchanged import unchanged_by_calls
 from lckernels.long.wrapper import EncoderWrapper
@@ -210,6 +211,19 @@ class LongEncoder(EncoderWrapper):
         """
         return explain(self, seqlen)
 
+    def stream(self, leading: Sequence[int] = (), trailing: Sequence[int] = ()) -> Stream:
+        """The states of a sequence that grows, as of a transcript: `append` reads the changed chunks alone.
+
+        Args:
+            leading: ids of the special tokens that begin the sequence.
+            trailing: ids of those that end it.
+
+        Raises:
+            ValueError: not as many ids as `special_tokens`; merge="layer", boundaries="sentence", or weights
+                that have no name.
+        """
+        return Stream(self, leading, trailing)
+
     def embed(
         self, input_ids: Numbers | None = None, attention_mask: Numbers | None = None, **inputs: Any
     ) -> Tensor:
@@ -292,10 +306,7 @@ class LongEncoder(EncoderWrapper):
         outputs = Outputs(model, output_hidden_states)
         check_token_ids(batch, model)
         warn_without_special_tokens(batch, self.special_ids)
-        if self.trial is None:
-            self.trial = try_at_call(model, self.device)
-        if self._rotary:
-            reset_frequencies(self._rotary, self.device)
+        self._prepare()
         if self._is_one_call(batch, sentence_boundaries):
             states = self._run_whole(batch, outputs)
         else:
@@ -304,6 +315,12 @@ class LongEncoder(EncoderWrapper):
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
+
+    def _prepare(self) -> None:
+        if self.trial is None:
+            self.trial = try_at_call(self.model, self.device)
+        if self._rotary:
+            reset_frequencies(self._rotary, self.device)
 
     @property
     def _rows(self) -> Rows:

@@ -1,0 +1,191 @@
+"""A sequence that grows: an append reads the chunks that changed, and returns the states that are final."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lckernels.checks import bad, integers
+from lckernels.functional import overlap_merge
+from lckernels.long.batches import Batch, check_token_ids, read_batch
+from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
+from lckernels.long.outputs import Outputs
+from lckernels.long.trial import check_row_length
+from lckernels.plan import Plan
+from lckernels.segments import Column
+
+if TYPE_CHECKING:
+    from lckernels.long.encoder import LongEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class StreamStates:
+    """What an append returned: the states from position `first` on.
+
+    Attributes:
+        first: position of the first state of `final`; leading special tokens count.
+        final: (num_final, dim), which no later append changes.
+        provisional: (num_provisional, dim), the states after them, those of the trailing special tokens
+            included, as if the sequence ended here. The next append returns them again.
+    """
+
+    first: int
+    final: Tensor
+    provisional: Tensor
+
+
+class Stream:
+    """The states of a sequence that grows; `LongEncoder.stream` returns one.
+
+    `final` of all appends and `provisional` of the last one are together the states of the encoder's call
+    with the whole sequence.
+
+    Args:
+        encoder: with merge="final", the rule "sled" or "max_context", and weights by name.
+        leading: ids of the special tokens at the beginning.
+        trailing: ids of the special tokens at the end.
+
+    Raises:
+        ValueError: another encoder, or not as many ids as the encoder has special tokens.
+    """
+
+    def __init__(self, encoder: "LongEncoder", leading: Sequence[int], trailing: Sequence[int]) -> None:
+        if encoder.merge != "final":
+            raise bad("merge", repr(encoder.merge), "a stream requires merge='final'")
+        if encoder.boundaries == "sentence":
+            raise bad("boundaries", "'sentence'", "a stream supports 'sled' and 'max_context'")
+        if not isinstance(encoder.weights, str):
+            raise bad("weights", type(encoder.weights).__name__, "a stream requires weights by name")
+        self.encoder = encoder
+        self._leading = _special_tokens("leading", leading, encoder.special_tokens[0])
+        self._trailing = _special_tokens("trailing", trailing, encoder.special_tokens[1])
+        self._content = self._leading.new_empty(0)
+        self._num_final = 0
+        self._states: dict[int, Tensor] = {}  # (chunk_len, dim) of the chunks that stay, by their number
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, special tokens included."""
+        return len(self._leading) + len(self._content) + len(self._trailing)
+
+    @property
+    def num_final(self) -> int:
+        """Positions whose states are final."""
+        return self._num_final
+
+    @torch.no_grad()
+    def append(self, input_ids: Sequence[int] | Tensor) -> StreamStates:
+        """The states that further tokens make final, and those after them.
+
+        The model reads the chunks that are new or changed, usually one or two. States have no gradient.
+
+        Args:
+            input_ids: (num_tokens,) or (1, num_tokens) integers without special tokens; at least one.
+
+        Raises:
+            ValueError: no tokens, several rows, or ids that the model's embedding does not have.
+        """
+        if isinstance(input_ids, Tensor) and input_ids.dim() == 2 and len(input_ids) == 1:
+            input_ids = input_ids[0]
+        new = integers("input_ids", input_ids)
+        if not len(new):
+            raise bad("input_ids", "no tokens", "expected at least one")
+        content = torch.cat([self._content, new])
+        batch = read_batch(
+            torch.cat([self._leading, content, self._trailing])[None], None, None, None,
+            self.encoder.chunking.num_special,
+        )  # fmt: skip
+        check_token_ids(batch, self.encoder.model)
+        lengths, first = batch.lengths, self._num_final
+        chunks = chunk_documents(batch.flat_first, lengths, batch.num_entries, self.encoder.chunking)
+        ends = _ends(chunks)
+        missing = [n for n, end in enumerate(ends) if end > first and n not in self._states]
+        states = {**self._states, **self._read(batch, chunks, missing)}
+        merged = self._merge(chunks, {n: x for n, x in states.items() if ends[n] > first})
+        self._content, self._num_final = content, max(first, self._begin_of_last(len(content)))
+        stay = range(self._num_staying(len(content)))
+        self._states = {n: x for n, x in states.items() if n in stay and ends[n] > self._num_final}
+        num_final = self._num_final - first
+        return StreamStates(first, merged[:num_final], merged[num_final:])
+
+    @property
+    def _room(self) -> int:
+        """Content of a full chunk."""
+        chunking = self.encoder.chunking
+        return chunking.chunk_len - chunking.num_special - chunking.num_prefix
+
+    def _begin_of_last(self, num_content: int) -> int:
+        """Where the last chunk begins: a longer sequence has other chunks from there on, and only there."""
+        over = num_content - self._room
+        return len(self._leading) + over if over > 0 else 0
+
+    def _num_staying(self, num_content: int) -> int:
+        """Chunks that a longer sequence has too: the full ones that begin at a multiple of the step."""
+        over = num_content - self._room
+        return 0 if over < 0 else over // (self._room - self.encoder.overlap) + 1
+
+    def _read(self, batch: Batch, chunks: Chunks, numbers: list[int]) -> dict[int, Tensor]:
+        """The states (chunk_len, dim) of these chunks, by number; chunks of one sequence have one length."""
+        encoder, width = self.encoder, chunks.chunk_len
+        encoder._prepare()
+        check_row_length(encoder.model, encoder.trial, [width])
+        outputs = Outputs(encoder.model, hidden_states=False)
+        entries = batch.entries(encoder.device, encoder.prefix, encoder.model)
+        device = encoder.output_device or encoder.device
+        states: dict[int, Tensor] = {}
+        with encoder._attention_contexts.of(encoder.model, encoder.attention, width):
+            for start, stop in micro_batches([width] * len(numbers), encoder.max_tokens, encoder._rows):
+                some = numbers[start:stop]
+                index = chunks.index[some].to(encoder.device)
+                inputs = entries.gather(index, [width] * len(some))
+                output = encoder._call(**inputs, output_hidden_states=False, return_dict=True)
+                (state,) = outputs.states(output, tuple(index.shape))
+                states.update(zip(some, state.to(device), strict=True))
+        return states
+
+    def _merge(self, chunks: Chunks, states: dict[int, Tensor]) -> Tensor:
+        """The merged states from the first position that is not final to the end."""
+        numbers = sorted(states)
+        segments = chunks.segments[torch.isin(chunks.segments[:, Column.ROW], torch.tensor(numbers))].clone()
+        if self.encoder.weights == "crop":  # each position is kept once, so those that are final leave
+            segments = _without_first(segments, self._num_final)
+        begin = int(segments[:, Column.START].min())
+        segments[:, Column.ROW] = torch.searchsorted(
+            torch.tensor(numbers), segments[:, Column.ROW].contiguous()
+        )
+        segments[:, Column.START] -= begin
+        plan = Plan.from_segments(
+            segments, num_chunks=len(numbers), chunk_len=chunks.chunk_len, total_len=chunks.total_len - begin
+        )
+        rows = torch.stack([states[number] for number in numbers])
+        weights = "uniform" if chunks.num_chunks == 1 else self.encoder.weights
+        return overlap_merge(rows, plan.to(rows.device), weights)[self._num_final - begin :]
+
+
+def _ends(chunks: Chunks) -> list[int]:
+    """The position after each chunk, by number; the last chunk has the trailing special tokens too."""
+    segments = chunks.segments
+    ends = torch.zeros(chunks.num_chunks, dtype=torch.int64)
+    ends.scatter_reduce_(
+        0, segments[:, Column.ROW], segments[:, Column.START] + segments[:, Column.LENGTH], "amax"
+    )
+    return ends.tolist()
+
+
+def _without_first(segments: Tensor, position: int) -> Tensor:
+    """The segments without what is before a position; their keep ranges are relative to them."""
+    cut = (position - segments[:, Column.START]).clamp(min=0)
+    segments[:, [Column.COL, Column.START]] += cut[:, None]
+    segments[:, Column.LENGTH] -= cut
+    keep = [Column.KEEP_START, Column.KEEP_END]
+    segments[:, keep] = (segments[:, keep] - cut[:, None]).clamp(min=0)
+    return segments[segments[:, Column.LENGTH] > 0]
+
+
+def _special_tokens(name: str, ids: Sequence[int], number: int) -> Tensor:
+    tokens = integers(name, ids)
+    if len(tokens) != number:
+        raise bad(name, f"{len(tokens)} ids", f"the encoder has {number} such special tokens")
+    return tokens
