@@ -39,7 +39,7 @@ class Problem:
 
     def __str__(self) -> str:
         shapes = ", ".join(str(tuple(shape)) for shape in self.shapes)
-        return f"{self.op} on {self.device_type}, {self.dtype}, shapes {shapes}"
+        return f"{self.op} on {self.device_type}, {self.dtype}{', shapes ' if shapes else ''}{shapes}"
 
 
 @dataclass(slots=True, eq=False)

@@ -60,14 +60,16 @@ class _Command(TyperCommand):
 
 
 def _with_input_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Bad input and a missing extra end the command with one sentence on stderr and exit code 2."""
+    """Bad input, a missing extra or backend end the command with one sentence on stderr and exit code 2."""
 
     @wraps(command)
     def run(*args: object, **kwargs: object) -> None:
+        from lckernels.backends.registry import BackendError
+
         try:
             _check_environment()
             command(*args, **kwargs)
-        except (InputError, ImportError) as error:
+        except (InputError, ImportError, BackendError) as error:
             print_error(str(error))
             raise typer.Exit(2) from None
 

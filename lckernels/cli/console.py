@@ -41,7 +41,7 @@ def print_remark(line: str) -> None:
 
 def print_error(message: str) -> None:
     """Prints the message on stderr as one line."""
-    print(f"lckernels: {' '.join(printable(message).splitlines())}", file=sys.stderr)
+    print(f"lckernels: {' '.join(map(str.strip, printable(message).splitlines()))}", file=sys.stderr)
 
 
 def print_json(found: dict[str, Any]) -> None:

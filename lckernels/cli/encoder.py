@@ -36,6 +36,7 @@ def load_encoder(
     from lckernels.long.text_encoder import TextEncoder
 
     check_no_gguf(model)
+    _check_backend(merge, dtype)
     set_threads(threads)
     silence_libraries()
     options = {
@@ -56,6 +57,15 @@ def load_encoder(
                 notify(str(warning.message))
     notify(_chunk_len_remark(encoder, chunk_len is None))
     return encoder
+
+
+def _check_backend(merge: Merge, dtype: Dtype) -> None:
+    """Raises BackendError where the backend that LCKERNELS names cannot merge chunks on the CPU."""
+    from lckernels.backends.registry import Problem, choose
+    from lckernels.long.text_encoder import DTYPES
+
+    op = "overlap_merge" if merge == Merge.final else "chunked_attention"
+    choose(Problem(op, "cpu", DTYPES[dtype.value], shapes=()), warn=False)
 
 
 def _chunk_len_remark(encoder: "TextEncoder", is_default: bool) -> str:

@@ -101,6 +101,35 @@ def test_a_wrong_setting_in_the_environment(book, monkeypatch, command):
         registry.settings.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("command", "op"),
+    [
+        (("encode", "-o", "s.safetensors"), "overlap_merge"),
+        (("search", "river", "--no-plot"), "overlap_merge"),
+        (("search", "river", "--no-plot", "--merge", "layer"), "chunked_attention"),
+    ],
+)
+def test_a_backend_that_cannot_run_on_the_cpu(book, monkeypatch, command, op):
+    """Before the model is loaded: the folder does not exist."""
+    monkeypatch.setenv("LCKERNELS", "backend=cuda")
+    registry.settings.cache_clear()
+    try:
+        message = error_message(command[0], book, *command[1:], "--model", "./none")
+    finally:
+        registry.settings.cache_clear()
+    assert f"{op} on cpu, torch.float32:" in message
+    assert message.endswith("it supports tensors on an NVIDIA GPU, not on cpu; expected cpu or eager\n")
+
+
+def test_an_error_of_a_backend_in_a_command_is_one_sentence(model, book, monkeypatch):
+    def fails(*_, **__):
+        raise registry.BackendError("no backend can run it:\n  cuda: no")
+
+    monkeypatch.setattr("lckernels.search.encoding.encode_text", fails)
+    message = error_message("encode", book, "-o", "s.safetensors", "--model", model, "--quiet")
+    assert message == "lckernels: no backend can run it: cuda: no\n"
+
+
 def test_a_pipe_has_no_place_beside_it(model, book):
     descriptor, writer = os.pipe()
     os.write(writer, b"The river. The winter.")

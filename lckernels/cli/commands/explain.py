@@ -87,7 +87,6 @@ def _check_window(window: int | None, sink_tokens: int | None) -> None:
 
 def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
     """The costs of the model's attention. Raises InputError for a model that a patch would not change."""
-    from lckernels.backends.registry import BackendError
     from lckernels.hf.costs import costs
     from lckernels.hf.patch.dry_run import padded_dry_run
     from lckernels.hf.patch.plan import plan_patch
@@ -96,7 +95,7 @@ def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int
     run, requested = padded_dry_run(model), LayerSettings(window, sink_tokens or 0)
     try:
         report, _ = plan_patch(model, run, requested, device_type="cpu")
-    except (TypeError, BackendError) as error:
+    except TypeError as error:
         raise InputError(str(error)) from None
     if not report.taken:
         raise InputError(

@@ -170,12 +170,8 @@ def _repeats(bos: Bos | None, given: int, model: str) -> Bos | None:
 @contextmanager
 def _errors_as_options() -> Iterator[None]:
     """Errors of arguments raise InputError, with the command's option for the argument's name."""
-    from lckernels.backends.registry import BackendError
-
     try:
         yield
-    except BackendError as error:
-        raise InputError(str(error)) from None
     except (TypeError, ValueError) as error:
         if not str(error).startswith(
             tuple(f"{name}: " for name in (*_OPTIONS, "model", "input_ids", "given"))
