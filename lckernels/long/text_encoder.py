@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lckernels.errors import InputError
+from lckernels.long.batches import embedding_size
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
@@ -106,9 +107,20 @@ class TextEncoder:
         """The tokens of a text of any length; names of special tokens in it are tokenized as text.
 
         Raises:
-            InputError: a piece of the text is a special token, and the vocabulary has no unknown token.
+            InputError: a piece of the text is a special token, and the vocabulary has no unknown token; or a
+                token is outside the model's embedding.
         """
-        return tokenize(self.tokenizer, text, self.name)
+        tokens = tokenize(self.tokenizer, text, self.name)
+        size = embedding_size(self.encoder.model)
+        if size is None or size != getattr(self.encoder.model.config, "vocab_size", None):
+            return tokens  # the model may map its ids first
+        outside = tokens.input_ids[tokens.input_ids >= size]
+        if len(outside):
+            raise InputError(
+                f"the tokenizer and the model of {self.name} do not belong together: a token of the text has "
+                f"the id {int(outside[0])}, and the model's embedding has the ids 0 to {size - 1}"
+            )
+        return tokens
 
     def encode(
         self,

@@ -131,6 +131,22 @@ def test_special_pieces_without_an_unknown_token_raise(tmp_path):
         encoder.tokenize("river </s> winter")
 
 
+def test_the_tokenizer_of_another_model(folder):
+    """Where the text has an id that the model lacks, the error comes before the model runs."""
+    config = transformers.BertConfig.from_pretrained(folder)
+    config.vocab_size = 40
+    transformers.BertModel(config).save_pretrained(folder)
+    together = f"the tokenizer and the model of {folder} do not belong together"
+    outside = "a token of the text has the id 43, and the model's embedding has the ids 0 to 39"
+    assert refusal(folder) == f"{together}: {outside}"
+    config.vocab_size = 60
+    transformers.BertModel(config).save_pretrained(folder)
+    encoder = TextEncoder(str(folder))
+    encoder.tokenize("x river")
+    with pytest.raises(InputError, match=re.escape(together)):
+        encoder.tokenize("rivers")
+
+
 def test_loading_changes_no_setting_of_the_libraries(folder, capfd):
     hub = pytest.importorskip("huggingface_hub")
 
