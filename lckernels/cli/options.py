@@ -97,7 +97,8 @@ DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dt
 LanguageOption = Annotated[
     str | None,
     typer.Option(
-        help="ISO 639 code for finding sentences, such as en.", show_default="zh if Chinese, else en"
+        help="ISO 639 code for finding sentences, such as en; one that sentencex lacks is read as en.",
+        show_default="zh if Chinese, else en",
     ),
 ]
 ThreadsOption = Annotated[

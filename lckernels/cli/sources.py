@@ -27,6 +27,18 @@ class Sources:
     single: bool
 
 
+def check_language(language: str | None) -> None:
+    """Raises InputError for an option --language that is no ISO 639 code."""
+    from lckernels import sentences
+
+    if language is None:
+        return
+    try:
+        sentences.check_language(language)
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+
+
 def read_sources(arguments: list[Path]) -> Sources:
     """Reads all files, and those of each folder and its subfolders that end in .txt or .md.
 

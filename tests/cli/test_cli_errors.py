@@ -130,6 +130,14 @@ def test_an_error_of_a_backend_in_a_command_is_one_sentence(model, book, monkeyp
     assert message == "lckernels: no backend can run it: cuda: no\n"
 
 
+@pytest.mark.parametrize("language", ["klingon", "", "EN", "en-US"])
+@pytest.mark.parametrize("command", [("search", "river"), ("encode", "-o", "s.safetensors")])
+def test_a_language_that_is_no_code(model, book, command, language):
+    message = error_message(command[0], book, *command[1:], "--model", model, "--language", language)
+    got = f"--language: got {language!r}; expected an ISO 639 code of two or three lower-case letters"
+    assert message == f"lckernels: {got}\n"
+
+
 def test_a_pipe_has_no_place_beside_it(model, book):
     descriptor, writer = os.pipe()
     os.write(writer, b"The river. The winter.")

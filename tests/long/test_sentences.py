@@ -16,6 +16,12 @@ ENGLISH = (
 CHINESE = "今天天气很好。我们去公园吧！他说：“走！”她说：“不走。”然后走了。\n\n第二天，他们又见面了？是的。"
 
 
+@pytest.mark.parametrize("language", ["klingon", "", "EN", "en-US", None])
+def test_a_language_that_is_no_code(language):
+    with pytest.raises(ValueError, match=r"^language: got .*; expected an ISO 639 code"):
+        sentence_boundaries(ENGLISH, language)
+
+
 def sentences(text, language):
     cuts = [0, *sentence_boundaries(text, language), len(text)]
     return [text[a:b].strip() for a, b in pairwise(cuts)]

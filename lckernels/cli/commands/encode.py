@@ -35,7 +35,7 @@ from lckernels.cli.options import (
     WeightsOption,
 )
 from lckernels.cli.reports.states import as_json, lines
-from lckernels.cli.sources import check_states_paths, read_sources, states_in
+from lckernels.cli.sources import check_language, check_states_paths, read_sources, states_in
 
 
 def encode(
@@ -71,6 +71,7 @@ def encode(
     from lckernels.search.encoding import encode_text
     from lckernels.search.saved_states import save_states
 
+    check_language(language)
     sources = read_sources(files)
     paths = states_in(sources, output)
     check_states_paths(sources, paths, overwrite)

@@ -36,7 +36,14 @@ from lckernels.cli.options import (
     Weights,
     WeightsOption,
 )
-from lckernels.cli.sources import Sources, check_states_paths, read_sources, states_beside, states_in
+from lckernels.cli.sources import (
+    Sources,
+    check_language,
+    check_states_paths,
+    read_sources,
+    states_beside,
+    states_in,
+)
 from lckernels.errors import InputError
 
 
@@ -104,6 +111,7 @@ def search(
     from lckernels.search.passages import passage_vectors, split_passages
 
     _check_question(question)
+    check_language(language)
     sources = _read_sources(files, question)
     paths = _states_paths(sources, keep, states)
     check_states_paths(sources, paths, overwrite)
