@@ -119,6 +119,14 @@ def test_the_difference_with_a_window_is_an_approximation_error(model, book):
         assert found["exact"] is is_exact
 
 
+@pytest.mark.parametrize(("window", "exact"), [(20, True), (999, True), (19, False)])
+def test_a_window_that_narrows_no_context_is_exact(model, book, window, exact):
+    options = ("perplexity", book, "--model", model, "--compare", "--context", 20, "--window", window)
+    note = run(*options).stdout.splitlines()[-1]
+    assert (note == "no context is longer than the window: the difference is rounding") is exact
+    assert json.loads(run(*options, "--json").stdout)["exact"] is exact
+
+
 @pytest.mark.parametrize("options", [(), ("--compare", "--window", 3)])
 def test_the_picture(model, book, tmp_path, options):
     result = run("perplexity", book, "--model", model, "--plot", "p.svg", *options)

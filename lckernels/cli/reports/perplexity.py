@@ -46,6 +46,11 @@ class Result:
         return {**stock, "patched": self.patched}
 
     @property
+    def exact(self) -> bool:
+        """Whether the patched model computes the same as the model as it is: no window narrows a context."""
+        return self.window is None or self.window >= self.context
+
+    @property
     def attention(self) -> str:
         """The attention of the patched model, in words."""
         if self.window is None:
@@ -68,19 +73,20 @@ def lines(result: Result) -> list[str]:
         speed = f"{scores.seconds:.1f} s, {scores.tokens_per_second:,.0f} tokens/s"
         found.append(f"{names[variant]}read in {speed}")
     if result.comparison:
-        found += _difference(result.comparison, result.window)
+        found += _difference(result, result.comparison)
     return found
 
 
-def _difference(comparison: Comparison, window: int | None) -> list[str]:
+def _difference(result: Result, comparison: Comparison) -> list[str]:
     """How far the logits of the two variants are apart, and what that means."""
     size = f"{comparison.difference:.2e}, of logits up to {comparison.largest:.1f}"
-    if window is None:
-        return [f"largest difference of a logit {size}", "the patch is exact: the difference is rounding"]
-    return [
-        f"the window changes a logit by up to {size}",
-        f"this is the approximation error of a window of {window:,} tokens, not a rounding error",
-    ]
+    if not result.exact:
+        return [
+            f"the window changes a logit by up to {size}",
+            f"this is the approximation error of a window of {result.window:,} tokens, not a rounding error",
+        ]
+    why = "the patch is exact" if result.window is None else "no context is longer than the window"
+    return [f"largest difference of a logit {size}", f"{why}: the difference is rounding"]
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def as_json(result: Result) -> dict[str, Any]:
     }
     if result.comparison:
         found["stock"] = _figures(result.comparison.stock, result.tokens)
-        found["exact"] = result.window is None
+        found["exact"] = result.exact
         found["largest_logit_difference"] = result.comparison.difference
         found["largest_logit"] = result.comparison.largest
     return found
