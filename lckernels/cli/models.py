@@ -66,7 +66,7 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
     import torch
 
     from lckernels.long.gguf_config import gguf_config
-    from lckernels.long.loading import folder
+    from lckernels.long.loading import first_line, folder
 
     transformers = import_extra("transformers", "hf")
     transformers.logging.set_verbosity_error()
@@ -86,5 +86,5 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
             return transformers.AutoModel.from_config(config)
     except Exception as error:
         # A damaged folder makes the libraries raise errors of many types.
-        why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise InputError(f"no model can be made of the config of {name}: {why}") from None
+        what = "" if path else " (no folder, so a name on the Hugging Face hub)"
+        raise InputError(f"no model can be made of the config of {name}{what}: {first_line(error)}") from None

@@ -16,6 +16,9 @@ from lckernels.long.gguf_config import gguf_config
 
 # Hidden states do not depend on it, and many encoders are stored without it.
 _POOLER = re.compile(r"(^|\.)pooler\.")
+# Names of the files that hold a vocabulary; the other files of a tokenizer have its settings.
+_VOCABULARY = re.compile(r"tok|vocab|merges|bpe|spm|piece|dict|\.model$")
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def load(
@@ -41,6 +44,8 @@ def load(
     source = str(path) if path else name
     if path and gguf_file and not (path / gguf_file).is_file():
         raise InputError(f"the model folder {name} has no file {gguf_file}")
+    if path and not gguf_file:
+        _check_files(path, name)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     # Reading a GGUF file shows a bar that no setting of transformers turns off.
     no_bar = redirect_stderr(io.StringIO()) if gguf_file else nullcontext()
@@ -55,14 +60,30 @@ def load(
     except Exception as error:
         # From a damaged folder the libraries raise errors of many types.
         what = "model folder" if path else "model (no folder, so a name on the Hugging Face hub)"
-        why = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
-        raise InputError(f"the {what} {name} cannot be loaded: {why}") from None
+        raise InputError(f"the {what} {name} cannot be loaded: {first_line(error)}") from None
     if loaded["missing_keys"] and auto == "AutoModelForCausalLM":
         _check_decoder(name, model.base_model)
     _check_complete(name, type(model).__name__, loaded)
     if not tokenizer.is_fast:
         raise InputError(f"the tokenizer of {name} is not a fast one; expected one with offset mappings")
     return tokenizer, model, loaded["missing_keys"]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the error's name if that is empty."""
+    return " ".join(str(error).split("\n")[0].split()).rstrip(":") or type(error).__name__
+
+
+def _check_files(path: Path, name: str) -> None:
+    """Raises InputError for a folder without config or vocabulary; transformers would make an empty one."""
+    why = ""
+    names = {file.name for file in path.iterdir()}
+    if names.isdisjoint(("config.json", "adapter_config.json")):
+        why = "it has no config.json, which model.save_pretrained writes"
+    elif not any(map(_VOCABULARY.search, names.difference(_SETTINGS))):
+        why = "it has no file of a tokenizer, such as tokenizer.json, which tokenizer.save_pretrained writes"
+    if why:
+        raise InputError(f"the model folder {name} cannot be loaded: {why}")
 
 
 @contextmanager

@@ -98,6 +98,16 @@ def test_what_is_known_at_the_first_call_only(tmp_path):
     assert "the attention of MimiModel is known at its first call only (RuntimeError: " in said
 
 
+def test_a_name_that_is_no_folder(monkeypatch):
+    def fails(name):
+        raise OSError(f"no connection for {name}, from one of:\n(1) the hub")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fails)
+    why = "no folder, so a name on the Hugging Face hub): no connection for nothing, from one of\n"
+    said = error_message("explain", "nothing")
+    assert said == f"lckernels: no model can be made of the config of nothing ({why}"
+
+
 def test_bad_input(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert "no model can be made of the config of" in error_message("explain", str(tmp_path))

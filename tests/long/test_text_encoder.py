@@ -70,6 +70,27 @@ def test_damaged_folders(folder, name):
     assert refusal(folder).startswith(f"the model folder {folder} cannot be loaded: ")
 
 
+def test_a_folder_without_a_tokenizer(folder):
+    """transformers would make a BertTokenizer with an empty vocabulary."""
+    for name in ("vocab.txt", "tokenizer.json"):
+        (folder / name).unlink()
+    missing = "it has no file of a tokenizer, such as tokenizer.json, which tokenizer.save_pretrained writes"
+    assert refusal(folder) == f"the model folder {folder} cannot be loaded: {missing}"
+
+
+def test_a_folder_without_a_config(folder):
+    (folder / "config.json").unlink()
+    missing = "it has no config.json, which model.save_pretrained writes"
+    assert refusal(folder) == f"the model folder {folder} cannot be loaded: {missing}"
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_one_file_of_the_tokenizer_is_enough(folder, name):
+    expected = TextEncoder(str(folder)).tokenize("river harbour.").input_ids
+    (folder / name).unlink()
+    assert torch.equal(TextEncoder(str(folder)).tokenize("river harbour.").input_ids, expected)
+
+
 def test_a_file_is_no_model(folder):
     name = folder / "config.json"
     assert refusal(name) == f"the model {name} is a file; expected a folder or a name on the Hugging Face hub"
