@@ -38,9 +38,14 @@ def format_flops(count: int) -> str:
     return f"{count:,} FLOP"
 
 
+def format_count(count: int, noun: str) -> str:
+    """A number of things, such as "1 chunk" or "1,200 chunks"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_bytes(size: int) -> str:
     """A number of bytes with its unit, such as "1.5 GiB"."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{size / scale:,.1f} {unit}"
-    return f"{size} byte{'' if size == 1 else 's'}"
+    return format_count(size, "byte")

@@ -103,6 +103,14 @@ def test_the_command_repeats_what_the_tokenizer_adds(tmp_path, book):
     assert "(context 20, stride 20, <s> in the first context only)" in head
 
 
+def test_a_stride_that_is_reduced_is_a_remark(tmp_path, book):
+    command = ("perplexity", book, "--model", save_tiny_decoder(tmp_path / "model"), "--context", 20)
+    reduced = "--stride 20 becomes 19: each context begins with 1 special token\n"
+    assert run(*command, "--stride", 20).stderr.startswith(f"{reduced}reading ")
+    for options in (("--stride", 19), (), ("--stride", 20, "--bos", "first"), ("--stride", 20, "-q")):
+        assert "becomes" not in run(*command, *options).stderr
+
+
 def test_the_command_with_a_tokenizer_that_adds_none(tmp_path, book):
     folder = save_tiny_decoder(tmp_path / "model", bos=False)
     command = ("perplexity", book, "--model", folder, "-q")

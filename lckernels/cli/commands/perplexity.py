@@ -29,6 +29,7 @@ from lckernels.cli.options import (
     with_option_name,
 )
 from lckernels.errors import InputError
+from lckernels.flops import format_count
 from lckernels.search.text import read_text
 
 _OPTIONS = ("context", "stride", "window", "sink_tokens")
@@ -124,7 +125,11 @@ def perplexity(
     repeated = tokens.given if repeats == Bos.every else 0
     with _errors_as_options():
         sizes["context"], sizes["stride"] = fit(decoder, context, stride, repeated)
-        remarks(quiet)(
+        notify = remarks(quiet)
+        if stride is not None and sizes["stride"] < stride:
+            begins = f"each context begins with {format_count(repeated, 'special token')}"
+            notify("--stride {:,} becomes {stride:,}: {}".format(stride, begins, **sizes))
+        notify(
             "reading {:,} tokens, {context:,} at a time, {stride:,} apart".format(
                 len(tokens.input_ids), **sizes
             )
