@@ -248,6 +248,7 @@ def test_files_that_are_not_text(model, book, name, content, message):
         (("--overlap", 30), "--overlap: got 30; expected 0 <= overlap < 30"),
         (("--overlap", -1), "--overlap: got -1; expected 0 <= overlap < 30"),
         (("--plot", "no/p.png"), "the folder no for p.png does not exist"),
+        (("--plot", "p.png", "--no-plot"), "got --plot and --no-plot; expected one of the two"),
         (("--plot", "p.bmp"), "the picture p.bmp must end in one of .png, .svg, .pdf, .jpg"),
         (("--states", "no/s.safetensors"), "the folder no for s.safetensors does not exist"),
         (("--states", "book.txt"), "book.txt exists and is not a file of states"),

@@ -169,6 +169,8 @@ def _states_paths(sources: Sources, keep: bool, states: Path | None) -> list[Pat
 
 def _picture_path(sources: Sources, plot: Path | None, no_plot: bool) -> Path | None:
     """Where the picture of one text goes; None for several texts or without a picture."""
+    if no_plot and plot is not None:
+        raise InputError("got --plot and --no-plot; expected one of the two")
     if no_plot or (plot is None and not sources.single):
         return None
     if not sources.single:
