@@ -104,7 +104,9 @@ LanguageOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the computation.", show_default="torch's own number")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no figures.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no numbers of the encoding.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace saved states of another text.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 GgufFileOption = Annotated[

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lckernels.errors import InputError
+from lckernels.flops import format_count
 from lckernels.long.batches import embedding_size
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.encoder import LongEncoder
@@ -146,7 +147,8 @@ class TextEncoder:
         num_chunks = self.encoder.num_chunks(tokens.input_ids.shape[1], **options)
         if notify is not None:
             how = ", merged in every layer" if self.encoder.merge == "layer" else ""
-            notify(f"reading {len(tokens.offsets):,} tokens in {num_chunks:,} chunks{how}")
+            read = format_count(len(tokens.offsets), "token"), format_count(num_chunks, "chunk")
+            notify(f"reading {' in '.join(read)}{how}")
         self.encoder.progress = progress
         start = time.perf_counter()
         with torch.inference_mode():

@@ -76,7 +76,9 @@ def test_quiet_prints_passages_only(model, book, tmp_path):
 def test_more_passages_than_there_are(model, book):
     book.write_text("Silver river.")
     result = run("search", book, "river", "--model", model, "--top", 9, "--no-plot")
-    assert "1 passages, 1 printed" in result.stdout
+    assert "1 passage, 1 printed" in result.stdout
+    assert "3 tokens in 1 chunk of up to 32 (" in result.stdout
+    assert "reading 3 tokens in 1 chunk\n" in result.stderr
 
 
 def test_kept_states_are_used_again_only_if_they_fit(model, book, tmp_path):

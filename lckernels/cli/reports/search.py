@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lckernels.cli.console import printable, stdout
 from lckernels.cli.reports import states
+from lckernels.flops import format_count
 from lckernels.search.passages import Passages
 from lckernels.search.text import Text
 
@@ -76,7 +77,7 @@ def print_figures(found: list[Found], ranked: list[tuple[Found, int]]) -> None:
         for line in states.lines(one.facts, one.reused):
             stdout.print(line)
     total = sum(len(one.passages) for one in found)
-    stdout.print(f"{total:,} passages, {len(ranked)} printed")
+    stdout.print(f"{format_count(total, 'passage')}, {len(ranked)} printed")
 
 
 def as_json(found: list[Found], ranked: list[tuple[Found, int]]) -> dict[str, Any]:

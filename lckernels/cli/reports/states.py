@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 
@@ -18,8 +19,8 @@ def lines(facts: Mapping[str, str], reused: bool) -> list[str]:
     how = ", merged in every layer" if facts["merge"] == "layer" else ""
     when = "states taken from the file; encoding had taken" if reused else "encoded in"
     return [
-        f"{num_tokens:,} tokens in {int(facts['num_chunks']):,} chunks of up to {int(facts['chunk_len']):,} "
-        f"(overlap {int(facts['overlap']):,}, {facts['weights']}{how})",
+        f"{format_count(num_tokens, 'token')} in {format_count(int(facts['num_chunks']), 'chunk')} "
+        f"of up to {int(facts['chunk_len']):,} (overlap {int(facts['overlap']):,}, {facts['weights']}{how})",
         f"{when} {seconds:.1f} s, {num_tokens / max(seconds, 1e-9):,.0f} tokens/s, {facts['dtype']}",
     ]
 
