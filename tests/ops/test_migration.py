@@ -38,6 +38,7 @@ def inputs(seqlen_q: int, seqlen_k: int, batch: int) -> dict[str, object]:
         "table": torch.randn(HEADS, 2 * seqlen_k - 1),
         "used": torch.tensor([seqlen_k - 5, seqlen_k - 14])[:batch],
     }
+    names |= {"qkv": torch.randn(batch, seqlen_q, 3, HEADS, HEAD_DIM), "kv": torch.stack([k, v], dim=2)}
     return names | {
         "torch": torch,
         "Layout": Layout,
@@ -60,6 +61,14 @@ def flash_attn_func(
     s = softcap * torch.tanh(s / softcap) if softcap else s
     s = s if alibi_slopes is None else s - alibi_slopes[:, None, None] * (p - j).abs()
     return torch.einsum("bhmn,bnhd->bmhd", s.masked_fill(~visible, -math.inf).softmax(-1), v)
+
+
+def flash_attn_qkvpacked_func(qkv, causal):
+    return flash_attn_func(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], causal)
+
+
+def flash_attn_kvpacked_func(q, kv, causal):
+    return flash_attn_func(q, kv[:, :, 0], kv[:, :, 1], causal)
 
 
 def flash_attn_varlen_func(q, k, v, cu_q, cu_k, max_q, max_k, causal):
