@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lckernels.checks import bad
+
 
 def execution_device(model: nn.Module, weight: Tensor) -> torch.device:
     """The device of a weight; if accelerate has offloaded it, the device that it is copied to.
@@ -37,3 +39,14 @@ def device_and_dtype(model: nn.Module, weight: Tensor) -> tuple[str, torch.dtype
     device, dtype = execution_device(model, weight).type, weight.dtype
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return device, torch.get_autocast_dtype(device) if autocast and dtype != torch.float64 else dtype
+
+
+def check_device(name: str, device: torch.device | str | None) -> torch.device | str | None:
+    """The argument as given. Raises ValueError if it names no device of torch."""
+    if device is not None:
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            expected = "expected a torch.device, or its name such as 'cpu' or 'cuda:0'"
+            raise bad(name, repr(device), expected) from error
+    return device

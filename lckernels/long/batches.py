@@ -155,11 +155,8 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
     Raises:
         ValueError: an id outside padding is outside the embedding.
     """
-    ids = batch.readable_ids
-    if ids is None:
-        return
-    vocab_size = getattr(model.config, "vocab_size", None)
-    if vocab_size is None or embedding_size(model) != vocab_size:
+    ids, vocab_size = batch.readable_ids, _vocab_size(model)
+    if ids is None or vocab_size is None:
         return
     low, high = torch.aminmax(ids)
     if low.item() >= 0 and high.item() < vocab_size:
@@ -173,10 +170,39 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
             raise bad("input_ids", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
 
 
+def check_prefix(prefix: Tensor, model: nn.Module) -> None:
+    """Raises ValueError for ids outside the model's embedding; not checked where `check_token_ids` is not."""
+    vocab_size = _vocab_size(model)
+    outside = prefix[:0] if vocab_size is None else prefix[(prefix < 0) | (prefix >= vocab_size)]
+    if type(outside) is Tensor and len(outside):
+        got = f"token id {int(outside[0])}"
+        raise bad("prefix", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
+
+
+def check_embeds(batch: Batch, model: nn.Module) -> None:
+    """Raises ValueError for embeddings of another size than those of the model's token ids."""
+    embeds = batch.sources.get("inputs_embeds")
+    size = _of_embedding(model, "embedding_dim")
+    if embeds is not None and size not in (None, embeds.shape[2]):
+        got = f"shape {tuple(embeds.shape)}"
+        raise bad("inputs_embeds", got, f"the model's embeddings have {size} values")
+
+
+def _vocab_size(model: nn.Module) -> int | None:
+    """The ids of the model; None if they are not the rows of its embedding."""
+    vocab_size = getattr(model.config, "vocab_size", None)
+    return vocab_size if vocab_size is not None and embedding_size(model) == vocab_size else None
+
+
 def embedding_size(model: nn.Module) -> int | None:
     """The number of rows of the model's embedding of token ids; None if it has no such table."""
+    return _of_embedding(model, "num_embeddings")
+
+
+def _of_embedding(model: nn.Module, name: str) -> int | None:
+    """An attribute of the model's embedding of token ids; None if it has no such table."""
     with suppress(AttributeError, NotImplementedError):  # transformers raises for a model of characters
-        return getattr(model.get_input_embeddings(), "num_embeddings", None)
+        return getattr(model.get_input_embeddings(), name, None)
     return None
 
 

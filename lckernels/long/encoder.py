@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import WEIGHTS, bad, integer, integers
-from lckernels.devices import execution_device
+from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
 from lckernels.long.arguments import content_boundaries, sequence_lengths
 from lckernels.long.attention import AttentionContexts, check_attention
-from lckernels.long.batches import Batch, Entries, check_token_ids, read_batch
+from lckernels.long.batches import Batch, Entries, check_embeds, check_prefix, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
@@ -103,6 +103,9 @@ class LongEncoder(EncoderWrapper):
             got = repr(weights) if isinstance(weights, str) else type(weights).__name__
             allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
             raise bad("weights", got, allowed)
+        if isinstance(weights, Tensor) and (weights.dim() != 2 or not weights.is_floating_point()):
+            got = f"shape {tuple(weights.shape)} of {weights.dtype}"
+            raise bad("weights", got, "expected (num_chunks, chunk_len) floating point")
         max_tokens = integer("max_tokens", max_tokens, 1)
         check_attention(model, attention)
         if merge not in MERGES:
@@ -119,9 +122,10 @@ class LongEncoder(EncoderWrapper):
         self._attention_contexts = AttentionContexts()
         self._rotary = dynamic_rotary(model)
         self.max_tokens = max_tokens
-        self.output_device = output_device
+        self.output_device = check_device("output_device", output_device)
         self.progress = progress
         prefix = integers("prefix", [] if prefix is None else prefix)
+        check_prefix(prefix, model)
         device = execution_device(model, next(model.parameters(), prefix))
         self.register_buffer("prefix", prefix.to(device), persistent=False)
         self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
@@ -305,6 +309,7 @@ class LongEncoder(EncoderWrapper):
             output_hidden_states = bool(getattr(model.config, "output_hidden_states", False))
         outputs = Outputs(model, output_hidden_states)
         check_token_ids(batch, model)
+        check_embeds(batch, model)
         warn_without_special_tokens(batch, self.special_ids)
         self._prepare()
         if self._is_one_call(batch, sentence_boundaries):

@@ -32,6 +32,11 @@ import lckernels
             "weights: got list; allowed are uniform, .*, a tensor, a function of the plan",
         ),
         ({"max_tokens": 0}, "max_tokens: got 0; expected an int >= 1"),
+        ({"weights": torch.ones(3)}, r"weights: got shape \(3,\) of torch.float32; expected \(num_chunks, "),
+        ({"weights": torch.ones(2, 3, dtype=torch.int64)}, r"weights: got shape \(2, 3\) of torch.int64"),
+        ({"output_device": "gpu"}, "output_device: got 'gpu'; expected a torch.device, or its name"),
+        ({"prefix": [7, 500]}, "prefix: got token id 500; the model's embedding has the ids 0 to 59"),
+        ({"prefix": [-1]}, "prefix: got token id -1; the model's embedding has the ids 0 to 59"),
     ],
 )
 def test_sizes_that_do_not_fit_the_model(arguments, message):
@@ -85,6 +90,10 @@ ALMOST[1, 0] = 1
         ),
         (call_with(input_ids=None), "input_ids, inputs_embeds: got neither"),
         (call_with(inputs_embeds=torch.zeros(2, 40, 16)), "input_ids, inputs_embeds: got both"),
+        (
+            call_with(input_ids=None, inputs_embeds=torch.zeros(2, 40, 8)),
+            r"inputs_embeds: got shape \(2, 40, 8\); the model's embeddings have 16 values",
+        ),
         (
             call_with(input_ids=token_ids(5)),
             r"input_ids: got shape \(5,\); expected \(batch, seqlen\), not empty",
