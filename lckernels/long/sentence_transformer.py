@@ -26,12 +26,14 @@ def lengthen(transformer: nn.Module, max_seq_length: int = NO_LIMIT, **options: 
     Raises:
         TypeError: another module.
     """
+    expected = "expected a SentenceTransformer that begins with a Transformer module"
+    if not isinstance(transformer, nn.Module):
+        raise TypeError(f"transformer: got {type(transformer).__name__}; {expected}")
     module = transformer[0] if isinstance(transformer, nn.Sequential) else transformer
     # Version 6 stores the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
     name = next((name for name in ("model", "auto_model") if name in module._modules), None)
     tokenizer = getattr(module, "tokenizer", None)
     if name is None or tokenizer is None:
-        expected = "expected a SentenceTransformer that begins with a Transformer module"
         raise TypeError(f"transformer: got {type(module).__name__}; {expected}")
     if "special_tokens" not in options:
         mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]

@@ -161,3 +161,8 @@ def test_minilm():
     # The truncated model never read the last sentence.
     assert after > before + 0.2
     torch.testing.assert_close(model.encode("Where do penguins live?"), short)
+
+
+def test_lengthen_of_no_module():
+    with pytest.raises(TypeError, match="transformer: got str; expected a SentenceTransformer"):
+        lengthen("x")
