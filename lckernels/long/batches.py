@@ -155,7 +155,7 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
     Raises:
         ValueError: an id outside padding is outside the embedding.
     """
-    ids, vocab_size = batch.readable_ids, _vocab_size(model)
+    ids, vocab_size = batch.readable_ids, num_token_ids(model)
     if ids is None or vocab_size is None:
         return
     low, high = torch.aminmax(ids)
@@ -172,7 +172,7 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
 
 def check_prefix(prefix: Tensor, model: nn.Module) -> None:
     """Raises ValueError for ids outside the model's embedding; not checked where `check_token_ids` is not."""
-    vocab_size = _vocab_size(model)
+    vocab_size = num_token_ids(model)
     outside = prefix[:0] if vocab_size is None else prefix[(prefix < 0) | (prefix >= vocab_size)]
     if type(outside) is Tensor and len(outside):
         got = f"token id {int(outside[0])}"
@@ -188,7 +188,7 @@ def check_embeds(batch: Batch, model: nn.Module) -> None:
         raise bad("inputs_embeds", got, f"the model's embeddings have {size} values")
 
 
-def _vocab_size(model: nn.Module) -> int | None:
+def num_token_ids(model: nn.Module) -> int | None:
     """The ids of the model; None if they are not the rows of its embedding."""
     vocab_size = getattr(model.config, "vocab_size", None)
     return vocab_size if vocab_size is not None and embedding_size(model) == vocab_size else None

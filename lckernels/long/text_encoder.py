@@ -1,5 +1,6 @@
 """A model with its tokenizer: one hidden state per token of a text of any length."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lckernels.errors import InputError
 from lckernels.flops import format_count
-from lckernels.long.batches import embedding_size
+from lckernels.long.batches import num_token_ids
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
@@ -61,11 +62,14 @@ class TextEncoder:
         UserWarning: the checkpoint has a task head, which is not loaded.
     """
 
-    def __init__(self, model: str, *, dtype: str = "float32", **options: Any) -> None:
+    def __init__(self, model: str | os.PathLike, *, dtype: str = "float32", **options: Any) -> None:
         if find_spec("lckernels._host") is None:
             needs = "cutting a text into chunks needs lckernels' compiled extension"
             raise InputError(f"{needs}; install lckernels where there is a C++ compiler")
-        self.name = model
+        if not isinstance(model, str | os.PathLike):
+            hint = "; LongEncoder takes a model" if isinstance(model, torch.nn.Module) else ""
+            raise TypeError(f"model: got {type(model).__name__}; expected a folder or a name{hint}")
+        self.name = model = os.fspath(model)
         self.dtype = dtype
         self.tokenizer, encoder, self._random = load(model, DTYPES[dtype])
         dropped = dropped_head(model, encoder.config)
@@ -110,12 +114,12 @@ class TextEncoder:
         Raises:
             InputError: a piece of the text is a special token, and the vocabulary has no unknown token; or a
                 token is outside the model's embedding.
+            TypeError: no str.
         """
-        tokens = tokenize(self.tokenizer, text, self.name)
-        size = embedding_size(self.encoder.model)
-        if size is None or size != getattr(self.encoder.model.config, "vocab_size", None):
-            return tokens  # the model may map its ids first
-        outside = tokens.input_ids[tokens.input_ids >= size]
+        if not isinstance(text, str):
+            raise TypeError(f"text: got {type(text).__name__}; expected a str, one text")
+        tokens, size = tokenize(self.tokenizer, text, self.name), num_token_ids(self.encoder.model)
+        outside = tokens.input_ids[:0] if size is None else tokens.input_ids[tokens.input_ids >= size]
         if len(outside):
             raise InputError(
                 f"the tokenizer and the model of {self.name} do not belong together: a token of the text has "

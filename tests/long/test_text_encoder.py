@@ -240,3 +240,14 @@ def test_a_task_head_that_is_not_loaded_is_a_warning(folder, recwarn):
     message = f"^{re.escape(str(folder))} was saved from BertForSequenceClassification; its task head is not"
     with pytest.warns(UserWarning, match=message):
         TextEncoder(str(folder))
+
+
+def test_arguments_of_another_type(folder):
+    with pytest.raises(TypeError, match=r"model: got BertModel; expected .*; LongEncoder takes a model$"):
+        TextEncoder(transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, vocab_size=9)))
+    with pytest.raises(TypeError, match=r"model: got int; expected a folder or a name$"):
+        TextEncoder(7)
+    encoder = TextEncoder(folder)
+    assert encoder.name == str(folder)
+    with pytest.raises(TypeError, match=r"text: got list; expected a str, one text$"):
+        encoder.embed(["a", "b"])
