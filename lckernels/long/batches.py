@@ -173,8 +173,10 @@ def check_token_ids(batch: Batch, model: nn.Module) -> None:
 def check_prefix(prefix: Tensor, model: nn.Module) -> None:
     """Raises ValueError for ids outside the model's embedding; not checked where `check_token_ids` is not."""
     vocab_size = num_token_ids(model)
-    outside = prefix[:0] if vocab_size is None else prefix[(prefix < 0) | (prefix >= vocab_size)]
-    if type(outside) is Tensor and len(outside):
+    if vocab_size is None or not len(prefix) or type(prefix) is not Tensor:
+        return
+    outside = prefix[(prefix < 0) | (prefix >= vocab_size)]
+    if len(outside):
         got = f"token id {int(outside[0])}"
         raise bad("prefix", got, f"the model's embedding has the ids 0 to {vocab_size - 1}")
 
