@@ -28,8 +28,8 @@ ScalarType accumulator_of(const Tensor& tensor);
 
 bool same_device(const Tensor& x, const Tensor& like);
 
-// (batch, seqlen, heads, dim), or with heads_first (batch, heads, seqlen, dim), with a contiguous last dim, like
-// `like` in device and dtype. Raises otherwise.
+// (batch, seqlen, heads, dim), or with heads_first (batch, heads, seqlen, dim), with a contiguous last dim,
+// like `like` in device and dtype. Raises otherwise.
 HeadsTensor heads_tensor(const Tensor& x, const Tensor& like, const char* name, bool heads_first = false);
 
 // The data of an optional contiguous table of numel entries; null without one. Raises if it does not fit.
