@@ -135,7 +135,7 @@ def choose(problem: Problem, backend: str | None = None, *, warn: bool = True) -
         raise BackendError(f"no backend can run {problem}:{_lines(failures)}")
     able = [name for name in BACKENDS if name != backend and not _backend(name).reasons(problem)]
     got = f"{backend!r}, which cannot run {problem}: {'; '.join(failures[backend])}"
-    raise BackendError(f"backend: got {got}; expected {' or '.join(able)}")
+    raise BackendError(f"backend: got {got}; {'expected ' + ' or '.join(able) if able else 'no other can'}")
 
 
 def window_forward() -> Callable | None:

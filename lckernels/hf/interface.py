@@ -69,12 +69,12 @@ def attention(
     settings = settings_of(module)
     weights = _returns_weights(options)
     call = classify(module, query, key, attention_mask, options, settings, weights)
-    if isinstance(call, Chunked):
-        return attention_in_chunks(query, key, value, call.mask, dropout, scaling, settings.backend), None
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind
         return served_attention(query, key, value, call, dropout, scaling, settings.backend), None
+    if isinstance(call, Chunked):
+        return attention_in_chunks(query, key, value, call.mask, dropout, scaling, settings.backend), None
     if call.reason in _WARNINGS:
         warn_once(_WARNINGS[call.reason])
     bias = options.get("position_bias")

@@ -124,7 +124,7 @@ def is_observed() -> bool:
         or _function_modes()
         or _traced()
         or _transformed()
-        or _in_forward_mode()
+        or getattr(forward_ad, "_current_level", 0) >= 0  # as in _in_forward_mode, without a call
         or _profiled()
         or _autocasts()
     )

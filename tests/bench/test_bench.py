@@ -252,7 +252,9 @@ def test_the_gpu_check_on_one_backend(monkeypatch, capsys):
     assert gpu_check.main(["--device", "cpu", "--tiny", "--backend", "eager"]) == 0
     assert "checks passed on cpu, 0 left to other backends" in capsys.readouterr().out
     assert gpu_check.main(["--device", "cpu", "--tiny", "--backend", "cuda"]) == 1
-    assert "left overlap_split torch.bfloat16: cuda: " in capsys.readouterr().out
+    assert (
+        "left overlap_split torch.bfloat16: backend: got 'cuda', which cannot run" in capsys.readouterr().out
+    )
     assert "backend" not in registry.settings()
 
 

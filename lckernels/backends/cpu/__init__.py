@@ -1,7 +1,5 @@
 """C++ on the CPU: the private ops of _C.so (csrc/cpu)."""
 
-import torch
-
 from lckernels.backends.cpu import attention, chunked, library, overlap
 from lckernels.backends.registry import Backend, Problem, by_name
 from lckernels.dtypes import FLOATS
@@ -37,5 +35,5 @@ BACKEND = Backend(
     ),
     reasons=reasons,
     unavailable=lambda: library.UNAVAILABLE,
-    window_forward=None if library.UNAVAILABLE else torch.ops.lckernels_cpu.window_forward.default,
+    window_forward=None if library.UNAVAILABLE else library.unwrapped("window_forward"),
 )

@@ -1,5 +1,6 @@
 """The compiled library _C.so."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +27,12 @@ def _set_isa(isa: str | None) -> str:
     except RuntimeError as error:
         return f"LCKERNELS: {str(error).splitlines()[0]}"
     return ""
+
+
+def unwrapped(name: str) -> Callable:
+    """A private op without torch's function in Python around it, if torch shows it."""
+    op = getattr(torch.ops.lckernels_cpu, name).default
+    return getattr(op, "_op", op)
 
 
 UNAVAILABLE = _load()
