@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 
 VOCAB, WINDOW, PAD = 50, 6, 0
 # A config gets those of these arguments that it has; two layers, one with a window and one without. Each
@@ -38,6 +39,8 @@ class Model:
         truth: the attention implementation that it is compared with.
         recurrent: whether layers without attention carry states from token to token.
         first_position: position of the first token of a sequence.
+        since: the first version of transformers that is compared with.
+        wrong: what is wrong in earlier ones.
     """
 
     make: str
@@ -49,6 +52,8 @@ class Model:
     truth: str = "eager"
     recurrent: bool = False
     first_position: int = 0
+    since: str = "5"
+    wrong: str = ""
 
 
 def build(name: str) -> torch.nn.Module:
@@ -79,9 +84,9 @@ def make_config(name: str, **sizes: Any) -> Any:
 
 
 def has(name: str) -> bool:
-    """Whether this version of transformers has the architecture."""
+    """Whether this version of transformers has the architecture, without a fault of its own."""
     model = MODELS[name] if name in MODELS else REFUSED[name][0]
-    return hasattr(transformers, model.config)
+    return hasattr(transformers, model.config) and Version(transformers.__version__) >= Version(model.since)
 
 
 def decoder(prefix: str, recurrent: bool = False, **sizes: Any) -> Model:
@@ -272,7 +277,10 @@ FULL: dict[str, Model] = {
     "t5": Model("T5ForConditionalGeneration", "T5Config", T5),
     "t5 (encoder)": Model("T5EncoderModel", "T5Config", T5 | {"is_encoder_decoder": False}, causal=False),
     "mt5": Model("MT5ForConditionalGeneration", "MT5Config", T5),
-    "umt5": Model("UMT5ForConditionalGeneration", "UMT5Config", T5),
+    "umt5": Model(
+        "UMT5ForConditionalGeneration", "UMT5Config", T5, since="5.24",
+        wrong="in transformers 5.17 UMT5's decoder sees later tokens (findings/)",
+    ),
     "longt5": Model("LongT5ForConditionalGeneration", "LongT5Config", T5 | {"local_radius": 4}),
 }  # fmt: skip
 MODELS = {**LOCAL, **FULL}

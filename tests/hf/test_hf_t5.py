@@ -10,7 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
 from helpers.hf_masks import LargestTensor
-from helpers.hf_models import T5, VOCAB
+from helpers.hf_models import MODELS, T5, VOCAB, has
 from helpers.hf_patched import IDS, MASK, logits
 
 import lckernels
@@ -21,7 +21,9 @@ from lckernels.hf.masks.descriptor import NotServed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+umt5_is_causal = pytest.mark.skipif(not has("umt5"), reason=MODELS["umt5"].wrong)
 DECODER_IDS = torch.randint(5, VOCAB, (2, 13), generator=torch.Generator().manual_seed(4))
+UMT5 = pytest.param("umt5", marks=umt5_is_causal)
 CLASSES = {
     "t5": ("T5ForConditionalGeneration", "T5Config"),
     "mt5": ("MT5ForConditionalGeneration", "MT5Config"),
@@ -77,7 +79,7 @@ def test_the_bias_is_that_of_the_layer(name, max_distance, num_buckets):
             assert replacements(layer)["compute_bias"](layer, 3, 3) is None
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", ["t5", "mt5", UMT5, "switch", "longt5", "pop2piano"])
 def test_outputs(name):
     model = make(name)
     expected = outputs(model)
@@ -104,7 +106,7 @@ def test_no_tensor_has_a_value_per_query_and_key():
 
 
 @pytest.mark.parametrize("checkpoints", [None, False, True], ids=["", "checkpoints", "reentrant"])
-@pytest.mark.parametrize("name", ["t5", "umt5"])
+@pytest.mark.parametrize("name", ["t5", UMT5])
 def test_gradients(name, checkpoints):
     def gradients(patched):
         model = make(name, torch.float64).train()
@@ -131,7 +133,7 @@ GENERATE = {
 
 
 @pytest.mark.parametrize("mode", GENERATE)
-@pytest.mark.parametrize("name", ["t5", "umt5"])
+@pytest.mark.parametrize("name", ["t5", UMT5])
 def test_generate(name, mode):
     model = make(name)
     # Longer than the largest distance.
@@ -151,6 +153,8 @@ def test_attention_weights():
     inputs = {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": DECODER_IDS}
     with torch.no_grad():
         expected = model(**inputs, output_attentions=True)
+        if not expected["encoder_attentions"]:
+            pytest.skip("T5 of this version of transformers returns no weights")
         lckernels.patch(model)
         ours = model(**inputs, output_attentions=True)
     for name in ("encoder_attentions", "decoder_attentions", "cross_attentions"):
