@@ -61,14 +61,16 @@ class Stream:
         self.encoder = encoder
         self._leading = _special_tokens("leading", leading, encoder.special_tokens[0])
         self._trailing = _special_tokens("trailing", trailing, encoder.special_tokens[1])
-        self._content = self._leading.new_empty(0)
+        self._step = self._room - encoder.overlap
+        self._content = self._leading.new_empty(0)  # from the first chunk on that has a state to come
+        self._num_dropped = 0  # tokens before `_content`, a multiple of the step
         self._num_final = 0
-        self._states: dict[int, Tensor] = {}  # (chunk_len, dim) of the chunks that stay, by their number
+        self._states: dict[int, Tensor] = {}  # (chunk_len, dim) of the chunks of `_content` that stay
 
     @property
     def num_tokens(self) -> int:
         """Tokens so far, special tokens included."""
-        return len(self._leading) + len(self._content) + len(self._trailing)
+        return self._num_dropped + len(self._leading) + len(self._content) + len(self._trailing)
 
     @property
     def num_final(self) -> int:
@@ -98,17 +100,20 @@ class Stream:
             self.encoder.chunking.num_special,
         )  # fmt: skip
         check_token_ids(batch, self.encoder.model)
-        lengths, first = batch.lengths, self._num_final
-        chunks = chunk_documents(batch.flat_first, lengths, batch.num_entries, self.encoder.chunking)
-        ends = _ends(chunks)
+        # Numbers of chunks, and positions, count from those that were dropped.
+        chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, self.encoder.chunking)
+        first, ends = self._num_final - self._num_dropped, _ends(chunks)
         missing = [n for n, end in enumerate(ends) if end > first and n not in self._states]
         states = {**self._states, **self._read(batch, chunks, missing)}
-        merged = self._merge(chunks, {n: x for n, x in states.items() if ends[n] > first})
-        self._content, self._num_final = content, max(first, self._begin_of_last(len(content)))
-        stay = range(self._num_staying(len(content)))
-        self._states = {n: x for n, x in states.items() if n in stay and ends[n] > self._num_final}
-        num_final = self._num_final - first
-        return StreamStates(first, merged[:num_final], merged[num_final:])
+        merged = self._merge(chunks, first, {n: x for n, x in states.items() if ends[n] > first})
+        final = max(first, self._begin_of_last(len(content)))
+        stays = self._num_staying(len(content))
+        drop = next(n for n, end in enumerate(ends) if end > final)
+        self._states = {n - drop: x for n, x in states.items() if drop <= n < stays}
+        self._content = content[drop * self._step :]
+        self._num_dropped += drop * self._step
+        begin, self._num_final = self._num_final, self._num_final + final - first
+        return StreamStates(begin, merged[: final - first], merged[final - first :])
 
     @property
     def _room(self) -> int:
@@ -124,7 +129,7 @@ class Stream:
     def _num_staying(self, num_content: int) -> int:
         """Chunks that a longer sequence has too: the full ones that begin at a multiple of the step."""
         over = num_content - self._room
-        return 0 if over < 0 else over // (self._room - self.encoder.overlap) + 1
+        return 0 if over < 0 else over // self._step + 1
 
     def _read(self, batch: Batch, chunks: Chunks, numbers: list[int]) -> dict[int, Tensor]:
         """The states (chunk_len, dim) of these chunks, by number; chunks of one sequence have one length."""
@@ -145,12 +150,15 @@ class Stream:
                 states.update(zip(some, state.to(device), strict=True))
         return states
 
-    def _merge(self, chunks: Chunks, states: dict[int, Tensor]) -> Tensor:
-        """The merged states from the first position that is not final to the end."""
+    def _merge(self, chunks: Chunks, first: int, states: dict[int, Tensor]) -> Tensor:
+        """The merged states from `first`, which is not final, to the end."""
         numbers = sorted(states)
         segments = chunks.segments[torch.isin(chunks.segments[:, Column.ROW], torch.tensor(numbers))].clone()
+        if self._num_dropped:  # the first chunk is not that of the sequence
+            segments = segments[segments[:, Column.START] >= len(self._leading)]
+            segments[segments[:, Column.ROW] == 0, Column.STARTS_DOCUMENT] = 0
         if self.encoder.weights == "crop":  # each position is kept once, so those that are final leave
-            segments = _without_first(segments, self._num_final)
+            segments = _without_first(segments, first)
         begin = int(segments[:, Column.START].min())
         segments[:, Column.ROW] = torch.searchsorted(
             torch.tensor(numbers), segments[:, Column.ROW].contiguous()
@@ -160,8 +168,9 @@ class Stream:
             segments, num_chunks=len(numbers), chunk_len=chunks.chunk_len, total_len=chunks.total_len - begin
         )
         rows = torch.stack([states[number] for number in numbers])
-        weights = "uniform" if chunks.num_chunks == 1 else self.encoder.weights
-        return overlap_merge(rows, plan.to(rows.device), weights)[self._num_final - begin :]
+        is_whole = chunks.num_chunks == 1 and not self._num_dropped
+        weights = "uniform" if is_whole else self.encoder.weights
+        return overlap_merge(rows, plan.to(rows.device), weights)[first - begin :]
 
 
 def _ends(chunks: Chunks) -> list[int]:
