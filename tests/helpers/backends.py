@@ -62,5 +62,6 @@ def scaled_count(count: int) -> int:
     return -(-count // 10) if TESTED == "triton" and DEVICE == "cpu" else count
 
 
+compiled = pytest.mark.skipif(bool(registry.availability()["cpu"]), reason="_C.so was not built")
 not_interpreted = pytest.mark.skipif(TESTED == "triton", reason="takes minutes in Triton's interpreter")
 requires_fallbacks = pytest.mark.skipif(TESTED != "cpu", reason="LCKERNELS names a backend: no fallback")

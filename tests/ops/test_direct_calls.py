@@ -2,12 +2,10 @@
 
 import pytest
 import torch
+from helpers.backends import compiled
 
 from lckernels import plan_chunks
-from lckernels.backends import registry
 from lckernels.fields import window_options
-
-compiled = pytest.mark.skipif(bool(registry.availability()["cpu"]), reason="_C.so was not built")
 
 sizes_that_do_not_fit = pytest.mark.parametrize(
     ("q", "k", "v"),

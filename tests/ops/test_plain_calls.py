@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from helpers.backends import compiled
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,7 +36,6 @@ CALLS = {
     "chunked_attention": (lambda x: lckernels.chunked_attention(x, x, x, PLAN), (20, 2, 8)),
     "merge_attention_states": (merge_states, (1, 6, 2, 8)),
 }
-compiled = pytest.mark.skipif(bool(registry.availability()["cpu"]), reason="_C.so was not built")
 each_op = pytest.mark.parametrize("name", CALLS)
 
 
