@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lckernels.inner_forward import INNER
+
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs", "_hf_hook",  # the last is accelerate's, for offloaded weights
@@ -43,6 +45,7 @@ def copy_without_hooks(
         # Not by eval(), which some modules override: on shared weights that would change the model.
         module.training = False
         # A method of the instance is a wrapper, which may refer to the model itself.
+        module.__dict__.pop(INNER, None)
         for name in [name for name in module.__dict__ if callable(getattr(type(module), name, None))]:
             del module.__dict__[name]
     return result

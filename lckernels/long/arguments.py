@@ -1,11 +1,77 @@
-"""Integer arguments: sequence lengths, a prefix, sentence boundaries; validated and copied to the CPU."""
+"""Arguments of LongEncoder: options, sequence lengths, leading tokens, sentence boundaries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from lckernels.checks import bad, integers
+from lckernels.checks import WEIGHTS, bad, integers
+from lckernels.long.attention import check_attention
+from lckernels.long.layer_support import check_layer_merge
 from lckernels.long.sizes import Chunking
+from lckernels.long.summary import SUMMARIES
+from lckernels.plan import Plan
+
+RULES = ("sled", "max_context", "sentence")
+MERGES = ("final", "layer")
+Weights = str | Tensor | Callable[[Plan], Tensor]
+
+
+def check_options(
+    model: nn.Module, weights: Weights, boundaries: str, merge: str, attention: str, summary: str
+) -> None:
+    """Raises ValueError or TypeError for an option that is unknown, or that the model does not support."""
+    if boundaries not in RULES:
+        raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
+    if not (isinstance(weights, Tensor) or callable(weights) or weights in WEIGHTS):
+        got = repr(weights) if isinstance(weights, str) else type(weights).__name__
+        allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
+        raise bad("weights", got, allowed)
+    if isinstance(weights, Tensor) and (weights.dim() != 2 or not weights.is_floating_point()):
+        got = f"shape {tuple(weights.shape)} of {weights.dtype}"
+        raise bad("weights", got, "expected (num_chunks, chunk_len) floating point")
+    if summary not in SUMMARIES:
+        raise bad("summary", repr(summary), f"allowed are {', '.join(SUMMARIES)}")
+    check_attention(model, attention)
+    if merge not in MERGES:
+        raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
+    if merge == "layer":
+        check_layer_merge(model)
+        if attention == "model":
+            raise bad("attention", repr(attention), "merge='layer' requires lckernels' attention")
+        if summary != "first":
+            raise bad("summary", repr(summary), "merge='layer' supports 'first'")
+
+
+def leading_tokens(num_leading: Sequence[int] | Tensor | None, lengths: Tensor, chunking: Chunking) -> Tensor:
+    """(num_sequences,) int64: how many first tokens of each sequence every chunk reads.
+
+    Raises:
+        ValueError: not one number per sequence, a number beyond the sequence, or one that leaves a chunk of a
+            longer sequence no room for content.
+    """
+    if num_leading is None:
+        return torch.full_like(lengths, chunking.num_leading)
+    leads = integers("num_leading", num_leading)
+    if len(leads) != len(lengths):
+        raise bad("num_leading", f"{len(leads)} numbers", f"the input has {len(lengths)} rows")
+    rest = lengths - chunking.num_trailing
+    outside = ((leads < 0) | (leads > rest)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        got = f"{int(leads[row])} tokens in row {row}"
+        allowed = f"the row has {int(rest[row])} tokens before its trailing special tokens"
+        raise bad("num_leading", got, allowed)
+    fixed = chunking.num_prefix + chunking.num_trailing
+    room = chunking.chunk_len - fixed - leads
+    short = ((rest - leads > room) & (room <= chunking.overlap_of(room))).nonzero()
+    if len(short):
+        row = int(short[0])
+        most = chunking.chunk_len - fixed - chunking.min_room
+        got = f"{int(leads[row])} tokens in row {row}"
+        allowed = f"a chunk of {chunking.chunk_len} tokens has room for {most} beside content and overlap"
+        raise bad("num_leading", got, allowed)
+    return leads
 
 
 def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
@@ -23,7 +89,11 @@ def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_speci
 
 
 def content_boundaries(
-    boundaries: Sequence[Sequence[int]] | None, chunking: Chunking, first: Tensor, lengths: Tensor
+    boundaries: Sequence[Sequence[int]] | None,
+    chunking: Chunking,
+    first: Tensor,
+    lengths: Tensor,
+    leads: Tensor,
 ) -> list[list[int]] | None:
     """Columns of each row as offsets into its content; None unless the rule is "sentence".
 
@@ -34,6 +104,7 @@ def content_boundaries(
         chunking: sizes and rule.
         first: (num_rows,) int64, the column of each row's first token.
         lengths: (num_rows,) int64, its tokens.
+        leads: (num_rows,) int64, its leading tokens, as `leading_tokens` returns them.
     """
     name = "sentence_boundaries"
     if boundaries is None:
@@ -45,8 +116,8 @@ def content_boundaries(
         raise bad(name, got, f"expected None with boundaries={chunking.rule!r}")
     if len(boundaries) != len(lengths):
         raise bad(name, got, f"input has {len(lengths)} rows")
-    origins = (first + chunking.num_leading).tolist()
-    contents = (lengths - chunking.num_special).tolist()
+    origins = (first + leads).tolist()
+    contents = (lengths - leads - chunking.num_trailing).tolist()
     offsets = []
     for i, (columns, origin, size) in enumerate(zip(boundaries, origins, contents, strict=True)):
         shifted = integers(f"{name}[{i}]", columns) - origin

@@ -35,12 +35,18 @@ class Chunks:
         widths: tokens of each chunk.
         index: (num_chunks, chunk_len) int64, the entry of the flattened batch that each column reads. Entries
             from num_entries on are the prefix; num_entries + num_prefix is padding.
+        num_leading: (num_documents,) int64, first tokens of each document that all its chunks read.
+        documents: (num_chunks,) int64, the document of each chunk.
+        kept: (num_chunks,) int64, the tokens of content that each chunk keeps by the rule.
     """
 
     segments: Tensor
     cu_seqlens: Tensor
     widths: list[int]
     index: Tensor
+    num_leading: Tensor
+    documents: Tensor
+    kept: Tensor
 
     @property
     def num_chunks(self) -> int:
@@ -82,6 +88,7 @@ def chunk_documents(
     num_entries: int,
     chunking: Chunking,
     boundaries: Sequence[Sequence[int]] | None = None,
+    num_leading: Tensor | None = None,
 ) -> Chunks:
     """The chunks of the documents in a flattened batch.
 
@@ -92,12 +99,18 @@ def chunk_documents(
         chunking: sizes and rule.
         boundaries: for the rule "sentence", the offsets in each document's content at which a chunk's kept
             part may end.
+        num_leading: (num_documents,) int64, first tokens of each that all its chunks read. Default: those of
+            `chunking`.
     """
-    lead, trail = chunking.num_leading, chunking.num_trailing
-    content_col = lead + chunking.num_prefix
-    row_document, row_offset, row_content, content_segments = _content_rows(lengths, chunking, boundaries)
+    trail = chunking.num_trailing
+    if num_leading is None:
+        num_leading = torch.full_like(lengths, chunking.num_leading)
+    row_document, row_offset, row_content, content_segments = _content_rows(
+        lengths, num_leading, chunking, boundaries
+    )
     num_chunks = len(row_document)
-    widths = row_content + content_col + trail
+    row_col = num_leading[row_document] + chunking.num_prefix  # where the content begins
+    widths = row_content + row_col + trail
 
     # Longest first: a micro-batch is a range of rows of nearly equal width.
     order = widths.argsort(descending=True, stable=True)
@@ -107,14 +120,21 @@ def chunk_documents(
     documents = torch.arange(len(lengths), device="cpu")
     last_row = torch.searchsorted(row_document, documents, right=True) - 1
     first_row = torch.searchsorted(row_document, documents)
-    trailing_col = content_col + row_content[last_row]
+    trailing_col = (row_col + row_content)[last_row]
+    kept = torch.zeros(num_chunks, dtype=torch.int64, device="cpu")
+    sizes = content_segments[:, Column.KEEP_END] - content_segments[:, Column.KEEP_START]
+    kept[content_segments[:, Column.ROW]] = sizes
     segments = [content_segments]
-    if lead:
-        segments.append(_special_segments(new_row[first_row], torch.zeros_like(ends), ends - lengths, lead))
+    if num_leading.any():
+        leading_col = torch.zeros_like(ends)
+        segments.append(_special_segments(new_row[first_row], leading_col, ends - lengths, num_leading))
     if trail:
-        segments.append(_special_segments(new_row[last_row], trailing_col, ends - trail, trail))
+        size = torch.full_like(ends, trail)
+        segments.append(_special_segments(new_row[last_row], trailing_col, ends - trail, size))
 
-    content_end = (content_col + row_content)[order, None]
+    content_col = row_col[order, None]
+    content_end = content_col + row_content[order, None]
+    lead = num_leading[row_document][order, None]
     base = first[row_document][order, None]
     column = torch.arange(int(widths.max()), device="cpu")
     index = base + lead + row_offset[order, None] + (column - content_col)
@@ -128,6 +148,9 @@ def chunk_documents(
         cu_seqlens=torch.cat([ends.new_zeros(1), ends]),
         widths=widths[order].tolist(),
         index=index,
+        num_leading=num_leading,
+        documents=row_document[order],
+        kept=kept,
     )
 
 
@@ -154,32 +177,22 @@ def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> 
 
 
 def _content_rows(
-    lengths: Tensor, chunking: Chunking, boundaries: Sequence[Sequence[int]] | None
+    lengths: Tensor, leads: Tensor, chunking: Chunking, boundaries: Sequence[Sequence[int]] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each row's document, offset in that document's content and content length, in document order.
 
     The fourth result is segments (num_segments, 8): the content's positions in the packed output.
     """
-    content = lengths - chunking.num_special
-    filled = (content > 0).nonzero().squeeze(1)
+    content = lengths - leads - chunking.num_trailing
     empty = (content == 0).nonzero().squeeze(1)
-    segments = torch.zeros(0, 8, dtype=torch.int64, device="cpu")
-    document = filled[:0]
-    if len(filled):
-        planned = plan_segments(
-            content[filled].tolist(),
-            chunking.chunk_len,
-            chunking.overlap,
-            rule=chunking.rule,
-            boundaries=None if boundaries is None else [boundaries[i] for i in filled.tolist()],
-            num_leading=chunking.num_leading + chunking.num_prefix,
-            num_trailing=chunking.num_trailing,
-        )
-        segments = planned.segments.long()
-        cu_seqlens = torch.tensor(planned.cu_seqlens, device="cpu")
-        index = torch.searchsorted(cu_seqlens, segments[:, Column.START].contiguous(), right=True) - 1
-        document = filled[index]
-        segments[:, Column.START] -= cu_seqlens[index]
+    documents, parts = [empty[:0]], [torch.zeros(0, 8, dtype=torch.int64, device="cpu")]
+    # Documents with as many leading tokens have as much room for content in a chunk.
+    for lead in leads[content > 0].unique().tolist():
+        document = ((content > 0) & (leads == lead)).nonzero().squeeze(1)
+        of_lead, segments = _plan(document, content, lead, chunking, boundaries)
+        documents.append(of_lead)
+        parts.append(segments)
+    document, segments = torch.cat(documents), torch.cat(parts)
     # A document of special tokens alone is one row without content.
     row_document, order = torch.cat([document, empty]).sort(stable=True)
     none = empty.new_zeros(len(empty))
@@ -187,12 +200,40 @@ def _content_rows(
     row_content = torch.cat([segments[:, Column.LENGTH], none])[order]
     rows = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device="cpu"))
     segments[:, Column.ROW] = rows[: len(segments)]
-    segments[:, Column.START] += (lengths.cumsum(0) - lengths)[document] + chunking.num_leading
+    segments[:, Column.START] += (lengths.cumsum(0) - lengths + leads)[document]
     return row_document, row_offset, row_content, segments
 
 
-def _special_segments(row: Tensor, col: Tensor, start: Tensor, length: int) -> Tensor:
-    """(num_documents, 8): `length` special tokens per document, kept whole."""
-    size = torch.full_like(row, length)
+def _plan(
+    documents: Tensor,
+    content: Tensor,
+    lead: int,
+    chunking: Chunking,
+    boundaries: Sequence[Sequence[int]] | None,
+) -> tuple[Tensor, Tensor]:
+    """The document of each chunk of `documents`, and segments (num_chunks, 8) that begin in its content."""
+    lengths = content[documents]
+    room = chunking.chunk_len - lead - chunking.num_prefix - chunking.num_trailing
+    # Chunks of a document that is one chunk have no overlap, whatever the room.
+    room = max(room, 1)
+    overlap = min(int(chunking.overlap_of(torch.tensor(room))), room - 1)
+    planned = plan_segments(
+        lengths.tolist(),
+        chunking.chunk_len,
+        overlap,
+        rule=chunking.rule,
+        boundaries=None if boundaries is None else [boundaries[i] for i in documents.tolist()],
+        num_leading=lead + chunking.num_prefix,
+        num_trailing=chunking.num_trailing,
+    )
+    segments = planned.segments.long()
+    cu_seqlens = torch.tensor(planned.cu_seqlens, device="cpu")
+    index = torch.searchsorted(cu_seqlens, segments[:, Column.START].contiguous(), right=True) - 1
+    segments[:, Column.START] -= cu_seqlens[index]
+    return documents[index], segments
+
+
+def _special_segments(row: Tensor, col: Tensor, start: Tensor, size: Tensor) -> Tensor:
+    """(num_documents, 8): the special tokens at one end of each document, `size` of them, kept whole."""
     one = torch.ones_like(row)
     return torch.stack([row, col, start, size, torch.zeros_like(row), size, one, one], dim=1)

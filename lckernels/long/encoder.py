@@ -6,34 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import WEIGHTS, bad, integer, integers
+from lckernels.checks import bad, integer, integers
 from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
-from lckernels.long.arguments import content_boundaries, sequence_lengths
-from lckernels.long.attention import AttentionContexts, check_attention
-from lckernels.long.batches import Batch, Entries, check_embeds, check_prefix, check_token_ids, read_batch
-from lckernels.long.chunking import Chunks, Rows, chunk_documents, micro_batches
+from lckernels.long.arguments import (
+    Weights,
+    check_options,
+    content_boundaries,
+    leading_tokens,
+    sequence_lengths,
+)
+from lckernels.long.attention import AttentionContexts
+from lckernels.long.batches import check_embeds, check_prefix, check_token_ids, read_batch
+from lckernels.long.chunking import Chunks, Rows, chunk_documents
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors
-from lckernels.long.layer_merge import run_rows
-from lckernels.long.layer_rows import PackedRows
-from lckernels.long.layer_support import check_layer_merge
-from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
+from lckernels.long.run import run_batch
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.stream import Stream
-from lckernels.long.trial import check_row_length, try_at_call
+from lckernels.long.trial import try_at_call
 from lckernels.long.unchanged import unchanged_by_calls
 from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
-from lckernels.progress import token_bar
-
-RULES = ("sled", "max_context", "sentence")
-MERGES = ("final", "layer")
-Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
 class LongEncoder(EncoderWrapper):
@@ -55,7 +53,10 @@ class LongEncoder(EncoderWrapper):
             `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call requires
             sentence_boundaries.
         special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].
-            Every chunk gets them; their own states come from the first and the last chunk.
+            Every chunk gets them.
+        summary: states of the leading special tokens: "first" (default), those of the first chunk; "mean",
+            their mean over the chunks, each weighted by the tokens that it keeps by the rule of `boundaries`.
+            The states of the trailing ones come from the last chunk.
         prefix: token ids that every chunk reads after its leading special tokens; their states are dropped.
         merge: "final" (default) runs the model on every chunk and merges its results. "layer" runs it once on
             the whole sequence and merges after each layer's attention: all else of the model runs once per
@@ -68,6 +69,8 @@ class LongEncoder(EncoderWrapper):
             before.
         max_tokens: bound on the tokens of a micro-batch. A longer chunk is a micro-batch of its own; with
             merge="layer" a longer sequence is, and its feed-forward runs in pieces of at most max_tokens.
+        recompute: the backward runs each micro-batch again, so that a call with gradients stores the merged
+            states and the activations of one micro-batch.
         output_device: where chunks are merged and results returned. Default: the model's device.
         progress: show a progress bar (tqdm) over the tokens read.
 
@@ -86,10 +89,12 @@ class LongEncoder(EncoderWrapper):
         boundaries: str = "sled",
         *,
         special_tokens: tuple[int, int] = (1, 1),
+        summary: str = "first",
         prefix: Sequence[int] | Tensor | None = None,
         merge: str = "final",
         attention: str = "auto",
         max_tokens: int = 4096,
+        recompute: bool = False,
         output_device: torch.device | str | None = None,
         progress: bool = False,
     ) -> None:
@@ -97,27 +102,14 @@ class LongEncoder(EncoderWrapper):
         if isinstance(model, LongEncoder):
             raise TypeError("model: got a LongEncoder; pass the encoder in it, its attribute model")
         self.trial = check_encoder(model)
-        if boundaries not in RULES:
-            raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
-        if not (isinstance(weights, Tensor) or callable(weights) or weights in WEIGHTS):
-            got = repr(weights) if isinstance(weights, str) else type(weights).__name__
-            allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
-            raise bad("weights", got, allowed)
-        if isinstance(weights, Tensor) and (weights.dim() != 2 or not weights.is_floating_point()):
-            got = f"shape {tuple(weights.shape)} of {weights.dtype}"
-            raise bad("weights", got, "expected (num_chunks, chunk_len) floating point")
         max_tokens = integer("max_tokens", max_tokens, 1)
-        check_attention(model, attention)
-        if merge not in MERGES:
-            raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
-        if merge == "layer":
-            check_layer_merge(model)
-            if attention == "model":
-                raise bad("attention", repr(attention), "merge='layer' requires lckernels' attention")
+        check_options(model, weights, boundaries, merge, attention, summary)
         self.model = model
         self.training = model.training
         self.weights = weights
+        self.summary = summary
         self.merge = merge
+        self.recompute = bool(recompute)
         self.attention = attention
         self._attention_contexts = AttentionContexts()
         self._rotary = dynamic_rotary(model)
@@ -153,10 +145,12 @@ class LongEncoder(EncoderWrapper):
             "weights": self.weights,
             "boundaries": self.boundaries,
             "special_tokens": self.special_tokens,
+            "summary": self.summary,
             "prefix": self.prefix.tolist(),
             "merge": self.merge,
             "attention": self.attention,
             "max_tokens": self.max_tokens,
+            "recompute": self.recompute,
         }
 
     @property
@@ -201,7 +195,9 @@ class LongEncoder(EncoderWrapper):
     ) -> Chunks:
         lengths = sequence_lengths("lengths", lengths, self.chunking.num_special)
         first = lengths.cumsum(0) - lengths
-        offsets = content_boundaries(sentence_boundaries, self.chunking, torch.zeros_like(lengths), lengths)
+        chunking, zeros = self.chunking, torch.zeros_like(lengths)
+        leads = leading_tokens(None, lengths, chunking)
+        offsets = content_boundaries(sentence_boundaries, chunking, zeros, lengths, leads)
         return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets)
 
     def explain(self, seqlen: int | Sequence[int]) -> Explanation:
@@ -263,6 +259,7 @@ class LongEncoder(EncoderWrapper):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         sentence_boundaries: Sequence[Sequence[int]] | None = None,
+        num_leading: Sequence[int] | Tensor | None = None,
         **unsupported: Any,
     ) -> Any:
         """Hidden states of sequences of any length.
@@ -279,6 +276,8 @@ class LongEncoder(EncoderWrapper):
             return_dict: False returns a tuple. Default: the model's config.
             sentence_boundaries: for boundaries="sentence": per row the columns of input_ids at which a
                 sentence begins, as `lckernels.sentences.token_boundaries` returns them.
+            num_leading: per row, how many of its first tokens every chunk reads, as a question before its
+                context; special tokens included. Default: special_tokens[0]. `summary` merges their states.
 
         Returns:
             The model's own output class: last_hidden_state (batch, seqlen, dim), rows of padding zero;
@@ -312,18 +311,15 @@ class LongEncoder(EncoderWrapper):
         check_embeds(batch, model)
         warn_without_special_tokens(batch, self.special_ids)
         self._prepare()
-        if self._is_one_call(batch, sentence_boundaries):
-            states = self._run_whole(batch, outputs)
-        else:
-            states = self._run(batch, outputs, sentence_boundaries)
-        output = outputs.build(states)
+        states = run_batch(self, batch, outputs, sentence_boundaries, num_leading)
+        output = outputs.build(states, self._pool)
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else output.to_tuple()
 
     def _prepare(self) -> None:
         if self.trial is None:
-            self.trial = try_at_call(self.model, self.device)
+            self.trial = try_at_call(self.model, self.device, self._model_call)
         if self._rotary:
             reset_frequencies(self._rotary, self.device)
 
@@ -333,63 +329,19 @@ class LongEncoder(EncoderWrapper):
         return Rows.ANY if self.trial is None else self.trial.rows
 
     @property
+    def _model_call(self) -> Callable[..., Any]:
+        """What runs the model on a chunk; `lengthen` has a call of its own."""
+        return self.model
+
+    @property
     def _call(self) -> Callable[..., Any]:
-        """The model's call; a model whose rows are of any lengths does not change in one."""
-        return self.model if self._rows is Rows.ANY else unchanged_by_calls(self.model)
+        """As `_model_call`; a model whose rows are of any lengths does not change in a call."""
+        call = self._model_call
+        return call if self._rows is Rows.ANY else unchanged_by_calls(self.model, call)
 
-    def _is_one_call(self, batch: Batch, sentence_boundaries: object) -> bool:
-        """Whether the result is that of the model, called with the arguments: no plan and no merge."""
-        chunking = self.chunking
-        rows, seqlen = batch.shape
-        return (
-            batch.whole
-            and seqlen <= chunking.chunk_len
-            and len(micro_batches([seqlen] * rows, self.max_tokens, self._rows)) == 1
-            and self.merge == "final"
-            and isinstance(self.weights, str)
-            and chunking.num_prefix == 0
-            and chunking.rule != "sentence"
-            and sentence_boundaries is None
-            and not self.progress
-        )
-
-    def _run_whole(self, batch: Batch, outputs: Outputs) -> list[Tensor]:
-        """The model's own states (batch, seqlen, dim)."""
-        check_row_length(self.model, self.trial, [batch.shape[1]])
-        device, options = self.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
-        with self._attention_contexts.of(self.model, self.attention, batch.shape[1]):
-            output = self._call(**batch.on(device), **options)
-        states = outputs.states(output, batch.shape)
-        return [state.to(self.output_device or device) for state in states]
-
-    def _run(
-        self, batch: Batch, outputs: Outputs, sentence_boundaries: Sequence[Sequence[int]] | None
-    ) -> list[Tensor]:
-        """The merged states (batch, seqlen, dim) of all chunks."""
-        chunking = self.chunking
-        offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths)
-        chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets)
-        weights = self.weights(chunks.plan) if callable(self.weights) else self.weights
-        device = self.device
-        entries = batch.entries(device, self.prefix, self.model)
-        run = self._run_rows if self.merge == "layer" else self._run_chunks
-        merged = run(entries, chunks, outputs, weights, self.output_device or device)
-        return [batch.unpack(state) for state in merged]
-
-    def _run_chunks(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
-        """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
-        check_row_length(self.model, self.trial, chunks.widths)
-        ranges = micro_batches(chunks.widths, self.max_tokens, self._rows)
-        attention = self._attention_contexts.of(self.model, self.attention, chunks.chunk_len)
-        with attention, token_bar(chunks.num_tokens, "LongEncoder", self.progress) as advance:
-            return run_chunks(self._call, entries, chunks, outputs, *merge, ranges, advance)
-
-    def _run_rows(self, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any) -> list[Tensor]:
-        """merge="layer": the states (total_len, dim) of rows of whole documents."""
-        rows = PackedRows(chunks, self.chunking, self.max_tokens)
-        attention = self._attention_contexts.of(self.model, "lckernels", chunks.chunk_len, self.max_tokens)
-        with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", self.progress) as advance:
-            return run_rows(self.model, entries, rows, outputs, *merge, advance)
+    def _pool(self, states: Tensor) -> Tensor | None:
+        """The pooler_output of merged states (batch, seqlen, dim)."""
+        return None
 
     def extra_repr(self) -> str:
         return (

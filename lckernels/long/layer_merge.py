@@ -18,6 +18,7 @@ from lckernels.long.positions import chunk_positions
 
 def run_rows(
     model: nn.Module,
+    call: Callable[..., Any],
     entries: Entries,
     rows: PackedRows,
     outputs: Outputs,
@@ -27,7 +28,8 @@ def run_rows(
 ) -> list[Tensor]:
     """The states (total_len, dim) on `device`, in the order of `Outputs.states`.
 
-    Requires lckernels' attention in the model. `advance` receives the number of tokens read.
+    Requires lckernels' attention in the model, which `call` runs. `advance` receives the number of tokens
+    read.
     """
     positions = chunk_positions(model, rows.chunks.index, entries.sources.get("input_ids"))
     layers = getattr(model.config, "num_hidden_layers", 1)
@@ -37,7 +39,8 @@ def run_rows(
         done = [row.num_tokens * n // layers for n in range(layers + 1)]
         shares = (after - before for before, after in pairwise(done))
         output = _run_row(
-            model,
+            call,
+            type(model).__name__,
             entries,
             row,
             lambda shares=shares: advance(next(shares, 0)),
@@ -51,9 +54,14 @@ def run_rows(
 
 
 def _run_row(
-    model: nn.Module, entries: Entries, row: PackedRow, on_layer: Callable[[], None], **options: Any
+    call: Callable[..., Any],
+    name: str,
+    entries: Entries,
+    row: PackedRow,
+    on_layer: Callable[[], None],
+    **options: Any,
 ) -> Any:
-    """The model's output for one row; `on_layer` is called after each attention layer."""
+    """The output of the model `name` for one row; `on_layer` is called after each attention layer."""
     from lckernels.hf.masks.chunk_mask import ChunkMask
 
     mask = ChunkMask.of_shape(1, 1, row.num_tokens, row.num_tokens, device=entries.device)
@@ -61,12 +69,12 @@ def _run_row(
     mask.weights = row.weights.to(entries.device) if isinstance(row.weights, Tensor) else row.weights
     calls = []
     mask.on_layer = lambda: calls.append(on_layer())
-    output = model(
+    output = call(
         **entries.gather(row.entries[None].to(entries.device), [row.num_tokens]),
         attention_mask=mask,
         position_ids=row.positions[None].to(entries.device),
         **options,
     )
     if not calls:
-        raise TypeError(f"model: {type(model).__name__} ran without lckernels' attention; use merge='final'")
+        raise TypeError(f"model: {name} ran without lckernels' attention; use merge='final'")
     return output

@@ -1,15 +1,19 @@
 """merge="final": the model runs on every chunk; the chunks' hidden states are merged into one sequence."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lckernels.functional import overlap_merge
 from lckernels.long.batches import Entries
 from lckernels.long.chunking import Chunks
 from lckernels.long.outputs import Outputs
+from lckernels.long.summary import LeadingStates
 from lckernels.plan import Plan
 
 
@@ -22,18 +26,30 @@ def run_chunks(
     device: torch.device | str,
     ranges: list[tuple[int, int]],
     advance: Callable[[int], object],
+    attention: Callable[[], AbstractContextManager[None]],
+    *,
+    summary: str,
+    recompute: bool,
 ) -> list[Tensor]:
     """The states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
 
-    The model runs on each of the ranges of chunks; `advance` receives the number of tokens read.
+    The model runs on each of the ranges of chunks, each in a context of `attention`; `advance` receives the
+    number of tokens read.
     """
     gathered: list[ChunkStates] = []
+
+    def read(inputs: dict[str, Tensor], shape: tuple[int, int]) -> list[Tensor]:
+        with attention():
+            output = model(**inputs, output_hidden_states=outputs.hidden_states, return_dict=True)
+        return outputs.states(output, shape)
+
+    if recompute and torch.is_grad_enabled():
+        read = partial(checkpoint, read, use_reentrant=False)
     for start, stop in ranges:
         index = chunks.index[start:stop, : chunks.widths[start]].to(entries.device)
         widths = chunks.widths[start:stop]
         inputs = entries.gather(index, widths)
-        output = model(**inputs, output_hidden_states=outputs.hidden_states, return_dict=True)
-        states = outputs.states(output, tuple(index.shape))
+        states = read(inputs, tuple(index.shape))
         gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
         for rows, state in zip(gathered, states, strict=True):
             rows.add(state)
@@ -41,7 +57,9 @@ def run_chunks(
     # Without overlap every weight is the same, and uniform ones divide by exactly 1.
     if isinstance(weights, str) and chunks.num_chunks == chunks.num_documents:
         weights = "uniform"
-    return [rows.merge(weights) for rows in gathered]
+        summary = "first"
+    leading = LeadingStates(chunks, device) if summary == "mean" and chunks.num_leading.any() else None
+    return [rows.merge(weights, leading) for rows in gathered]
 
 
 class ChunkStates:
@@ -73,10 +91,16 @@ class ChunkStates:
             self.parts.append(nn.functional.pad(state.to(self.plan.device), padding))
         self.rows += rows
 
-    def merge(self, weights: str | Tensor) -> Tensor:
-        """(total_len, dim) in the states' dtype; frees the chunks."""
+    def merge(self, weights: str | Tensor, leading: LeadingStates | None) -> Tensor:
+        """(total_len, dim) in the states' dtype; frees the chunks.
+
+        Args:
+            weights: as in LongEncoder.
+            leading: what merges the first tokens; None: they are those of the first chunk.
+        """
         chunks = torch.cat(self.parts) if self.buffer is None else self.buffer
         self.parts, self.buffer = [], None
         if isinstance(weights, Tensor):
             weights = weights.to(chunks.device)
-        return overlap_merge(chunks, self.plan, weights)
+        merged = overlap_merge(chunks, self.plan, weights)
+        return merged if leading is None else leading.replace(merged, chunks)

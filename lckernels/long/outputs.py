@@ -1,5 +1,6 @@
 """The hidden states in a model's outputs, and an output of the same class with merged ones."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class Outputs:
         self.hidden_states = hidden_states
         self.output_class: type | None = None
         self.last_is_layer = False
+        self.is_pooled = False
 
     def states(self, output: Any, shape: tuple[int, int]) -> list[Tensor]:
         """The last state, then, if hidden states are requested, those of all layers.
@@ -43,6 +45,7 @@ class Outputs:
                 self._wrong_shape(tuple(state.shape), shape, f" in hidden_states[{i - 1}]" if i else "")
         if self.output_class is None:
             self.output_class = type(output)
+            self.is_pooled = getattr(output, "pooler_output", None) is not None
             self.last_is_layer = states[-1] is last and len(states) > 1
         return states[:-1] if self.last_is_layer else states
 
@@ -56,10 +59,16 @@ class Outputs:
             f"model: got {name}, which returns {found}{where} for {expected}; expected one state per token"
         )
 
-    def build(self, states: list[Tensor]) -> Any:
-        """The model's output class with `states`, in the order of `states()`."""
+    def build(self, states: list[Tensor], pool: Callable[[Tensor], Tensor | None]) -> Any:
+        """The model's output class with `states`, in the order of `states()`.
+
+        Args:
+            states: merged, (batch, seqlen, dim) each.
+            pool: the last state -> pooler_output, where the model has one.
+        """
+        pooled = {"pooler_output": pool(states[0])} if self.is_pooled else {}
         hidden_states = {}
         if self.hidden_states:
             layers = (*states[1:], states[0]) if self.last_is_layer else tuple(states[1:])
             hidden_states["hidden_states"] = layers
-        return self.output_class(last_hidden_state=states[0], **hidden_states)
+        return self.output_class(last_hidden_state=states[0], **pooled, **hidden_states)

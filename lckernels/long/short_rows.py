@@ -1,6 +1,8 @@
 """Short rows for a trial run, and a model's states for them."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ class ShortRows:
     Args:
         model: the model.
         device: of the rows.
+        call: what runs the model. Default: the model.
 
     Attributes:
         width: tokens of a row.
@@ -34,8 +37,11 @@ class ShortRows:
         RunError: the model takes embeddings of unknown size.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, call: Callable[..., Any] | None = None
+    ) -> None:
         self.model = model
+        self.call = call or model
         self.width = min(_WIDTH, (usable_positions(model) or (_WIDTH,))[0])
         parameters = inspect.signature(model.forward).parameters
         takes_ids = "input_ids" in parameters or "inputs_embeds" not in parameters
@@ -63,7 +69,7 @@ class ShortRows:
             inputs = {self.argument: rows.clone(), "attention_mask": mask}
             inputs[self.argument][0, tokens:] = self.padding
         try:
-            output = self.model(**inputs, return_dict=True)
+            output = self.call(**inputs, return_dict=True)
         except Exception as error:  # whatever stops the model is the result
             message = str(error).strip().partition("\n")[0]
             raise RunError(f"{type(error).__name__}: {message}") from error

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lckernels.checks import bad, integer
 from lckernels.long.positions import usable_positions
@@ -19,6 +20,7 @@ class Chunking:
         num_leading: special tokens at the beginning of a document, which every chunk gets.
         num_trailing: special tokens at its end, which every chunk gets.
         num_prefix: tokens of the prefix, between the leading special tokens and the content.
+        overlap_given: whether the overlap was given; else it is a quarter of a chunk's content.
     """
 
     chunk_len: int
@@ -27,10 +29,20 @@ class Chunking:
     num_leading: int
     num_trailing: int
     num_prefix: int
+    overlap_given: bool = True
 
     @property
     def num_special(self) -> int:
         return self.num_leading + self.num_trailing
+
+    def overlap_of(self, room: Tensor) -> Tensor:
+        """The overlap of chunks with so many tokens of content each."""
+        return torch.full_like(room, self.overlap) if self.overlap_given else room // 4
+
+    @property
+    def min_room(self) -> int:
+        """The least content of a chunk: more than its overlap."""
+        return self.overlap + 1 if self.overlap_given else 1
 
 
 def resolve_chunking(
@@ -65,10 +77,10 @@ def resolve_chunking(
         sizes += f" and a prefix of {num_prefix}"
     if content < 1:
         raise bad("chunk_len", chunk_len, f"expected room for content beside {sizes}")
-    if overlap is None:
-        overlap = content // 4
+    given = overlap is not None
+    overlap = content // 4 if overlap is None else overlap
     overlap = integer("overlap", overlap)
     if not 0 <= overlap < content:
         allowed = f"expected 0 <= overlap < {content}, the content of a chunk of {chunk_len} with {sizes}"
         raise bad("overlap", overlap, allowed)
-    return Chunking(chunk_len, overlap, rule, leading, trailing, num_prefix)
+    return Chunking(chunk_len, overlap, rule, leading, trailing, num_prefix, given)

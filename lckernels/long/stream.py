@@ -58,6 +58,8 @@ class Stream:
             raise bad("boundaries", "'sentence'", "a stream supports 'sled' and 'max_context'")
         if not isinstance(encoder.weights, str):
             raise bad("weights", type(encoder.weights).__name__, "a stream requires weights by name")
+        if encoder.summary != "first":
+            raise bad("summary", repr(encoder.summary), "a stream supports 'first'")
         self.encoder = encoder
         self._leading = _special_tokens("leading", leading, encoder.special_tokens[0])
         self._trailing = _special_tokens("trailing", trailing, encoder.special_tokens[1])

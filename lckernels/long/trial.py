@@ -64,8 +64,15 @@ def try_copy(model: nn.Module) -> Trial | None:
     return _try(copied, parameter.device)
 
 
-def try_in_place(model: nn.Module, device: torch.device) -> Trial | None:
+def try_in_place(
+    model: nn.Module, device: torch.device, call: Callable[..., Any] | None = None
+) -> Trial | None:
     """A trial run of the model itself, with its hooks, temporarily in eval mode; else as `try_copy`.
+
+    Args:
+        model: the model.
+        device: of the rows.
+        call: what runs the model. Default: the model.
 
     Returns:
         None for weights or rows without values: on the meta device, or under FakeTensorMode.
@@ -75,19 +82,19 @@ def try_in_place(model: nn.Module, device: torch.device) -> Trial | None:
         try:
             for module, _ in modes:
                 module.training = False
-            return _try(model, device, in_place=True)
+            return _try(model, device, call, in_place=True)
         finally:
             for module, training in modes:
                 module.training = training
 
 
-def try_at_call(model: nn.Module, device: torch.device) -> Trial | None:
-    """A trial run at the first call, of a model for which `try_copy` returned None.
+def try_at_call(model: nn.Module, device: torch.device, call: Callable[..., Any]) -> Trial | None:
+    """A trial run at the first call, of a model for which `try_copy` returned None; arguments as there.
 
     Raises:
         TypeError: the model does not return one state per token, or is causal.
     """
-    trial = try_in_place(model, device)
+    trial = try_in_place(model, device, call)
     check_direction(model, trial and trial.sees_later)
     return trial
 
@@ -148,9 +155,14 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
-def _try(model: nn.Module, device: torch.device, in_place: bool = False) -> Trial | None:
+def _try(
+    model: nn.Module,
+    device: torch.device,
+    call: Callable[..., Any] | None = None,
+    in_place: bool = False,
+) -> Trial | None:
     try:
-        rows = ShortRows(model, device)
+        rows = ShortRows(model, device, call)
     except RunError as error:
         return Trial(Rows.ALONE, f"a trial run is not possible ({error})")
     if type(rows.text) is not Tensor:  # under FakeTensorMode nothing can be compared

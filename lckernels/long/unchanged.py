@@ -14,24 +14,24 @@ _locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # of modules 
 _adding = RLock()
 
 
-def unchanged_by_calls(model: nn.Module) -> Callable[..., Any]:
-    """Calls the model, then undoes what the call changed in the model itself, where a family has that.
+def unchanged_by_calls(model: nn.Module, inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs `inner`, then undoes what the call changed in the model itself, where a family has that.
 
     Threads call such a model one after the other; other models do not wait.
     """
     if not is_transformers_model(model):
-        return model
+        return inner
     from lckernels.hf.family import changed_by_calls, changes_undone
 
     changed = changed_by_calls(model)
     if not changed:
-        return model
+        return inner
 
     def call(**inputs: Any) -> Any:
         with _held(changed):
             changes = changes_undone(model)
             try:
-                return model(**inputs)
+                return inner(**inputs)
             finally:
                 for undo in changes:
                     undo()

@@ -1,0 +1,100 @@
+"""A batch of a LongEncoder's call: one call of the model, or chunks that are merged."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lckernels.checks import bad
+from lckernels.long.arguments import content_boundaries, leading_tokens
+from lckernels.long.batches import Batch, Entries
+from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
+from lckernels.long.layer_merge import run_rows
+from lckernels.long.layer_rows import PackedRows
+from lckernels.long.merging import run_chunks
+from lckernels.long.outputs import Outputs
+from lckernels.long.trial import check_row_length
+from lckernels.progress import token_bar
+
+if TYPE_CHECKING:
+    from lckernels.long.encoder import LongEncoder
+
+
+def run_batch(
+    encoder: "LongEncoder",
+    batch: Batch,
+    outputs: Outputs,
+    sentence_boundaries: Sequence[Sequence[int]] | None,
+    num_leading: Sequence[int] | Tensor | None,
+) -> list[Tensor]:
+    """The states (batch, seqlen, dim), in the order of `Outputs.states`; arguments as of a call."""
+    if _is_one_call(encoder, batch, sentence_boundaries):
+        return _run_whole(encoder, batch, outputs)
+    chunking = encoder.chunking
+    if num_leading is not None and encoder.merge == "layer":
+        raise bad("num_leading", type(num_leading).__name__, "expected None with merge='layer'")
+    leads = leading_tokens(num_leading, batch.lengths, chunking)
+    offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths, leads)
+    chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets, leads)
+    weights = encoder.weights(chunks.plan) if callable(encoder.weights) else encoder.weights
+    device = encoder.device
+    entries = batch.entries(device, encoder.prefix, encoder.model)
+    run = _run_rows if encoder.merge == "layer" else _run_chunks
+    merged = run(encoder, entries, chunks, outputs, weights, encoder.output_device or device)
+    return [batch.unpack(state) for state in merged]
+
+
+def _is_one_call(encoder: "LongEncoder", batch: Batch, sentence_boundaries: object) -> bool:
+    """Whether the result is that of the model, called with the arguments: no plan and no merge."""
+    chunking = encoder.chunking
+    rows, seqlen = batch.shape
+    return (
+        batch.whole
+        and seqlen <= chunking.chunk_len
+        and len(micro_batches([seqlen] * rows, encoder.max_tokens, encoder._rows)) == 1
+        and encoder.merge == "final"
+        and isinstance(encoder.weights, str)
+        and chunking.num_prefix == 0
+        and chunking.rule != "sentence"
+        and sentence_boundaries is None
+        and not encoder.progress
+    )
+
+
+def _run_whole(encoder: "LongEncoder", batch: Batch, outputs: Outputs) -> list[Tensor]:
+    """The model's own states (batch, seqlen, dim)."""
+    check_row_length(encoder.model, encoder.trial, [batch.shape[1]])
+    device, options = encoder.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
+    with encoder._attention_contexts.of(encoder.model, encoder.attention, batch.shape[1]):
+        output = encoder._call(**batch.on(device), **options)
+    states = outputs.states(output, batch.shape)
+    return [state.to(encoder.output_device or device) for state in states]
+
+
+def _run_chunks(
+    encoder: "LongEncoder", entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
+) -> list[Tensor]:
+    """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
+    check_row_length(encoder.model, encoder.trial, chunks.widths)
+    ranges = micro_batches(chunks.widths, encoder.max_tokens, encoder._rows)
+
+    def attention() -> Any:
+        return encoder._attention_contexts.of(encoder.model, encoder.attention, chunks.chunk_len)
+
+    options = {"summary": encoder.summary, "recompute": encoder.recompute}
+    with token_bar(chunks.num_tokens, "LongEncoder", encoder.progress) as advance:
+        return run_chunks(
+            encoder._call, entries, chunks, outputs, *merge, ranges, advance, attention, **options
+        )
+
+
+def _run_rows(
+    encoder: "LongEncoder", entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
+) -> list[Tensor]:
+    """merge="layer": the states (total_len, dim) of rows of whole documents."""
+    rows = PackedRows(chunks, encoder.chunking, encoder.max_tokens)
+    attention = encoder._attention_contexts.of(
+        encoder.model, "lckernels", chunks.chunk_len, encoder.max_tokens
+    )
+    with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", encoder.progress) as advance:
+        return run_rows(encoder.model, encoder._model_call, entries, rows, outputs, *merge, advance)

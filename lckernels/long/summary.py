@@ -1,0 +1,51 @@
+"""The states of a sequence's first tokens, which every chunk reads: their mean over the chunks."""
+
+import torch
+from torch import Tensor
+
+from lckernels.functional import overlap_merge
+from lckernels.long.chunking import Chunks
+from lckernels.plan import Plan
+
+SUMMARIES = ("mean", "first")
+
+
+class LeadingStates:
+    """Merges the leading states of all chunks; a chunk has the weight of the tokens it keeps.
+
+    Args:
+        chunks: the chunks of the batch.
+        device: where the states are merged.
+    """
+
+    def __init__(self, chunks: Chunks, device: torch.device | str) -> None:
+        leads = chunks.num_leading  # of each document
+        ends = leads.cumsum(0)
+        length, start = leads[chunks.documents], (ends - leads)[chunks.documents]
+        row = torch.arange(chunks.num_chunks, device="cpu")
+        segments = torch.stack([row, torch.zeros_like(row), start, length], dim=1)
+        self.width = int(leads.max())
+        self.plan = Plan.from_segments(
+            segments,
+            num_chunks=chunks.num_chunks,
+            chunk_len=self.width,
+            total_len=int(ends[-1]),
+            cu_seqlens=torch.cat([ends.new_zeros(1), ends]),
+        ).to(device)
+        # That of a single chunk is 1, by which a division is exact.
+        single = torch.bincount(chunks.documents, minlength=chunks.num_documents) == 1
+        weights = torch.where(single[chunks.documents], 1, chunks.kept.clamp(min=1)).float()
+        self.weights = weights[:, None].expand(-1, self.width).contiguous().to(device)
+        shift = chunks.cu_seqlens[:-1] - (ends - leads)
+        positions = torch.arange(int(ends[-1]), device="cpu") + shift.repeat_interleave(leads)
+        self.positions = positions.to(device)
+
+    def replace(self, merged: Tensor, states: Tensor) -> Tensor:
+        """`merged (total_len, dim)` with the mean in the rows of leading tokens.
+
+        Args:
+            merged: the merged states, which may be overwritten.
+            states: (num_chunks, chunk_len, dim), those of the chunks.
+        """
+        leading = overlap_merge(states[:, : self.width], self.plan, self.weights)
+        return merged.index_copy(0, self.positions, leading)
