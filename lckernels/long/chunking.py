@@ -216,7 +216,7 @@ def _plan(
     room = chunking.chunk_len - lead - chunking.num_prefix - chunking.num_trailing
     # Chunks of a document that is one chunk have no overlap, whatever the room.
     room = max(room, 1)
-    overlap = min(int(chunking.overlap_of(torch.tensor(room))), room - 1)
+    overlap = min(chunking.overlap_of(room), room - 1)
     planned = plan_segments(
         lengths.tolist(),
         chunking.chunk_len,

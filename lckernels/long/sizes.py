@@ -1,9 +1,9 @@
 """The sizes of a chunk: their defaults, and whether they fit the model."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lckernels.checks import bad, integer
 from lckernels.long.positions import usable_positions
@@ -35,9 +35,9 @@ class Chunking:
     def num_special(self) -> int:
         return self.num_leading + self.num_trailing
 
-    def overlap_of(self, room: Tensor) -> Tensor:
-        """The overlap of chunks with so many tokens of content each."""
-        return torch.full_like(room, self.overlap) if self.overlap_given else room // 4
+    def overlap_of(self, room: Any) -> Any:
+        """The overlap of chunks with so many tokens of content each, an int or a tensor of them."""
+        return self.overlap if self.overlap_given else room // 4
 
     @property
     def min_room(self) -> int:
