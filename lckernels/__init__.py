@@ -11,12 +11,16 @@ from lckernels.version import __version__ as __version__
 if TYPE_CHECKING:
     from lckernels.hf.patch import patch, patched, unpatch
     from lckernels.long.encoder import LongEncoder
+    from lckernels.long.lengthen import lengthen, lengthened, unlengthen
 
 # Imported at first use, since they require the extra `hf`; type checkers read the imports above.
 _LAZY = {
     "LongEncoder": "lckernels.long.encoder",
+    "lengthen": "lckernels.long.lengthen",
+    "lengthened": "lckernels.long.lengthen",
     "patch": "lckernels.hf.patch",
     "patched": "lckernels.hf.patch",
+    "unlengthen": "lckernels.long.lengthen",
     "unpatch": "lckernels.hf.patch",
 }
 # Modules of the other public names, which require torch alone.
@@ -38,9 +42,12 @@ __all__ = [
     "LongEncoder",
     "Plan",
     "Score",
+    "lengthen",
+    "lengthened",
     "patch",
     "patched",
     "plan_chunks",
+    "unlengthen",
     "unpatch",
 ]
 if not _IS_COMMAND:

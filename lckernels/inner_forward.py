@@ -10,7 +10,10 @@ INNER = "_lckernels_inner_forward"  # attribute of such a module: the forward th
 
 def wrap_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     """Installs `forward`; the module's own is its attribute INNER from now on."""
-    module.__dict__[INNER] = module.forward
+    inner = module.forward
+    if hasattr(inner, "move"):  # of `patch`
+        inner.move(INNER)
+    module.__dict__[INNER] = inner
     module.__dict__["forward"] = forward
 
 
@@ -19,5 +22,7 @@ def unwrap_forward(module: nn.Module) -> None:
     inner = module.__dict__.pop(INNER)
     if getattr(inner, "__func__", None) is type(module).forward:
         del module.__dict__["forward"]
-    else:  # a forward of the instance, as accelerate and `patch` set it
-        module.__dict__["forward"] = inner
+        return
+    if hasattr(inner, "move"):
+        inner.move("forward")
+    module.__dict__["forward"] = inner  # of the instance, as `patch` and accelerate set it

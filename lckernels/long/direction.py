@@ -19,7 +19,8 @@ def check_direction(model: nn.Module, sees_later: bool | None = None) -> None:
         causal = not sees_later and (marked or not _is_text_part(model))
     if causal:
         how = "with causal attention" if marked else "whose states do not depend on later tokens"
-        raise TypeError(f"model: got {type(model).__name__}, a decoder, {how}; expected an encoder")
+        hint = "a decoder reads long input with lckernels.patch(model, window=...)"
+        raise TypeError(f"model: got {type(model).__name__}, a decoder, {how}; expected an encoder; {hint}")
 
 
 def is_marked_causal(model: nn.Module) -> bool:

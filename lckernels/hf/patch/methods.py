@@ -12,10 +12,11 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from lckernels.hf.patch.views import module_view
+from lckernels.inner_forward import INNER
 
 PATCHED = "_lckernels_patch"  # attribute of a patched module
-# Where accelerate stores the method of a module whose forward it replaces.
-_STORED = {"forward": "_old_forward"}
+# Where `lengthen` and accelerate store the method of a module whose forward they replace.
+FORWARDS = ("forward", INNER, "_old_forward")
 lock = threading.RLock()  # held while modules are changed or copied
 
 
@@ -78,8 +79,21 @@ class Method(Installed):
         self.view = module_view(module, configs, functions)
         self.switched: list[nn.Module] = []
         self.traced: nn.Module | None = None
-        stored = name in _STORED.values()
-        self.on_class = "forward" if stored and "forward" in functions else "" if own is not Absent else name
+        self.on_class = self._name_on_class()
+
+    def _name_on_class(self) -> str:
+        """The name under which the view's class has the method; empty where it has not."""
+        stored = self.name in FORWARDS[1:]
+        if stored and "forward" in self.functions:
+            return "forward"
+        return "" if self.own is not Absent else self.name
+
+    def move(self, name: str) -> None:
+        """Takes another name: the module stores the method elsewhere from now on."""
+        own = self.original
+        of_class = getattr(own, "__func__", None) is getattr(type(self.module), name, self)
+        self.name, self.own = name, Absent if of_class else own
+        self.on_class = self._name_on_class()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
@@ -210,14 +224,17 @@ def methods_of(
     """The methods of these names; none for one that a function of the instance replaces."""
     found = []
     for name in names:
-        own = module.__dict__.get(name, Absent)
-        if own is not Absent and _STORED.get(name) in module.__dict__:
-            name = _STORED[name]
-            own = module.__dict__[name]
-        if type(own) is Method:
-            found.append(own)
-        elif own is Absent or (isinstance(own, MethodType) and own.__self__ is module):
-            found.append(Method(module, name, own, 0, configs, functions))
+        places = reversed(FORWARDS) if name == "forward" and name in module.__dict__ else (name,)
+        for place in places:
+            own = module.__dict__.get(place, Absent)
+            if type(own) is Method:
+                found.append(own)
+                break
+            if own is Absent and place != name:
+                continue
+            if own is Absent or (isinstance(own, MethodType) and own.__self__ is module):
+                found.append(Method(module, place, own, 0, configs, functions))
+                break
     return found
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from lckernels.hf.family import feed_forward_methods, replacements
 from lckernels.hf.patch.config_use import reads_configs
 from lckernels.hf.patch.methods import (
+    FORWARDS,
     PATCHED,
     Absent,
     Installed,
@@ -152,7 +153,7 @@ def _values(module: nn.Module, methods: list[Method], settings: Settings) -> dic
     """Further attributes of a patched module."""
     values = {SETTINGS: settings[module]} if module in settings else {}
     configs = configs_in(module.__dict__)
-    runs_on_view = any(method.name in ("forward", "_old_forward") for method in methods)
+    runs_on_view = any(method.name in FORWARDS for method in methods)
     if reads_configs(module, configs) and not runs_on_view:
         # A function of the instance is its forward, and reads the module's own attributes.
         values.update({name: config_view(config) for name, config in configs.items()})

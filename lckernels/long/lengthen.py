@@ -1,0 +1,237 @@
+"""The public functions lengthen, unlengthen and lengthened."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.checks import bad
+from lckernels.inner_forward import unwrap_forward, wrap_forward
+from lckernels.long.arguments import Weights
+from lckernels.long.attention import describe_attention
+from lckernels.long.length_report import Report
+from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
+from lckernels.long.pairs import PairRule, pair_rule
+from lckernels.long.parts import Parts, find_parts
+from lckernels.long.positions import usable_positions
+from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
+from lckernels.long.tokens import count_special_tokens
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens
+
+
+def lengthen(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    chunk_len: int | None = None,
+    overlap: int | None = None,
+    weights: Weights = "triangular",
+    boundaries: str = "sled",
+    special_tokens: tuple[int, int] | None = None,
+    prefix: str | Sequence[int] | Tensor | None = "pair",
+    summary: str = "mean",
+    joints: int | Tensor | None = None,
+    merge: str = "final",
+    attention: str = "auto",
+    max_tokens: int = 4096,
+    recompute: bool = False,
+    output_device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Report:
+    """This model reads input of any length: its encoder's hidden states are merged, the rest runs once.
+
+    The encoder in the model reads a longer row in overlapping chunks, as LongEncoder does; the head or the
+    decoder reads one sequence of states. A row of at most chunk_len tokens runs as before. Only this instance
+    changes: modules, names, state_dict, config and saved files are what they were.
+
+    Args:
+        model: an encoder of transformers, with or without a task head; an encoder-decoder; a
+            SentenceTransformer; or a module that contains one of these (PEFT, DDP).
+        tokenizer: of the model. Its special tokens and separators are read, and its limit of tokens is raised
+            until `unlengthen`. A SentenceTransformer has its own.
+        chunk_len: tokens of a chunk, special tokens and prefix included. Default: all the encoder's
+            positions; without such a limit the tokenizer's, then the config's n_positions.
+        overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
+        weights: as in LongEncoder: "triangular" (default), "uniform", "hann", "crop", a tensor or a function.
+        boundaries: where chunks are cut: "sled" (default) or "max_context".
+        special_tokens: how many special tokens begin and end each row. Default: those of the tokenizer;
+            without one (1, 1), and an error for an encoder-decoder.
+        prefix: what every chunk reads first. "pair" (default): in a row of two segments the first one, such
+            as a question, found by token types or separators; its states are merged over the chunks. Token
+            ids, or with a tokenizer a text: an instruction; rows that begin with it keep its states, others
+            do not contain it. None: nothing.
+        summary: the states of leading special tokens and of a first segment: "mean" (default) over the
+            chunks, each weighted by the tokens that it keeps; "first", those of the first chunk.
+        joints: for an encoder-decoder, a row between the chunks' contributions: a token id or a vector (dim,)
+            of the encoder's states.
+        merge: "final" (default) or "layer", as in LongEncoder; "layer" requires summary="first".
+        attention: "auto" (default), "lckernels" or "model", as in LongEncoder.
+        max_tokens: bound on the tokens of a micro-batch of chunks.
+        recompute: the backward runs each micro-batch again, instead of storing its activations.
+        output_device: where chunks are merged. Default: the model's device.
+        progress: show a progress bar (tqdm) over the tokens of rows longer than a chunk.
+
+    Returns:
+        The report: what was found, and which results are exact.
+
+    Raises:
+        TypeError: a model without such an encoder, such as a decoder; one that is compiled.
+        ValueError: an invalid argument; a model that is lengthened.
+    """
+    parts = find_parts(model)
+    name = type(model).__name__
+    if parts.is_lengthened:
+        raise bad("model", f"{name}, lengthened already", "call lckernels.unlengthen(model) first")
+    if num_prefix_keys(model):
+        got = f"{name} with prefix tuning, whose keys are arguments of the encoder's call"
+        raise bad("model", got, "expected another PEFT method; LongEncoder(model) supports this one")
+    if boundaries == "sentence":
+        allowed = "allowed are 'sled' and 'max_context'; LongEncoder supports 'sentence'"
+        raise bad("boundaries", "'sentence'", allowed)
+    if joints is not None:
+        raise bad("joints", type(joints).__name__, "not supported yet")
+    tokenizer = parts.tokenizer if tokenizer is None else tokenizer
+    leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
+    pairs, ids = _prefix(parts, tokenizer, prefix)
+    chunk_len, source = _chunk_len(parts, tokenizer, chunk_len)
+    options = {
+        "chunk_len": chunk_len,
+        "overlap": overlap,
+        "weights": weights,
+        "boundaries": boundaries,
+        "special_tokens": (leading + num_virtual_tokens(model), trailing),
+        "summary": summary,
+        "merge": merge,
+        "attention": attention,
+        "max_tokens": max_tokens,
+        "recompute": recompute,
+        "output_device": output_device,
+        "progress": progress,
+    }
+    encoder = LengthenedEncoder(parts.encoder, **options)
+    prefixed = None if ids is None else LengthenedEncoder(parts.encoder, prefix=ids, **options)
+    before = [
+        (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
+    ]
+    report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer)
+    wrap_forward(parts.encoder, LengthenedForward(encoder, prefixed, pairs, report, tokenizer, before))
+    if tokenizer is not None:
+        raise_limit(tokenizer)
+    for reader, attribute, _ in before:
+        setattr(reader, attribute, _OF_READER[attribute])
+    return report
+
+
+# Attributes of a module of sentence-transformers that reads texts: no limit, and no texts packed in one row
+# without a mask, which it does for a model with flash attention.
+_OF_READER = {"max_seq_length": NO_LIMIT, "can_flatten_inputs": False}
+
+
+def unlengthen(model: nn.Module) -> None:
+    """Restores the model, and its tokenizer's limit, to their state before `lengthen`.
+
+    Raises:
+        TypeError: `model` is no model that `lengthen` supports.
+        ValueError: the model is not lengthened.
+    """
+    parts = find_parts(model)
+    if not parts.is_lengthened:
+        got = f"{type(model).__name__}, not lengthened"
+        raise bad("model", got, "expected a model after lckernels.lengthen")
+    forward = parts.encoder.__dict__["forward"]
+    unwrap_forward(parts.encoder)
+    for reader, attribute, value in forward.before:
+        setattr(reader, attribute, value)
+    tokenizer = forward.tokenizer or parts.tokenizer
+    if tokenizer is not None:
+        restore_limit(tokenizer)
+
+
+@contextmanager
+def lengthened(model: nn.Module, tokenizer: Any = None, **options: Any) -> Iterator[Report]:
+    """`lengthen(...)` as a context manager: yields the report, and restores the model at the end."""
+    report = lengthen(model, tokenizer, **options)
+    try:
+        yield report
+    finally:
+        unlengthen(model)
+
+
+def _special_tokens(parts: Parts, tokenizer: Any, given: tuple[int, int] | None) -> tuple[int, int]:
+    if given is not None:
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise bad("special_tokens", repr(given), "expected (leading, trailing), both >= 0")
+        return given
+    if tokenizer is not None:
+        return count_special_tokens(tokenizer, type(parts.model).__name__)
+    if parts.is_encoder_decoder:
+        got = f"None without a tokenizer for {type(parts.model).__name__}"
+        raise bad("special_tokens", got, "pass the tokenizer, or (leading, trailing), such as (0, 1) for T5")
+    return 1, 1
+
+
+def _prefix(parts: Parts, tokenizer: Any, prefix: Any) -> tuple[PairRule | None, Any]:
+    """The rule for pairs or None, and the ids of a fixed prefix or None."""
+    if prefix is None:
+        return None, None
+    if not isinstance(prefix, str):
+        return None, prefix
+    if prefix == "pair":
+        return pair_rule(parts.encoder, tokenizer), None
+    if tokenizer is None:
+        raise bad(
+            "prefix", repr(prefix), "a text requires a tokenizer; else expected 'pair', token ids or None"
+        )
+    return None, tokenizer(prefix, add_special_tokens=False)["input_ids"]
+
+
+def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | None, str]:
+    """The tokens of a chunk, and where the number comes from."""
+    if given is not None:
+        return given, "given"
+    positions = usable_positions(parts.encoder)
+    if positions is not None:
+        return positions[0], f"the encoder's positions: {positions[1]}"
+    limit = NO_LIMIT if tokenizer is None else own_limit(tokenizer)
+    if limit < NO_LIMIT:
+        return limit, "the tokenizer's model_max_length"
+    limit = getattr(parts.encoder.config, "n_positions", None)
+    return limit, "n_positions of the config"
+
+
+def _report(
+    name: str,
+    parts: Parts,
+    encoder: LengthenedEncoder,
+    prefixed: LengthenedEncoder | None,
+    pairs: PairRule | None,
+    source: str,
+    tokenizer: Any,
+) -> Report:
+    prefix = "none" if pairs is None else str(pairs)
+    if prefixed is not None:
+        prefix = f"{len(prefixed.prefix)} given tokens"
+    weighted = "mean over the chunks, by the tokens that each keeps"
+    limit = "" if tokenizer is None else f"limit {own_limit(tokenizer):,} raised: texts are not truncated"
+    if tokenizer is not None and own_limit(tokenizer) >= NO_LIMIT:
+        limit = "without a limit"
+    where = type(parts.encoder).__name__
+    return Report(
+        model=name,
+        encoder=f"{parts.name} ({where})" if parts.name else where,
+        kind=parts.kind,
+        chunk_len=encoder.chunk_len,
+        chunk_len_from=source,
+        overlap=encoder.overlap,
+        weights=encoder.weights if isinstance(encoder.weights, str) else "explicit",
+        boundaries=encoder.boundaries,
+        special_tokens=encoder.special_tokens,
+        prefix=prefix,
+        summary=weighted if encoder.summary == "mean" else "of the first chunk",
+        joints="",
+        merge=encoder.merge,
+        attention=describe_attention(parts.encoder, encoder.attention, encoder.chunk_len),
+        limit=limit,
+    )

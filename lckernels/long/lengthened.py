@@ -1,0 +1,144 @@
+"""The forward of a lengthened encoder: short rows run on the encoder, longer ones chunk by chunk."""
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lckernels.checks import bad
+from lckernels.inner_forward import INNER
+from lckernels.long.encoder import LongEncoder
+from lckernels.long.length_report import Report
+from lckernels.long.pairs import PairRule, first_segments
+from lckernels.long.pooling import pool
+
+# Arguments that a task head hands on to its encoder, which change no state.
+_IGNORED = ("num_items_in_batch", "use_cache")
+_LEADING = "num_leading: got "
+
+
+class LengthenedEncoder(LongEncoder):
+    """A LongEncoder whose model has a LengthenedForward; chunks run on the forward beneath that."""
+
+    @property
+    def _model_call(self) -> Callable[..., Any]:
+        return self.model.__dict__[INNER]
+
+    def _pool(self, states: Tensor) -> Tensor | None:
+        return pool(self.model, states)
+
+
+class LengthenedForward:
+    """The forward of an encoder's instance; rows of at most one chunk run as before, argument for argument.
+
+    Attributes:
+        encoder: reads longer rows.
+        prefixed: the same with the fixed prefix, for rows that do not begin with it; None without a prefix.
+        pairs: how the first segment of a row is found, which every chunk reads; None: rows are one segment.
+        report: of `lengthen`.
+        tokenizer: whose limit is raised; not part of a copy.
+        before: attributes of other objects from before: (object, name, value).
+    """
+
+    def __init__(
+        self,
+        encoder: LengthenedEncoder,
+        prefixed: LengthenedEncoder | None,
+        pairs: PairRule | None,
+        report: Report,
+        tokenizer: Any,
+        before: list[tuple[Any, str, Any]],
+    ) -> None:
+        self.encoder, self.prefixed, self.pairs = encoder, prefixed, pairs
+        self.report, self.tokenizer, self.before = report, tokenizer, before
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, "tokenizer": None}
+        state.pop("__signature__", None)
+        return state
+
+    @property
+    def __code__(self) -> Any:  # torch.export reads its place in a file
+        return self._inner.__code__
+
+    @property
+    def _inner(self) -> Callable[..., Any]:
+        return self.encoder.model.__dict__[INNER]
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._inner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tokens = args[0] if args else kwargs.get("input_ids")
+        tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
+        fits = isinstance(tokens, Tensor) and tokens.shape[1:2] <= (self.encoder.chunk_len,)
+        if fits and self.prefixed is None:
+            return self._inner(*args, **kwargs)
+        given = self._by_name(args, kwargs)
+        encoder, num_leading = self._leading(given)
+        if fits and encoder is self.encoder:
+            return self._inner(*args, **kwargs)
+        try:
+            return encoder(**given, num_leading=num_leading)
+        except ValueError as error:
+            if num_leading is None or not str(error).startswith(_LEADING):
+                raise
+            message = str(error).replace(_LEADING, "prefix: got a first segment of ", 1)
+            raise ValueError(message) from None
+
+    def _by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, without those that change no state or are not set."""
+        parameters = self.__signature__.parameters.values()
+        given = {**dict(zip((p.name for p in parameters), args, strict=False)), **kwargs}
+        return {name: x for name, x in given.items() if x is not None and name not in _IGNORED}
+
+    def _leading(self, given: dict[str, Any]) -> tuple[LengthenedEncoder, Tensor | None]:
+        """The encoder that reads the rows, and how many first tokens of each its chunks all read."""
+        encoder = self.encoder
+        tokens = given.get("input_ids", given.get("inputs_embeds"))
+        lengths = _lengths(tokens, given.get("attention_mask"))
+        if self.prefixed is not None:
+            if not self._begin_with_prefix(given.get("input_ids")):
+                return self.prefixed, None
+            start = encoder.special_tokens[0] + len(self.prefixed.prefix)
+            return encoder, torch.full_like(lengths, start)
+        if self.pairs is None:
+            return encoder, None
+        inputs = given.get("input_ids"), given.get("token_type_ids")
+        leads = first_segments(self.pairs, *inputs, lengths, encoder.special_tokens)
+        if (leads == encoder.special_tokens[0]).all():
+            return encoder, None
+        if encoder.merge == "layer":
+            row = int((leads > encoder.special_tokens[0]).nonzero()[0])
+            allowed = "merge='layer' supports rows of one segment; use merge='final'"
+            raise bad("prefix", f"two segments in row {row}", allowed)
+        return encoder, leads
+
+    def _begin_with_prefix(self, input_ids: Tensor | None) -> bool:
+        """Whether every row begins with the fixed prefix; raises ValueError if only some do."""
+        if input_ids is None:
+            return False
+        prefix, start = self.prefixed.prefix, self.encoder.special_tokens[0]
+        begins = input_ids[:, start : start + len(prefix)]
+        if begins.shape[1] < len(prefix):
+            return False
+        same = (begins.cpu() == prefix.cpu()).all(1)
+        if same.any() and not same.all():
+            row = int((~same).nonzero()[0])
+            raise bad("input_ids", f"row {row} without the prefix", "other rows of the batch begin with it")
+        return bool(same.all())
+
+
+def _lengths(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch,) int64 on the CPU, tokens of each row. Raises ValueError for padding on the left."""
+    if mask is None or mask.shape != tokens.shape[:2]:  # another shape is an error of LongEncoder
+        return torch.full(tokens.shape[:1], tokens.shape[1], dtype=torch.int64, device="cpu")
+    left = (mask[:, 0] == 0).nonzero()
+    if len(left):
+        expected = "expected padding on the right: a head reads the first token of a row"
+        raise bad("attention_mask", f"padding on the left in row {int(left[0])}", expected)
+    return (mask != 0).sum(1).cpu()

@@ -1,0 +1,114 @@
+"""The encoder within a model: that of a task head, of an encoder-decoder, of a SentenceTransformer."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lckernels.inner_forward import INNER
+from lckernels.long.checkpoints import has_head
+
+_COMPILED = "_compiled_call_impl"  # attribute that `module.compile()` sets
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `lengthen` works on.
+
+    Attributes:
+        model: the model of transformers.
+        encoder: the encoder in it, or itself.
+        name: where the encoder is in the argument of `lengthen`; empty if that is the encoder.
+        kind: what the model is, in words.
+        tokenizer: that the model itself has; None without one.
+        readers: modules of sentence-transformers that read texts with it.
+    """
+
+    model: nn.Module
+    encoder: nn.Module
+    name: str
+    kind: str
+    tokenizer: Any = None
+    readers: tuple[nn.Module, ...] = field(default=())
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a decoder reads the encoder's states."""
+        return self.kind == ENCODER_DECODER
+
+    @property
+    def is_lengthened(self) -> bool:
+        """Whether `lengthen` has changed the encoder."""
+        return INNER in self.encoder.__dict__
+
+
+ENCODER_DECODER = "an encoder-decoder"
+
+
+def find_parts(model: nn.Module) -> Parts:
+    """The parts of a model.
+
+    Raises:
+        TypeError: no module, a compiled one, or one without an encoder of transformers.
+    """
+    if not isinstance(model, nn.Module):
+        hint = ", as from_pretrained of transformers or a SentenceTransformer loads it"
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model: got {got}; expected a model{hint}")
+    if any("_orig_mod" in m._modules or m.__dict__.get(_COMPILED) for m in model.modules()):
+        raise TypeError(f"model: got {type(model).__name__}, compiled; lengthen the model, then compile it")
+    tokenizer, readers = None, ()
+    inner = _unwrapped(model)
+    if not _is_pretrained(inner):
+        inner, tokenizer, readers = _of_sentence_transformers(inner)
+    found, kind = _encoder(_unwrapped(inner))
+    name = next((name for name, module in model.named_modules() if module is found), "")
+    return Parts(_unwrapped(inner), found, name, kind, tokenizer, readers)
+
+
+def _encoder(model: nn.Module) -> tuple[nn.Module, str]:
+    """The encoder of a model of transformers, and what the model is."""
+    name, config = type(model).__name__, model.config
+    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+        encoder = model.get_encoder()
+        if encoder is not None and encoder is not model:
+            return encoder, ENCODER_DECODER
+    base = getattr(model, getattr(type(model), "base_model_prefix", "") or "", None)
+    if has_head(name) and isinstance(base, nn.Module):
+        return base, f"an encoder with a head ({name})"
+    return model, "an encoder"
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model of transformers in wrappers of torch and PEFT."""
+    while not _is_pretrained(model):
+        if hasattr(model, "get_base_model"):  # of PEFT
+            model = model.get_base_model()
+        elif isinstance(model._modules.get("module"), nn.Module):  # of DDP
+            model = model._modules["module"]
+        else:
+            break
+    return model
+
+
+def _is_pretrained(model: nn.Module) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(model, PreTrainedModel)
+
+
+def _of_sentence_transformers(model: nn.Module) -> tuple[nn.Module, Any, tuple[nn.Module, ...]]:
+    """The transformers model of a module of sentence-transformers, its tokenizer, and its readers.
+
+    Raises:
+        TypeError: another module.
+    """
+    reader = model[0] if isinstance(model, nn.Sequential) and len(model) else model
+    # Version 6 stores the encoder in `model`, of which `auto_model` is a view; version 5 in `auto_model`.
+    name = next((name for name in ("model", "auto_model") if name in reader._modules), None)
+    tokenizer = getattr(reader, "tokenizer", None)
+    inner = None if name is None else _unwrapped(reader._modules[name])
+    if inner is None or tokenizer is None or not _is_pretrained(inner):
+        expected = "expected a model of transformers, or a SentenceTransformer that begins with one"
+        raise TypeError(f"model: got {type(model).__name__}, in which no encoder is found; {expected}")
+    return inner, tokenizer, (reader,)
