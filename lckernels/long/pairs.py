@@ -14,7 +14,7 @@ class PairRule:
     """How the first segment of a row is found.
 
     Attributes:
-        by_types: whether the model reads token types; then those of a row decide, where they are given.
+        by_types: whether the model reads token types; those that are given are then used.
         separator: the id of the separator; None if it is not known.
         run: separators between the segments; None if it is not known.
     """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from helpers.docs_models import save_models_with_heads
 from helpers.tiny_bert import save_tiny_bert, tiny_text
 from helpers.tiny_decoder import byte_tokenizer, save_tiny_decoder
 
@@ -62,6 +63,7 @@ def save_models_and_texts(folder: Path) -> None:
     save_tiny_bert(folder / "sentence-transformers" / "all-MiniLM-L6-v2", positions=512)
     save_tiny_modernbert(folder / "answerdotai" / "ModernBERT-base")
     save_tiny_decoder(folder / "HuggingFaceTB" / "SmolLM2-135M")
+    save_models_with_heads(folder)
     text = folder / "bench" / "data" / "jargon-file.txt"
     text.parent.mkdir(parents=True)
     text.write_text(tiny_text(200), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`lengthen` in place: short rows as before, long rows as LongEncoder; what it changes, and how it is undone."""
+"""`lengthen` in place: short rows as before, long rows as LongEncoder; and how it is undone."""
 
 import copy
 import pickle
