@@ -1,4 +1,4 @@
-"""LongEncoder on a row that fits in one chunk against its model: what remains is host time."""
+"""LongEncoder, or a lengthened model, on a row of one chunk against the model: what remains is host time."""
 
 import copy
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from bench.harness.rows import Row
 from bench.harness.timing import measure, primed_clock
 from lckernels.flops import encoder_flops
 from lckernels.long.encoder import LongEncoder
+from lckernels.long.lengthen import lengthen
 
 LAYERS, VOCABULARY = 6, 1024
 _SECONDS = 4.0
@@ -27,11 +28,13 @@ class OneChunkCase:
         tokens: of the row.
         dim: of the hidden states; 384 is MiniLM.
         labels: in the config, which LongEncoder must not copy.
+        op: "LongEncoder" or "lengthen".
     """
 
     tokens: int
     dim: int
     labels: int = 2
+    op: str = "LongEncoder"
 
     @property
     def label(self) -> str:
@@ -71,14 +74,16 @@ def one_chunk_rows(case: OneChunkCase, rounds: int = 101) -> list[Row]:
     model = case.model()
     ids = torch.randint(5, VOCABULARY, (1, case.tokens), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    calls = {
-        name: partial(_states, way, inputs) for name, way in ((OWN, LongEncoder(model)), ("model", model))
-    }
+    ours = LongEncoder(model)
+    if case.op == "lengthen":
+        ours = copy.deepcopy(model)
+        lengthen(ours)
+    calls = {name: partial(_states, way, inputs) for name, way in ((OWN, ours), ("model", model))}
     want = (_states(copy.deepcopy(model).double(), inputs),)
     checks = {name: check(name, (call(),), want, (_states(model, inputs),)) for name, call in calls.items()}
     subject = Subject(
         suite="host_time",
-        op="LongEncoder",
+        op=case.op,
         direction="forward",
         shape={"tokens": case.tokens, "layers": LAYERS, "dim": case.dim, "labels": case.labels},
         dtype="float32",
