@@ -48,4 +48,5 @@ class LeadingStates:
             states: (num_chunks, chunk_len, dim), those of the chunks.
         """
         leading = overlap_merge(states[:, : self.width], self.plan, self.weights)
-        return merged.index_copy(0, self.positions, leading)
+        copy = merged.index_copy if merged.requires_grad else merged.index_copy_
+        return copy(0, self.positions, leading)
