@@ -24,12 +24,17 @@ class Tokens:
     leading: int
 
 
+# A byte-level vocabulary without merges may lack a letter; one of proteins has capitals alone.
+_LETTERS = ("x", "a", "A", "1")
+
+
 def count_special_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     """How many special tokens the tokenizer of model `name` adds before and after a text."""
-    special = tokenizer("x", return_special_tokens_mask=True)["special_tokens_mask"]
-    if 0 not in special:
-        raise InputError(f"the tokenizer of {name} makes no token of the letter x")
-    return special.index(0), special[::-1].index(0)
+    for text in _LETTERS:
+        special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
+        if 0 in special:
+            return special.index(0), special[::-1].index(0)
+    raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(_LETTERS)}")
 
 
 def tokenize(tokenizer: Any, text: str, name: str) -> Tokens:

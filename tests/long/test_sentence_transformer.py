@@ -1,4 +1,4 @@
-"""A SentenceTransformer over LongEncoder: short texts are unchanged, long ones are read whole."""
+"""A lengthened SentenceTransformer: short texts are unchanged, long ones are read whole."""
 
 # ruff: noqa: E402
 import copy
@@ -12,8 +12,8 @@ transformers = pytest.importorskip("transformers")
 from helpers.minilm import requires_minilm
 
 from bench.cases import minilm
-from lckernels import LongEncoder
-from lckernels.long.sentence_transformer import NO_LIMIT, lengthen
+from lckernels import LongEncoder, lengthen, unlengthen
+from lckernels.long.text_limits import NO_LIMIT
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "fox", "dog"]
 LETTERS = "abcdefg" * 10
@@ -40,43 +40,41 @@ def tiny(tmp_path):
     return sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
 
 
+def encode(model, texts):
+    return model.encode(texts, convert_to_tensor=True)
+
+
 def test_short_texts_are_as_before_and_long_ones_are_read_whole(tiny):
     short = ["red fox", "one two three blue dog", ""]
-    before = tiny.encode([*short, LONG], convert_to_tensor=True)
+    before = encode(tiny, [*short, LONG])
+    alone = encode(tiny, short)
     model = tiny[0].auto_model
-    encoder = lengthen(tiny, overlap=4)
-    assert isinstance(encoder, LongEncoder)
-    assert tiny[0].auto_model is encoder
-    assert encoder.model is model
-    after = tiny.encode([*short, LONG], convert_to_tensor=True)
-    torch.testing.assert_close(after[:3], before[:3])
-    ids = tiny.tokenizer(LONG, return_tensors="pt")["input_ids"]
+    ids = tiny.tokenizer(LONG, truncation=False, return_tensors="pt")["input_ids"]
     assert ids.shape == (1, 202)
     with torch.no_grad():
-        mean = LongEncoder(model, overlap=4)(ids).last_hidden_state[0].mean(0)
+        mean = LongEncoder(model, overlap=4, summary="mean")(ids).last_hidden_state[0].mean(0)
+    report = lengthen(tiny, overlap=4)
+    assert (report.chunk_len, report.overlap) == (16, 4)
+    assert tiny[0].auto_model is model
+    after = encode(tiny, [*short, LONG])
+    torch.testing.assert_close(after[:3], before[:3])
+    assert torch.equal(encode(tiny, short), alone)
     torch.testing.assert_close(after[3], mean)
     assert (after[3] - before[3]).abs().max() > 1e-3
 
 
-def test_embed_is_the_mean_pooling_of_sentence_transformers(tiny):
+@pytest.mark.parametrize("summary", ["mean", "first"])
+def test_embed_is_the_mean_pooling_of_sentence_transformers(tiny, summary):
     sentences = ["red fox", "one two three blue dog"]
-    expected = tiny.encode(sentences, convert_to_tensor=True)
+    expected = encode(tiny, sentences)
     inputs = tiny.tokenizer(sentences, padding=True, return_tensors="pt")
-    encoder = LongEncoder(tiny[0].auto_model)
+    encoder = LongEncoder(tiny[0].auto_model, summary=summary)
     with torch.no_grad():
         torch.testing.assert_close(encoder.embed(**inputs), expected)
         long = encoder.embed(**tiny.tokenizer([LONG, "red fox"], padding=True, return_tensors="pt"))
         torch.testing.assert_close(long[1], expected[0])
-    lengthen(tiny)
-    torch.testing.assert_close(tiny.encode([LONG], convert_to_tensor=True)[0], long[0])
-
-
-def test_saved_model_is_the_encoder_that_was_there(tiny, tmp_path):
-    lengthen(tiny, max_seq_length=100)
-    tiny.save(str(tmp_path / "saved"))
-    again = sentence_transformers.SentenceTransformer(str(tmp_path / "saved"), device="cpu")
-    assert type(again[0].auto_model).__name__ == "BertModel"
-    assert tiny.max_seq_length == 100
+    lengthen(tiny, summary=summary)
+    torch.testing.assert_close(encode(tiny, [LONG])[0], long[0])
 
 
 def tiny_roberta(folder):
@@ -102,8 +100,11 @@ def tiny_roberta(folder):
 def test_saved_model_has_the_original_limit(tmp_path, times):
     model = tiny_roberta(tmp_path / "roberta")
     assert model.max_seq_length == 16
-    before = model.encode(LETTERS, convert_to_tensor=True)
-    for _ in range(times):
+    before = encode(model, LETTERS)
+    for time in range(times):
+        if time:
+            unlengthen(model)
+            assert model.max_seq_length == 16
         lengthen(model)
     assert model.max_seq_length == NO_LIMIT
     model.save(str(tmp_path / "saved"))
@@ -114,15 +115,7 @@ def test_saved_model_has_the_original_limit(tmp_path, times):
     for name in ("saved", "copied"):
         again = sentence_transformers.SentenceTransformer(str(tmp_path / name), device="cpu")
         assert again.max_seq_length == 16
-        torch.testing.assert_close(again.encode(LETTERS, convert_to_tensor=True), before)
-
-
-def test_lengthened_twice_has_one_long_encoder(tiny):
-    model = tiny[0].auto_model
-    lengthen(tiny)
-    encoder = lengthen(tiny, overlap=4, chunk_len=12)
-    assert encoder.model is model
-    assert encoder.chunk_len == 12
+        torch.testing.assert_close(encode(again, LETTERS), before)
 
 
 def test_texts_are_not_joined_to_one_row(tiny):
@@ -132,18 +125,22 @@ def test_texts_are_not_joined_to_one_row(tiny):
     assert tiny[0].can_flatten_inputs is False
     # What is saved keeps the setting.
     assert tiny[0].unpad_inputs is unpad_inputs
+    unlengthen(tiny)
+    assert tiny[0].can_flatten_inputs is True
 
 
 def test_training_step(tiny):
-    encoder = lengthen(tiny)
+    lengthen(tiny)
     features = tiny.tokenize([LONG, "red fox"])
     tiny(features)["sentence_embedding"].square().sum().backward()
-    assert encoder.model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+    assert tiny[0].auto_model.embeddings.word_embeddings.weight.grad.abs().sum() > 0
 
 
 def test_another_module_raises():
-    with pytest.raises(TypeError, match="transformer: got Linear; expected a SentenceTransformer"):
+    with pytest.raises(TypeError, match="model: got Linear, in which no encoder is found; expected a model"):
         lengthen(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="model: got str; expected a model"):
+        lengthen("x")
 
 
 @requires_minilm
@@ -161,8 +158,3 @@ def test_minilm():
     # The truncated model never read the last sentence.
     assert after > before + 0.2
     torch.testing.assert_close(model.encode("Where do penguins live?"), short)
-
-
-def test_lengthen_of_no_module():
-    with pytest.raises(TypeError, match="transformer: got str; expected a SentenceTransformer"):
-        lengthen("x")
