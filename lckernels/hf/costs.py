@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lckernels.flops import attention_flops
 from lckernels.hf.masks.kinds import CAUSAL, FULL, Kind
 from lckernels.hf.patch.dry_run import DryRun
+from lckernels.hf.reach import Side, total_reach
 from lckernels.hf.report import Report
 from lckernels.hf.settings import LayerSettings
 from lckernels.options import Layout
@@ -57,7 +58,7 @@ class Costs:
     mask_bytes_patched: int
     flops: int
     flops_patched: int
-    reach: tuple[int | None, int | None]
+    reach: tuple[Side, Side]
 
 
 def pairs_of(kind: Kind, seqlen: int, sink_tokens: int = 0) -> int:
@@ -76,11 +77,10 @@ def costs(run: DryRun, report: Report, requested: LayerSettings, seqlen: int) ->
         requested: window and sink tokens of the patch.
         seqlen: number of tokens.
     """
-    layers, names = [], set()
+    layers = []
     for call in run.calls:
-        if call.kind is None or call.layer in names:
+        if call.kind is None:
             continue
-        names.add(call.layer)
         q, _, v = call.shapes
         layers.append(Layer(requested.narrowed(call.kind), call.kind, q[2], q[3], v[3]))
     kinds = {layer.before for layer in layers}
@@ -108,20 +108,8 @@ def needs_mask(kind: Kind, seqlen: int) -> bool:
     return pairs_of(kind, seqlen) < pairs_of(full, seqlen)
 
 
-def _reach(layers: list[Layer], seqlen: int) -> tuple[int | None, int | None]:
-    """The sum of the layers' windows. Chunks begin at the same positions in all layers, so they bound it."""
-    kinds = [layer.kind for layer in layers if not layer.kind.cross]
-    chunk = max((kind.chunk for kind in kinds), default=0) if all(kind.chunk for kind in kinds) else 0
-    sides: list[int | None] = []
-    for side in (0, 1):
-        widths = [_width(kind, side) for kind in kinds]
-        total = None if None in widths else sum(widths)
-        total = min(total, chunk - 1) if chunk and total is not None else total
-        sides.append(None if total is None or total >= max(seqlen - 1, 1) else total)
-    return sides[0], sides[1]
-
-
-def _width(kind: Kind, side: int) -> int | None:
-    """The largest number of keys that a layer sees to a side; None for all."""
-    bounds = [n for n in (kind.window[side], kind.chunk - 1) if n >= 0]
-    return min(bounds) if bounds else None
+def _reach(layers: list[Layer], seqlen: int) -> tuple[Side, Side]:
+    """The sum of the layers' windows; None for a side with all tokens of the sequence."""
+    found = total_reach([layer.kind for layer in layers if not layer.kind.cross])
+    before, after = (None if n is None or n >= max(seqlen - 1, 1) else n for n in found)
+    return before, after

@@ -17,6 +17,15 @@ MERGES = ("final", "layer")
 Weights = str | Tensor | Callable[[Plan], Tensor]
 
 
+def defaults(
+    halo: str | None, weights: Weights | None, special_tokens: tuple[int, int] | None
+) -> tuple[Weights, tuple[int, int]]:
+    """weights and special_tokens with their defaults for this halo."""
+    exact = halo is not None
+    weights = ("crop" if exact else "triangular") if weights is None else weights
+    return weights, ((0, 0) if exact else (1, 1)) if special_tokens is None else special_tokens
+
+
 def check_options(
     model: nn.Module, weights: Weights, boundaries: str, merge: str, attention: str, summary: str
 ) -> None:

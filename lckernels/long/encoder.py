@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from lckernels.checks import bad, integer, integers
 from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
+from lckernels.long import exactness
 from lckernels.long.arguments import (
     Weights,
     check_options,
     content_boundaries,
+    defaults,
     leading_tokens,
     sequence_lengths,
 )
@@ -40,20 +42,24 @@ class LongEncoder(EncoderWrapper):
     A sequence is cut into overlapping chunks that fit the model; the chunks' hidden states are merged by
     `overlap_merge`, or with merge="layer" the results of each attention layer, by `chunked_attention`. A
     sequence that fits in one chunk has the model's own result; a longer one approximates a model with more
-    positions, since a token attends to its chunk and not to the whole sequence.
+    positions, since a token attends to its chunk and not to the whole sequence. `explain` measures how well.
 
     Args:
         model: an encoder whose output has `last_hidden_state`, as AutoModel loads it (BERT, RoBERTa, XLM-R,
             ELECTRA, DistilBERT, MPNet, ...). Stored as `encoder.model`, not copied.
         chunk_len: tokens of a chunk, special tokens and prefix included. Default: all the model's positions.
         overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
-        weights: as in `overlap_merge`: "triangular" (default), "uniform", "hann", "crop", a tensor
-            (num_chunks, chunk_len) with rows as in `encoder.plan(...)`, or a function plan -> such a tensor.
+        weights: as in `overlap_merge`: "triangular", "uniform", "hann", "crop", a tensor (num_chunks,
+            chunk_len) with rows as in `encoder.plan(...)`, or a function plan -> such a tensor. Default:
+            "triangular"; "crop" with halo="exact".
         boundaries: where chunks are cut and, with weights "crop", which tokens each contributes: the rule of
             `plan_chunks`, "sled" (default), "max_context" or "sentence". With "sentence" each call requires
             sentence_boundaries.
-        special_tokens: how many special tokens begin and end each row of input_ids: (1, 1), [CLS] and [SEP].
-            Every chunk gets them.
+        halo: None (default), or "exact" for a model whose every layer attends to a window and whose positions
+            are relative: the result is that of the model for the whole row. The overlap is then twice the
+            reach of all layers, and each state comes from a chunk that has all it depends on.
+        special_tokens: how many special tokens begin and end each row of input_ids; every chunk gets them.
+            Default: (1, 1), [CLS] and [SEP]; (0, 0) with halo="exact", where they are content.
         summary: states of the leading special tokens: "first" (default), those of the first chunk; "mean",
             their mean over the chunks, each weighted by the tokens that it keeps by the rule of `boundaries`.
             The states of the trailing ones come from the last chunk.
@@ -85,10 +91,11 @@ class LongEncoder(EncoderWrapper):
         model: nn.Module,
         chunk_len: int | None = None,
         overlap: int | None = None,
-        weights: Weights = "triangular",
+        weights: Weights | None = None,
         boundaries: str = "sled",
         *,
-        special_tokens: tuple[int, int] = (1, 1),
+        halo: str | None = None,
+        special_tokens: tuple[int, int] | None = None,
         summary: str = "first",
         prefix: Sequence[int] | Tensor | None = None,
         merge: str = "final",
@@ -103,6 +110,7 @@ class LongEncoder(EncoderWrapper):
             raise TypeError("model: got a LongEncoder; pass the encoder in it, its attribute model")
         self.trial = check_encoder(model)
         max_tokens = integer("max_tokens", max_tokens, 1)
+        weights, special_tokens = defaults(halo, weights, special_tokens)
         check_options(model, weights, boundaries, merge, attention, summary)
         self.model = model
         self.training = model.training
@@ -120,7 +128,14 @@ class LongEncoder(EncoderWrapper):
         check_prefix(prefix, model)
         device = execution_device(model, next(model.parameters(), prefix))
         self.register_buffer("prefix", prefix.to(device), persistent=False)
+        exactness.check_options(
+            halo, prefix, overlap=overlap, weights=weights, boundaries=boundaries, merge=merge
+        )
         self.chunking = resolve_chunking(model, chunk_len, overlap, boundaries, special_tokens, len(prefix))
+        self.halo = halo
+        if halo is not None:
+            self.chunking = exactness.exact_chunking(model, self.chunking)
+            self._positions_tried = exactness.try_positions(model)
         self.special_ids = special_ids(model.config, *self.special_tokens)
 
     @property
@@ -141,7 +156,8 @@ class LongEncoder(EncoderWrapper):
         """
         return {
             "chunk_len": self.chunk_len,
-            "overlap": self.overlap,
+            "overlap": self.overlap if self.halo is None else None,
+            "halo": self.halo,
             "weights": self.weights,
             "boundaries": self.boundaries,
             "special_tokens": self.special_tokens,
@@ -320,6 +336,8 @@ class LongEncoder(EncoderWrapper):
     def _prepare(self) -> None:
         if self.trial is None:
             self.trial = try_at_call(self.model, self.device, self._model_call)
+        if self.halo is not None:
+            self._positions_tried = exactness.check_call(self, self._positions_tried)
         if self._rotary:
             reset_frequencies(self._rotary, self.device)
 

@@ -11,9 +11,11 @@ from lckernels.long.arguments import sequence_lengths
 from lckernels.long.attention import describe_attention
 from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.chunking import Rows, chunk_documents, micro_batches
+from lckernels.long.exactness import model_reach
 from lckernels.long.layer_rows import PackedRows
 
 if TYPE_CHECKING:
+    from lckernels.hf.reach import Reach
     from lckernels.long.encoder import LongEncoder
 
 _MERGED = {"final": "of the results", "layer": "in every layer, after attention"}
@@ -40,9 +42,12 @@ class Explanation:
         attention: "lckernels", in how many layers if not in all, or why the model's own is used.
         halo: at a chunk border a token has at least so many tokens of context on either side in one of its
             chunks; None if no sequence has a border.
+        reach: how many tokens each layer of the model attends to, as it is now, a patch included: `layers`,
+            and `total`, the sum over all layers; None for one that is no model of transformers.
         recompute_factor: tokens read, prefix and special tokens included, per token of the sequences. With
             merge="layer" a token is read once, but attention runs once per chunk that contains it.
-        exact: the result is the model's own, not an approximation of a model with more positions.
+        exact: the result is the model's own for whole sequences, not an approximation of a model with more
+            positions: each sequence is one chunk, or halo="exact".
         rows: which rows a micro-batch may hold, and why not any, or that this is not known before the first
             call; empty where it may hold any.
         max_seq_length: the limit in the sentence_bert_config.json stored with the model; None without one.
@@ -65,6 +70,7 @@ class Explanation:
     merge: str
     attention: str
     halo: int | None
+    reach: "Reach | None"
     recompute_factor: float
     exact: bool
     rows: str
@@ -80,6 +86,7 @@ class Explanation:
         if self.halo is not None:
             halo = f"{self.halo:,} tokens at least"
         verdict = "exact" if self.exact else f"approximate: {_LOSSES[self.merge]}"
+        reach = "not known: it is no model of transformers" if self.reach is None else str(self.reach)
         sequences = "1 sequence" if self.num_documents == 1 else f"{self.num_documents:,} sequences"
         memory = f"{format_bytes(self.output_bytes)} result, {format_bytes(self.buffer_bytes)} chunks"
         if self.batch_bytes is not None:
@@ -92,6 +99,7 @@ class Explanation:
             f"attention    {self.attention}",
             f"result       {verdict}",
             f"halo         {halo}",
+            f"reach        {reach}",
             f"recompute    {self.recompute_factor:.2f} tokens read per token",
             f"memory       {memory}",
         ]
@@ -144,8 +152,9 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         merge=encoder.merge,
         attention=attention,
         halo=None if one_piece else chunking.overlap // 2,
+        reach=model_reach(encoder.model),
         recompute_factor=read / sum(lengths),
-        exact=one_piece and chunking.num_prefix == 0,
+        exact=encoder.halo is not None or (one_piece and chunking.num_prefix == 0),
         rows=_rows(encoder),
         max_seq_length=max_seq_length(getattr(encoder.model, "name_or_path", "")),
         output_bytes=chunks.total_len * hidden * dtype_bytes,

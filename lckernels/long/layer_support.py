@@ -7,8 +7,6 @@ from torch import nn
 from lckernels.long.positions import position_table
 from lckernels.prompts import num_prefix_keys
 
-_MIXING = (nn.Conv1d, nn.Conv2d, nn.RNNBase)
-
 
 def check_layer_merge(model: nn.Module) -> None:
     """Raises TypeError for a model that does not support merge="layer"."""
@@ -22,7 +20,7 @@ def check_layer_merge(model: nn.Module) -> None:
 
 def _not_tokenwise(model: nn.Module) -> list[str]:
     """Why tokens do more outside attention than each on its own, or have no position of their own."""
-    from lckernels.hf.family import token_mixing
+    from lckernels.hf.reach import mixing
 
     if num_prefix_keys(model):
         return ["PEFT's prefix tuning adds keys to each layer"]
@@ -31,11 +29,8 @@ def _not_tokenwise(model: nn.Module) -> list[str]:
     parameters = inspect.signature(model.forward).parameters.values()
     if not any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in parameters):
         return ["its forward has no position_ids"]
-    own = token_mixing(model)
-    if own:
-        return [own]
-    mixing = next((type(m).__name__ for m in model.modules() if isinstance(m, _MIXING)), None)
-    return [] if mixing is None else [f"its {mixing} mixes neighbouring tokens outside attention"]
+    mixes = mixing(model)
+    return [mixes] if mixes else []
 
 
 def _narrowed(model: nn.Module) -> list[str]:

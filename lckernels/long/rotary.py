@@ -1,4 +1,6 @@
-"""Rotary embeddings with dynamic frequencies, which a model stores from one call to the next."""
+"""Rotary embeddings whose frequencies depend on the length of a row; dynamic ones stay for later calls."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -11,14 +13,25 @@ def dynamic_rotary(model: nn.Module) -> list[Rotary]:
 
     A module with frequencies for each type of layer is found once for each such type.
     """
-    found: list[Rotary] = []
+    return [
+        (module, {} if layer_type is None else {"layer_type": layer_type})
+        for module, layer_type, rope_type in _rope_types(model)
+        if "dynamic" in rope_type
+    ]
+
+
+def rope_by_length(model: nn.Module) -> str:
+    """The rope_type whose frequencies depend on the length of a row; empty if none do."""
+    types = (rope_type for _, _, rope_type in _rope_types(model))
+    return next((name for name in types if "dynamic" in name or name == "longrope"), "")
+
+
+def _rope_types(model: nn.Module) -> Iterator[tuple[nn.Module, str | None, str]]:
+    """Each module with rotary embeddings, the type of layer they are for, and their rope_type."""
     for module in model.modules():
         own = getattr(module, "rope_type", None)
         types = own if isinstance(own, dict) else {None: own}
-        for layer_type, rope_type in types.items():
-            if isinstance(rope_type, str) and "dynamic" in rope_type:
-                found.append((module, {} if layer_type is None else {"layer_type": layer_type}))
-    return found
+        yield from ((module, layer, name) for layer, name in types.items() if isinstance(name, str))
 
 
 def reset_frequencies(rotary: list[Rotary], device: torch.device) -> None:

@@ -33,6 +33,8 @@ def run_batch(
     chunking = encoder.chunking
     if num_leading is not None and encoder.merge == "layer":
         raise bad("num_leading", type(num_leading).__name__, "expected None with merge='layer'")
+    if num_leading is not None and encoder.halo is not None:
+        raise bad("num_leading", type(num_leading).__name__, "expected None with halo='exact'")
     leads = leading_tokens(num_leading, batch.lengths, chunking)
     offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths, leads)
     chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets, leads)

@@ -62,12 +62,16 @@ class ShortRows:
 
     def states(self, rows: Tensor, tokens: int | None = None) -> Tensor:
         """(rows, width, dim); the first row is padded after so many tokens, if they are given."""
+        return self._padded(rows, slice(0, 0) if tokens is None else slice(tokens, None))
+
+    def _padded(self, rows: Tensor, columns: slice) -> Tensor:
+        """(rows, width, dim); these columns of the first row are padding."""
         inputs = {self.argument: rows}
-        if tokens is not None:
+        if rows[:, columns].numel():
             mask = torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device)
-            mask[0, tokens:] = 0
+            mask[0, columns] = 0
             inputs = {self.argument: rows.clone(), "attention_mask": mask}
-            inputs[self.argument][0, tokens:] = self.padding
+            inputs[self.argument][0, columns] = self.padding
         try:
             output = self.call(**inputs, return_dict=True)
         except Exception as error:  # whatever stops the model is the result
@@ -107,6 +111,35 @@ class ShortRows:
             return None
         return True if seen > _rounding(states) ** 0.75 else None
 
+    def depend_on_position(self) -> str:
+        """How the states of a row depend on where its tokens are, in words; empty if they do not.
+
+        Tokens at other distances from each other are no change of position.
+
+        Raises:
+            RunError: the model raised an error, or its states are no numbers.
+        """
+        middle, shift = (self.width - 1) // 2, self.width // 3
+        # Whatever the attention, a mean of equal values is that value.
+        states = self.states(self.text[:, middle : middle + 1].expand_as(self.text))
+        if not are_numbers(states):
+            raise RunError("its states are zero or not finite")
+        if _distance(states[:, :1].expand_as(states), states) > _rounding(states) ** 0.6:
+            return "a token that is repeated has other states at other positions of a row"
+        alone, shifted = self.states(self.text[:, shift:]), self._padded(self.text, slice(0, shift))
+        if _distance(alone, shifted[:, shift:]) > _rounding(alone) ** 0.6:
+            return "the states of a row change with padding before it"
+        return ""
+
+    def are_mixed(self) -> bool:
+        """Whether the state of a token changes with another one.
+
+        Raises:
+            RunError: the model raised an error.
+        """
+        states = self.states(self.text)
+        return max(self._changes(states, (self.width - 1) // 2)) > _rounding(states) ** 0.6
+
     def _changes(self, states: Tensor, at: int) -> tuple[float, float]:
         """How much the states before a token, and those after it, change with the token."""
         changed = self.text.clone()
@@ -114,6 +147,11 @@ class ShortRows:
         others = self.states(changed)
         before, after = slice(0, at), slice(at + 1, None)
         return _distance(states[:, before], others[:, before]), _distance(states[:, after], others[:, after])
+
+
+def are_numbers(states: Tensor) -> bool:
+    """Whether states are finite, and not all zero."""
+    return 0 < float(states.abs().max()) < float("inf")  # False of NaN too
 
 
 def _rounding(states: Tensor) -> float:

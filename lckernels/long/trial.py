@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lckernels.checks import bad
 from lckernels.long.chunking import Rows
 from lckernels.long.direction import check_direction
-from lckernels.long.short_rows import RunError, ShortRows
+from lckernels.long.short_rows import RunError, ShortRows, are_numbers
 from lckernels.module_copy import copy_without_hooks
 
 _SMALL = 2**28  # parameters up to which a model of half precision is tried in fp32
@@ -53,15 +53,26 @@ def try_copy(model: nn.Module) -> Trial | None:
     Raises:
         TypeError: the model does not return one state per token.
     """
+    copied = trial_copy(model)
+    return None if copied is None else _try(copied, next(copied.parameters()).device)
+
+
+def trial_copy(model: nn.Module, whole_configs: bool = False) -> nn.Module | None:
+    """A copy in eval mode that shares the model's weights, without hooks; None as of `try_copy`.
+
+    Args:
+        model: the model.
+        whole_configs: also copies the configs in its configs, so that fields may be set in all.
+    """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     parameter = next(model.parameters(), None)
     if parameter is None or not _is_plain(model):
         return None
     try:
-        copied = copy_without_hooks(model, _shared(model, parameter.dtype), _own_configs(model))
+        configs = {} if whole_configs else _own_configs(model)
+        return copy_without_hooks(model, _shared(model, parameter.dtype), configs)
     except Exception:  # a module that cannot be copied, whatever the reason
         return None
-    return _try(copied, parameter.device)
 
 
 def try_in_place(
@@ -77,12 +88,19 @@ def try_in_place(
     Returns:
         None for weights or rows without values: on the meta device, or under FakeTensorMode.
     """
+    with eval_mode(model):
+        return _try(model, device, call, in_place=True)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model itself in eval mode, for one thread at a time."""
     with _lock:
         modes = [(module, module.training) for module in model.modules()]
         try:
             for module, _ in modes:
                 module.training = False
-            return _try(model, device, call, in_place=True)
+            yield
         finally:
             for module, training in modes:
                 module.training = training
@@ -139,7 +157,7 @@ def _own_configs(model: nn.Module) -> dict[int, Any]:
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
+def undisturbed(device: torch.device) -> Iterator[None]:
     """Without gradients and autocast; the states of the random generators are as before."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy and numpy.random.get_state()
@@ -168,12 +186,12 @@ def _try(
     if type(rows.text) is not Tensor:  # under FakeTensorMode nothing can be compared
         return None
     first = rows.text[:, : rows.width - rows.width // 3]
-    with _undisturbed(device):
+    with undisturbed(device):
         try:
             alone = rows.states(first)
             if alone.is_meta:
                 return None
-            if not 0 < float(alone.abs().max()) < float("inf"):  # NaN too
+            if not are_numbers(alone):
                 # A copy's weights may not be loaded yet; those of a call are.
                 return (
                     Trial(Rows.ALONE, "its states for a short row are zero or not finite")

@@ -48,8 +48,8 @@ def plan_patch(
         given = requested if run.error or name in main else exact
         settings[modules[name]] = own = replace(given, kind=call.kind)
         rows.append(_row(model, call, own, device_type))
-    for name in _attention_modules(model):
-        if _reached(name, first):
+    for name in attention_modules(model):
+        if is_reached(name, first):
             continue
         if name in run.finished:
             rows.append(Row(name, "not known", None, "", f"left: {_OWN_CODE}"))
@@ -92,13 +92,13 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     return Row(call.layer, str(kind), kind.window, chosen.name, verdict)
 
 
-def _attention_modules(model: nn.Module) -> list[str]:
+def attention_modules(model: nn.Module) -> list[str]:
     """Names of the innermost modules whose class has "Attention" in its name."""
     names = [name for name, module in model.named_modules() if "Attention" in type(module).__name__]
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 
-def _reached(name: str, calls: dict[str, Call]) -> bool:
+def is_reached(name: str, calls: dict[str, Call]) -> bool:
     """Whether a call came from the module, from one in it, or from one that contains it."""
     return any(f"{a}.".startswith(f"{b}.") for call in calls for a, b in ((name, call), (call, name)))
 

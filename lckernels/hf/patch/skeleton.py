@@ -63,14 +63,21 @@ def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Mod
     }
     with lock:
         result = copy_without_hooks(model, _on_meta, instead)
+    set_attention(result, implementation)
     for module in result.modules():
+        if own_config(module) is not None:
+            # The other implementations of experts read the values that route tokens.
+            module.config._experts_implementation = "batched_mm"
+    return result
+
+
+def set_attention(copied: nn.Module, implementation: str) -> None:
+    """Sets the attention of a copy that has configs of its own, with what families replace for lckernels."""
+    for module in copied.modules():
         for name, value in replacements(module).items():
             module.__dict__[name] = MethodType(value, module) if callable(value) else value
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
-            # The other implementations of experts read the values that route tokens.
-            module.config._experts_implementation = "batched_mm"
-    return result
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
