@@ -325,7 +325,7 @@ class LongEncoder(EncoderWrapper):
         outputs = Outputs(model, output_hidden_states)
         check_token_ids(batch, model)
         check_embeds(batch, model)
-        warn_without_special_tokens(batch, self.special_ids)
+        warn_without_special_tokens(batch, self.special_ids, self.special_tokens)
         self._prepare()
         states = run_batch(self, batch, outputs, sentence_boundaries, num_leading)
         output = outputs.build(states, self._pool)

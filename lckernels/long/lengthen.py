@@ -116,7 +116,8 @@ def lengthen(
         (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
     ]
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer)
-    wrap_forward(parts.encoder, LengthenedForward(encoder, prefixed, pairs, report, tokenizer, before))
+    both = encoder, prefixed, pairs, report, tokenizer, before
+    wrap_forward(parts.encoder, LengthenedForward(*both, left_padding=parts.is_encoder_decoder))
     if tokenizer is not None:
         raise_limit(tokenizer)
     for reader, attribute, _ in before:

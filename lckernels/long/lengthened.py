@@ -41,6 +41,7 @@ class LengthenedForward:
         report: of `lengthen`.
         tokenizer: whose limit is raised; not part of a copy.
         before: attributes of other objects from before: (object, name, value).
+        left_padding: whether rows may be padded on the left: no head reads the first token of a row.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class LengthenedForward:
         report: Report,
         tokenizer: Any,
         before: list[tuple[Any, str, Any]],
+        left_padding: bool = False,
     ) -> None:
         self.encoder, self.prefixed, self.pairs = encoder, prefixed, pairs
         self.report, self.tokenizer, self.before = report, tokenizer, before
+        self.left_padding = left_padding
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "tokenizer": None}
@@ -100,16 +103,16 @@ class LengthenedForward:
         """The encoder that reads the rows, and how many first tokens of each its chunks all read."""
         encoder = self.encoder
         tokens = given.get("input_ids", given.get("inputs_embeds"))
-        lengths = _lengths(tokens, given.get("attention_mask"))
+        first, lengths = _token_ranges(tokens, given.get("attention_mask"), self.left_padding)
+        ids, types = (_without_left_padding(given.get(x), first) for x in ("input_ids", "token_type_ids"))
         if self.prefixed is not None:
-            if not self._begin_with_prefix(given.get("input_ids")):
+            if not self._begin_with_prefix(ids, lengths):
                 return self.prefixed, None
             start = encoder.special_tokens[0] + len(self.prefixed.prefix)
             return encoder, torch.full_like(lengths, start)
         if self.pairs is None:
             return encoder, None
-        inputs = given.get("input_ids"), given.get("token_type_ids")
-        leads = first_segments(self.pairs, *inputs, lengths, encoder.special_tokens)
+        leads = first_segments(self.pairs, ids, types, lengths, encoder.special_tokens)
         if (leads == encoder.special_tokens[0]).all():
             return encoder, None
         if encoder.merge == "layer":
@@ -118,7 +121,7 @@ class LengthenedForward:
             raise bad("prefix", f"two segments in row {row}", allowed)
         return encoder, leads
 
-    def _begin_with_prefix(self, input_ids: Tensor | None) -> bool:
+    def _begin_with_prefix(self, input_ids: Tensor | None, lengths: Tensor) -> bool:
         """Whether every row begins with the fixed prefix; raises ValueError if only some do."""
         if input_ids is None:
             return False
@@ -126,19 +129,34 @@ class LengthenedForward:
         begins = input_ids[:, start : start + len(prefix)]
         if begins.shape[1] < len(prefix):
             return False
-        same = (begins.cpu() == prefix.cpu()).all(1)
+        same = (begins.cpu() == prefix.cpu()).all(1) & (lengths >= start + len(prefix))
         if same.any() and not same.all():
             row = int((~same).nonzero()[0])
             raise bad("input_ids", f"row {row} without the prefix", "other rows of the batch begin with it")
         return bool(same.all())
 
 
-def _lengths(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """(batch,) int64 on the CPU, tokens of each row. Raises ValueError for padding on the left."""
+def _token_ranges(tokens: Tensor, mask: Tensor | None, left_padding: bool) -> tuple[Tensor, Tensor]:
+    """(batch,) int64 on the CPU each: the first column of each row's tokens, and their number.
+
+    Raises:
+        ValueError: padding on the left where that is not supported.
+    """
     if mask is None or mask.shape != tokens.shape[:2]:  # another shape is an error of LongEncoder
-        return torch.full(tokens.shape[:1], tokens.shape[1], dtype=torch.int64, device="cpu")
-    left = (mask[:, 0] == 0).nonzero()
-    if len(left):
+        lengths = torch.full(tokens.shape[:1], tokens.shape[1], dtype=torch.int64, device="cpu")
+        return torch.zeros_like(lengths), lengths
+    is_token = mask.detach().cpu() != 0
+    first = is_token.long().argmax(1)
+    if not left_padding and (first > 0).any():
         expected = "expected padding on the right: a head reads the first token of a row"
-        raise bad("attention_mask", f"padding on the left in row {int(left[0])}", expected)
-    return (mask != 0).sum(1).cpu()
+        row = int((first > 0).nonzero()[0])
+        raise bad("attention_mask", f"padding on the left in row {row}", expected)
+    return first, is_token.sum(1)
+
+
+def _without_left_padding(values: Tensor | None, first: Tensor) -> Tensor | None:
+    """(batch, seqlen): each row begins with its first token; what was before that is at its end."""
+    if values is None or not first.any():
+        return values
+    column = torch.arange(values.shape[1], device="cpu") + first[:, None]
+    return values.gather(1, (column % values.shape[1]).to(values.device))

@@ -3,6 +3,8 @@
 import warnings
 from typing import Any
 
+import torch
+
 from lckernels.callers import outer_stacklevel
 from lckernels.long.batches import Batch
 
@@ -29,26 +31,33 @@ def special_ids(config: Any, num_leading: int, num_trailing: int) -> dict[int, s
     return {column: of_column for column, of_column in ids.items() if of_column}
 
 
-def warn_without_special_tokens(batch: Batch, ids: dict[int, set[int]]) -> None:
-    """Warns of rows that have none of their special tokens. Reads ids on the CPU only."""
+def warn_without_special_tokens(
+    batch: Batch, ids: dict[int, set[int]], special_tokens: tuple[int, int]
+) -> None:
+    """Warns of rows that have none of their special tokens. Reads ids on the CPU only.
+
+    Args:
+        batch: of the call.
+        ids: as `special_ids` returns them.
+        special_tokens: how many of them begin and end each row; one of these has an id of `ids`.
+    """
     input_ids = batch.readable_ids
     if not ids or input_ids is None:
         return
-    if batch.whole:
-        ends = {column: input_ids[:, column].tolist() for column in ids}
-    else:
-        last = batch.first + batch.lengths - 1
-        columns = {0: batch.first, -1: last}
-        ends = {column: input_ids.gather(1, columns[column][:, None])[:, 0].tolist() for column in ids}
-    for row in zip(*ends.values(), strict=True):
-        if not any(token in of_column for token, of_column in zip(row, ids.values(), strict=True)):
-            known = " and ".join(
-                f"{'begin' if column == 0 else 'end'} with {' or '.join(map(str, sorted(ids[column])))}"
-                for column in ids
-            )
-            warnings.warn(
-                f"input_ids: got a row without special tokens; by the model's config rows {known}. The first "
-                "and last tokens are read as special tokens; pass special_tokens=(0, 0) if there are none",
-                stacklevel=outer_stacklevel(),
-            )
-            return
+    found = torch.zeros(len(input_ids), dtype=torch.bool, device="cpu")
+    for column, of_column in ids.items():
+        number = special_tokens[column]
+        start = batch.first if column == 0 else batch.first + batch.lengths - number
+        ends = input_ids.gather(1, start[:, None] + torch.arange(number, device="cpu"))
+        found |= torch.isin(ends, torch.tensor(sorted(of_column), device="cpu")).any(1)
+    if found.all():
+        return
+    known = " and ".join(
+        f"{'begin' if column == 0 else 'end'} with {' or '.join(map(str, sorted(of_column)))}"
+        for column, of_column in ids.items()
+    )
+    warnings.warn(
+        f"input_ids: got a row without special tokens; by the model's config rows {known}. The first "
+        "and last tokens are read as special tokens; pass special_tokens=(0, 0) if there are none",
+        stacklevel=outer_stacklevel(),
+    )
