@@ -107,7 +107,9 @@ def _generate(model: nn.Module, inputs: dict[str, Tensor], options: dict[str, An
 
 
 def generate(name: str, model: nn.Module, **options: Any) -> None:
-    inputs, _ = inputs_of(name, "left")
+    # In chunks of a prefill transformers 5.24 cuts the encoder's mask to the length of the decoder's prompt.
+    cut = model.config.is_encoder_decoder and "prefill_chunk_size" in options
+    inputs, _ = inputs_of(name, "none" if cut else "left")
     rows = 1 if "prompt_lookup_num_tokens" in options else 2
     inputs = {key: value[:rows, :PROMPT] for key, value in inputs.items()}
     sequences, logits = eager(model, _generate, inputs, options)

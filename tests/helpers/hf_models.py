@@ -139,6 +139,9 @@ T5 = {
     "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 9, "decoder_start_token_id": PAD,
 }  # fmt: skip
+SWITCH = {
+    "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 1,
+}  # fmt: skip
 GPT_NEO = {
     "num_layers": 2,
     "attention_types": [[["global", "local"], 1]],
@@ -282,6 +285,11 @@ FULL: dict[str, Model] = {
         wrong="in transformers 5.17 UMT5's decoder sees later tokens (findings/)",
     ),
     "longt5": Model("LongT5ForConditionalGeneration", "LongT5Config", T5 | {"local_radius": 4}),
+    "switch_transformers": Model(
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        T5 | SWITCH,
+    ),
 }  # fmt: skip
 MODELS = {**LOCAL, **FULL}
 # Models that lckernels.patch does not support, and its message.

@@ -10,7 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="patching needs transformers")
 
 from helpers.hf_masks import LargestTensor
-from helpers.hf_models import MODELS, T5, VOCAB, has
+from helpers.hf_models import MODELS, SWITCH, T5, VOCAB, has
 from helpers.hf_patched import IDS, MASK, logits
 
 import lckernels
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 umt5_is_causal = pytest.mark.skipif(not has("umt5"), reason=MODELS["umt5"].wrong)
 DECODER_IDS = torch.randint(5, VOCAB, (2, 13), generator=torch.Generator().manual_seed(4))
 UMT5 = pytest.param("umt5", marks=umt5_is_causal)
+BUCKETS = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 CLASSES = {
     "t5": ("T5ForConditionalGeneration", "T5Config"),
     "mt5": ("MT5ForConditionalGeneration", "MT5Config"),
@@ -37,11 +38,7 @@ CLASSES = {
 def make(name="t5", dtype=torch.float32, **sizes):
     torch.manual_seed(0)
     if name == "switch":
-        sizes = {
-            "num_decoder_layers": 2,
-            "num_sparse_encoder_layers": 0,
-            "num_sparse_decoder_layers": 0,
-        } | sizes
+        sizes = SWITCH | {"num_experts": 4} | sizes
     cls, config = (getattr(transformers, x) for x in CLASSES[name])
     model = cls(config(vocab_size=VOCAB, pad_token_id=0, eos_token_id=2, **T5 | sizes)).eval().to(dtype)
     model.set_attn_implementation("eager")
@@ -85,14 +82,24 @@ def test_outputs(name):
     expected = outputs(model)
     report = lckernels.patch(model)
     close(outputs(model), expected)
-    left = {row.layer.split(".")[-1] for row in report.rows if row.backend == ""}
-    # Switch inverts the encoder's mask itself; LongT5's encoder has local attention.
-    assert left == {"switch": {"SelfAttention", "EncDecAttention"}, "longt5": {"LocalSelfAttention"}}.get(
-        name, set()
-    )
-    assert len(report.taken) == {"switch": 2, "longt5": 4}.get(name, 6)
+    assert len(report.taken) == len(report.rows) == 6
+    assert {row.verdict for row in report.rows} == {"exact"}
+    assert report.unknown == ""
     lckernels.unpatch(model)
     assert torch.equal(outputs(model), expected)
+
+
+def test_buckets_without_a_last_distance():
+    """More buckets of one distance than the largest distance: such a bias stays dense."""
+    model = make(relative_attention_num_buckets=32)
+    expected = outputs(model)
+    report = lckernels.patch(model)
+    close(outputs(model), expected)
+    assert {(row.layer.partition(".")[0], row.kind) for row in report.rows} == {
+        ("encoder", "bidirectional"),
+        ("decoder", "dense"),
+        ("decoder", "cross"),
+    }
 
 
 def test_no_tensor_has_a_value_per_query_and_key():
@@ -106,7 +113,7 @@ def test_no_tensor_has_a_value_per_query_and_key():
 
 
 @pytest.mark.parametrize("checkpoints", [None, False, True], ids=["", "checkpoints", "reentrant"])
-@pytest.mark.parametrize("name", ["t5", UMT5])
+@pytest.mark.parametrize("name", ["t5", UMT5, "switch"])
 def test_gradients(name, checkpoints):
     def gradients(patched):
         model = make(name, torch.float64).train()
@@ -133,7 +140,7 @@ GENERATE = {
 
 
 @pytest.mark.parametrize("mode", GENERATE)
-@pytest.mark.parametrize("name", ["t5", UMT5])
+@pytest.mark.parametrize("name", ["t5", UMT5, "switch"])
 def test_generate(name, mode):
     model = make(name)
     # Longer than the largest distance.
@@ -186,14 +193,54 @@ def test_a_dense_mask_with_a_cache_raises():
         attention(torch.nn.Identity(), query, key, key, mask, position_bias=bias)
 
 
-def test_a_window_is_that_of_a_band():
-    """Of the encoder: bidirectional, without cross attention."""
-    model = make()
-    encoder = model.get_encoder()
+@pytest.mark.parametrize("name", ["t5", UMT5])
+def test_a_window_is_that_of_a_band(name):
+    """Two keys on either side in the encoder, the last four in the decoder, all in cross attention."""
+    model = make(name)
+    causal = torch.ones(13, 13, dtype=torch.bool).tril()
+    visible = causal & ~causal.tril(-4)
+    mask = torch.where(visible, 0.0, torch.finfo(torch.float32).min).expand(2, 1, -1, -1)
     with torch.no_grad():
-        expected = encoder(IDS, attention_mask=band(2))[0]
-        lckernels.patch(model, window=4)
-        close(encoder(IDS)[0], expected)
+        states = model.get_encoder()(IDS, attention_mask=band(2))
+        expected = outputs(model, encoder_outputs=states, decoder_attention_mask=mask)
+        full = outputs(model, attention_mask=None)
+        report = lckernels.patch(model, window=4)
+        close(model.get_encoder()(IDS)[0], states[0])
+        ours = outputs(model, encoder_outputs=model.get_encoder()(IDS))
+    close(ours, expected)
+    assert (ours - full).abs().max() > 1e-2
+    assert {(row.kind, row.window, row.verdict.partition(":")[0]) for row in report.rows} == {
+        ("bidirectional window", (2, 2), "approximate"),
+        ("causal window", (3, 0), "approximate"),
+        ("cross", (-1, -1), "exact"),
+    }
+
+
+@pytest.mark.parametrize("name", ["t5", UMT5, "switch"])
+def test_generate_with_a_window(name):
+    """With a cache, whose queries are far from its first keys, as without one."""
+    model = make(name)
+    lckernels.patch(model, window=4)
+    options = {"max_new_tokens": 24, "min_new_tokens": 24, "output_logits": True}
+    options |= {"return_dict_in_generate": True}
+    ours, expected = (
+        model.generate(input_ids=IDS, attention_mask=MASK, use_cache=cached, **options)
+        for cached in (True, False)
+    )
+    assert torch.equal(ours.sequences, expected.sequences)
+    close(torch.stack(ours.logits), torch.stack(expected.logits))
+
+
+@pytest.mark.parametrize("hidden", [slice(0), slice(4), slice(15, None), slice(6, 9)])
+def test_switch_with_padding(hidden):
+    """Its encoder computes numbers from the 2-D mask itself; all keys of a row may be valid."""
+    mask = torch.ones_like(IDS)
+    mask[0, hidden] = 0
+    model = make("switch")
+    expected, states = outputs(model, attention_mask=mask), model.get_encoder()(IDS, attention_mask=mask)[0]
+    lckernels.patch(model)
+    close(outputs(model, attention_mask=mask), expected)
+    close(model.get_encoder()(IDS, attention_mask=mask)[0], states)  # the rows of padding too
 
 
 def test_copies_are_patched():
@@ -214,8 +261,9 @@ def test_bf16():
     assert error <= 2 * of_eager + 1e-3
 
 
-def test_compiled():
-    model = make()
+@pytest.mark.parametrize("name", ["t5", "switch"])
+def test_compiled(name):
+    model = make(name)
     expected = outputs(model)
     lckernels.patch(model)
     torch._dynamo.reset()
@@ -232,3 +280,32 @@ def test_long_encoder(implementation):
         ids = torch.randint(5, VOCAB, (1, 100))
         other = lckernels.LongEncoder(encoder, 30, 6, attention="model")
         close(long(ids).last_hidden_state, other(ids).last_hidden_state)
+
+
+def test_udop():
+    """The bias of its encoder depends on the boxes of its tokens; that of its decoder on distance alone."""
+    kinds = [{"type": kind} for kind in ("1d", "horizontal", "vertical")]
+    config = transformers.UdopConfig(
+        vocab_size=VOCAB, **T5 | BUCKETS, num_decoder_layers=2, image_size=32, patch_size=16,
+        max_2d_position_embeddings=64, relative_bias_args=kinds, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.UdopForConditionalGeneration(config).eval()
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    for bias in (m for m in model.modules() if hasattr(m, "relative_attention_bias")):
+        torch.nn.init.normal_(bias.relative_attention_bias.weight, std=2)
+    boxes = torch.rand(2, IDS.shape[1], 4, generator=generator).sort(-1).values
+    inputs = [{"bbox": boxes}, {"bbox": boxes.flip(1)}, {"bbox": boxes, "pixel_values": images}]
+    expected = [outputs(model, **more) for more in inputs]
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+    report = lckernels.patch(model)
+    for more, want in zip(inputs, expected, strict=True):
+        close(outputs(model, **more), want)
+    found = {(row.layer.partition(".")[0], row.kind, row.verdict) for row in report.rows}
+    assert found == {
+        ("encoder", "dense", "left to torch's dense attention: it adds a relative position bias"),
+        ("decoder", "causal", "exact"),
+        ("decoder", "cross", "exact"),
+    }
+    with pytest.raises(TypeError, match=r"a patch would do nothing: .*a relative position bias"):
+        lckernels.patch(transformers.UdopEncoderModel(config))

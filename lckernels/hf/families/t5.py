@@ -26,6 +26,10 @@ def _compute_bias(
 
 
 def _replacements(module: nn.Module) -> dict[str, Any]:
+    # Up to this distance each distance has a bucket; if it is the larger one, buckets have no last distance.
+    exact = module.relative_attention_num_buckets // (2 if module.is_decoder else 4)
+    if _TABLE in module._modules and module.relative_attention_max_distance <= exact:
+        return {}
     # Without a bias of its own a layer would create a dense one of zeros.
     return {_BIAS: _compute_bias, f"has_{_TABLE}": True}
 

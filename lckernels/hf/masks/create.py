@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lckernels.hf.masks.key_mask import KeyMask
-from lckernels.hf.masks.kinds import CAUSAL, FULL
+from lckernels.hf.masks.kinds import CAUSAL, FULL, Window
 from lckernels.hf.masks.padding import padding_layout, valid_keys
 from lckernels.hf.masks.patterns import Pattern
 from lckernels.hf.masks.readers import read_pattern
@@ -128,3 +128,10 @@ def describe(mask_function: Callable | None, options: dict[str, Any]) -> str:
     name = getattr(mask_function, "__qualname__", "a function").partition(".")[0]
     size = options.get("local_size")
     return f"a mask of its own ({name})" if size is None else f"a mask of its own ({name}, local_size {size})"
+
+
+def mask_of_keys(valid: Tensor, q_length: int, window: Window = FULL) -> KeyMask:
+    """A mask in which every query sees the valid keys, (batch, kv_length) bool, of its window."""
+    shape = (valid.shape[0], 1, q_length, valid.shape[1])
+    visible = replace(padding_layout(valid), offset=0)
+    return KeyMask.create(shape, valid.device, window, visible)
