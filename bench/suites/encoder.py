@@ -25,7 +25,7 @@ from bench.harness.comparison import OWN, Subject, chosen_backend, make_rows
 from bench.harness.rows import dtype_name
 from bench.harness.timing import Timing
 from lckernels.long.text_encoder import TextEncoder, Tokens
-from lckernels.search.passages import passage_vectors, split_passages
+from lckernels.passages import passage_vectors, split_passages
 from lckernels.search.text import read_text
 
 WAYS = {

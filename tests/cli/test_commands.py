@@ -72,7 +72,7 @@ LIBRARY = """
 import signal, sys
 from pathlib import Path
 before = signal.getsignal(signal.SIGTERM), sys.stderr, dict(__import__("os").environ)
-import lckernels.search.encoding, lckernels.search.passages, lckernels.perplexity
+import lckernels.search.encoding, lckernels.passages, lckernels.perplexity
 from lckernels.files import whole_file
 with whole_file(Path(sys.argv[0] + "a")) as partial:
     partial.write_text("x")

@@ -16,7 +16,7 @@ from helpers.tiny_bert import save_tiny_bert, tiny_text
 from lckernels import info
 from lckernels.backends import registry
 from lckernels.long.text_encoder import TextEncoder
-from lckernels.search.passages import Passages, pack, passage_vectors, split_passages
+from lckernels.passages import Passages, pack, passage_vectors, split_passages
 from lckernels.search.text import read_text
 
 

@@ -107,8 +107,8 @@ def search(
 
     from lckernels.cli.figures.search import plot_search
     from lckernels.cli.reports.search import Found, as_json, print_figures, print_passages, rank
+    from lckernels.passages import passage_vectors, split_passages
     from lckernels.search.encoding import load_or_encode
-    from lckernels.search.passages import passage_vectors, split_passages
 
     _check_question(question)
     check_language(language)

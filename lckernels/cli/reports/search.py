@@ -12,7 +12,7 @@ from torch import Tensor
 from lckernels.cli.console import printable, stdout
 from lckernels.cli.reports import states
 from lckernels.flops import format_count
-from lckernels.search.passages import Passages
+from lckernels.passages import Passages
 from lckernels.search.text import Text
 
 

@@ -1,0 +1,144 @@
+"""The encoder of a model for the states of spans, and what a SentenceTransformer computes of their means."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from lckernels.callers import outer_stacklevel
+from lckernels.checks import bad
+from lckernels.long.encoder import LongEncoder
+from lckernels.long.parts import find_parts
+from lckernels.long.positions import usable_positions
+from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
+from lckernels.prompts import num_virtual_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class SpanEncoder:
+    """An encoder with its tokenizer, and the modules that a SentenceTransformer has behind its pooling.
+
+    Attributes:
+        encoder: reads rows of any length.
+        tokenizer: a fast tokenizer.
+        name: of the model's class, for messages.
+        rest: modules from a mean to an embedding; empty for other models.
+    """
+
+    encoder: LongEncoder
+    tokenizer: Any
+    name: str
+    rest: Sequence[nn.Module] = ()
+
+    def tokenize(self, text: str) -> Tokens:
+        """The tokens of a text of any length; nothing is truncated."""
+        return tokenize(self.tokenizer, text, self.name)
+
+    def embeddings(self, means: Tensor) -> Tensor:
+        """(num_spans, dim) means of states -> (num_spans, dim of the embeddings)."""
+        features = {"sentence_embedding": means}
+        for module in self.rest:
+            x = features["sentence_embedding"]
+            weight = next(module.parameters(), x)
+            features = module({**features, "sentence_embedding": x.to(weight.device, weight.dtype)})
+        return features["sentence_embedding"]
+
+
+def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> SpanEncoder:
+    """The encoder in a model.
+
+    Args:
+        model: a LongEncoder, an encoder of transformers, a SentenceTransformer; lengthened or not.
+        tokenizer: of the model; None for that of a SentenceTransformer.
+        options: arguments of the LongEncoder around an encoder that is not lengthened.
+
+    Raises:
+        TypeError: another model; a tokenizer that is missing, or without offsets.
+        ValueError: options for a model that has its own; a model in training mode; special tokens that
+            differ from the tokenizer's.
+
+    Warns:
+        UserWarning: a SentenceTransformer with a pooling other than the mean, or with a prompt.
+    """
+    name, rest = type(model).__name__, ()
+    if isinstance(model, LongEncoder):
+        encoder = model
+    else:
+        parts = find_parts(model)
+        if num_virtual_tokens(model):
+            hint = "pass lckernels.LongEncoder(model)"
+            raise TypeError(f"model: got {name} with virtual tokens, which the encoder in it lacks; {hint}")
+        tokenizer = parts.tokenizer if tokenizer is None else tokenizer
+        if parts.readers:
+            rest = _behind_pooling(model, "prefix" in options)
+        encoder = _lengthened(parts.encoder) if parts.is_lengthened else None
+    _check_tokenizer(tokenizer)
+    special_tokens = count_special_tokens(tokenizer, name)
+    if encoder is None:
+        options = _with_defaults(options, parts.encoder, parts.readers, tokenizer)
+        encoder = LongEncoder(parts.encoder, special_tokens=special_tokens, **options)
+    elif options:
+        got = f"{', '.join(options)} for {name}, which has its own"
+        raise bad("options", got, "expected none, or an encoder that is not lengthened")
+    if encoder.special_tokens != special_tokens:
+        got = f"{special_tokens} special tokens of the tokenizer"
+        raise bad("tokenizer", got, f"special_tokens of the encoder are {encoder.special_tokens}")
+    modules = (*encoder.model.modules(), *(m for part in rest for m in part.modules()))
+    if encoder.model.training or any(isinstance(m, nn.Dropout) and m.training for m in modules):
+        raise bad("model", f"{name} in training mode", "expected model.eval()")
+    return SpanEncoder(encoder, tokenizer, name, rest)
+
+
+def _lengthened(encoder: nn.Module) -> LongEncoder:
+    """The LongEncoder of an encoder that `lengthen` has changed, with its fixed prefix if there is one."""
+    forward = encoder.__dict__["forward"]
+    return forward.prefixed or forward.encoder
+
+
+def _with_defaults(
+    options: dict[str, Any], encoder: nn.Module, readers: Sequence[nn.Module], tokenizer: Any
+) -> dict[str, Any]:
+    """The options of a LongEncoder; of a SentenceTransformer chunk_len is at most its max_seq_length."""
+    options = dict(options)
+    positions = usable_positions(encoder)
+    limits = [positions[0]] if positions else []
+    limits += [limit for reader in readers if (limit := getattr(reader, "max_seq_length", None))]
+    if readers and limits and options.get("chunk_len") is None:
+        options["chunk_len"] = min(limits)
+    if isinstance(options.get("prefix"), str):
+        options["prefix"] = tokenizer(options["prefix"], add_special_tokens=False)["input_ids"]
+    return options
+
+
+def _behind_pooling(model: nn.Module, has_prefix: bool) -> tuple[nn.Module, ...]:
+    """The modules of a SentenceTransformer behind its pooling; none for its first module alone."""
+    modules = tuple(model) if isinstance(model, nn.Sequential) else ()
+    kinds = [type(module).__name__ for module in modules]
+    if not modules:
+        return ()
+    if kinds[1:2] != ["Pooling"]:
+        expected = "expected a pooling behind the encoder"
+        raise TypeError(f"model: got {type(model).__name__} of {', '.join(kinds)}; {expected}")
+    pooling = modules[1]
+    mode = pooling.pooling_mode if hasattr(pooling, "pooling_mode") else pooling.get_pooling_mode_str()
+    if mode != "mean":
+        hint = "spans are pooled by their mean, for which it was not trained"
+        warnings.warn(f"model: its pooling is {mode!r}; {hint}", stacklevel=outer_stacklevel())
+    prompt = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
+    if prompt and not has_prefix:
+        hint = "pass prefix=, which every chunk reads, or prefix=None"
+        warnings.warn(
+            f"model: its default prompt {prompt!r} is not read; {hint}", stacklevel=outer_stacklevel()
+        )
+    return modules[2:]
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    """Raises TypeError for a tokenizer without offsets of tokens."""
+    if not getattr(tokenizer, "is_fast", False):
+        kind = "None" if tokenizer is None else f"{type(tokenizer).__name__}, without offsets of its tokens"
+        raise TypeError(
+            f"tokenizer: got {kind}; expected the model's fast tokenizer, as AutoTokenizer loads it"
+        )

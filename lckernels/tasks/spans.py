@@ -1,0 +1,115 @@
+"""Spans of a text in characters: their checks, their tokens, the mean state of each, and coverage."""
+
+import reprlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lckernels.checks import bad, integers
+from lckernels.dtypes import compute_dtype
+
+
+def checked_spans(name: str, spans: object, text: str) -> Tensor | None:
+    """The spans of a text, (num_spans, 2) int64; None for None.
+
+    Args:
+        name: of the argument, for messages.
+        spans: pairs (start, end) of character offsets, in any order; a list, an array or a tensor.
+        text: the characters.
+
+    Raises:
+        ValueError: no such pairs, an empty span, or one outside the text.
+    """
+    if spans is None:
+        return None
+    expected = "expected pairs (start, end) of character offsets"
+    pairs = integers(name, spans, 2, expected=expected)
+    if not len(pairs):
+        return pairs.new_zeros(0, 2)
+    if pairs.shape[1] != 2:
+        raise bad(name, f"shape {tuple(pairs.shape)}", expected)
+    starts, ends = pairs.unbind(1)
+    for i in ((starts < 0) | (starts >= ends) | (ends > len(text))).nonzero().flatten().tolist()[:1]:
+        allowed = f"expected 0 <= start < end <= {len(text)}, the characters of the text"
+        raise bad(f"{name}[{i}]", tuple(pairs[i].tolist()), allowed)
+    return pairs
+
+
+def span_tokens(name: str, spans: Tensor, text: str, offsets: Tensor) -> Tensor:
+    """The tokens of each span: those that share a character with it, white space at its ends left out.
+
+    Args:
+        name: of the argument, for messages.
+        spans: (num_spans, 2) int64, as `checked_spans` returns them.
+        text: the characters.
+        offsets: (num_tokens, 2) int64, the characters of each token.
+
+    Returns:
+        (num_spans, 2) int64; span s has the tokens `[tokens[s, 0], tokens[s, 1])`.
+
+    Raises:
+        ValueError: a span has no token.
+    """
+    stripped = [_stripped(text, start, end) for start, end in spans.tolist()]
+    inner = torch.tensor(stripped, dtype=torch.int64, device="cpu").reshape(-1, 2)
+    # Offsets rise; where a tokenizer's do not, the range holds all tokens of the span.
+    starts = offsets[:, 0].flip(0).cummin(0).values.flip(0).contiguous()
+    ends = offsets[:, 1].cummax(0).values.contiguous()
+    first = torch.searchsorted(ends, inner[:, 0].contiguous(), right=True)
+    last = torch.searchsorted(starts, inner[:, 1].contiguous())
+    blank = inner[:, 0] == inner[:, 1]
+    for i in (blank | (first >= last)).nonzero().flatten().tolist()[:1]:
+        start, end = spans[i].tolist()
+        got = f"{(start, end)}, the characters {reprlib.repr(text[start:end])}"
+        raise bad(f"{name}[{i}]", got, "the tokenizer makes no token of them; expected a span with a token")
+    return torch.stack([first, last], dim=1)
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the white space at its ends; (end, end) of white space alone."""
+    part = text[start:end]
+    return end - len(part.lstrip()), start + len(part.rstrip()) if part.strip() else end
+
+
+def span_means(states: Tensor, tokens: Tensor) -> Tensor:
+    """The mean state of each span.
+
+    Args:
+        states: (num_tokens, dim), any float dtype.
+        tokens: (num_spans, 2) int64 on the CPU, as `span_tokens` returns them; ranges may overlap.
+
+    Returns:
+        (num_spans, dim) float32; float64 for float64 states.
+    """
+    states = states.to(compute_dtype(states.dtype))
+    if not len(tokens):
+        return states.new_zeros(0, states.shape[1])
+    lengths = tokens[:, 1] - tokens[:, 0]
+    begins = lengths.cumsum(0) - lengths
+    index = torch.arange(int(lengths.sum()), device="cpu")
+    index += (tokens[:, 0] - begins).repeat_interleave(lengths)
+    device = states.device
+    return F.embedding_bag(index.to(device), states, begins.to(device), mode="mean")
+
+
+def coverage(text: str, offsets: Tensor) -> float:
+    """The share of the text's characters, white space left out, that are in a token; 1.0 without any.
+
+    Args:
+        text: the characters.
+        offsets: (num_tokens, 2) int64, the characters of each token that was read.
+    """
+    total = _num_characters(text)
+    ends = torch.cat([offsets.new_zeros(1), offsets[:, 1].cummax(0).values]) if len(offsets) else None
+    if ends is None or not total:
+        return float(not total)
+    starts = torch.cat([offsets[:, 0], offsets.new_tensor([len(text)])])
+    gaps = (starts > ends).nonzero().flatten()
+    pairs = zip(ends[gaps].tolist(), starts[gaps].tolist(), strict=True)
+    return 1 - sum(_num_characters(text[end:start]) for end, start in pairs) / total
+
+
+def _num_characters(text: str) -> int:
+    """Characters that are no white space."""
+    return len("".join(text.split()))
