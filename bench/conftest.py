@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK
+from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK, CROSS
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
+from bench.cases.t5 import T5_FULL, T5_QUICK
 from bench.harness import rows
 from bench.harness.comparison import Budget
 from bench.harness.report import summary
@@ -53,6 +54,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model_case" in metafunc.fixturenames:
         cases = MODELS_FULL if full else MODELS_QUICK
         metafunc.parametrize("model_case", cases, ids=[case.label for case in cases])
+    if "t5_case" in metafunc.fixturenames:
+        cases = T5_FULL if full else T5_QUICK
+        metafunc.parametrize("t5_case", cases, ids=[case.label for case in cases])
+    if "cross_case" in metafunc.fixturenames:
+        metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
 
 
 @pytest.fixture

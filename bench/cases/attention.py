@@ -202,6 +202,12 @@ def _whole_table(dtype: torch.dtype) -> list[DirectedCase]:
 ATTENTION_QUICK = [case for dtype in _DTYPES for case in _quick(dtype)]
 ATTENTION_FULL = [case for dtype in _DTYPES for case in _whole_table(dtype)]
 
+# A decoder's cross attention over the states of an encoder; one query sees them all.
+CROSS = [
+    AttentionCase(64 * K, (UNBOUNDED, UNBOUNDED), dtype, num_heads=12, num_kv_heads=12, num_queries=1)
+    for dtype in _DTYPES
+]
+
 CHUNKED_QUICK = [ChunkedCase(33 * 256, dtype) for dtype in _DTYPES]
 CHUNKED_FULL = [
     *CHUNKED_QUICK,

@@ -3,12 +3,13 @@
 import ast
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("matplotlib")
+
+from helpers.bench_clock import Clock
 
 from bench.cases.attention import causal
 from bench.harness.comparison import OWN, Budget
@@ -20,16 +21,6 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 # Each folder imports from those before it, and from itself.
 FOLDERS = ("harness", "cases", "peers", "suites", "gpu")
 OTHERS = {"demo": {"harness", "cases"}, "compile": {"harness"}}
-
-
-class Clock:
-    """The part of pytest-benchmark's fixture that a comparison uses."""
-
-    def pedantic(self, call, setup, rounds):
-        for _ in range(rounds):
-            setup()
-            call()
-        self.stats = SimpleNamespace(stats=SimpleNamespace(data=[1e-3] * rounds))
 
 
 def test_the_peer_of_the_readme_is_checked_and_timed(monkeypatch):

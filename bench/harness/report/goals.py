@@ -16,13 +16,13 @@ class Goal:
 
     Attributes:
         text: What is measured, as the table shows it.
-        targets: Of fp32 and bf16.
+        targets: Of fp32 and bf16; None for no goal.
         found: Returns the measured numbers of a dtype from the rows.
         at_most: Whether the number must not exceed the target; by default it must not be below.
     """
 
     text: str
-    targets: tuple[float, float]
+    targets: tuple[float | None, float | None]
     found: Callable[[list[Stored], str], Found]
     at_most: bool = False
 
@@ -32,6 +32,8 @@ def table(rows: list[Stored], goals: Sequence[Goal]) -> list[str]:
     cells = [["goal", "dtype", "target", "worst", "best", "rows", "met", "worst at"]]
     for goal in goals:
         for dtype, target in zip(DTYPES, goal.targets, strict=True):
+            if target is None:
+                continue
             found = sorted(goal.found(rows, dtype), key=lambda one: one[0], reverse=goal.at_most)
             sign = "<=" if goal.at_most else ">="
             measured = ["not measured", "", "0", "", ""]

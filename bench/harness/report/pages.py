@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from bench.harness.report import attention_goals, goals, model_goals, plots, tables
+from bench.harness.report import attention_goals, goals, model_goals, plots, t5_goals, tables
 from bench.harness.report.stored import (
     Stored,
     commit_of,
@@ -107,6 +107,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
     for title, suite, wanted in (
         ("windowed_attention", attention_goals.SUITE, attention_goals.GOALS),
         ("whole models", model_goals.SUITE, model_goals.GOALS),
+        ("T5", t5_goals.SUITE, t5_goals.GOALS),
     ):
         of_suite = groups((row for row in rows if row["suite"] == suite), 1)
         for (machine,), of_machine in of_suite.items():
