@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lckernels.checks import bad, integer, integers
 from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
+from lckernels.inner_forward import INNER
 from lckernels.long import exactness
 from lckernels.long.arguments import (
     Weights,
@@ -23,7 +24,7 @@ from lckernels.long.batches import check_embeds, check_prefix, check_token_ids, 
 from lckernels.long.chunking import Chunks, Rows, chunk_documents
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
-from lckernels.long.inputs import Numbers, as_tensors
+from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
 from lckernels.long.outputs import Outputs
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.run import run_batch
@@ -108,6 +109,9 @@ class LongEncoder(EncoderWrapper):
         super().__init__()
         if isinstance(model, LongEncoder):
             raise TypeError("model: got a LongEncoder; pass the encoder in it, its attribute model")
+        if any(INNER in module.__dict__ for module in model.modules()):
+            got = f"{type(model).__name__}, lengthened: it reads rows of any length"
+            raise bad("model", got, "call lckernels.unlengthen(model) first")
         self.trial = check_encoder(model)
         max_tokens = integer("max_tokens", max_tokens, 1)
         weights, special_tokens = defaults(halo, weights, special_tokens)
@@ -307,9 +311,7 @@ class LongEncoder(EncoderWrapper):
         Warns:
             UserWarning: a row has none of the special tokens whose ids the model's config has.
         """
-        for name, value in unsupported.items():
-            if value is not None and value is not False:
-                raise bad(name, type(value).__name__, "LongEncoder does not support it")
+        check_unsupported(self._kind, unsupported, self.model.config)
         given = as_tensors(
             {
                 "input_ids": input_ids,
@@ -331,7 +333,7 @@ class LongEncoder(EncoderWrapper):
         output = outputs.build(states, self._pool)
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)
-        return output if return_dict else output.to_tuple()
+        return output if return_dict else self._as_tuple(output)
 
     def _prepare(self) -> None:
         if self.trial is None:
@@ -360,6 +362,11 @@ class LongEncoder(EncoderWrapper):
     def _pool(self, states: Tensor) -> Tensor | None:
         """The pooler_output of merged states (batch, seqlen, dim)."""
         return None
+
+    def _as_tuple(self, output: Any) -> tuple[Any, ...]:
+        return output.to_tuple()
+
+    _kind = "LongEncoder"  # in messages
 
     def extra_repr(self) -> str:
         return (

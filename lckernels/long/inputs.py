@@ -12,6 +12,10 @@ from lckernels.checks import bad
 Numbers = Tensor | Sequence[Any]  # or an array; a sequence has a row per text
 _MAIN = ("input_ids", "inputs_embeds")
 _OTHERS = ("attention_mask", "token_type_ids")
+_WHY_NOT = {
+    "output_attentions": ": each chunk has attention weights of its own",
+    "position_ids": ": each chunk has the positions from the first on",
+}
 
 
 def as_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +49,22 @@ def as_tensors(inputs: Mapping[str, Any]) -> dict[str, Any]:
         column = torch.arange(max(lengths), device="cpu")
         tensors["attention_mask"] = (column < torch.tensor(lengths, device="cpu")[:, None]).long()
     return {**inputs, **tensors}
+
+
+def check_unsupported(kind: str, arguments: Mapping[str, Any], config: Any) -> None:
+    """Raises ValueError for an argument that is neither None nor False, and for attentions of the config.
+
+    Args:
+        kind: what does not support them, for the message.
+        arguments: by name.
+        config: of the model.
+    """
+    attentions = getattr(config, "output_attentions", None) is True
+    given = {"output_attentions": True} if attentions and "output_attentions" not in arguments else {}
+    for name, value in {**arguments, **given}.items():
+        if value is not None and value is not False:
+            got = f"{value} in the config" if name in given else type(value).__name__
+            raise bad(name, got, f"{kind} does not support it{_WHY_NOT.get(name, '')}")
 
 
 def expected_shape(name: str) -> str:

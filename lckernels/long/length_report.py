@@ -19,6 +19,7 @@ class Report:
         special_tokens: how many special tokens begin and end each row.
         prefix: what every chunk reads, in words.
         summary: as in `lengthen`, in words.
+        pooler: how pooler_output is computed for longer rows, in words; empty if the encoder has none.
         joints: marker rows between the chunks' contributions, in words; empty without.
         merge: as in `lengthen`.
         attention: of a full chunk, in words.
@@ -36,6 +37,7 @@ class Report:
     special_tokens: tuple[int, int]
     prefix: str
     summary: str
+    pooler: str
     joints: str
     merge: str
     attention: str
@@ -59,6 +61,7 @@ class Report:
             "special": f"{lead} at the beginning and {trail} at the end of a row, in every chunk",
             "prefix": self.prefix,
             "summary": self.summary,
+            "pooler": self.pooler,
             "joints": self.joints,
             "merge": "of the results" if self.merge == "final" else "in every layer, after attention",
             "attention": self.attention,

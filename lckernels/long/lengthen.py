@@ -11,6 +11,7 @@ from lckernels.checks import bad
 from lckernels.inner_forward import unwrap_forward, wrap_forward
 from lckernels.long.arguments import Weights
 from lckernels.long.attention import describe_attention
+from lckernels.long.head_trial import HeadTrial, check_head, try_head
 from lckernels.long.length_report import Report
 from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
@@ -77,7 +78,8 @@ def lengthen(
         The report: what was found, and which results are exact.
 
     Raises:
-        TypeError: a model without such an encoder, such as a decoder; one that is compiled.
+        TypeError: a model without such an encoder, such as a decoder; one that is compiled; a head that reads
+            what merged states do not have, such as the last state.
         ValueError: an invalid argument; a model that is lengthened.
     """
     parts = find_parts(model)
@@ -112,6 +114,10 @@ def lengthen(
     }
     encoder = LengthenedEncoder(parts.encoder, **options)
     prefixed = None if ids is None else LengthenedEncoder(parts.encoder, prefix=ids, **options)
+    head = try_head(parts)
+    check_head(parts, head)
+    for reader in (encoder, prefixed) if prefixed is not None else (encoder,):
+        reader.head = head
     before = [
         (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
     ]
@@ -202,6 +208,13 @@ def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | N
     return limit, "n_positions of the config"
 
 
+def _pooler(head: HeadTrial) -> str:
+    """What pooler_output is, in words; empty without one."""
+    if not head.is_pooled:
+        return ""
+    return f"{head.pooling}, on the merged states" if head.pooling else "None for longer rows"
+
+
 def _report(
     name: str,
     parts: Parts,
@@ -232,6 +245,7 @@ def _report(
         prefix=prefix,
         summary=weighted if encoder.summary == "mean" else "of the first chunk",
         joints="",
+        pooler=_pooler(encoder.head),
         merge=encoder.merge,
         attention=describe_attention(parts.encoder, encoder.attention, encoder.chunk_len),
         limit=limit,

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from lckernels.checks import bad
 from lckernels.inner_forward import INNER
 from lckernels.long.encoder import LongEncoder
+from lckernels.long.head_trial import HeadTrial, pooling_at_call
 from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments
 from lckernels.long.pooling import pool
@@ -21,14 +23,32 @@ _LEADING = "num_leading: got "
 
 
 class LengthenedEncoder(LongEncoder):
-    """A LongEncoder whose model has a LengthenedForward; chunks run on the forward beneath that."""
+    """A LongEncoder whose model has a LengthenedForward; chunks run on the forward beneath that.
+
+    Attributes:
+        head: what a trial run found of the model's head.
+    """
+
+    head: HeadTrial = HeadTrial()
+    _kind = "a row longer than a chunk"
 
     @property
     def _model_call(self) -> Callable[..., Any]:
-        return self.model.__dict__[INNER]
+        return self._read_chunks
+
+    def _read_chunks(self, **inputs: Any) -> Any:
+        # Looked up in the call: the context of lckernels' attention replaces it.
+        return self.model.__dict__[INNER](**inputs)
 
     def _pool(self, states: Tensor) -> Tensor | None:
-        return pool(self.model, states)
+        if self.head.pooling is None:
+            way = pooling_at_call(self.model, self.device, self._model_call)
+            self.head = replace(self.head, pooling=way)
+        return pool(self.model, self.head.pooling, states)
+
+    def _as_tuple(self, output: Any) -> tuple[Any, ...]:
+        values = output.to_tuple()
+        return (values[0], None, *values[1:]) if self.head.tuple_has_none else values
 
 
 class LengthenedForward:

@@ -73,10 +73,17 @@ def _encoder(model: nn.Module) -> tuple[nn.Module, str]:
         encoder = model.get_encoder()
         if encoder is not None and encoder is not model:
             return encoder, ENCODER_DECODER
+    found, base = model, _base(model)
+    while base is not None:
+        found, base = base, _base(base)
+    return found, "an encoder" if found is model else f"an encoder with a head ({name})"
+
+
+def _base(model: nn.Module) -> nn.Module | None:
+    """The model that a model of transformers adds a head to; None if it has none."""
     base = getattr(model, getattr(type(model), "base_model_prefix", "") or "", None)
-    if has_head(name) and isinstance(base, nn.Module):
-        return base, f"an encoder with a head ({name})"
-    return model, "an encoder"
+    with_head = has_head(type(model).__name__) and isinstance(base, nn.Module)
+    return base if with_head or _is_pretrained(base) else None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -91,7 +98,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_pretrained(model: nn.Module) -> bool:
+def _is_pretrained(model: object) -> bool:
     from transformers import PreTrainedModel
 
     return isinstance(model, PreTrainedModel)

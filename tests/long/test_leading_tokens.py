@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.encoder_models import pad, tiny, token_ids
+from helpers.merged_by_hand import merged_by_hand
 
 from lckernels.long.encoder import LongEncoder
 
@@ -12,39 +13,14 @@ TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 
 def by_hand(model, row, lead, overlap, weights):
     """(states, pieces): the merged states of one row, its first `lead` tokens and its last in every chunk."""
-    content, room = row[lead:-1], CHUNK - lead - 1
-    step = room - overlap
-    starts = [0]
-    while starts[-1] + room < len(content):
-        starts.append(min(starts[-1] + step, len(content) - room))
-    total = torch.zeros(len(row), model.config.hidden_size, dtype=torch.float64)
-    norm = torch.zeros(len(row), 1, dtype=torch.float64)
-    leading, kept = [], []
-    for n, start in enumerate(starts):
-        piece = content[start : start + room]
-        ids = torch.cat([row[:lead], piece, row[-1:]])
+
+    def read(columns):
         with torch.no_grad():
-            states = model(ids[None]).last_hidden_state[0]
-        left = 0 if n == 0 else starts[n - 1] + room - start - (overlap - overlap // 2)
-        begin = 0 if n == 0 else max(left, overlap // 2)
-        end = len(piece) if n == len(starts) - 1 else room - (overlap - overlap // 2)
-        leading.append(states[:lead])
-        kept.append(end - begin)
-        u = torch.arange(len(piece))
-        left_side = u + 1 if n else torch.full_like(u, len(piece))
-        right_side = len(piece) - u if n < len(starts) - 1 else torch.full_like(u, len(piece))
-        a = torch.minimum(left_side, right_side).double()[:, None]
-        if weights == "uniform" or len(starts) == 1:
-            a = torch.ones_like(a)
-        total[lead + start : lead + start + len(piece)] += a * states[lead:-1]
-        norm[lead + start : lead + start + len(piece)] += a
-        last = states[-1]
-    total[lead:-1] /= norm[lead:-1]
-    shares = torch.tensor(kept, dtype=torch.float64)
-    assert shares.sum() == len(content)
-    total[:lead] = (torch.stack(leading) * shares[:, None, None]).sum(0) / shares.sum()
-    total[-1] = last
-    return total, len(starts)
+            return [model(row[columns][None]).last_hidden_state[0]]
+
+    sizes = {"lead": lead, "chunk_len": CHUNK, "overlap": overlap, "weights": weights}
+    (states,), pieces = merged_by_hand(read, len(row), **sizes)
+    return states, pieces
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
