@@ -67,6 +67,10 @@ class Batch:
         if "token_type_ids" in self.sources:
             extra["token_type_ids"] = prefix.new_zeros(len(prefix) + 1)
         if "inputs_embeds" in self.sources and len(prefix):
+            scale = getattr(model, "embed_scale", 1)  # Pegasus and Marian scale the embeddings of ids alone
+            if scale != 1:
+                got = f"embeddings, and a prefix of ids, whose embeddings the model scales by {scale:.4g}"
+                raise bad("inputs_embeds", got, "pass input_ids")
             rows = model.get_input_embeddings()(prefix.to(device))
             extra["inputs_embeds"] = torch.cat([rows, torch.zeros_like(rows[:1])])
         sources = {name: source.flatten(0, 1) for name, source in self.on(device).items()}

@@ -20,7 +20,7 @@ from lckernels.long.arguments import (
     sequence_lengths,
 )
 from lckernels.long.attention import AttentionContexts
-from lckernels.long.batches import check_embeds, check_prefix, check_token_ids, read_batch
+from lckernels.long.batches import Batch, check_embeds, check_prefix, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, Rows, chunk_documents
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
@@ -358,6 +358,10 @@ class LongEncoder(EncoderWrapper):
         """As `_model_call`; a model whose rows are of any lengths does not change in a call."""
         call = self._model_call
         return call if self._rows is Rows.ANY else unchanged_by_calls(self.model, call)
+
+    def _unpack(self, batch: Batch, chunks: Chunks, packed: list[Tensor]) -> list[Tensor]:
+        """(batch, seqlen, dim) each, from merged states (total_len, dim); `lengthen` adds joints."""
+        return [batch.unpack(states) for states in packed]
 
     def _pool(self, states: Tensor) -> Tensor | None:
         """The pooler_output of merged states (batch, seqlen, dim)."""

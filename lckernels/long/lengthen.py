@@ -11,12 +11,15 @@ from lckernels.checks import bad
 from lckernels.inner_forward import unwrap_forward, wrap_forward
 from lckernels.long.arguments import Weights
 from lckernels.long.attention import describe_attention
+from lckernels.long.decoders import DecoderForward, check_decoder
 from lckernels.long.head_trial import HeadTrial, check_head, try_head
+from lckernels.long.joints import Joints, check_marker
 from lckernels.long.length_report import Report
 from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
 from lckernels.long.parts import Parts, find_parts
 from lckernels.long.positions import usable_positions
+from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokens import count_special_tokens
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
@@ -92,8 +95,8 @@ def lengthen(
     if boundaries == "sentence":
         allowed = "allowed are 'sled' and 'max_context'; LongEncoder supports 'sentence'"
         raise bad("boundaries", "'sentence'", allowed)
-    if joints is not None:
-        raise bad("joints", type(joints).__name__, "not supported yet")
+    check_decoder(parts.model, parts.decoder)
+    marker = None if joints is None else check_marker(joints, parts.encoder, parts.decoder)
     tokenizer = parts.tokenizer if tokenizer is None else tokenizer
     leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
     pairs, ids = _prefix(parts, tokenizer, prefix)
@@ -118,12 +121,18 @@ def lengthen(
     check_head(parts, head)
     for reader in (encoder, prefixed) if prefixed is not None else (encoder,):
         reader.head = head
+    if marker is not None:
+        _add_joints(parts, marker, encoder, prefixed)
     before = [
         (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
     ]
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer)
-    both = encoder, prefixed, pairs, report, tokenizer, before
-    wrap_forward(parts.encoder, LengthenedForward(*both, left_padding=parts.is_encoder_decoder))
+    forward = LengthenedForward(
+        encoder, prefixed, pairs, report, tokenizer, before, left_padding=parts.is_encoder_decoder
+    )
+    wrap_forward(parts.encoder, forward)
+    if encoder.joints is not None:
+        wrap_forward(parts.decoder, DecoderForward(parts.decoder, encoder.joints))
     if tokenizer is not None:
         raise_limit(tokenizer)
     for reader, attribute, _ in before:
@@ -149,6 +158,8 @@ def unlengthen(model: nn.Module) -> None:
         raise bad("model", got, "expected a model after lckernels.lengthen")
     forward = parts.encoder.__dict__["forward"]
     unwrap_forward(parts.encoder)
+    if forward.encoder.joints is not None:
+        unwrap_forward(parts.decoder)
     for reader, attribute, value in forward.before:
         setattr(reader, attribute, value)
     tokenizer = forward.tokenizer or parts.tokenizer
@@ -164,6 +175,19 @@ def lengthened(model: nn.Module, tokenizer: Any = None, **options: Any) -> Itera
         yield report
     finally:
         unlengthen(model)
+
+
+def _add_joints(
+    parts: Parts, marker: int | Tensor, encoder: LengthenedEncoder, prefixed: LengthenedEncoder | None
+) -> None:
+    """Both encoders get the joints, with one rule for the numbers of a row."""
+    leading = encoder.special_tokens[0]
+    rule = SeamRule(SeamCounts(encoder.chunking, leading), None)
+    if prefixed is not None:
+        with_prefix = SeamCounts(encoder.chunking, leading + len(prefixed.prefix))
+        rule = SeamRule(with_prefix, SeamCounts(prefixed.chunking, leading))
+        prefixed.joints = Joints(marker, rule)
+    encoder.joints = Joints(marker, rule)
 
 
 def _special_tokens(parts: Parts, tokenizer: Any, given: tuple[int, int] | None) -> tuple[int, int]:
@@ -184,6 +208,8 @@ def _prefix(parts: Parts, tokenizer: Any, prefix: Any) -> tuple[PairRule | None,
     if prefix is None:
         return None, None
     if not isinstance(prefix, str):
+        if not len(prefix):
+            raise bad("prefix", "no token", "expected some, or None for no prefix")
         return None, prefix
     if prefix == "pair":
         return pair_rule(parts.encoder, tokenizer), None
@@ -191,7 +217,11 @@ def _prefix(parts: Parts, tokenizer: Any, prefix: Any) -> tuple[PairRule | None,
         raise bad(
             "prefix", repr(prefix), "a text requires a tokenizer; else expected 'pair', token ids or None"
         )
-    return None, tokenizer(prefix, add_special_tokens=False)["input_ids"]
+    # A space at its end would be part of the next token in a text that begins with it.
+    ids = tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise bad("prefix", repr(prefix), "expected a text with tokens, or None for no prefix")
+    return None, ids
 
 
 def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | None, str]:
@@ -238,13 +268,13 @@ def _report(
         kind=parts.kind,
         chunk_len=encoder.chunk_len,
         chunk_len_from=source,
-        overlap=encoder.overlap,
+        overlap=(prefixed or encoder).overlap,
         weights=encoder.weights if isinstance(encoder.weights, str) else "explicit",
         boundaries=encoder.boundaries,
         special_tokens=encoder.special_tokens,
         prefix=prefix,
         summary=weighted if encoder.summary == "mean" else "of the first chunk",
-        joints="",
+        joints="" if encoder.joints is None else str(encoder.joints),
         pooler=_pooler(encoder.head),
         merge=encoder.merge,
         attention=describe_attention(parts.encoder, encoder.attention, encoder.chunk_len),

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from lckernels.checks import bad
 from lckernels.inner_forward import INNER
+from lckernels.long.batches import Batch
+from lckernels.long.chunking import Chunks
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.head_trial import HeadTrial, pooling_at_call
+from lckernels.long.joints import Joints
 from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments
 from lckernels.long.pooling import pool
@@ -27,10 +30,17 @@ class LengthenedEncoder(LongEncoder):
 
     Attributes:
         head: what a trial run found of the model's head.
+        joints: rows between the states that neighbouring chunks contribute; None without.
     """
 
     head: HeadTrial = HeadTrial()
+    joints: Joints | None = None
     _kind = "a row longer than a chunk"
+
+    def _unpack(self, batch: Batch, chunks: Chunks, packed: list[Tensor]) -> list[Tensor]:
+        if self.joints is None:
+            return super()._unpack(batch, chunks, packed)
+        return self.joints.unpack(self.model, batch, chunks, packed)
 
     @property
     def _model_call(self) -> Callable[..., Any]:
@@ -128,6 +138,9 @@ class LengthenedForward:
         if self.prefixed is not None:
             if not self._begin_with_prefix(ids, lengths):
                 return self.prefixed, None
+            if encoder.merge == "layer":
+                allowed = "merge='layer' supports rows that do not contain it; use merge='final'"
+                raise bad("prefix", "rows that begin with it", allowed)
             start = encoder.special_tokens[0] + len(self.prefixed.prefix)
             return encoder, torch.full_like(lengths, start)
         if self.pairs is None:

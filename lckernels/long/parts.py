@@ -7,6 +7,7 @@ from torch import nn
 
 from lckernels.inner_forward import INNER
 from lckernels.long.checkpoints import has_head
+from lckernels.long.decoders import find_decoder
 
 _COMPILED = "_compiled_call_impl"  # attribute that `module.compile()` sets
 
@@ -22,6 +23,7 @@ class Parts:
         kind: what the model is, in words.
         tokenizer: that the model itself has; None without one.
         readers: modules of sentence-transformers that read texts with it.
+        decoder: what reads the encoder's states; None without one.
     """
 
     model: nn.Module
@@ -30,19 +32,17 @@ class Parts:
     kind: str
     tokenizer: Any = None
     readers: tuple[nn.Module, ...] = field(default=())
+    decoder: nn.Module | None = None
 
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether a decoder reads the encoder's states."""
-        return self.kind == ENCODER_DECODER
+        return self.decoder is not None
 
     @property
     def is_lengthened(self) -> bool:
         """Whether `lengthen` has changed the encoder."""
         return INNER in self.encoder.__dict__
-
-
-ENCODER_DECODER = "an encoder-decoder"
 
 
 def find_parts(model: nn.Module) -> Parts:
@@ -61,18 +61,16 @@ def find_parts(model: nn.Module) -> Parts:
     inner = _unwrapped(model)
     if not _is_pretrained(inner):
         inner, tokenizer, readers = _of_sentence_transformers(inner)
-    found, kind = _encoder(_unwrapped(inner))
+    inner = _unwrapped(inner)
+    decoder = find_decoder(inner)
+    found, kind = _encoder(inner) if decoder is None else (inner.get_encoder(), "an encoder-decoder")
     name = next((name for name, module in model.named_modules() if module is found), "")
-    return Parts(_unwrapped(inner), found, name, kind, tokenizer, readers)
+    return Parts(inner, found, name, kind, tokenizer, readers, decoder)
 
 
 def _encoder(model: nn.Module) -> tuple[nn.Module, str]:
-    """The encoder of a model of transformers, and what the model is."""
-    name, config = type(model).__name__, model.config
-    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
-        encoder = model.get_encoder()
-        if encoder is not None and encoder is not model:
-            return encoder, ENCODER_DECODER
+    """The encoder of a model of transformers without a decoder, and what the model is."""
+    name = type(model).__name__
     found, base = model, _base(model)
     while base is not None:
         found, base = base, _base(base)

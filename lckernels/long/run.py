@@ -43,7 +43,7 @@ def run_batch(
     entries = batch.entries(device, encoder.prefix, encoder.model)
     run = _run_rows if encoder.merge == "layer" else _run_chunks
     merged = run(encoder, entries, chunks, outputs, weights, encoder.output_device or device)
-    return [batch.unpack(state) for state in merged]
+    return encoder._unpack(batch, chunks, merged)
 
 
 def _is_one_call(encoder: "LongEncoder", batch: Batch, sentence_boundaries: object) -> bool:

@@ -181,6 +181,28 @@ def test_the_limit_of_positions(name):
     assert model.get_encoder()(input_ids=ids).last_hidden_state.shape == (1, CHUNK, 16)  # so many there are
 
 
+def test_a_decoder_that_reads_the_rows_too():
+    """Those of T5 have no limit of positions; others raise."""
+    ids = row(90, (0, 1))[None]
+    for kind in ("SequenceClassification", "QuestionAnswering"):
+        of_t5 = getattr(transformers, f"T5For{kind}")(build("t5").config).eval()
+        lckernels.lengthen(of_t5, chunk_len=CHUNK, special_tokens=(0, 1))
+        with torch.no_grad():
+            assert of_t5(input_ids=ids)[0].isfinite().all()
+        model = getattr(transformers, f"BartFor{kind}")(build("bart").config)
+        with pytest.raises(TypeError, match=f"model: got BartFor{kind}, whose decoder reads each row too"):
+            lckernels.lengthen(model, special_tokens=(1, 1))
+
+
+def test_an_encoder_of_such_a_model_has_no_decoder():
+    """UMT5's config is that of an encoder-decoder."""
+    model = transformers.UMT5EncoderModel(build("umt5").config)
+    assert lckernels.lengthen(model, chunk_len=CHUNK, special_tokens=(0, 1)).kind == "an encoder"
+    lckernels.unlengthen(model)
+    with pytest.raises(ValueError, match="joints: got UMT5EncoderModel, which no decoder reads"):
+        lckernels.lengthen(model, chunk_len=CHUNK, special_tokens=(0, 1), joints=3)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_two_segments_are_found_under_padding(side):
     """The first segment of each row is read by each chunk, wherever its padding is."""
