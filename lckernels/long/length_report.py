@@ -23,7 +23,7 @@ class Report:
         joints: marker rows between the chunks' contributions, in words; empty without.
         merge: as in `lengthen`.
         attention: of a full chunk, in words.
-        limit: what happened to the tokenizer's limit; empty without a tokenizer.
+        limit: what happened to the tokenizer's limit.
     """
 
     model: str

@@ -258,7 +258,9 @@ def _report(
     if prefixed is not None:
         prefix = f"{len(prefixed.prefix)} given tokens"
     weighted = "mean over the chunks, by the tokens that each keeps"
-    limit = "" if tokenizer is None else f"limit {own_limit(tokenizer):,} raised: texts are not truncated"
+    limit = "none given: truncation=True still cuts texts to its limit"
+    if tokenizer is not None:
+        limit = f"limit {own_limit(tokenizer):,} raised: texts are not truncated"
     if tokenizer is not None and own_limit(tokenizer) >= NO_LIMIT:
         limit = "without a limit"
     where = type(parts.encoder).__name__
