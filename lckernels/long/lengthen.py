@@ -106,7 +106,7 @@ def lengthen(
         "overlap": overlap,
         "weights": weights,
         "boundaries": boundaries,
-        "special_tokens": (leading + num_virtual_tokens(model), trailing),
+        "special_tokens": (leading, trailing),
         "summary": summary,
         "merge": merge,
         "attention": attention,
@@ -126,7 +126,7 @@ def lengthen(
     before = [
         (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
     ]
-    report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer)
+    report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, num_virtual_tokens(model))
     forward = LengthenedForward(
         encoder, prefixed, pairs, report, tokenizer, before, left_padding=parts.is_encoder_decoder
     )
@@ -253,10 +253,13 @@ def _report(
     pairs: PairRule | None,
     source: str,
     tokenizer: Any,
+    virtual: int,
 ) -> Report:
     prefix = "none" if pairs is None else str(pairs)
     if prefixed is not None:
         prefix = f"{len(prefixed.prefix)} given tokens"
+    if virtual:
+        prefix = f"{virtual} virtual tokens" if prefix == "none" else f"{virtual} virtual tokens; {prefix}"
     weighted = "mean over the chunks, by the tokens that each keeps"
     limit = "none given: truncation=True still cuts texts to its limit"
     if tokenizer is not None:

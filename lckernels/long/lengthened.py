@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.inner_forward import INNER
@@ -19,6 +19,7 @@ from lckernels.long.joints import Joints
 from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments
 from lckernels.long.pooling import pool
+from lckernels.prompts import prompt_of_call
 
 # Arguments that a task head hands on to its encoder, which change no state.
 _IGNORED = ("num_items_in_batch", "use_cache")
@@ -112,6 +113,7 @@ class LengthenedForward:
         if fits and self.prefixed is None:
             return self._inner(*args, **kwargs)
         given = self._by_name(args, kwargs)
+        self._check(given)
         encoder, num_leading = self._leading(given)
         if fits and encoder is self.encoder:
             return self._inner(*args, **kwargs)
@@ -120,7 +122,8 @@ class LengthenedForward:
         except ValueError as error:
             if num_leading is None or not str(error).startswith(_LEADING):
                 raise
-            message = str(error).replace(_LEADING, "prefix: got a first segment of ", 1)
+            virtual = "virtual tokens and " if prompt_of_call()[0] and "inputs_embeds" in given else ""
+            message = str(error).replace(_LEADING, f"prefix: got {virtual}a first segment of ", 1)
             raise ValueError(message) from None
 
     def _by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -129,36 +132,46 @@ class LengthenedForward:
         given = {**dict(zip((p.name for p in parameters), args, strict=False)), **kwargs}
         return {name: x for name, x in given.items() if x is not None and name not in _IGNORED}
 
+    @staticmethod
+    def _check(given: dict[str, Any]) -> None:
+        """Raises ValueError for keys before those of a row."""
+        keys = next((given[name] for name in ("past_key_values", "cache") if name in given), None)
+        if keys is not None and keys.get_seq_length():
+            got = f"{keys.get_seq_length()} keys before the rows"
+            allowed = "PEFT's prefix tuning is supported by LongEncoder(model), not by lengthen"
+            raise bad("past_key_values", got, allowed)
+
     def _leading(self, given: dict[str, Any]) -> tuple[LengthenedEncoder, Tensor | None]:
         """The encoder that reads the rows, and how many first tokens of each its chunks all read."""
         encoder = self.encoder
         tokens = given.get("input_ids", given.get("inputs_embeds"))
         first, lengths = _token_ranges(tokens, given.get("attention_mask"), self.left_padding)
-        ids, types = (_without_left_padding(given.get(x), first) for x in ("input_ids", "token_type_ids"))
+        virtual, ids = _prompt(given, tokens.shape)
+        leading, trailing = encoder.special_tokens[0] + virtual, encoder.special_tokens[1]
+        ids, types = (_without_left_padding(x, first) for x in (ids, given.get("token_type_ids")))
+        leads = torch.full_like(lengths, leading)
         if self.prefixed is not None:
-            if not self._begin_with_prefix(ids, lengths):
-                return self.prefixed, None
-            if encoder.merge == "layer":
-                allowed = "merge='layer' supports rows that do not contain it; use merge='final'"
-                raise bad("prefix", "rows that begin with it", allowed)
-            start = encoder.special_tokens[0] + len(self.prefixed.prefix)
-            return encoder, torch.full_like(lengths, start)
-        if self.pairs is None:
-            return encoder, None
-        leads = first_segments(self.pairs, ids, types, lengths, encoder.special_tokens)
+            if self._begin_with_prefix(ids, lengths, leading):
+                if encoder.merge == "layer":
+                    allowed = "merge='layer' supports rows that do not contain it; use merge='final'"
+                    raise bad("prefix", "rows that begin with it", allowed)
+                return encoder, leads + len(self.prefixed.prefix)
+            encoder = self.prefixed
+        elif self.pairs is not None:
+            leads = first_segments(self.pairs, ids, types, lengths, (leading, trailing))
         if (leads == encoder.special_tokens[0]).all():
             return encoder, None
         if encoder.merge == "layer":
             row = int((leads > encoder.special_tokens[0]).nonzero()[0])
-            allowed = "merge='layer' supports rows of one segment; use merge='final'"
-            raise bad("prefix", f"two segments in row {row}", allowed)
+            got = f"{virtual} virtual tokens" if virtual else f"two segments in row {row}"
+            raise bad("prefix", got, "merge='layer' supports rows of one segment; use merge='final'")
         return encoder, leads
 
-    def _begin_with_prefix(self, input_ids: Tensor | None, lengths: Tensor) -> bool:
-        """Whether every row begins with the fixed prefix; raises ValueError if only some do."""
+    def _begin_with_prefix(self, input_ids: Tensor | None, lengths: Tensor, start: int) -> bool:
+        """Whether in every row the fixed prefix is at `start`; raises ValueError if only in some."""
         if input_ids is None:
             return False
-        prefix, start = self.prefixed.prefix, self.encoder.special_tokens[0]
+        prefix = self.prefixed.prefix
         begins = input_ids[:, start : start + len(prefix)]
         if begins.shape[1] < len(prefix):
             return False
@@ -167,6 +180,19 @@ class LengthenedForward:
             row = int((~same).nonzero()[0])
             raise bad("input_ids", f"row {row} without the prefix", "other rows of the batch begin with it")
         return bool(same.all())
+
+
+def _prompt(given: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, Tensor | None]:
+    """Virtual tokens before each row, as of PEFT's prompt tuning, and the ids (batch, seqlen) if known.
+
+    A virtual token has the id -1.
+    """
+    if "inputs_embeds" not in given:
+        return 0, given.get("input_ids")
+    virtual, ids = prompt_of_call()
+    if ids is None or (ids.shape[0], ids.shape[-1] + virtual) != shape[:2]:
+        return virtual, None
+    return virtual, nn.functional.pad(ids, (virtual, 0), value=-1)
 
 
 def _token_ranges(tokens: Tensor, mask: Tensor | None, left_padding: bool) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from lckernels.long.chunking import Rows
 from lckernels.long.direction import check_direction
 from lckernels.long.short_rows import RunError, ShortRows, are_numbers
 from lckernels.module_copy import copy_without_hooks
+from lckernels.prompts import num_prefix_keys
 
 _SMALL = 2**28  # parameters up to which a model of half precision is tried in fp32
 _KEPT = 2**18  # elements up to which a buffer is copied; a larger one is a weight
@@ -173,6 +174,22 @@ def undisturbed(device: torch.device) -> Iterator[None]:
             numpy.random.set_state(states[1])
 
 
+def _check_prefix_keys(model: nn.Module, rows: Tensor, states: Tensor) -> None:
+    """Raises TypeError for a model that does not read the keys of PEFT's prefix tuning."""
+    keys = num_prefix_keys(model)
+    if not keys:
+        return
+    encoder = model.get_base_model()
+    try:
+        without = ShortRows(encoder, rows.device).states(rows)
+    except RunError:
+        return
+    if torch.equal(states, without):
+        name = type(encoder).__name__
+        got = f"model: got {name} with prefix tuning, whose {keys} virtual tokens it does not read"
+        raise TypeError(f"{got}: its states are the same without them; expected another PEFT method")
+
+
 def _try(
     model: nn.Module,
     device: torch.device,
@@ -200,6 +217,7 @@ def _try(
                 )
         except RunError as error:
             return Trial(Rows.ALONE, f"the trial run of a short row failed ({error})")
+        _check_prefix_keys(model, first, alone)
         sees_later = rows.see_later()
         both = torch.cat([rows.text, rows.other])
         if rows.has(alone, both):
