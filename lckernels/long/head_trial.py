@@ -62,15 +62,30 @@ def pooling_at_call(model: nn.Module, device: torch.device, call: Callable[..., 
         return pooling_way(model, output.last_hidden_state, output.pooler_output)
 
 
-def check_head(parts: Parts, trial: HeadTrial) -> None:
-    """Raises TypeError for a head that reads what merged states do not have."""
+def check_head(model: nn.Module, parts: Parts, trial: HeadTrial) -> None:
+    """Raises TypeError for a head, or a pooling, that reads what merged states do not have.
+
+    Args:
+        model: the argument of `lengthen`.
+        parts: of it.
+        trial: of its head.
+    """
     name, encoder = type(parts.model).__name__, type(parts.encoder).__name__
-    if trial.reads_last:
-        got = f"{name}, whose head reads the last state of a row, which only the last chunk determines"
+    pools_last = parts.readers and _pools_last(model)
+    if trial.reads_last or pools_last:
+        what = f"{type(model).__name__}, whose pooling" if pools_last else f"{name}, whose head"
+        got = f"{what} reads the last state of a row, which only the last chunk determines"
         raise TypeError(f"model: got {got}; expected a head that reads the first state, each, or their mean")
     if trial.reads_pooled and trial.pooling == "":
         got = f"{name}, whose head reads pooler_output, which {encoder} computes from other states"
         raise TypeError(f"model: got {got}; expected a head that reads last_hidden_state")
+
+
+def _pools_last(model: nn.Module) -> bool:
+    """Whether a pooling of sentence-transformers reads the last token."""
+    modes = (getattr(module, "pooling_mode", ()) for module in model.modules())
+    by_flag = any(getattr(module, "pooling_mode_lasttoken", False) is True for module in model.modules())
+    return by_flag or any("lasttoken" in ((mode,) if isinstance(mode, str) else mode) for mode in modes)
 
 
 def _try(model: nn.Module, encoder: nn.Module, rows: ShortRows) -> HeadTrial:

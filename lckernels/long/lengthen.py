@@ -118,7 +118,7 @@ def lengthen(
     encoder = LengthenedEncoder(parts.encoder, **options)
     prefixed = None if ids is None else LengthenedEncoder(parts.encoder, prefix=ids, **options)
     head = try_head(parts)
-    check_head(parts, head)
+    check_head(model, parts, head)
     for reader in (encoder, prefixed) if prefixed is not None else (encoder,):
         reader.head = head
     if marker is not None:

@@ -82,10 +82,13 @@ def first_segments(
     leading, trailing = special_tokens
     typed = torch.zeros(len(lengths), dtype=torch.bool, device="cpu")
     result = torch.full_like(lengths, leading)
-    if token_type_ids is not None:
-        second = (token_type_ids.detach().cpu() > 0).long()
+    if token_type_ids is not None and token_type_ids.dim() == 2:  # more are an error of LongEncoder
+        types = token_type_ids.detach().cpu()
+        # XLNet's special tokens at the end of a row have a type of their own.
+        content = torch.arange(types.shape[1], device="cpu") < (lengths - trailing)[:, None]
+        second = (types > 0) & content
         typed = second.any(1)
-        result = torch.where(typed, second.argmax(1), result)
+        result = torch.where(typed, second.long().argmax(1).clamp(min=leading), result)
     if typed.all() or (token_type_ids is not None and rule.by_types):
         return result
     if input_ids is None:

@@ -115,5 +115,7 @@ def _of_sentence_transformers(model: nn.Module) -> tuple[nn.Module, Any, tuple[n
     inner = None if name is None else _unwrapped(reader._modules[name])
     if inner is None or tokenizer is None or not _is_pretrained(inner):
         expected = "expected a model of transformers, or a SentenceTransformer that begins with one"
+        inside = ((name, m) for name, m in model.named_modules() if name and _is_pretrained(m))
+        expected += next((f"; pass the one in it, {name} ({type(m).__name__})" for name, m in inside), "")
         raise TypeError(f"model: got {type(model).__name__}, in which no encoder is found; {expected}")
     return inner, tokenizer, (reader,)

@@ -57,6 +57,10 @@ def test_a_decoder(make, message):
         (lambda: transformers.BertModel, "got the class BertModel; expected a model"),
         (lambda: lckernels.LongEncoder(tiny()), "got LongEncoder, in which no encoder is found"),
         (
+            lambda: torch.nn.ModuleDict({"encoder": tiny(), "head": torch.nn.Linear(16, 2)}),
+            r"got ModuleDict, in which no encoder is found; .*; pass the one in it, encoder \(BertModel\)",
+        ),
+        (
             lambda: build("ViTForImageClassification", "ViTConfig", **VISION),
             "got ViTModel, whose input is pixel_values; expected an encoder whose input is input_ids or",
         ),

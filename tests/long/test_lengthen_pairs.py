@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import lckernels
+from lckernels.long.pairs import PairRule, first_segments
 
 CHUNK = 32
 TOLERANCE = {"rtol": 1e-11, "atol": 1e-12}
@@ -151,3 +152,22 @@ def test_a_fixed_prefix():
                 logits = model(without).logits
             assert report.prefix == "6 given tokens"
             torch.testing.assert_close(logits[:, 1:], expected[:, 7:], **TOLERANCE)
+
+
+def test_types_of_special_tokens_are_no_segment():
+    """XLNet's rows end with [SEP] and [CLS], which has a type of its own."""
+    rule = PairRule(by_types=False, separator=None)
+    types = torch.tensor([[0] * 8 + [2], [0, 0, 0, 1, 1, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1, 2, 0, 0]])
+    lengths = torch.tensor([9, 9, 7])
+    ids = torch.full_like(types, 9)
+    assert first_segments(rule, ids, types, lengths, (0, 2)).tolist() == [0, 3, 1]
+    assert first_segments(rule, ids, torch.ones_like(types), lengths, (1, 1)).tolist() == [1, 1, 1]
+
+
+def test_token_types_of_another_shape():
+    """TAPAS has seven types a token."""
+    model = head_model("bert", "TokenClassification")
+    lckernels.lengthen(model, chunk_len=CHUNK)
+    message = r"token_type_ids: got shape \(1, 70, 7\); input_ids has \(batch, seqlen\) = \(1, 70\)"
+    with pytest.raises(ValueError, match=message):
+        encoder_of(model)(torch.full((1, 70), 9), token_type_ids=torch.zeros(1, 70, 7, dtype=torch.long))

@@ -158,3 +158,13 @@ def test_minilm():
     # The truncated model never read the last sentence.
     assert after > before + 0.2
     torch.testing.assert_close(model.encode("Where do penguins live?"), short)
+
+
+@pytest.mark.parametrize("mode", ["lasttoken", ("mean", "lasttoken")])
+def test_a_pooling_that_reads_the_last_token(tiny, mode):
+    tiny[1].pooling_mode = mode
+    message = (
+        "model: got SentenceTransformer, whose pooling reads the last state of a row, which only the last"
+    )
+    with pytest.raises(TypeError, match=message):
+        lengthen(tiny)
