@@ -1,12 +1,14 @@
 """The attention function and the name that lckernels registers in transformers' attention interface."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from lckernels.functional import windowed_attention
+from lckernels.functional import merge_attention_states, windowed_attention
 from lckernels.hf import position_bias
 from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
 from lckernels.hf.chunked import attention_in_chunks
@@ -21,6 +23,8 @@ from lckernels.ops.attention import attend_window
 
 # Without "flash", "sdpa" or a slash: transformers derives options from such names.
 NAME = "lckernels"
+# Attention of a layer's queries to other keys: () -> out (batch, seqlen_q, num_heads, head_dim_v), lse.
+OtherKeys = Callable[[], tuple[Tensor, Tensor]]
 _WARNINGS = {
     WEIGHTS: f"{WEIGHTS}; these calls run as eager attention",
     OWN_MASK: "a dense 4-D mask runs as dense attention",
@@ -41,6 +45,7 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    other_keys: OtherKeys | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of one layer, with the signature that transformers requires.
@@ -57,6 +62,8 @@ def attention(
         attention_mask: what `create_mask` returns, a dense mask, or None.
         dropout: probability; 0 outside training.
         scaling: of the scores; default: head_dim ** -0.5.
+        other_keys: attention to further keys, which one softmax has together with `key`; of a replacement
+            of a family, with a KeyMask.
         **options: of transformers, such as softcap, s_aux and cu_seq_lens_q; options that do not change the
             result are ignored.
 
@@ -72,7 +79,9 @@ def attention(
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind
-        return served_attention(query, key, value, call, dropout, scaling, settings.backend), None
+        return served_attention(query, key, value, call, dropout, scaling, settings.backend, other_keys), None
+    if other_keys is not None:
+        raise NotServed("other_keys: got a function in a call that does not run as windowed_attention")
     if isinstance(call, Chunked):
         return attention_in_chunks(query, key, value, call.mask, dropout, scaling, settings.backend), None
     if call.reason in _WARNINGS:
@@ -94,18 +103,26 @@ def served_attention(
     dropout: float,
     scaling: float | None,
     backend: str | None,
+    other_keys: OtherKeys | None = None,
 ) -> Tensor:
-    """windowed_attention of tensors (batch, heads, seqlen, head_dim), as `classify` describes the call."""
+    """windowed_attention of tensors (batch, heads, seqlen, head_dim), as `classify` describes the call.
+
+    With other_keys it is merged with their attention.
+    """
     if call.window_only and backend is None and not dropout:
         offset = call.layout.offset
         states = attend_window(query, key, value, call.window, scaling, offset, heads_first=True)
         if states is not None:
             return states[0]
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    return windowed_attention(
-        q, k, v, window_size=call.window, softmax_scale=scaling, layout=call.layout, score=call.score,
-        dropout_p=dropout, backend=backend,
+    attend = partial(
+        windowed_attention, q, k, v, window_size=call.window, softmax_scale=scaling, layout=call.layout,
+        score=call.score, dropout_p=dropout, backend=backend,
     )  # fmt: skip
+    if other_keys is None:
+        return attend()
+    outs, lses = zip(attend(return_lse=True), other_keys(), strict=True)
+    return merge_attention_states(outs, lses, backend=backend)[0]
 
 
 def _returns_weights(options: dict[str, Any]) -> bool:

@@ -285,6 +285,12 @@ FULL: dict[str, Model] = {
         wrong="in transformers 5.17 UMT5's decoder sees later tokens (findings/)",
     ),
     "longt5": Model("LongT5ForConditionalGeneration", "LongT5Config", T5 | {"local_radius": 4}),
+    "longt5 (transient-global)": Model(
+        "LongT5ForConditionalGeneration",
+        "LongT5Config",
+        T5
+        | {"local_radius": 4, "global_block_size": 4, "encoder_attention_type": "transient-global"},
+    ),
     "switch_transformers": Model(
         "SwitchTransformersForConditionalGeneration",
         "SwitchTransformersConfig",

@@ -1,4 +1,4 @@
-"""The local attention of LongT5's encoder under lckernels.patch: a window with a bias by distance."""
+"""LongT5's encoder under lckernels.patch: a window with a bias by distance, alone or with sums of blocks."""
 
 # ruff: noqa: E402
 import copy
@@ -13,21 +13,27 @@ from helpers.hf_masks import LargestTensor
 from helpers.hf_models import T5, VOCAB
 
 import lckernels
+from lckernels.hf import warn
+from lckernels.hf.interface import attention
+from lckernels.hf.masks.descriptor import NotServed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RADIUS = 4
+RADIUS, BLOCK = 4, 4
 LENGTHS = (1, 4, 5, 6, 10, 21, 33)
 PADDINGS = ("none", "left", "right", "middle")
+LOCAL, GLOBAL = KINDS = ("local", "transient-global")
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def make(dtype=torch.float32, cls="LongT5EncoderModel", **sizes):
+def make(kind=LOCAL, dtype=torch.float32, cls="LongT5EncoderModel", **sizes):
     torch.manual_seed(0)
-    config = transformers.LongT5Config(vocab_size=VOCAB, **T5 | {"local_radius": RADIUS} | sizes)
+    sizes = {"local_radius": RADIUS, "global_block_size": BLOCK, "encoder_attention_type": kind} | sizes
+    config = transformers.LongT5Config(vocab_size=VOCAB, **T5 | sizes)
     model = getattr(transformers, cls)(config).eval().to(dtype)
-    for module in model.modules():
-        if hasattr(module, "relative_attention_bias"):
-            torch.nn.init.normal_(module.relative_attention_bias.weight, std=2)
+    for name, weight in model.named_parameters():
+        if "relative_attention_bias" in name:
+            torch.nn.init.normal_(weight, std=2)
     return model
 
 
@@ -61,10 +67,11 @@ def close(ours, expected, tolerance=1e-5):
     torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("seqlen", LENGTHS)
 def test_states(seqlen, padding, in_fp64):
-    model, inputs = make(torch.float64), inputs_of(seqlen, padding)
+    model, inputs = make(dtype=torch.float64), inputs_of(seqlen, padding)
     expected = states(model, inputs)
     report = lckernels.patch(model)
     close(states(model, inputs), expected, 1e-12)
@@ -73,9 +80,46 @@ def test_states(seqlen, padding, in_fp64):
     assert torch.equal(states(model, inputs), expected)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("missing", [0, 1, 2, 3, 4, 7, 20])
+@pytest.mark.parametrize("seqlen", (*LENGTHS, 3, 7, 8, 64, 71))
+def test_sums_of_blocks(seqlen, missing, in_fp64):
+    """Rows that end after a block or within one, or with fewer tokens than a block; all buckets."""
+    model, inputs = make(GLOBAL, torch.float64), inputs_of(seqlen)
+    inputs["attention_mask"][1, max(1, seqlen - missing) :] = 0
+    expected = states(model, inputs)
+    report = lckernels.patch(model)
+    close(states(model, inputs), expected, 1e-12)
+    assert {(row.window, row.verdict) for row in report.rows} == {((RADIUS, RADIUS), "exact")}
+
+
+@pytest.mark.parametrize("padding", ["left", "middle"])
+def test_sums_with_padding_before_a_token_are_the_models(padding):
+    """Its blocks are then not those of the tokens."""
+    model, inputs = make(GLOBAL), inputs_of(21, padding)
+    expected = states(model, inputs)
+    lckernels.patch(model)
+    warn._warn.cache_clear()
+    with pytest.warns(UserWarning, match="padding before a token"):
+        assert torch.equal(states(model, inputs), expected)
+
+
+@pytest.mark.parametrize("sizes", [{"global_block_size": 6}, {"relative_attention_num_buckets": 40}])
+def test_sums_that_are_the_models(sizes):
+    """Blocks counted in floats with rounding; buckets without a last distance."""
+    model, inputs = make(GLOBAL, cls="LongT5ForConditionalGeneration", **sizes), inputs_of(33)
+    expected = states(model.encoder, inputs)
+    report = lckernels.patch(model)
+    left = [row for row in report.rows if row.verdict.startswith("left: its code does not go through")]
+    assert [row.layer.split(".")[-1] for row in left] == ["TransientGlobalSelfAttention"] * 2
+    assert torch.equal(states(model.encoder, inputs), expected)
+    with pytest.raises(TypeError, match="a patch would do nothing"):
+        lckernels.patch(make(GLOBAL, **sizes))
+
+
 def test_a_layer_is_attention_over_a_band():
     """Its definition again: keys at a distance of at most local_radius, a bias by the distance's bucket."""
-    model, inputs = make(torch.float64), inputs_of(21, "middle")
+    model, inputs = make(dtype=torch.float64), inputs_of(21, "middle")
     layer = model.encoder.block[0].layer[0].LocalSelfAttention
     lckernels.patch(model)
     seen = {}
@@ -93,7 +137,7 @@ def test_a_layer_is_attention_over_a_band():
 
 def test_the_band_is_not_wider():
     """A change of one token reaches the states of local_radius tokens per layer on either side."""
-    model = make(torch.float64, num_layers=1)
+    model = make(dtype=torch.float64, num_layers=1)
     lckernels.patch(model)
     inputs = inputs_of(33)
     before = states(model, inputs).view(2, 33, -1)
@@ -102,10 +146,11 @@ def test_the_band_is_not_wider():
     assert changed[0].nonzero().flatten().tolist() == list(range(16 - RADIUS, 17 + RADIUS))
 
 
+@of_each_kind
 @pytest.mark.parametrize("checkpoints", [None, False, True], ids=["", "checkpoints", "reentrant"])
-def test_gradients(checkpoints, in_fp64):
+def test_gradients(kind, checkpoints, in_fp64):
     def gradients(patched):
-        model = make(torch.float64, "LongT5ForConditionalGeneration").train()
+        model = make(kind, torch.float64, "LongT5ForConditionalGeneration").train()
         if patched:
             lckernels.patch(model)
         if checkpoints is not None:
@@ -115,15 +160,20 @@ def test_gradients(checkpoints, in_fp64):
         return {n: p.grad for n, p in model.named_parameters()}
 
     expected, ours = gradients(False), gradients(True)
-    assert any("LocalSelfAttention.relative_attention_bias" in name for name in expected)
+    assert sum("encoder" in name and "relative_attention_bias" in name for name in expected) == 1 + (
+        kind == GLOBAL
+    )
     for key, want in expected.items():
         torch.testing.assert_close(ours[key], want, rtol=1e-8, atol=1e-10, msg=key)
 
 
-def test_dropout(in_fp64):
+@of_each_kind
+def test_dropout(kind, in_fp64):
     """Its probability is the layer's: with it the states differ, and their mean is that without it."""
-    model, inputs = make(torch.float64, num_layers=1), inputs_of(21)
-    layer = model.encoder.block[0].layer[0].LocalSelfAttention
+    model, inputs = make(kind, torch.float64, num_layers=1), inputs_of(21)
+    (layer,) = (
+        module for module in model.modules() if hasattr(module, "local_radius") and hasattr(module, "q")
+    )
     expected = states(model, inputs)
     lckernels.patch(model)
     seen = []
@@ -152,9 +202,10 @@ def test_a_window_of_the_patch_leaves_local_layers():
     close(states(model.encoder, inputs), expected)
 
 
-def test_attention_weights():
+@of_each_kind
+def test_attention_weights(kind):
     """They are the model's own, by blocks."""
-    model, inputs = make(), inputs_of(21, "right")
+    model, inputs = make(kind), inputs_of(21, "right")
     with torch.no_grad():
         expected = model(**inputs, output_attentions=True)
         lckernels.patch(model)
@@ -164,8 +215,9 @@ def test_attention_weights():
     assert torch.equal(ours.last_hidden_state, expected.last_hidden_state)
 
 
-def test_copies_are_patched():
-    model, inputs = make(), inputs_of(21, "right")
+@of_each_kind
+def test_copies_are_patched(kind):
+    model, inputs = make(kind), inputs_of(21, "right")
     expected = states(model, inputs)
     lckernels.patch(model)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -176,26 +228,30 @@ def test_copies_are_patched():
         assert torch.equal(states(copied, inputs), expected)
 
 
-def test_bf16():
+@of_each_kind
+def test_bf16(kind):
     inputs = inputs_of(33, "right")
-    exact = states(make(torch.bfloat16).double(), inputs)
-    of_model = states(make(torch.bfloat16), inputs)
-    ours = make(torch.bfloat16)
+    exact = states(make(kind, torch.bfloat16).double(), inputs)
+    of_model = states(make(kind, torch.bfloat16), inputs)
+    ours = make(kind, torch.bfloat16)
     lckernels.patch(ours)
     error, of_eager = ((x.double() - exact).abs().max() for x in (states(ours, inputs), of_model))
     assert error <= 2 * of_eager + 1e-3
 
 
-def test_compiled():
-    model, inputs = make(), inputs_of(21, "right")
+@of_each_kind
+def test_compiled(kind):
+    """Transient-global attention as the model's own: the trace cannot read where the padding is."""
+    model, inputs = make(kind), inputs_of(21, "right")
     expected = states(model, inputs)
     lckernels.patch(model)
     torch._dynamo.reset()
     close(states(torch.compile(model, backend="aot_eager"), inputs), expected)
 
 
-def test_no_scores_in_memory():
-    model, inputs = make(num_layers=1), inputs_of(2000)
+@of_each_kind
+def test_no_scores_in_memory(kind):
+    model, inputs = make(kind, num_layers=1), inputs_of(2000)
     with LargestTensor() as own:
         states(model, inputs)
     lckernels.patch(model)
@@ -205,20 +261,18 @@ def test_no_scores_in_memory():
     assert own.elements >= scores > ours.elements
 
 
+@of_each_kind
 @pytest.mark.parametrize("implementation", ["lckernels", "model"])
-def test_long_encoder(implementation):
-    model, inputs = make(), inputs_of(21)
+def test_long_encoder(implementation, kind):
+    model, inputs = make(kind), inputs_of(21)
     long = lckernels.LongEncoder(model, 30, 6, attention=implementation)
     with torch.no_grad():
         close(long(**inputs).last_hidden_state.flatten(0, 1), states(model, inputs))
 
 
-def test_transient_global_attention_is_left():
-    """Its softmax has the keys of blocks too."""
-    model = make(cls="LongT5ForConditionalGeneration", encoder_attention_type="transient-global")
-    report = lckernels.patch(model)
-    left = [row for row in report.rows if not row.taken]
-    assert {row.layer.split(".")[-1] for row in left} == {"TransientGlobalSelfAttention"}
-    encoder = make(encoder_attention_type="transient-global")
-    with pytest.raises(TypeError, match="a patch would do nothing"):
-        lckernels.patch(encoder)
+def test_other_keys_require_a_descriptor():
+    """A call that runs as dense attention would leave them out."""
+    q = torch.zeros(1, 2, 3, 8)
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    with pytest.raises(NotServed, match="other_keys: got a function"):
+        attention(torch.nn.Identity(), q, q, q, mask, other_keys=lambda: None)

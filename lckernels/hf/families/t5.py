@@ -25,10 +25,14 @@ def _compute_bias(
     return position_bias.by_distance(values[0, :, 0])
 
 
+def has_last_bucket(num_buckets: int, max_distance: int, bidirectional: bool) -> bool:
+    """Whether all distances from max_distance on have one bucket; not if shorter ones fill the buckets."""
+    return max_distance > num_buckets // (4 if bidirectional else 2)
+
+
 def _replacements(module: nn.Module) -> dict[str, Any]:
-    # Up to this distance each distance has a bucket; if it is the larger one, buckets have no last distance.
-    exact = module.relative_attention_num_buckets // (2 if module.is_decoder else 4)
-    if _TABLE in module._modules and module.relative_attention_max_distance <= exact:
+    sizes = module.relative_attention_num_buckets, module.relative_attention_max_distance
+    if _TABLE in module._modules and not has_last_bucket(*sizes, not module.is_decoder):
         return {}
     # Without a bias of its own a layer would create a dense one of zeros.
     return {_BIAS: _compute_bias, f"has_{_TABLE}": True}
