@@ -63,6 +63,14 @@ def attention_backend(model: nn.Module, attention: str, seqlen: int) -> str:
     return f"{served}; torch's dense attention in the others: {', '.join(run.dense)}"
 
 
+def stores_scores(model: nn.Module, attention: str, seqlen: int) -> bool:
+    """Whether some layer may store a score for each pair of `seqlen` tokens, as lckernels never does."""
+    if own_attention_reasons(model, attention, seqlen) and not is_patched(model):
+        return True
+    run = padded_dry_run(model)
+    return bool(run.error or run.dense or not run.calls)
+
+
 def unsupported_reasons(model: nn.Module) -> list[str]:
     """Why lckernels' attention would run in no layer of a model; empty if it would in some."""
     return _interface_reasons(model) or padded_dry_run(model).reasons()

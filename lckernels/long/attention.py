@@ -71,3 +71,12 @@ def describe_attention(model: nn.Module, attention: str, seqlen: int) -> str:
     from lckernels.hf.support import attention_backend
 
     return attention_backend(model, attention, seqlen)
+
+
+def stores_scores(model: nn.Module, attention: str, seqlen: int) -> bool:
+    """Whether a call with rows of `seqlen` tokens may store a score for each pair of tokens."""
+    if not is_transformers_model(model):
+        return True
+    from lckernels.hf.support import stores_scores as stores
+
+    return stores(model, attention, seqlen)

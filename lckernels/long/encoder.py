@@ -220,16 +220,35 @@ class LongEncoder(EncoderWrapper):
         offsets = content_boundaries(sentence_boundaries, chunking, zeros, lengths, leads)
         return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets)
 
-    def explain(self, seqlen: int | Sequence[int]) -> Explanation:
-        """Cost and accuracy of a call with sequences of `seqlen` tokens, special tokens included.
+    def explain(
+        self,
+        seqlen: int | Sequence[int] | None = None,
+        *,
+        input_ids: Numbers | None = None,
+        attention_mask: Numbers | None = None,
+        measure: bool = False,
+    ) -> Explanation:
+        """Cost and accuracy of a call with sequences of `seqlen` tokens, or with these tokens.
 
-        Nothing is computed. With boundaries="sentence" the chunks depend on the text: the numbers are those
-        of "sled" with the same sizes.
+        Without `measure` nothing is computed. With boundaries="sentence" the chunks depend on the text: the
+        numbers are those of "sled" with the same sizes.
+
+        `measure` runs the model on rows without chunks, and compares the states. Rows beyond the model's
+        positions, or beyond half of the free memory by an estimate, are compared in pieces of that length, at
+        most 8 and evenly spaced; if such a piece is less than two chunks, with chunks of half the length, or
+        a quarter and so on.
+
+        Args:
+            seqlen: tokens of the sequence, or of each sequence of the batch, special tokens included; or
+            input_ids: (batch, seqlen) integers, as in a call.
+            attention_mask: (batch, seqlen), 1 for tokens, 0 for padding.
+            measure: whether to measure the error on input_ids, in eval mode.
 
         Raises:
-            ValueError: no sequence, or one shorter than its special tokens.
+            ValueError: no sequence, or one shorter than its special tokens; neither or both of seqlen and
+                input_ids; `measure` without input_ids.
         """
-        return explain(self, seqlen)
+        return explain(self, seqlen, input_ids, attention_mask, measure)
 
     def stream(self, leading: Sequence[int] = (), trailing: Sequence[int] = ()) -> Stream:
         """The states of a sequence that grows, as of a transcript: `append` reads the changed chunks alone.

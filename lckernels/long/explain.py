@@ -5,14 +5,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from lckernels.checks import bad
 from lckernels.flops import encoder_flops, format_bytes, format_flops
 from lckernels.long.arguments import sequence_lengths
 from lckernels.long.attention import describe_attention
+from lckernels.long.batches import Batch, check_token_ids, read_batch
 from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.chunking import Rows, chunk_documents, micro_batches
 from lckernels.long.exactness import model_reach
+from lckernels.long.inputs import Numbers, as_tensors
 from lckernels.long.layer_rows import PackedRows
+from lckernels.long.measure import Measurement, measure
+from lckernels.long.memory import encoder_sizes, layer_values
 
 if TYPE_CHECKING:
     from lckernels.hf.reach import Reach
@@ -58,6 +64,8 @@ class Explanation:
             if the model's config has no sizes.
         flops: matrix products of the encoder; None if the model's config has no sizes.
         flops_one_piece: the same for a model that reads each sequence at once.
+        measured: the error on given tokens; None if it was not measured.
+        not_measured: why not, where that was requested; empty otherwise.
     """
 
     seqlen: int
@@ -80,6 +88,8 @@ class Explanation:
     batch_bytes: int | None
     flops: int | None
     flops_one_piece: int | None
+    measured: Measurement | None = None
+    not_measured: str = ""
 
     def __str__(self) -> str:
         halo = "none needed, every sequence is one chunk"
@@ -106,6 +116,10 @@ class Explanation:
         if self.flops is not None:
             one_piece = f"{format_flops(self.flops_one_piece)} for a model that reads it at once"
             lines.append(f"arithmetic   {format_flops(self.flops)}; {one_piece}")
+        if self.measured is not None:
+            lines += str(self.measured).splitlines()
+        if self.not_measured:
+            lines.append(f"measured     nothing: {self.not_measured}")
         if self.rows:
             lines.append(f"rows         {self.rows}")
         if self.max_seq_length not in (None, self.chunk_len):
@@ -116,15 +130,45 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
+def explain(
+    encoder: "LongEncoder",
+    seqlen: int | Sequence[int] | None,
+    input_ids: Numbers | None,
+    attention_mask: Numbers | None,
+    measured: bool,
+) -> Explanation:
     """The explanation of `LongEncoder.explain`."""
+    if (seqlen is None) == (input_ids is None):
+        got = "neither" if seqlen is None else "both"
+        raise ValueError(f"seqlen, input_ids: got {got}; expected one of the two")
+    if input_ids is None:
+        if attention_mask is not None:
+            raise bad("attention_mask", type(attention_mask).__name__, "it requires input_ids")
+        if measured:
+            raise bad("measure", measured, "it requires input_ids, the tokens to measure on")
+        return _explain(encoder, sequence_lengths("seqlen", seqlen, encoder.chunking.num_special))
+    given = as_tensors({"input_ids": input_ids, "attention_mask": attention_mask})
+    batch = read_batch(**given, **_NO_INPUTS, num_special=encoder.chunking.num_special)
+    check_token_ids(batch, encoder.model)
+    found = _explain(encoder, batch.lengths)
+    return _with_measurement(encoder, found, batch) if measured else found
+
+
+_NO_INPUTS = {"inputs_embeds": None, "token_type_ids": None}
+
+
+def _with_measurement(encoder: "LongEncoder", found: Explanation, batch: Batch) -> Explanation:
+    result = measure(encoder, batch)
+    return replace(found, **{"not_measured" if isinstance(result, str) else "measured": result})
+
+
+def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
     chunking = encoder.chunking
-    tokens = sequence_lengths("seqlen", seqlen, chunking.num_special)
     lengths = tokens.tolist()
     chunks = chunk_documents(tokens.cumsum(0) - tokens, tokens, sum(lengths), replace(chunking, rule="sled"))
     widths = chunks.widths
     one_piece = chunks.num_chunks == len(lengths)
-    sizes = _sizes(encoder.config)
+    sizes = encoder_sizes(encoder.config)
     dtype_bytes = torch.finfo(encoder.dtype).bits // 8
     hidden = getattr(encoder.config, "hidden_size", 0)
     layer = encoder.merge == "layer"
@@ -159,7 +203,7 @@ def explain(encoder: "LongEncoder", seqlen: int | Sequence[int]) -> Explanation:
         max_seq_length=max_seq_length(getattr(encoder.model, "name_or_path", "")),
         output_bytes=chunks.total_len * hidden * dtype_bytes,
         buffer_bytes=0 if layer else chunks.num_chunks * chunks.chunk_len * hidden * dtype_bytes,
-        batch_bytes=sizes and dtype_bytes * _layer_values(largest, wide, *sizes[1:]),
+        batch_bytes=sizes and dtype_bytes * layer_values(largest, wide, *sizes[1:]),
         flops=sizes and encoder_flops(read, widths, *sizes),
         flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes),
     )
@@ -171,15 +215,3 @@ def _rows(encoder: "LongEncoder") -> str:
         counted = f"; micro-batches are counted as for {Rows.ANY.value}" if encoder.merge == "final" else ""
         return f"not known before the first call{counted}"
     return "" if not trial.reason else f"{trial.rows.value} per micro-batch: {trial.reason}"
-
-
-def _sizes(config: object) -> tuple[int, int, int] | None:
-    """(num_hidden_layers, hidden_size, intermediate_size); None if the config has not all of them."""
-    intermediate = getattr(config, "intermediate_size", getattr(config, "hidden_dim", None))
-    found = (getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None), intermediate)
-    return found if all(isinstance(size, int) for size in found) else None
-
-
-def _layer_values(tokens: int, wide: int, hidden: int, intermediate: int) -> int:
-    """Residual, q, k, v, attention, its projection; feed-forward and its activation, of `wide` tokens."""
-    return 6 * hidden * tokens + 2 * intermediate * wide

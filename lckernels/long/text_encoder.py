@@ -17,6 +17,7 @@ from lckernels.flops import format_count
 from lckernels.long.batches import num_token_ids
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.encoder import LongEncoder
+from lckernels.long.explain import Explanation
 from lckernels.long.fingerprint import tokenizer_sha256, weights_sha256
 from lckernels.long.loading import load
 from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
@@ -47,7 +48,7 @@ class TextEncoder:
         model: a folder, or a name on the hub.
         dtype: dtype of the weights, one of DTYPES. Default: "float32".
         options: arguments of LongEncoder, such as chunk_len, overlap, weights, boundaries, merge.
-            special_tokens is read from the tokenizer.
+            special_tokens is read from the tokenizer; with halo="exact" they are content.
 
     Attributes:
         name: the argument `model`.
@@ -75,7 +76,8 @@ class TextEncoder:
         dropped = dropped_head(model, encoder.config)
         if dropped:
             warnings.warn(dropped, stacklevel=2)
-        special_tokens = count_special_tokens(self.tokenizer, model)
+        exact = options.get("halo") is not None
+        special_tokens = None if exact else count_special_tokens(self.tokenizer, model)
         try:
             self.encoder = LongEncoder(encoder, special_tokens=special_tokens, **options).eval()
             self.embed("x")
@@ -160,6 +162,10 @@ class TextEncoder:
         seconds = time.perf_counter() - start
         states = output.last_hidden_state[0, tokens.leading :][: len(tokens.offsets)]
         return Encoded(states, num_chunks, seconds)
+
+    def explain(self, text: str, measure: bool = False) -> Explanation:
+        """Cost and accuracy of the states of a text; with `measure`, the error on it as of LongEncoder."""
+        return self.encoder.explain(input_ids=self.tokenize(text).input_ids, measure=measure)
 
     def embed(self, text: str) -> Tensor:
         """(dim,) float32 of length 1: the mean state of the text's tokens, special tokens included."""
