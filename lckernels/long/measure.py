@@ -109,8 +109,7 @@ def measure(encoder: "LongEncoder", batch: Batch) -> Measurement | str:
         for piece in pieces:
             tokens = ids[piece.row, piece.columns.to(ids.device)][None]
             states = [run(tokens).last_hidden_state[0].cpu().double() for run in (whole_pieces, chunked)]
-            norms = states[0].norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-            errors.append((states[1] - states[0]).norm(dim=1) / norms)
+            errors.append(state_errors(*states))
             distances.append(1 - torch.cosine_similarity(*states, dim=1))
     error = torch.cat(errors)
     return Measurement(
@@ -126,6 +125,12 @@ def measure(encoder: "LongEncoder", batch: Batch) -> Measurement | str:
         mean_cosine_distance=float(torch.cat(distances).mean()),
         worst=_worst(pieces, errors),
     )
+
+
+def state_errors(whole: Tensor, chunked: Tensor) -> Tensor:
+    """(seqlen,): the norm of each state's difference over that of the state for the whole, (seqlen, dim)."""
+    norms = whole.norm(dim=1).clamp(min=torch.finfo(whole.dtype).tiny)
+    return (chunked - whole).norm(dim=1) / norms
 
 
 def _reason(encoder: "LongEncoder", long_rows: list[int]) -> str:
