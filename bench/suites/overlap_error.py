@@ -13,8 +13,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
+import lckernels
 from bench.cases import book
 from bench.cases.minilm import model_folder
 from bench.harness import rows
@@ -24,7 +25,7 @@ from lckernels.long.measure import state_errors
 from lckernels.long.text_encoder import TextEncoder
 from lckernels.search.text import read_text
 
-PIECE, CHUNK_LENS = 512, (128, 256)
+PIECE, CHUNK_LENS, BATCH = 512, (128, 256), 16
 EIGHTHS = range(7)  # overlaps, as parts of a chunk's content
 COLORS = dict(zip(WEIGHTS, ("#8c959f", "#1f4e79", "#1a7f37", "#b0413e"), strict=True))
 
@@ -39,27 +40,39 @@ def book_pieces(encoder: TextEncoder, count: int) -> Tensor:
     return torch.stack(parts)
 
 
-def curves(encoder: LongEncoder, pieces: Tensor) -> list[dict[str, object]]:
+def merged_states(model: nn.Module, pieces: Tensor, chunk_len: int, overlap: int) -> dict[str, Tensor]:
+    """The states of LongEncoder for each kind of weights, (tokens, dim); the model reads the chunks once."""
+    encoder = LongEncoder(model, chunk_len, overlap)
+    plan = encoder.plan([PIECE] * len(pieces))
+    ids = torch.zeros(plan.num_chunks, chunk_len, dtype=torch.int64)
+    for row, col, start, length, *_ in plan.segments.tolist():
+        piece = pieces[start // PIECE]
+        if col == 1:  # content; special tokens are segments of their own
+            first = start % PIECE
+            ids[row] = torch.cat([piece[:1], piece[first : first + length], piece[-1:]])
+    states = torch.cat([model(part).last_hidden_state for part in ids.split(BATCH)])
+    return {weights: lckernels.overlap_merge(states, plan, weights) for weights in WEIGHTS}
+
+
+def curves(model: nn.Module, pieces: Tensor) -> list[dict[str, object]]:
     """Mean error and cosine distance for each length of chunks, overlap and weights."""
-    model = encoder.model
     found: list[dict[str, object]] = []
     with torch.inference_mode():
-        whole = LongEncoder(model, PIECE)(pieces).last_hidden_state.double().flatten(0, 1)
+        whole = torch.cat([model(part).last_hidden_state for part in pieces.split(BATCH)])
+        whole = whole.double().flatten(0, 1)
         for chunk_len in CHUNK_LENS:
-            content = chunk_len - encoder.chunking.num_special
             for eighths in EIGHTHS:
-                overlap = content * eighths // 8
+                overlap = (chunk_len - 2) * eighths // 8
                 line: dict[str, object] = {
                     "chunk_len": chunk_len,
                     "overlap": overlap,
                     # Of a long text; the last chunk of a piece overlaps more.
-                    "tokens_read_per_token": chunk_len / (content - overlap),
+                    "tokens_read_per_token": chunk_len / (chunk_len - 2 - overlap),
                     "error": {},
                     "cosine_distance": {},
                 }
-                for weights in WEIGHTS:
-                    states = LongEncoder(model, chunk_len, overlap, weights)(pieces).last_hidden_state
-                    states = states.double().flatten(0, 1)
+                for weights, merged in merged_states(model, pieces, chunk_len, overlap).items():
+                    states = merged.double()
                     line["error"][weights] = state_errors(whole, states).mean().item()
                     distance = 1 - torch.cosine_similarity(whole, states, dim=1)
                     line["cosine_distance"][weights] = distance.mean().item()
@@ -100,7 +113,7 @@ def main() -> None:
     options.rows.mkdir(parents=True, exist_ok=True)
     encoder = TextEncoder(model_folder(), chunk_len=PIECE)
     pieces = book_pieces(encoder, options.pieces)
-    lines = curves(encoder.encoder, pieces)
+    lines = curves(encoder.encoder.model, pieces)
     found = {"pieces": len(pieces), "piece_len": PIECE, "curves": lines}
     found |= {"machine": rows.machine(), "commit": rows.commit()}
     (options.rows / "overlap_error.json").write_text(json.dumps(found, indent=1) + "\n")

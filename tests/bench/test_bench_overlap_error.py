@@ -4,13 +4,26 @@ import json
 import sys
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("sentencex")
 
+from helpers.encoder_models import tiny, token_ids
 from helpers.minilm import requires_minilm
 
 from bench.suites import overlap_error
+from lckernels import LongEncoder
+
+
+def test_the_states_are_those_of_long_encoder():
+    model = tiny()
+    pieces = torch.stack([token_ids(32, seed) for seed in range(3)])
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(overlap_error, "PIECE", 32)
+        for weights, states in overlap_error.merged_states(model, pieces, 12, 4).items():
+            expected = LongEncoder(model, 12, 4, weights)(pieces).last_hidden_state.flatten(0, 1)
+            torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
 
 
 @requires_minilm

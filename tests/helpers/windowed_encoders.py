@@ -20,6 +20,16 @@ def t5(num_layers=2):
     return transformers.T5EncoderModel(config).eval().double()
 
 
+def longt5():
+    """LongT5's encoder with local attention, 3 keys to each side."""
+    torch.manual_seed(0)
+    config = transformers.LongT5Config(
+        vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, local_radius=3,
+        encoder_attention_type="local", relative_attention_num_buckets=8,
+    )  # fmt: skip
+    return transformers.LongT5EncoderModel(config).eval().double()
+
+
 def modernbert(num_layers=2, **sizes):
     """ModernBERT with 4 keys to each side in every layer; its rotary embedding computes in fp64."""
     torch.manual_seed(0)
@@ -46,6 +56,7 @@ WINDOWED = {
     "t5, window (3, 2)": (t5, (3, 2), (6, 4)),
     "t5, window (2, 4)": (t5, (2, 4), (4, 8)),
     "t5, 3 layers, window 5": (lambda: t5(3), 5, (6, 6)),
+    "longt5": (longt5, None, (6, 6)),
     "modernbert": (modernbert, None, (8, 8)),
     "modernbert, 1 layer": (lambda: modernbert(1), None, (4, 4)),
 }
