@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip("matplotlib")
+
+from helpers.bench_clock import Clock
 
 from bench.cases.attention import (
     ATTENTION_FULL,
@@ -25,7 +26,7 @@ from bench.harness.comparison import OWN, Budget, Unsupported, make_rows
 from bench.harness.memory import with_extra_bytes
 from bench.harness.report import attention_goals, goals, pages
 from bench.harness.report.stored import Stored
-from bench.harness.timing import Timing, primed_clock, wall_clock
+from bench.harness.timing import Timing, primed_clock
 from bench.peers.attention import Peer, sdpa_mask
 from bench.peers.libraries import _block_mask, exact_buckets, flex
 from bench.suites import attention, chunked, verified
@@ -44,17 +45,6 @@ CASES = [
 ]
 BRIEF = Budget(rounds=2, seconds=0.0, peer_seconds=0.0, call_seconds=60.0)
 needs_chunks = pytest.mark.skipif(registry.availability()["cpu"] != "", reason="needs the compiled planner")
-
-
-class Clock:
-    """The part of pytest-benchmark's fixture that a comparison uses."""
-
-    def pedantic(self, call, setup, rounds):
-        seconds = []
-        for _ in range(rounds):
-            setup()
-            seconds.append(wall_clock(call))
-        self.stats = SimpleNamespace(stats=SimpleNamespace(data=seconds))
 
 
 def test_a_decode_case_reads_four_caches_and_counts_what_its_queries_see():
