@@ -88,7 +88,7 @@ def test_a_step_of_cross_attention():
 
 def stored(provider, seqlen, window, ratio, extra_bytes):
     return {
-        "suite": "t5", "op": "T5 encoder", "provider": provider, "dtype": "float32", "direction": "forward",
+        "suite": "t5", "op": "T5_encoder", "provider": provider, "dtype": "float32", "direction": "forward",
         "shape": {"seqlen": seqlen, "window": window}, "ratios": {"default": ratio},
         "extra_bytes": extra_bytes,
     }  # fmt: skip

@@ -7,7 +7,7 @@ from bench.harness.report.stored import Stored
 from bench.harness.rows import OWN
 
 SUITE = "t5"
-ENCODER, DEFAULT = "T5 encoder", "default"  # op, and the provider on transformers' attention
+ENCODER, DEFAULT = "T5_encoder", "default"  # op, and the provider on transformers' attention
 FULL = "-1,-1"
 
 
