@@ -65,11 +65,11 @@ def lengthen(
         prefix: what every chunk reads first. "pair" (default): in a row of two segments the first one, such
             as a question, found by token types or separators; its states are merged over the chunks. Token
             ids, or with a tokenizer a text: an instruction; rows that begin with it keep its states, others
-            do not contain it. None: nothing.
+            do not contain it, nor do those of inputs_embeds. None: nothing.
         summary: the states of leading special tokens and of a first segment: "mean" (default) over the
             chunks, each weighted by the tokens that it keeps; "first", those of the first chunk.
-        joints: for an encoder-decoder, a row between the chunks' contributions: a token id or a vector (dim,)
-            of the encoder's states.
+        joints: for an encoder-decoder, a row between the states that neighbouring chunks contribute: a token
+            id, whose embedding it is, or a vector (dim,), which may be a parameter. The mask has it too.
         merge: "final" (default) or "layer", as in LongEncoder; "layer" requires summary="first".
         attention: "auto" (default), "lckernels" or "model", as in LongEncoder.
         max_tokens: bound on the tokens of a micro-batch of chunks.
@@ -82,7 +82,8 @@ def lengthen(
 
     Raises:
         TypeError: a model without such an encoder, such as a decoder; one that is compiled; a head that reads
-            what merged states do not have, such as the last state.
+            what merged states do not have, such as the last state; a decoder that reads the rows too, with a
+            limit of positions.
         ValueError: an invalid argument; a model that is lengthened.
     """
     parts = find_parts(model)

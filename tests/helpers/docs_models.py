@@ -21,7 +21,7 @@ def save_models_with_heads(folder: Path) -> None:
         config = transformers.BertConfig.from_pretrained(path, num_labels=1 if "cross" in name else 2)
         _save(head, config, path)
     path = folder / "deepset" / "roberta-base-squad2"
-    _pair_tokenizer().save_pretrained(path)
+    _tokenizer("<s> $A </s>", "<s> $A </s> </s> $B </s>").save_pretrained(path)
     config = transformers.RobertaConfig(
         vocab_size=260,
         hidden_size=16,
@@ -34,6 +34,19 @@ def save_models_with_heads(folder: Path) -> None:
         eos_token_id=1,
     )
     _save("RobertaForQuestionAnswering", config, path)
+    save_tiny_t5(folder / "google-t5" / "t5-small")
+
+
+def save_tiny_t5(folder: Path) -> None:
+    """A T5 whose tokenizer has a limit of 512 bytes and adds `</s>` alone."""
+    tokenizer = _tokenizer("$A </s>", "$A </s> $B </s>")
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(folder)
+    config = transformers.T5Config(
+        vocab_size=260, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=3,
+        eos_token_id=1, decoder_start_token_id=3,
+    )  # fmt: skip
+    _save("T5ForConditionalGeneration", config, folder)
 
 
 def _save(head: str, config: transformers.PreTrainedConfig, path: Path) -> None:
@@ -41,13 +54,12 @@ def _save(head: str, config: transformers.PreTrainedConfig, path: Path) -> None:
     getattr(transformers, head)(config).save_pretrained(path)
 
 
-def _pair_tokenizer() -> transformers.PreTrainedTokenizerFast:
+def _tokenizer(single: str, pair: str) -> transformers.PreTrainedTokenizerFast:
+    """One of bytes, with templates of a text and of two."""
     from tokenizers import processors
 
     tokenizer = byte_tokenizer()
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 1)],
+        single=single, pair=pair, special_tokens=[("<s>", 0), ("</s>", 1)]
     )
     return tokenizer
