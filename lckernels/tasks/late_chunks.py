@@ -145,7 +145,7 @@ def _read(
 ) -> Iterator[tuple[int, Tensor, int]]:
     """The index of each text, its states (num_tokens, dim), and the number of its chunks."""
     encoder = reader.encoder
-    empty = torch.zeros(0, encoder.config.hidden_size, device=encoder.device)
+    empty = torch.zeros(0, encoder.config.hidden_size, device=encoder.output_device or encoder.device)
     yield from ((i, empty, 0) for i, read in enumerate(tokens) if not len(read.offsets))
     lengths = {i: read.input_ids.shape[1] for i, read in enumerate(tokens) if len(read.offsets)}
     order = sorted(lengths, key=lengths.__getitem__, reverse=True)

@@ -68,7 +68,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
     else:
         parts = find_parts(model)
         if num_virtual_tokens(model):
-            hint = "pass lckernels.LongEncoder(model)"
+            hint = "LongEncoder(model) supports those of prefix tuning"
             raise TypeError(f"model: got {name} with virtual tokens, which the encoder in it lacks; {hint}")
         tokenizer = parts.tokenizer if tokenizer is None else tokenizer
         if parts.readers:

@@ -126,10 +126,11 @@ def test_options(no_run):
         late_chunks(model, tokenizer, TEXT, language="English")
 
 
-def test_virtual_tokens(no_run):
+def test_virtual_tokens(loaded):
     peft = pytest.importorskip("peft")
-    model, tokenizer = no_run
+    model, tokenizer = loaded
     config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2)
     wrapped = peft.get_peft_model(transformers.BertModel(model.config), config).eval()
-    with pytest.raises(TypeError, match=r"with virtual tokens, .*; pass lckernels.LongEncoder\(model\)"):
+    with pytest.raises(TypeError, match=r"with virtual tokens, .*; LongEncoder\(model\) supports"):
         late_chunks(wrapped, tokenizer, TEXT)
+    assert late_chunks(lckernels.LongEncoder(wrapped), tokenizer, TEXT, []).coverage == 1.0
