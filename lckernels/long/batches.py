@@ -78,6 +78,12 @@ class Batch:
             sources[name] = torch.cat([sources[name], rows.to(device, sources[name].dtype)])
         return Entries(sources, device)
 
+    def first_tokens(self, count: int) -> dict[str, Tensor]:
+        """The model's arguments for at most `count` first tokens of the first row, (1, tokens, ...)."""
+        start = int(self.first[0])
+        stop = start + min(int(self.lengths[0]), count)
+        return {name: source[:1, start:stop] for name, source in self.sources.items()}
+
     def unpack(self, packed: Tensor) -> Tensor:
         """(total_len, dim) -> (batch, seqlen, dim), zero in padding."""
         batch, seqlen = self.shape

@@ -59,7 +59,8 @@ def pooling_at_call(model: nn.Module, device: torch.device, call: Callable[..., 
             output = call(**{rows.argument: rows.text}, return_dict=True)
         except Exception:  # whatever stops the model: its pooler_output is not known
             return ""
-        return pooling_way(model, output.last_hidden_state, output.pooler_output)
+        pooled = getattr(output, "pooler_output", None)
+        return "" if pooled is None else pooling_way(model, output.last_hidden_state, pooled)
 
 
 def check_head(model: nn.Module, parts: Parts, trial: HeadTrial) -> None:

@@ -19,6 +19,7 @@ from lckernels.long.joints import Joints
 from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments
 from lckernels.long.pooling import pool
+from lckernels.long.ranks import Runs
 from lckernels.prompts import prompt_of_call
 
 # Arguments that a task head hands on to its encoder, which change no state.
@@ -51,10 +52,18 @@ class LengthenedEncoder(LongEncoder):
         # Looked up in the call: the context of lckernels' attention replaces it.
         return self.model.__dict__[INNER](**inputs)
 
-    def _pool(self, states: Tensor) -> Tensor | None:
+    def prepare(self) -> None:
+        """All trial runs of a call, so that ranks that share the model make the same ones."""
+        self._prepare()
+        self._try_pooling()
+
+    def _try_pooling(self) -> None:
         if self.head.pooling is None:
             way = pooling_at_call(self.model, self.device, self._model_call)
             self.head = replace(self.head, pooling=way)
+
+    def _pool(self, states: Tensor) -> Tensor | None:
+        self._try_pooling()
         return pool(self.model, self.head.pooling, states)
 
     def _as_tuple(self, output: Any) -> tuple[Any, ...]:
@@ -110,13 +119,17 @@ class LengthenedForward:
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
         fits = isinstance(tokens, Tensor) and tokens.shape[1:2] <= (self.encoder.chunk_len,)
+        shared = self.encoder.ranks.share
+        for encoder in (self.encoder, self.prefixed) if shared else ():
+            if encoder is not None:
+                encoder.prepare()
         if fits and self.prefixed is None:
-            return self._inner(*args, **kwargs)
+            return self._as_before(shared, args, kwargs)
         given = self._by_name(args, kwargs)
         self._check(given)
         encoder, num_leading = self._leading(given)
         if fits and encoder is self.encoder:
-            return self._inner(*args, **kwargs)
+            return self._as_before(shared, args, kwargs)
         try:
             return encoder(**given, num_leading=num_leading)
         except ValueError as error:
@@ -125,6 +138,15 @@ class LengthenedForward:
             virtual = "virtual tokens and " if prompt_of_call()[0] and "inputs_embeds" in given else ""
             message = str(error).replace(_LEADING, f"prefix: got {virtual}a first segment of ", 1)
             raise ValueError(message) from None
+
+    def _as_before(self, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The encoder's own output; where ranks share its weights, each runs it equally often."""
+        if not shared:
+            return self._inner(*args, **kwargs)
+        given = self._by_name(args, kwargs)
+        tokens = {name: given[name] for name in ("input_ids", "inputs_embeds") if name in given}
+        runs = Runs(self.encoder, lambda count: {name: x[:1, :count] for name, x in tokens.items()}, 1)
+        return runs.finish_output(self._inner(*args, **kwargs))
 
     def _by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, without those that change no state or are not set."""

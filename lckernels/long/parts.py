@@ -9,6 +9,7 @@ from lckernels.inner_forward import INNER
 from lckernels.long.checkpoints import has_head
 from lckernels.long.decoders import find_decoder
 
+_WRAPPED = ("module", "_fsdp_wrapped_module")  # the model within DDP and within FSDP1
 _COMPILED = "_compiled_call_impl"  # attribute that `module.compile()` sets
 
 
@@ -89,10 +90,12 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while not _is_pretrained(model):
         if hasattr(model, "get_base_model"):  # of PEFT
             model = model.get_base_model()
-        elif isinstance(model._modules.get("module"), nn.Module):  # of DDP
-            model = model._modules["module"]
         else:
-            break
+            inside = (model._modules.get(name) for name in _WRAPPED)
+            found = next((module for module in inside if module is not None), None)
+            if found is None:
+                break
+            model = found
     return model
 
 

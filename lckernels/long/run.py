@@ -13,6 +13,7 @@ from lckernels.long.layer_merge import run_rows
 from lckernels.long.layer_rows import PackedRows
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
+from lckernels.long.ranks import Runs
 from lckernels.long.trial import check_row_length
 from lckernels.progress import token_bar
 
@@ -42,7 +43,7 @@ def run_batch(
     device = encoder.device
     entries = batch.entries(device, encoder.prefix, encoder.model)
     run = _run_rows if encoder.merge == "layer" else _run_chunks
-    merged = run(encoder, entries, chunks, outputs, weights, encoder.output_device or device)
+    merged = run(encoder, batch, entries, chunks, outputs, weights, encoder.output_device or device)
     return encoder._unpack(batch, chunks, merged)
 
 
@@ -67,14 +68,15 @@ def _run_whole(encoder: "LongEncoder", batch: Batch, outputs: Outputs) -> list[T
     """The model's own states (batch, seqlen, dim)."""
     check_row_length(encoder.model, encoder.trial, [batch.shape[1]])
     device, options = encoder.device, {"output_hidden_states": outputs.hidden_states, "return_dict": True}
+    runs = Runs(encoder, batch.first_tokens, 1)
     with encoder._attention_contexts.of(encoder.model, encoder.attention, batch.shape[1]):
         output = encoder._call(**batch.on(device), **options)
-    states = outputs.states(output, batch.shape)
+    states = runs.finish(outputs.states(output, batch.shape))
     return [state.to(encoder.output_device or device) for state in states]
 
 
 def _run_chunks(
-    encoder: "LongEncoder", entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
+    encoder: "LongEncoder", batch: Batch, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
 ) -> list[Tensor]:
     """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
     check_row_length(encoder.model, encoder.trial, chunks.widths)
@@ -84,19 +86,23 @@ def _run_chunks(
         return encoder._attention_contexts.of(encoder.model, encoder.attention, chunks.chunk_len)
 
     options = {"summary": encoder.summary, "recompute": encoder.recompute}
+    runs = Runs(encoder, batch.first_tokens, len(ranges))
     with token_bar(chunks.num_tokens, "LongEncoder", encoder.progress) as advance:
-        return run_chunks(
+        states = run_chunks(
             encoder._call, entries, chunks, outputs, *merge, ranges, advance, attention, **options
         )
+    return runs.finish(states)
 
 
 def _run_rows(
-    encoder: "LongEncoder", entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
+    encoder: "LongEncoder", batch: Batch, entries: Entries, chunks: Chunks, outputs: Outputs, *merge: Any
 ) -> list[Tensor]:
     """merge="layer": the states (total_len, dim) of rows of whole documents."""
     rows = PackedRows(chunks, encoder.chunking, encoder.max_tokens)
     attention = encoder._attention_contexts.of(
         encoder.model, "lckernels", chunks.chunk_len, encoder.max_tokens
     )
+    runs = Runs(encoder, batch.first_tokens, len(rows.ranges))
     with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", encoder.progress) as advance:
-        return run_rows(encoder.model, encoder._model_call, entries, rows, outputs, *merge, advance)
+        states = run_rows(encoder.model, encoder._model_call, entries, rows, outputs, *merge, advance)
+    return runs.finish(states)
