@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from lckernels.checks import bad
+
 INNER = "_lckernels_inner_forward"  # attribute of such a module: the forward that it had
 
 
@@ -17,12 +19,31 @@ def wrap_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.__dict__["forward"] = forward
 
 
-def unwrap_forward(module: nn.Module) -> None:
-    """Undoes `wrap_forward`."""
+def outer_forward(module: nn.Module, kind: type) -> tuple[str, Any]:
+    """Where the module stores the forward that `wrap_forward` installed, and that forward.
+
+    Args:
+        module: after `wrap_forward`.
+        kind: of the forward.
+
+    Raises:
+        ValueError: another library has replaced it, and stores it elsewhere.
+    """
+    for name in ("forward", "_old_forward"):  # the second where accelerate's hooks replace the first
+        found = module.__dict__.get(name)
+        if isinstance(found, kind):
+            return name, found
+    got = f"{type(module).__name__}, whose forward was replaced after lckernels.lengthen"
+    raise bad("model", got, "undo that first: lckernels.unlengthen restores its own change alone")
+
+
+def unwrap_forward(module: nn.Module, kind: type) -> None:
+    """Undoes `wrap_forward` with a forward of this kind; raises as `outer_forward`."""
+    name, _ = outer_forward(module, kind)
     inner = module.__dict__.pop(INNER)
-    if getattr(inner, "__func__", None) is type(module).forward:
+    if name == "forward" and getattr(inner, "__func__", None) is type(module).forward:
         del module.__dict__["forward"]
         return
     if hasattr(inner, "move"):
-        inner.move("forward")
-    module.__dict__["forward"] = inner  # of the instance, as `patch` and accelerate set it
+        inner.move(name)
+    module.__dict__[name] = inner  # of the instance, as `patch` and accelerate set it

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import bad
-from lckernels.inner_forward import unwrap_forward, wrap_forward
+from lckernels.inner_forward import outer_forward, unwrap_forward, wrap_forward
 from lckernels.long.arguments import Weights
 from lckernels.long.attention import describe_attention
 from lckernels.long.decoders import DecoderForward, check_decoder
@@ -81,9 +81,9 @@ def lengthen(
         The report: what was found, and which results are exact.
 
     Raises:
-        TypeError: a model without such an encoder, such as a decoder; one that is compiled; a head that reads
-            what merged states do not have, such as the last state; a decoder that reads the rows too, with a
-            limit of positions.
+        TypeError: an argument of another type; a model without such an encoder, such as a decoder; one that
+            is compiled; a head that reads what merged states do not have, such as the last state; a decoder
+            that reads the rows too, with a limit of positions.
         ValueError: an invalid argument; a model that is lengthened.
     """
     parts = find_parts(model)
@@ -99,6 +99,7 @@ def lengthen(
     check_decoder(parts.model, parts.decoder)
     marker = None if joints is None else check_marker(joints, parts.encoder, parts.decoder)
     tokenizer = parts.tokenizer if tokenizer is None else tokenizer
+    _check_tokenizer(tokenizer)
     leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
     pairs, ids = _prefix(parts, tokenizer, prefix)
     chunk_len, source = _chunk_len(parts, tokenizer, chunk_len)
@@ -151,16 +152,16 @@ def unlengthen(model: nn.Module) -> None:
 
     Raises:
         TypeError: `model` is no model that `lengthen` supports.
-        ValueError: the model is not lengthened.
+        ValueError: the model is not lengthened, or another library has replaced its encoder's forward since.
     """
     parts = find_parts(model)
     if not parts.is_lengthened:
         got = f"{type(model).__name__}, not lengthened"
         raise bad("model", got, "expected a model after lckernels.lengthen")
-    forward = parts.encoder.__dict__["forward"]
-    unwrap_forward(parts.encoder)
+    _, forward = outer_forward(parts.encoder, LengthenedForward)
     if forward.encoder.joints is not None:
-        unwrap_forward(parts.decoder)
+        unwrap_forward(parts.decoder, DecoderForward)
+    unwrap_forward(parts.encoder, LengthenedForward)
     for reader, attribute, value in forward.before:
         setattr(reader, attribute, value)
     tokenizer = forward.tokenizer or parts.tokenizer
@@ -191,6 +192,12 @@ def _add_joints(
     encoder.joints = Joints(marker, rule)
 
 
+def _check_tokenizer(tokenizer: Any) -> None:
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "model_max_length")):
+        got, expected = type(tokenizer).__name__, "as AutoTokenizer.from_pretrained loads it"
+        raise TypeError(f"tokenizer: got {got}; expected a tokenizer of transformers, {expected}")
+
+
 def _special_tokens(parts: Parts, tokenizer: Any, given: tuple[int, int] | None) -> tuple[int, int]:
     if given is not None:
         if not isinstance(given, tuple | list) or len(given) != 2:
@@ -209,6 +216,8 @@ def _prefix(parts: Parts, tokenizer: Any, prefix: Any) -> tuple[PairRule | None,
     if prefix is None:
         return None, None
     if not isinstance(prefix, str):
+        if not hasattr(prefix, "__len__"):
+            raise TypeError(f"prefix: got {prefix!r}; expected 'pair', token ids, a text or None")
         if not len(prefix):
             raise bad("prefix", "no token", "expected some, or None for no prefix")
         return None, prefix

@@ -22,8 +22,8 @@ from lckernels.long.pooling import pool
 from lckernels.long.ranks import Runs
 from lckernels.prompts import prompt_of_call
 
-# Arguments that a task head hands on to its encoder, which change no state.
-_IGNORED = ("num_items_in_batch", "use_cache")
+# Arguments that a task head or `generate` hands on to the encoder, which change no state.
+_IGNORED = ("num_items_in_batch", "use_cache", "logits_to_keep")
 _LEADING = "num_leading: got "
 
 

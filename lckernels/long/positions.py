@@ -48,13 +48,34 @@ def usable_positions(model: nn.Module) -> tuple[int, str] | None:
 
 
 def _all_positions(model: nn.Module) -> tuple[int, str] | None:
-    table = position_table(model)
-    if table is not None:
-        limit = f"max_position_embeddings {table.num_embeddings}"
-        if table.padding_idx is None:
-            return table.num_embeddings, limit
-        return table.num_embeddings - first_position(model), f"{limit} - padding_idx {table.padding_idx} - 1"
+    owner = _table_owner(model)
+    if owner is not None:
+        return _of_table(owner)
     positions = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
     return positions, f"max_position_embeddings {positions}"
+
+
+def _table_owner(model: nn.Module) -> nn.Module | None:
+    """The module that has the table of absolute positions; that of I-BERT is no nn.Embedding."""
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        is_table = isinstance(table, nn.Module) and hasattr(table, "padding_idx")
+        if isinstance(table, nn.Embedding) or (is_table and isinstance(table.weight, Tensor)):
+            return module
+    return None
+
+
+def _of_table(owner: nn.Module) -> tuple[int, str]:
+    """`usable_positions` of the module with the table."""
+    table = owner.position_embeddings
+    rows = table.num_embeddings if isinstance(table, nn.Embedding) else len(table.weight)
+    usable, limit = rows, f"max_position_embeddings {rows}"
+    if table.padding_idx is not None:
+        usable, limit = rows - table.padding_idx - 1, f"{limit} - padding_idx {table.padding_idx} - 1"
+    # Nystromformer, MRA and YOSO have two more rows than positions.
+    positions = getattr(owner, "position_ids", None)
+    if isinstance(positions, Tensor) and positions.dim() == 2 and positions.shape[1] < usable:
+        return positions.shape[1], f"max_position_embeddings {positions.shape[1]}"
+    return usable, limit

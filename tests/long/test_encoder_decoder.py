@@ -108,7 +108,7 @@ def test_generate(name, mode):
         torch.testing.assert_close(ours, scores, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["t5", "bart", "t5gemma"])
 def test_assisted_generation(name):
     """The assistant has an encoder of its own, which is lengthened too."""
     model, plain, _ = lengthened_and_plain(name)

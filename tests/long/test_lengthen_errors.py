@@ -274,6 +274,21 @@ def test_invalid_options_change_nothing(options, message):
     assert dict(model.bert.__dict__) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokenizer": "bert-base-uncased"}, "tokenizer: got str; expected a tokenizer of transformers, as"),
+        ({"tokenizer": 32}, "tokenizer: got int; expected a tokenizer of transformers, as"),
+        ({"prefix": 7}, "prefix: got 7; expected 'pair', token ids, a text or None"),
+    ],
+)
+def test_arguments_of_another_type(arguments, message):
+    model = head_model("bert", "TokenClassification")
+    with pytest.raises(TypeError, match=message):
+        lckernels.lengthen(model, **arguments)
+    assert INNER not in model.bert.__dict__
+
+
 def test_pairs_with_merge_layer():
     model = head_model("bert", "QuestionAnswering").float()
     lckernels.lengthen(model, merge="layer", summary="first")
