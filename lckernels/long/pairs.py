@@ -53,7 +53,10 @@ def _separators_between(tokenizer: Any, separator: int | None) -> int | None:
     if tokenizer is None or separator is None:
         return None
     ids = tokenizer("a", "a", add_special_tokens=True)["input_ids"]
-    end = len(ids) - 1 if ids[-1] == separator else len(ids)
+    content = tokenizer("a", add_special_tokens=False)["input_ids"]
+    if not content or content[-1] not in ids:
+        return None
+    end = len(ids) - ids[::-1].index(content[-1])  # XLNet has another special token behind the last separator
     return ids[:end].count(separator) or None
 
 

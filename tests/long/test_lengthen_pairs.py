@@ -6,10 +6,10 @@ from helpers.encoder_models import CLS, PAD, SEP, VOCAB
 from helpers.head_models import CONFIGS, DOUBLE, TYPED, encoder_of, head_logits, head_model
 from helpers.merged_by_hand import merged_by_hand
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, XLNetConfig
 
 import lckernels
-from lckernels.long.pairs import PairRule, first_segments
+from lckernels.long.pairs import PairRule, first_segments, pair_rule
 
 CHUNK = 32
 TOLERANCE = {"rtol": 1e-11, "atol": 1e-12}
@@ -171,3 +171,17 @@ def test_token_types_of_another_shape():
     message = r"token_type_ids: got shape \(1, 70, 7\); input_ids has \(batch, seqlen\) = \(1, 70\)"
     with pytest.raises(ValueError, match=message):
         encoder_of(model)(torch.full((1, 70), 9), token_type_ids=torch.zeros(1, 70, 7, dtype=torch.long))
+
+
+def test_a_special_token_behind_the_last_separator():
+    """As XLNet has it: rows without token types are pairs too."""
+    read, special = tokenizer(False), [("<s>", CLS), ("</s>", SEP)]
+    read.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s> <s>", pair="$A </s> $B:1 </s>:1 <s>:2", special_tokens=special
+    )
+    model = torch.nn.Module()
+    model.config = XLNetConfig()
+    rule = pair_rule(model, read)
+    assert rule == PairRule(by_types=False, separator=SEP, run=1)
+    ids = torch.tensor([read(words(9, 0), words(40, 1))["input_ids"]])
+    assert first_segments(rule, ids, None, torch.tensor([ids.shape[1]]), (0, 2)).tolist() == [10]
