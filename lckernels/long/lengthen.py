@@ -19,8 +19,10 @@ from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
 from lckernels.long.parts import Parts, find_parts
 from lckernels.long.positions import usable_positions
+from lckernels.long.readers import raise_limits, restore_limits
 from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
+from lckernels.long.tokenizer_state import restored
 from lckernels.long.tokens import count_special_tokens
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 
@@ -98,10 +100,13 @@ def lengthen(
         raise bad("boundaries", "'sentence'", allowed)
     check_decoder(parts.model, parts.decoder)
     marker = None if joints is None else check_marker(joints, parts.encoder, parts.decoder)
+    if parts.tokenizer is not None and tokenizer not in (None, parts.tokenizer):
+        raise bad("tokenizer", type(tokenizer).__name__, f"{name} reads texts with its own; expected None")
     tokenizer = parts.tokenizer if tokenizer is None else tokenizer
     _check_tokenizer(tokenizer)
-    leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
-    pairs, ids = _prefix(parts, tokenizer, prefix)
+    with restored(tokenizer):  # a call of it changes what it saves
+        leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
+        pairs, ids = _prefix(parts, tokenizer, prefix)
     chunk_len, source = _chunk_len(parts, tokenizer, chunk_len)
     options = {
         "chunk_len": chunk_len,
@@ -125,26 +130,17 @@ def lengthen(
         reader.head = head
     if marker is not None:
         _add_joints(parts, marker, encoder, prefixed)
-    before = [
-        (reader, x, getattr(reader, x)) for reader in parts.readers for x in _OF_READER if hasattr(reader, x)
-    ]
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, num_virtual_tokens(model))
-    forward = LengthenedForward(
-        encoder, prefixed, pairs, report, tokenizer, before, left_padding=parts.is_encoder_decoder
-    )
+    both = encoder, prefixed, pairs, report, tokenizer
+    forward = LengthenedForward(*both, left_padding=parts.is_encoder_decoder)
     wrap_forward(parts.encoder, forward)
     if encoder.joints is not None:
         wrap_forward(parts.decoder, DecoderForward(parts.decoder, encoder.joints))
     if tokenizer is not None:
         raise_limit(tokenizer)
-    for reader, attribute, _ in before:
-        setattr(reader, attribute, _OF_READER[attribute])
+    for reader in parts.readers:
+        raise_limits(reader, encoder.chunk_len, parts.saver)
     return report
-
-
-# Attributes of a module of sentence-transformers that reads texts: no limit, and no texts packed in one row
-# without a mask, which it does for a model with flash attention.
-_OF_READER = {"max_seq_length": NO_LIMIT, "can_flatten_inputs": False}
 
 
 def unlengthen(model: nn.Module) -> None:
@@ -162,8 +158,8 @@ def unlengthen(model: nn.Module) -> None:
     if forward.encoder.joints is not None:
         unwrap_forward(parts.decoder, DecoderForward)
     unwrap_forward(parts.encoder, LengthenedForward)
-    for reader, attribute, value in forward.before:
-        setattr(reader, attribute, value)
+    for reader in parts.readers:
+        restore_limits(reader, parts.saver)
     tokenizer = forward.tokenizer or parts.tokenizer
     if tokenizer is not None:
         restore_limit(tokenizer)
@@ -266,6 +262,8 @@ def _report(
     virtual: int,
 ) -> Report:
     prefix = "none" if pairs is None else str(pairs)
+    if pairs is not None and parts.readers:
+        prefix = f"the prompt of a call, or {prefix}"
     if prefixed is not None:
         prefix = f"{len(prefixed.prefix)} given tokens"
     if virtual:

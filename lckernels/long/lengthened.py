@@ -20,6 +20,7 @@ from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments
 from lckernels.long.pooling import pool
 from lckernels.long.ranks import Runs
+from lckernels.long.readers import prompt_length
 from lckernels.prompts import prompt_of_call
 
 # Arguments that a task head or `generate` hands on to the encoder, which change no state.
@@ -80,7 +81,6 @@ class LengthenedForward:
         pairs: how the first segment of a row is found, which every chunk reads; None: rows are one segment.
         report: of `lengthen`.
         tokenizer: whose limit is raised; not part of a copy.
-        before: attributes of other objects from before: (object, name, value).
         left_padding: whether rows may be padded on the left: no head reads the first token of a row.
     """
 
@@ -91,11 +91,10 @@ class LengthenedForward:
         pairs: PairRule | None,
         report: Report,
         tokenizer: Any,
-        before: list[tuple[Any, str, Any]],
         left_padding: bool = False,
     ) -> None:
         self.encoder, self.prefixed, self.pairs = encoder, prefixed, pairs
-        self.report, self.tokenizer, self.before = report, tokenizer, before
+        self.report, self.tokenizer = report, tokenizer
         self.left_padding = left_padding
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,11 +180,14 @@ class LengthenedForward:
             encoder = self.prefixed
         elif self.pairs is not None:
             leads = first_segments(self.pairs, ids, types, lengths, (leading, trailing))
+            prompt = (lengths - trailing).clamp(max=prompt_length())
+            leads = torch.where(leads == leading, torch.maximum(leads, prompt), leads)
         if (leads == encoder.special_tokens[0]).all():
             return encoder, None
         if encoder.merge == "layer":
             row = int((leads > encoder.special_tokens[0]).nonzero()[0])
-            got = f"{virtual} virtual tokens" if virtual else f"two segments in row {row}"
+            got = "a prompt" if prompt_length() else f"two segments in row {row}"
+            got = f"{virtual} virtual tokens" if virtual else got
             raise bad("prefix", got, "merge='layer' supports rows of one segment; use merge='final'")
         return encoder, leads
 

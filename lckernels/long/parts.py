@@ -1,6 +1,6 @@
 """The encoder within a model: that of a task head, of an encoder-decoder, of a SentenceTransformer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -25,6 +25,7 @@ class Parts:
         tokenizer: that the model itself has; None without one.
         readers: modules of sentence-transformers that read texts with it.
         decoder: what reads the encoder's states; None without one.
+        saver: the model of sentence-transformers, or its reader alone; None without one.
     """
 
     model: nn.Module
@@ -32,8 +33,9 @@ class Parts:
     name: str
     kind: str
     tokenizer: Any = None
-    readers: tuple[nn.Module, ...] = field(default=())
+    readers: tuple[nn.Module, ...] = ()
     decoder: nn.Module | None = None
+    saver: nn.Module | None = None
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -58,15 +60,16 @@ def find_parts(model: nn.Module) -> Parts:
         raise TypeError(f"model: got {got}; expected a model{hint}")
     if any("_orig_mod" in m._modules or m.__dict__.get(_COMPILED) for m in model.modules()):
         raise TypeError(f"model: got {type(model).__name__}, compiled; lengthen the model, then compile it")
-    tokenizer, readers = None, ()
+    tokenizer, readers, saver = None, (), None
     inner = _unwrapped(model)
     if not _is_pretrained(inner):
-        inner, tokenizer, readers = _of_sentence_transformers(inner)
+        saver = inner
+        inner, tokenizer, readers = _of_sentence_transformers(saver)
     inner = _unwrapped(inner)
     decoder = find_decoder(inner)
     found, kind = _encoder(inner) if decoder is None else (inner.get_encoder(), "an encoder-decoder")
     name = next((name for name, module in model.named_modules() if module is found), "")
-    return Parts(inner, found, name, kind, tokenizer, readers, decoder)
+    return Parts(inner, found, name, kind, tokenizer, readers, decoder, saver)
 
 
 def _encoder(model: nn.Module) -> tuple[nn.Module, str]:
@@ -106,7 +109,7 @@ def _is_pretrained(model: object) -> bool:
 
 
 def _of_sentence_transformers(model: nn.Module) -> tuple[nn.Module, Any, tuple[nn.Module, ...]]:
-    """The transformers model of a module of sentence-transformers, its tokenizer, and its readers.
+    """The transformers model in one of sentence-transformers, its tokenizer, the modules that read texts.
 
     Raises:
         TypeError: another module.
@@ -118,7 +121,10 @@ def _of_sentence_transformers(model: nn.Module) -> tuple[nn.Module, Any, tuple[n
     inner = None if name is None else _unwrapped(reader._modules[name])
     if inner is None or tokenizer is None or not _is_pretrained(inner):
         expected = "expected a model of transformers, or a SentenceTransformer that begins with one"
-        inside = ((name, m) for name, m in model.named_modules() if name and _is_pretrained(m))
+        inside = [(name, m) for name, m in model.named_modules() if name and _is_pretrained(m)]
+        if hasattr(reader, "sub_modules"):  # a Router, each of whose routes has its reader
+            names = [name.rpartition(".")[0] for name, _ in inside]
+            inside = [(name, model.get_submodule(name)) for name in names]
         expected += next((f"; pass the one in it, {name} ({type(m).__name__})" for name, m in inside), "")
         raise TypeError(f"model: got {type(model).__name__}, in which no encoder is found; {expected}")
     return inner, tokenizer, (reader,)

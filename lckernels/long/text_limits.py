@@ -1,12 +1,14 @@
 """The limit of tokens to which a tokenizer truncates: raised for a lengthened model, and restored."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from threading import local
 from typing import Any
 
 from lckernels.callers import outer_stacklevel
 from lckernels.checks import bad
+from lckernels.long.tokenizer_state import TokenizerState, restored
 
 # Above the length of every text, below the value that a fast tokenizer reads as "no limit" and warns of.
 NO_LIMIT = 10**9
@@ -17,20 +19,22 @@ _METHODS = ("save_pretrained", "_encode_plus", "_get_padding_truncation_strategi
 
 
 class _RaisedLimit:
-    """Methods of a tokenizer without a limit: it saves its own limit, and warns of texts that it truncates.
+    """Methods of a tokenizer without a limit: it saves its own, and warns of texts that it truncates.
 
     Attributes:
         tokenizer: whose limit is raised.
-        limit: its own.
+        own: its state from before.
         uses: the number of lengthened models that use it.
+        is_own: whether the tokenizer has its own state, while it is saved.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.limit, self.uses = tokenizer, tokenizer.model_max_length, 0
+        self.tokenizer, self.own, self.uses = tokenizer, TokenizerState.of(tokenizer), 0
+        self.is_own = False
 
     def install(self) -> None:
         """Sets the limit and the methods."""
-        self.tokenizer.model_max_length = NO_LIMIT
+        TokenizerState(NO_LIMIT).set(self.tokenizer)
         setattr(self.tokenizer, _RAISED, self)
         for name in _METHODS:
             if hasattr(type(self.tokenizer), name):
@@ -40,24 +44,12 @@ class _RaisedLimit:
         """Restores what was there before."""
         for name in (_RAISED, *_METHODS):
             self.tokenizer.__dict__.pop(name, None)
-        self.tokenizer.model_max_length = self.limit
+        self.own.set(self.tokenizer)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Stores the tokenizer's own limit."""
-        tokenizer = self.tokenizer
-        raised, tokenizer.model_max_length = tokenizer.model_max_length, self.limit
-        fast = getattr(tokenizer, "_tokenizer", None)
-        truncation = getattr(fast, "truncation", None)
-        # The last call's truncation, which the file contains.
-        is_raised = truncation is not None and truncation["max_length"] == NO_LIMIT
-        try:
-            if is_raised:
-                fast.enable_truncation(**{**truncation, "max_length": self.limit})
-            return type(tokenizer).save_pretrained(tokenizer, *args, **kwargs)
-        finally:
-            tokenizer.model_max_length = raised
-            if is_raised:
-                fast.enable_truncation(**truncation)
+        """Stores the tokenizer's own state."""
+        with own_limits(self.tokenizer):
+            return type(self.tokenizer).save_pretrained(self.tokenizer, *args, **kwargs)
 
     def _get_padding_truncation_strategies(self, *args: Any, **kwargs: Any) -> tuple:
         """Raises ValueError for padding to a length that is not given."""
@@ -70,7 +62,7 @@ class _RaisedLimit:
     def _encode_plus(self, *args: Any, **kwargs: Any) -> Any:
         """Warns of the tokens that are cut off."""
         encode = type(self.tokenizer)._encode_plus
-        if _thread.encodes:  # a slow tokenizer encodes a batch text by text
+        if _thread.encodes or self.is_own:  # a slow tokenizer encodes a batch text by text
             return encode(self.tokenizer, *args, **kwargs)
         limit, strategy = kwargs.get("max_length"), kwargs.get("truncation_strategy", _NEVER)
         cuts = strategy != _NEVER and limit is not None and not kwargs.get("return_overflowing_tokens")
@@ -104,7 +96,23 @@ _thread = _Thread()
 def own_limit(tokenizer: Any) -> int:
     """The limit of a tokenizer before `raise_limit`."""
     raised = getattr(tokenizer, "__dict__", {}).get(_RAISED)
-    return tokenizer.model_max_length if raised is None else raised.limit
+    return tokenizer.model_max_length if raised is None else raised.own.model_max_length
+
+
+@contextmanager
+def own_limits(tokenizer: Any) -> Iterator[None]:
+    """Until the end the tokenizer has its state from before `raise_limit`."""
+    raised = tokenizer.__dict__.get(_RAISED)
+    if raised is None or raised.is_own:
+        yield
+        return
+    with restored(tokenizer):
+        raised.own.set(tokenizer)
+        raised.is_own = True
+        try:
+            yield
+        finally:
+            raised.is_own = False
 
 
 def raise_limit(tokenizer: Any) -> None:
@@ -144,5 +152,5 @@ def _warn_of_cuts(lengths: list[int], limit: int | None) -> None:
     warnings.warn(
         f"tokenizer: dropped {counts}, since truncation to max_length={limit:,} was "
         "requested; the lengthened model reads texts of any length",
-        stacklevel=outer_stacklevel("transformers"),
+        stacklevel=outer_stacklevel("transformers", "sentence_transformers"),
     )

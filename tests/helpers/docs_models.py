@@ -35,6 +35,7 @@ def save_models_with_heads(folder: Path) -> None:
     )
     _save("RobertaForQuestionAnswering", config, path)
     save_tiny_t5(folder / "google-t5" / "t5-small")
+    save_tiny_bert(folder / "colbert-ir" / "colbertv2.0", positions=512)
 
 
 def save_tiny_t5(folder: Path) -> None:

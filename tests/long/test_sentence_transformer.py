@@ -119,6 +119,8 @@ def test_saved_model_has_the_original_limit(tmp_path, times):
 
 
 def test_texts_are_not_joined_to_one_row(tiny):
+    if not hasattr(tiny[0], "unpad_inputs"):
+        pytest.skip("unpad_inputs is new in sentence-transformers 5.4")
     tiny[0].can_flatten_inputs = True
     unpad_inputs = tiny[0].unpad_inputs
     lengthen(tiny)
