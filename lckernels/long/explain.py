@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lckernels.hf.reach import Reach
     from lckernels.long.encoder import LongEncoder
 
-_MERGED = {"final": "of the results", "layer": "in every layer, after attention"}
+_MERGED = {"final": "after the last layer", "layer": "in every layer, after attention"}
 _LOSSES = {
     "final": "a token attends to its chunk, not to the whole sequence",
     "layer": "in a layer a token attends to its chunks, not to the whole sequence, and has one position for "

@@ -63,7 +63,7 @@ class Report:
             "summary": self.summary,
             "pooler": self.pooler,
             "joints": self.joints,
-            "merge": "of the results" if self.merge == "final" else "in every layer, after attention",
+            "merge": "after the last layer" if self.merge == "final" else "in every layer, after attention",
             "attention": self.attention,
             "result": self.exactness,
             "tokenizer": self.limit,

@@ -265,13 +265,17 @@ def _report(
     if pairs is not None and parts.readers:
         prefix = f"the prompt of a call, or {prefix}"
     if prefixed is not None:
-        prefix = f"{len(prefixed.prefix)} given tokens"
+        count = len(prefixed.prefix)
+        prefix = f"{count} given tokens" if count > 1 else "1 given token"
     if virtual:
         prefix = f"{virtual} virtual tokens" if prefix == "none" else f"{virtual} virtual tokens; {prefix}"
-    weighted = "mean over the chunks, by the tokens that each keeps"
+    states = "leading tokens such as [CLS] have"
+    summary = f"{states} their states in the first chunk"
+    if encoder.summary == "mean":
+        summary = f"{states} the mean of their states over the chunks, weighted by the tokens that each keeps"
     limit = "none given: truncation=True still cuts texts to its limit"
     if tokenizer is not None:
-        limit = f"limit {own_limit(tokenizer):,} raised: texts are not truncated"
+        limit = f"limit {own_limit(tokenizer):,} removed until unlengthen: texts are not truncated"
     if tokenizer is not None and own_limit(tokenizer) >= NO_LIMIT:
         limit = "without a limit"
     where = type(parts.encoder).__name__
@@ -286,7 +290,7 @@ def _report(
         boundaries=encoder.boundaries,
         special_tokens=encoder.special_tokens,
         prefix=prefix,
-        summary=weighted if encoder.summary == "mean" else "of the first chunk",
+        summary=summary,
         joints="" if encoder.joints is None else str(encoder.joints),
         pooler=_pooler(encoder.head),
         merge=encoder.merge,

@@ -117,7 +117,11 @@ class LengthenedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs.get("input_ids")
         tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-        fits = isinstance(tokens, Tensor) and tokens.shape[1:2] <= (self.encoder.chunk_len,)
+        if not isinstance(tokens, Tensor):
+            example = "model(**tokenizer(text, return_tensors='pt'))"
+            got = type(tokens).__name__
+            raise TypeError(f"input_ids: got {got}; expected a tensor (batch, seqlen), as in {example}")
+        fits = tokens.shape[1:2] <= (self.encoder.chunk_len,)
         shared = self.encoder.ranks.share
         for encoder in (self.encoder, self.prefixed) if shared else ():
             if encoder is not None:

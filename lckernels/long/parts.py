@@ -57,6 +57,8 @@ def find_parts(model: nn.Module) -> Parts:
     if not isinstance(model, nn.Module):
         hint = ", as from_pretrained of transformers or a SentenceTransformer loads it"
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        if isinstance(getattr(model, "model", None), nn.Module) and not isinstance(model, type):  # a pipeline
+            hint += "; pass its .model and its .tokenizer"
         raise TypeError(f"model: got {got}; expected a model{hint}")
     if any("_orig_mod" in m._modules or m.__dict__.get(_COMPILED) for m in model.modules()):
         raise TypeError(f"model: got {type(model).__name__}, compiled; lengthen the model, then compile it")

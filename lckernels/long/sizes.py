@@ -67,7 +67,11 @@ def resolve_chunking(
         chunk_len = limit[0]
     chunk_len = integer("chunk_len", chunk_len)
     if limit is not None and chunk_len > limit[0]:
-        raise bad("chunk_len", chunk_len, f"{name} has {limit[0]} usable positions ({limit[1]})")
+        raise bad(
+            "chunk_len",
+            chunk_len,
+            f"{name} has {limit[0]} usable positions ({limit[1]}), the most that is allowed",
+        )
     if not isinstance(special_tokens, tuple | list) or len(special_tokens) != 2:
         raise bad("special_tokens", repr(special_tokens), "expected (leading, trailing), both >= 0")
     leading, trailing = (integer(f"special_tokens[{i}]", special_tokens[i], 0) for i in (0, 1))

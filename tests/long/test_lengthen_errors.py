@@ -289,6 +289,28 @@ def test_arguments_of_another_type(arguments, message):
     assert INNER not in model.bert.__dict__
 
 
+class Pipeline:
+    """As a pipeline of transformers, which is no module and has one."""
+
+    model = torch.nn.Linear(2, 2)
+
+
+def test_a_pipeline():
+    with pytest.raises(TypeError, match=r"model: got Pipeline; .*; pass its \.model and its \.tokenizer"):
+        lckernels.lengthen(Pipeline())
+
+
+@pytest.mark.parametrize(
+    "rows", ["a text", [[5, 6, 7]], transformers.BatchEncoding({"input_ids": torch.ones(1, 70).long()})]
+)
+def test_rows_that_are_no_tensor(rows):
+    model = head_model("bert", "TokenClassification")
+    lckernels.lengthen(model)
+    got = type(rows).__name__
+    with pytest.raises(TypeError, match=rf"input_ids: got {got}; expected a tensor \(batch, seqlen\)"):
+        model(rows)
+
+
 def test_pairs_with_merge_layer():
     model = head_model("bert", "QuestionAnswering").float()
     lckernels.lengthen(model, merge="layer", summary="first")
