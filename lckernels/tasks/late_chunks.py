@@ -72,8 +72,9 @@ def late_chunks(
         language: ISO 639 code for finding sentences; used without `spans`, and with boundaries="sentence".
             Default: "en".
         options: arguments of LongEncoder for an encoder that is not lengthened: chunk_len, overlap, prefix
-            (here also a text, such as a prompt, which every chunk reads first), and others. By default
-            chunk_len is all positions of the encoder, for a SentenceTransformer at most its max_seq_length.
+            (here also a text, which every chunk reads first), and others. By default chunk_len is all
+            positions of the encoder; for a SentenceTransformer it is at most its max_seq_length, and prefix
+            is its prompt for documents.
 
     Returns:
         A LateChunks; for several texts a list of them.
@@ -83,7 +84,7 @@ def late_chunks(
         ValueError: a span that is empty, outside its text, or without a token; options that do not fit.
 
     Warns:
-        UserWarning: a SentenceTransformer with a pooling other than the mean, or with a default prompt.
+        UserWarning: a SentenceTransformer with a pooling other than the mean; a lengthened one with a prompt.
 
     Source: Günther et al., "Late Chunking", 2024, https://arxiv.org/abs/2409.04701.
     """

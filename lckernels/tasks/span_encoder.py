@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from lckernels.callers import outer_stacklevel
 from lckernels.checks import bad
+from lckernels.inner_forward import outer_forward
 from lckernels.long.encoder import LongEncoder
+from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.positions import usable_positions
 from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
 from lckernels.prompts import num_virtual_tokens
+
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names that `encode_document` looks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +29,14 @@ class SpanEncoder:
         tokenizer: a fast tokenizer.
         name: of the model's class, for messages.
         rest: modules from a mean to an embedding; empty for other models.
+        truncate_dim: numbers of an embedding that are kept; None: all.
     """
 
     encoder: LongEncoder
     tokenizer: Any
     name: str
     rest: Sequence[nn.Module] = ()
+    truncate_dim: int | None = None
 
     def tokenize(self, text: str) -> Tokens:
         """The tokens of a text of any length; nothing is truncated."""
@@ -43,7 +49,7 @@ class SpanEncoder:
             x = features["sentence_embedding"]
             weight = next(module.parameters(), x)
             features = module({**features, "sentence_embedding": x.to(weight.device, weight.dtype)})
-        return features["sentence_embedding"]
+        return features["sentence_embedding"][:, : self.truncate_dim]
 
 
 def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> SpanEncoder:
@@ -60,7 +66,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
             differ from the tokenizer's.
 
     Warns:
-        UserWarning: a SentenceTransformer with a pooling other than the mean, or with a prompt.
+        UserWarning: a SentenceTransformer with a pooling other than the mean; a lengthened one with a prompt.
     """
     name, rest = type(model).__name__, ()
     if isinstance(model, LongEncoder):
@@ -71,9 +77,14 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
             hint = "LongEncoder(model) supports those of prefix tuning"
             raise TypeError(f"model: got {name} with virtual tokens, which the encoder in it lacks; {hint}")
         tokenizer = parts.tokenizer if tokenizer is None else tokenizer
-        if parts.readers:
-            rest = _behind_pooling(model, "prefix" in options)
-        encoder = _lengthened(parts.encoder) if parts.is_lengthened else None
+        rest = _behind_pooling(model) if parts.readers else ()
+        encoder = _lengthened(parts.encoder, name) if parts.is_lengthened else None
+        if parts.readers and "prefix" not in options and (prompt := _document_prompt(model)):
+            if encoder is None:
+                options = {**options, "prefix": prompt}
+            else:
+                hint = f"{prompt!r} is not read; unlengthen the model, then every chunk reads it"
+                warnings.warn(f"model: its prompt for documents {hint}", stacklevel=outer_stacklevel())
     _check_tokenizer(tokenizer)
     special_tokens = count_special_tokens(tokenizer, name)
     if encoder is None:
@@ -88,13 +99,17 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
     modules = (*encoder.model.modules(), *(m for part in rest for m in part.modules()))
     if encoder.model.training or any(isinstance(m, nn.Dropout) and m.training for m in modules):
         raise bad("model", f"{name} in training mode", "expected model.eval()")
-    return SpanEncoder(encoder, tokenizer, name, rest)
+    return SpanEncoder(encoder, tokenizer, name, rest, getattr(model, "truncate_dim", None))
 
 
-def _lengthened(encoder: nn.Module) -> LongEncoder:
+def _lengthened(encoder: nn.Module, name: str) -> LongEncoder:
     """The LongEncoder of an encoder that `lengthen` has changed, with its fixed prefix if there is one."""
-    forward = encoder.__dict__["forward"]
-    return forward.prefixed or forward.encoder
+    _, forward = outer_forward(encoder, LengthenedForward)
+    found = forward.prefixed or forward.encoder
+    if found.joints is not None:
+        got = f"{name} lengthened with joints, rows that are no tokens"
+        raise bad("model", got, "expected one that is lengthened without joints")
+    return found
 
 
 def _with_defaults(
@@ -112,7 +127,7 @@ def _with_defaults(
     return options
 
 
-def _behind_pooling(model: nn.Module, has_prefix: bool) -> tuple[nn.Module, ...]:
+def _behind_pooling(model: nn.Module) -> tuple[nn.Module, ...]:
     """The modules of a SentenceTransformer behind its pooling; none for its first module alone."""
     modules = tuple(model) if isinstance(model, nn.Sequential) else ()
     kinds = [type(module).__name__ for module in modules]
@@ -126,13 +141,14 @@ def _behind_pooling(model: nn.Module, has_prefix: bool) -> tuple[nn.Module, ...]
     if mode != "mean":
         hint = "spans are pooled by their mean, for which it was not trained"
         warnings.warn(f"model: its pooling is {mode!r}; {hint}", stacklevel=outer_stacklevel())
-    prompt = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
-    if prompt and not has_prefix:
-        hint = "pass prefix=, which every chunk reads, or prefix=None"
-        warnings.warn(
-            f"model: its default prompt {prompt!r} is not read; {hint}", stacklevel=outer_stacklevel()
-        )
     return modules[2:]
+
+
+def _document_prompt(model: nn.Module) -> str:
+    """The prompt with which a SentenceTransformer encodes a document; empty without one."""
+    prompts = getattr(model, "prompts", None) or {}
+    names = (*_DOCUMENT_PROMPTS, getattr(model, "default_prompt_name", None))
+    return next((prompts[name] for name in names if name in prompts), "")
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
+from helpers.docs_pages import ROOT
 from helpers.minilm import requires_minilm
 
 from bench.cases.jargon import TARGET_WORDS, Entry, Lexicon, lexicon, plain_text
@@ -61,6 +63,15 @@ def test_quality_by_hand():
     vectors[4] = 0  # not read: not found, whatever the others are
     found = late_chunks.quality(vectors, book, -queries)
     assert found["recall@5"] == 0.5 and math.isclose(found["mrr"], 0.5)
+
+
+def test_the_page_has_the_figures_that_are_stored():
+    stored = json.loads((ROOT / "bench" / "results" / "late_chunks.json").read_text())
+    page = (ROOT / "docs" / "late_chunks.md").read_text(encoding="utf-8")
+    in_page = {tuple(cells) for cells in re.findall(r"\| (0\.\d{3}) \| (0\.\d{3}) \| (0\.\d{3}) \|", page)}
+    assert in_page == {tuple(f"{x:.3f}" for x in one.values()) for one in stored["results"].values()}
+    assert not stored["dirty"] and f"commit\n{stored['commit'][:7]}" in page
+    assert f"{stored['shape']['queries']} of the entries" in page
 
 
 @requires_minilm

@@ -134,3 +134,14 @@ def test_virtual_tokens(loaded):
     with pytest.raises(TypeError, match=r"with virtual tokens, .*; LongEncoder\(model\) supports"):
         late_chunks(wrapped, tokenizer, TEXT)
     assert late_chunks(lckernels.LongEncoder(wrapped), tokenizer, TEXT, []).coverage == 1.0
+
+
+def test_joints(no_run):
+    _, tokenizer = no_run
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, n_positions=16
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    lckernels.lengthen(model, tokenizer, joints=1)
+    with pytest.raises(ValueError, match=r"^model: got T5ForConditionalGeneration lengthened with joints"):
+        late_chunks(model, tokenizer, TEXT)

@@ -60,18 +60,39 @@ def test_what_is_behind_the_pooling_runs_on_each_span(bert):
     assert late_chunks(model, None, "", []).embeddings.shape == (0, 8)
 
 
-def test_another_pooling_and_a_prompt_warn(bert):
+def test_another_pooling_warns(bert):
     with pytest.warns(UserWarning, match=r"^model: its pooling is 'cls'; spans are pooled by their mean"):
         late_chunks(sentence_transformer(bert, "cls"), None, TEXT, SPANS)
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "as_default"])
+def test_every_chunk_reads_the_prompt_for_documents(bert, name):
     model = sentence_transformer(bert)
-    model.prompts, model.default_prompt_name = {"document": "garden: "}, "document"
-    with pytest.warns(UserWarning, match=r"^model: its default prompt 'garden: ' is not read; pass prefix="):
-        plain = late_chunks(model, None, TEXT, SPANS).embeddings
+    plain = late_chunks(model, None, TEXT, SPANS).embeddings
+    model.prompts = {"query": "river: ", name: "garden: "}
+    model.default_prompt_name = name if name == "as_default" else "query"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prompted = late_chunks(model, None, TEXT, SPANS, prefix="garden: ").embeddings
+        prompted = late_chunks(model, None, TEXT, SPANS).embeddings
+        assert torch.equal(late_chunks(model, None, TEXT, SPANS, prefix="garden: ").embeddings, prompted)
         assert torch.equal(late_chunks(model, None, TEXT, SPANS, prefix=None).embeddings, plain)
     assert (plain - prompted).abs().max() > 1e-3
+    with (
+        lckernels.lengthened(model, chunk_len=20),
+        pytest.warns(UserWarning, match=r"^model: its prompt for documents 'garden: ' is not read; unlength"),
+    ):
+        found = late_chunks(model, None, TEXT, SPANS).embeddings
+    torch.testing.assert_close(found, plain)
+
+
+def test_the_embedding_has_truncate_dim_numbers(bert):
+    model = sentence_transformer(bert)
+    whole = late_chunks(model, None, TEXT, SPANS, normalize=False).embeddings
+    model.truncate_dim = 5
+    assert torch.equal(late_chunks(model, None, TEXT, SPANS, normalize=False).embeddings, whole[:, :5])
+    torch.testing.assert_close(
+        late_chunks(model, None, TEXT, SPANS).embeddings, torch.nn.functional.normalize(whole[:, :5], dim=1)
+    )
 
 
 def test_other_models_raise(bert):
