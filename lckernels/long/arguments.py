@@ -52,35 +52,65 @@ def check_options(
             raise bad("summary", repr(summary), "merge='layer' supports 'first'")
 
 
-def leading_tokens(num_leading: Sequence[int] | Tensor | None, lengths: Tensor, chunking: Chunking) -> Tensor:
-    """(num_sequences,) int64: how many first tokens of each sequence every chunk reads.
+def fixed_tokens(
+    num_leading: Sequence[int] | Tensor | None,
+    num_trailing: Sequence[int] | Tensor | None,
+    lengths: Tensor,
+    chunking: Chunking,
+) -> tuple[Tensor, Tensor]:
+    """(num_sequences,) int64 each: how many first and last tokens of each sequence every chunk reads.
 
     Raises:
         ValueError: not one number per sequence, a number beyond the sequence, or one that leaves a chunk of a
             longer sequence no room for content.
     """
+    trails = _numbers("num_trailing", num_trailing, lengths, chunking.num_trailing)
+    leads = _numbers("num_leading", num_leading, lengths, chunking.num_leading)
+    if num_leading is None and num_trailing is None:
+        return leads, trails
+    name, numbers = "num_leading", leads
     if num_leading is None:
-        return torch.full_like(lengths, chunking.num_leading)
-    leads = integers("num_leading", num_leading)
-    if len(leads) != len(lengths):
-        raise bad("num_leading", f"{len(leads)} numbers", f"the input has {len(lengths)} rows")
-    rest = lengths - chunking.num_trailing
-    outside = ((leads < 0) | (leads > rest)).nonzero()
+        name, numbers = "num_trailing", trails
+    others = leads + trails - numbers
+    outside = ((leads < 0) | (trails < 0) | (leads + trails > lengths)).nonzero()
     if len(outside):
         row = int(outside[0])
-        got = f"{int(leads[row])} tokens in row {row}"
-        allowed = f"the row has {int(rest[row])} tokens before its trailing special tokens"
-        raise bad("num_leading", got, allowed)
-    fixed = chunking.num_prefix + chunking.num_trailing
-    room = chunking.chunk_len - fixed - leads
-    short = ((rest - leads > room) & (room <= chunking.overlap_of(room))).nonzero()
+        got = f"{int(numbers[row])} tokens in row {row}"
+        rest = int(lengths[row] - others[row])
+        allowed = f"the row has {rest} tokens before its trailing special tokens"
+        if num_trailing is not None:
+            allowed = f"the row has {rest} tokens beside the {int(others[row])} at its other end"
+        raise bad(name, got, allowed)
+    fixed = chunking.num_prefix + others
+    short = (~has_room(leads + trails, lengths, chunking)).nonzero()
     if len(short):
         row = int(short[0])
-        most = chunking.chunk_len - fixed - chunking.min_room
-        got = f"{int(leads[row])} tokens in row {row}"
+        most = chunking.chunk_len - int(fixed[row]) - chunking.min_room
+        got = f"{int(numbers[row])} tokens in row {row}"
         allowed = f"a chunk of {chunking.chunk_len} tokens has room for {most} beside content and overlap"
-        raise bad("num_leading", got, allowed)
-    return leads
+        raise bad(name, got, allowed)
+    return leads, trails
+
+
+def has_room(fixed: Tensor, lengths: Tensor, chunking: Chunking) -> Tensor:
+    """Whether a sequence has room in a chunk beside the tokens that every chunk reads, or is one chunk.
+
+    Args:
+        fixed: (num_sequences,) int64, these tokens, without the prefix.
+        lengths: (num_sequences,) int64, tokens of each sequence.
+        chunking: sizes of a chunk.
+    """
+    room = chunking.chunk_len - chunking.num_prefix - fixed
+    return (lengths - fixed <= room) | (room > chunking.overlap_of(room))
+
+
+def _numbers(name: str, given: Sequence[int] | Tensor | None, lengths: Tensor, default: int) -> Tensor:
+    if given is None:
+        return torch.full_like(lengths, default)
+    numbers = integers(name, given)
+    if len(numbers) != len(lengths):
+        raise bad(name, f"{len(numbers)} numbers", f"the input has {len(lengths)} rows")
+    return numbers
 
 
 def sequence_lengths(name: str, lengths: int | Sequence[int] | Tensor, num_special: int) -> Tensor:
@@ -103,6 +133,7 @@ def content_boundaries(
     first: Tensor,
     lengths: Tensor,
     leads: Tensor,
+    trails: Tensor,
 ) -> list[list[int]] | None:
     """Columns of each row as offsets into its content; None unless the rule is "sentence".
 
@@ -113,7 +144,7 @@ def content_boundaries(
         chunking: sizes and rule.
         first: (num_rows,) int64, the column of each row's first token.
         lengths: (num_rows,) int64, its tokens.
-        leads: (num_rows,) int64, its leading tokens, as `leading_tokens` returns them.
+        leads, trails: (num_rows,) int64, as `fixed_tokens` returns them.
     """
     name = "sentence_boundaries"
     if boundaries is None:
@@ -126,7 +157,7 @@ def content_boundaries(
     if len(boundaries) != len(lengths):
         raise bad(name, got, f"input has {len(lengths)} rows")
     origins = (first + leads).tolist()
-    contents = (lengths - leads - chunking.num_trailing).tolist()
+    contents = (lengths - leads - trails).tolist()
     offsets = []
     for i, (columns, origin, size) in enumerate(zip(boundaries, origins, contents, strict=True)):
         shifted = integers(f"{name}[{i}]", columns) - origin

@@ -89,6 +89,7 @@ def chunk_documents(
     chunking: Chunking,
     boundaries: Sequence[Sequence[int]] | None = None,
     num_leading: Tensor | None = None,
+    num_trailing: Tensor | None = None,
 ) -> Chunks:
     """The chunks of the documents in a flattened batch.
 
@@ -101,16 +102,18 @@ def chunk_documents(
             part may end.
         num_leading: (num_documents,) int64, first tokens of each that all its chunks read. Default: those of
             `chunking`.
+        num_trailing: (num_documents,) int64, last tokens, likewise.
     """
-    trail = chunking.num_trailing
     if num_leading is None:
         num_leading = torch.full_like(lengths, chunking.num_leading)
+    if num_trailing is None:
+        num_trailing = torch.full_like(lengths, chunking.num_trailing)
     row_document, row_offset, row_content, content_segments = _content_rows(
-        lengths, num_leading, chunking, boundaries
+        lengths, num_leading, num_trailing, chunking, boundaries
     )
     num_chunks = len(row_document)
     row_col = num_leading[row_document] + chunking.num_prefix  # where the content begins
-    widths = row_content + row_col + trail
+    widths = row_content + row_col + num_trailing[row_document]
 
     # Longest first: a micro-batch is a range of rows of nearly equal width.
     order = widths.argsort(descending=True, stable=True)
@@ -128,13 +131,13 @@ def chunk_documents(
     if num_leading.any():
         leading_col = torch.zeros_like(ends)
         segments.append(_special_segments(new_row[first_row], leading_col, ends - lengths, num_leading))
-    if trail:
-        size = torch.full_like(ends, trail)
-        segments.append(_special_segments(new_row[last_row], trailing_col, ends - trail, size))
+    if num_trailing.any():
+        start = ends - num_trailing
+        segments.append(_special_segments(new_row[last_row], trailing_col, start, num_trailing))
 
     content_col = row_col[order, None]
     content_end = content_col + row_content[order, None]
-    lead = num_leading[row_document][order, None]
+    lead, trail = (number[row_document][order, None] for number in (num_leading, num_trailing))
     base = first[row_document][order, None]
     column = torch.arange(int(widths.max()), device="cpu")
     index = base + lead + row_offset[order, None] + (column - content_col)
@@ -177,20 +180,24 @@ def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> 
 
 
 def _content_rows(
-    lengths: Tensor, leads: Tensor, chunking: Chunking, boundaries: Sequence[Sequence[int]] | None
+    lengths: Tensor,
+    leads: Tensor,
+    trails: Tensor,
+    chunking: Chunking,
+    boundaries: Sequence[Sequence[int]] | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Each row's document, offset in that document's content and content length, in document order.
 
     The fourth result is segments (num_segments, 8): the content's positions in the packed output.
     """
-    content = lengths - leads - chunking.num_trailing
+    content = lengths - leads - trails
     empty = (content == 0).nonzero().squeeze(1)
     documents, parts = [empty[:0]], [torch.zeros(0, 8, dtype=torch.int64, device="cpu")]
-    # Documents with as many leading tokens have as much room for content in a chunk.
-    for lead in leads[content > 0].unique().tolist():
-        document = ((content > 0) & (leads == lead)).nonzero().squeeze(1)
-        of_lead, segments = _plan(document, content, lead, chunking, boundaries)
-        documents.append(of_lead)
+    # Documents with as many tokens at both ends have as much room for content in a chunk.
+    for lead, trail in torch.stack([leads, trails], 1)[content > 0].unique(dim=0).tolist():
+        document = ((content > 0) & (leads == lead) & (trails == trail)).nonzero().squeeze(1)
+        of_these, segments = _plan(document, content, lead, trail, chunking, boundaries)
+        documents.append(of_these)
         parts.append(segments)
     document, segments = torch.cat(documents), torch.cat(parts)
     # A document of special tokens alone is one row without content.
@@ -208,12 +215,13 @@ def _plan(
     documents: Tensor,
     content: Tensor,
     lead: int,
+    trail: int,
     chunking: Chunking,
     boundaries: Sequence[Sequence[int]] | None,
 ) -> tuple[Tensor, Tensor]:
     """The document of each chunk of `documents`, and segments (num_chunks, 8) that begin in its content."""
     lengths = content[documents]
-    room = chunking.chunk_len - lead - chunking.num_prefix - chunking.num_trailing
+    room = chunking.chunk_len - lead - chunking.num_prefix - trail
     # Chunks of a document that is one chunk have no overlap, whatever the room.
     room = max(room, 1)
     overlap = min(chunking.overlap_of(room), room - 1)
@@ -224,7 +232,7 @@ def _plan(
         rule=chunking.rule,
         boundaries=None if boundaries is None else [boundaries[i] for i in documents.tolist()],
         num_leading=lead + chunking.num_prefix,
-        num_trailing=chunking.num_trailing,
+        num_trailing=trail,
     )
     segments = planned.segments.long()
     cu_seqlens = torch.tensor(planned.cu_seqlens, device="cpu")

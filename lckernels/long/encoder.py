@@ -14,20 +14,17 @@ from lckernels.long import exactness
 from lckernels.long.arguments import (
     Weights,
     check_options,
-    content_boundaries,
     defaults,
-    leading_tokens,
-    sequence_lengths,
 )
 from lckernels.long.attention import AttentionContexts
 from lckernels.long.batches import Batch, check_embeds, check_prefix, check_token_ids, read_batch
-from lckernels.long.chunking import Chunks, Rows, chunk_documents
+from lckernels.long.chunking import Chunks, Rows
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
 from lckernels.long.outputs import Outputs
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
-from lckernels.long.run import run_batch
+from lckernels.long.run import chunks_of, run_batch
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.stream import Stream
@@ -202,23 +199,13 @@ class LongEncoder(EncoderWrapper):
             lengths: tokens of the sequence, or of each sequence of the batch, special tokens included.
             sentence_boundaries: as in a call.
         """
-        return self._chunks(lengths, sentence_boundaries).plan
+        return chunks_of(self.chunking, lengths, sentence_boundaries).plan
 
     def num_chunks(
         self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None = None
     ) -> int:
         """How many chunks a call reads; arguments as in `plan`."""
-        return self._chunks(lengths, sentence_boundaries).num_chunks
-
-    def _chunks(
-        self, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None
-    ) -> Chunks:
-        lengths = sequence_lengths("lengths", lengths, self.chunking.num_special)
-        first = lengths.cumsum(0) - lengths
-        chunking, zeros = self.chunking, torch.zeros_like(lengths)
-        leads = leading_tokens(None, lengths, chunking)
-        offsets = content_boundaries(sentence_boundaries, chunking, zeros, lengths, leads)
-        return chunk_documents(first, lengths, int(lengths.sum()), self.chunking, offsets)
+        return chunks_of(self.chunking, lengths, sentence_boundaries).num_chunks
 
     def explain(
         self,
@@ -299,6 +286,7 @@ class LongEncoder(EncoderWrapper):
         return_dict: bool | None = None,
         sentence_boundaries: Sequence[Sequence[int]] | None = None,
         num_leading: Sequence[int] | Tensor | None = None,
+        num_trailing: Sequence[int] | Tensor | None = None,
         **unsupported: Any,
     ) -> Any:
         """Hidden states of sequences of any length.
@@ -317,6 +305,8 @@ class LongEncoder(EncoderWrapper):
                 sentence begins, as `lckernels.sentences.token_boundaries` returns them.
             num_leading: per row, how many of its first tokens every chunk reads, as a question before its
                 context; special tokens included. Default: special_tokens[0]. `summary` merges their states.
+            num_trailing: per row, how many of its last tokens every chunk reads, as a hypothesis after a
+                document; their states are those of the last chunk. Default: special_tokens[1].
 
         Returns:
             The model's own output class: last_hidden_state (batch, seqlen, dim), rows of padding zero;
@@ -348,7 +338,7 @@ class LongEncoder(EncoderWrapper):
         check_embeds(batch, model)
         warn_without_special_tokens(batch, self.special_ids, self.special_tokens)
         self._prepare()
-        states = run_batch(self, batch, outputs, sentence_boundaries, num_leading)
+        states = run_batch(self, batch, outputs, sentence_boundaries, num_leading, num_trailing)
         output = outputs.build(states, self._pool)
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)

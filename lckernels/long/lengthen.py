@@ -65,7 +65,8 @@ def lengthen(
         special_tokens: how many special tokens begin and end each row. Default: those of the tokenizer;
             without one (1, 1), and an error for an encoder-decoder.
         prefix: what every chunk reads first. "pair" (default): in a row of two segments the first one, such
-            as a question, found by token types or separators; its states are merged over the chunks. Token
+            as a question, found by token types or separators; its states are merged over the chunks. If it
+            does not fit in a chunk, and the second one does, that one, such as a hypothesis. Token
             ids, or with a tokenizer a text: an instruction; rows that begin with it keep its states, others
             do not contain it, nor do those of inputs_embeds. None: nothing.
         summary: the states of leading special tokens and of a first segment: "mean" (default) over the

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.inner_forward import INNER
+from lckernels.long.arguments import has_room
 from lckernels.long.batches import Batch
 from lckernels.long.chunking import Chunks
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.head_trial import HeadTrial, pooling_at_call
 from lckernels.long.joints import Joints
 from lckernels.long.length_report import Report
-from lckernels.long.pairs import PairRule, first_segments
+from lckernels.long.pairs import PairRule, first_segments, second_segments
 from lckernels.long.pooling import pool
 from lckernels.long.ranks import Runs
 from lckernels.long.readers import prompt_length
@@ -130,11 +131,11 @@ class LengthenedForward:
             return self._as_before(shared, args, kwargs)
         given = self._by_name(args, kwargs)
         self._check(given)
-        encoder, num_leading = self._leading(given)
+        encoder, num_leading, num_trailing = self._fixed(given)
         if fits and encoder is self.encoder:
             return self._as_before(shared, args, kwargs)
         try:
-            return encoder(**given, num_leading=num_leading)
+            return encoder(**given, num_leading=num_leading, num_trailing=num_trailing)
         except ValueError as error:
             if num_leading is None or not str(error).startswith(_LEADING):
                 raise
@@ -166,8 +167,11 @@ class LengthenedForward:
             allowed = "PEFT's prefix tuning is supported by LongEncoder(model), not by lengthen"
             raise bad("past_key_values", got, allowed)
 
-    def _leading(self, given: dict[str, Any]) -> tuple[LengthenedEncoder, Tensor | None]:
-        """The encoder that reads the rows, and how many first tokens of each its chunks all read."""
+    def _fixed(self, given: dict[str, Any]) -> tuple[LengthenedEncoder, Tensor | None, Tensor | None]:
+        """The encoder that reads the rows; how many first and last tokens of each its chunks all read.
+
+        None: as many as special tokens.
+        """
         encoder = self.encoder
         tokens = given.get("input_ids", given.get("inputs_embeds"))
         first, lengths = _token_ranges(tokens, given.get("attention_mask"), self.left_padding)
@@ -180,20 +184,29 @@ class LengthenedForward:
                 if encoder.merge == "layer":
                     allowed = "merge='layer' supports rows that do not contain it; use merge='final'"
                     raise bad("prefix", "rows that begin with it", allowed)
-                return encoder, leads + len(self.prefixed.prefix)
+                return encoder, leads + len(self.prefixed.prefix), None
             encoder = self.prefixed
         elif self.pairs is not None:
             leads = first_segments(self.pairs, ids, types, lengths, (leading, trailing))
             prompt = (lengths - trailing).clamp(max=prompt_length())
             leads = torch.where(leads == leading, torch.maximum(leads, prompt), leads)
         if (leads == encoder.special_tokens[0]).all():
-            return encoder, None
+            return encoder, None, None
         if encoder.merge == "layer":
             row = int((leads > encoder.special_tokens[0]).nonzero()[0])
             got = "a prompt" if prompt_length() else f"two segments in row {row}"
             got = f"{virtual} virtual tokens" if virtual else got
             raise bad("prefix", got, "merge='layer' supports rows of one segment; use merge='final'")
-        return encoder, leads
+        if self.pairs is None:
+            return encoder, leads, None
+        # A document before a short segment, such as the hypothesis of a zero-shot classifier.
+        ends = second_segments(self.pairs, ids, leads, lengths, trailing)
+        is_first = (leads > leading) & ~has_room(leads + trailing, lengths, encoder.chunking)
+        is_first &= has_room(leading + ends, lengths, encoder.chunking)
+        if not is_first.any():
+            return encoder, leads, None
+        leads, trails = torch.where(is_first, leading, leads), torch.where(is_first, ends, trailing)
+        return encoder, leads, trails
 
     def _begin_with_prefix(self, input_ids: Tensor | None, lengths: Tensor, start: int) -> bool:
         """Whether in every row the fixed prefix is at `start`; raises ValueError if only in some."""

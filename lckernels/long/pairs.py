@@ -108,6 +108,28 @@ def first_segments(
     return result
 
 
+def second_segments(
+    rule: PairRule, input_ids: Tensor | None, ends: Tensor, lengths: Tensor, trailing: int
+) -> Tensor:
+    """Tokens of each row from the end of its first segment on, the separators before the second included.
+
+    Args:
+        rule: of the model. Where it has no separator, that is the last token of a row.
+        input_ids: (batch, seqlen), padded on the right; None if they are not known.
+        ends: (batch,) int64 on the CPU, as `first_segments` returns them.
+        lengths: (batch,) int64 on the CPU, tokens of each row.
+        trailing: special tokens that end a row.
+    """
+    between = torch.full_like(ends, rule.run or min(trailing, 1))
+    if rule.run is None and trailing and input_ids is not None:
+        ids = input_ids.detach().cpu()
+        for row, end in enumerate(ends.tolist()):
+            separator = ids[row, int(lengths[row]) - 1] if rule.separator is None else rule.separator
+            others = (ids[row, :end] != separator).nonzero().flatten()
+            between[row] = end - 1 - int(others[-1]) if len(others) else 0
+    return lengths - ends + between
+
+
 def _end_of_first(ids: Tensor, rule: PairRule, leading: int, trailing: int) -> int | None:
     """Where the first run of separators within a row ends; None if there is no such run."""
     inside = ids[leading : len(ids) - trailing] == rule.separator

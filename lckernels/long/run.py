@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lckernels.checks import bad
-from lckernels.long.arguments import content_boundaries, leading_tokens
+from lckernels.long.arguments import content_boundaries, fixed_tokens, sequence_lengths
 from lckernels.long.batches import Batch, Entries
 from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
 from lckernels.long.layer_merge import run_rows
@@ -14,6 +15,7 @@ from lckernels.long.layer_rows import PackedRows
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.long.ranks import Runs
+from lckernels.long.sizes import Chunking
 from lckernels.long.trial import check_row_length
 from lckernels.progress import token_bar
 
@@ -27,24 +29,36 @@ def run_batch(
     outputs: Outputs,
     sentence_boundaries: Sequence[Sequence[int]] | None,
     num_leading: Sequence[int] | Tensor | None,
+    num_trailing: Sequence[int] | Tensor | None,
 ) -> list[Tensor]:
     """The states (batch, seqlen, dim), in the order of `Outputs.states`; arguments as of a call."""
     if _is_one_call(encoder, batch, sentence_boundaries):
         return _run_whole(encoder, batch, outputs)
     chunking = encoder.chunking
-    if num_leading is not None and encoder.merge == "layer":
-        raise bad("num_leading", type(num_leading).__name__, "expected None with merge='layer'")
-    if num_leading is not None and encoder.halo is not None:
-        raise bad("num_leading", type(num_leading).__name__, "expected None with halo='exact'")
-    leads = leading_tokens(num_leading, batch.lengths, chunking)
-    offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths, leads)
-    chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets, leads)
+    for name, given in (("num_leading", num_leading), ("num_trailing", num_trailing)):
+        if given is not None and encoder.merge == "layer":
+            raise bad(name, type(given).__name__, "expected None with merge='layer'")
+        if given is not None and encoder.halo is not None:
+            raise bad(name, type(given).__name__, "expected None with halo='exact'")
+    fixed = fixed_tokens(num_leading, num_trailing, batch.lengths, chunking)
+    offsets = content_boundaries(sentence_boundaries, chunking, batch.first, batch.lengths, *fixed)
+    chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, chunking, offsets, *fixed)
     weights = encoder.weights(chunks.plan) if callable(encoder.weights) else encoder.weights
     device = encoder.device
     entries = batch.entries(device, encoder.prefix, encoder.model)
     run = _run_rows if encoder.merge == "layer" else _run_chunks
     merged = run(encoder, batch, entries, chunks, outputs, weights, encoder.output_device or device)
     return encoder._unpack(batch, chunks, merged)
+
+
+def chunks_of(
+    chunking: Chunking, lengths: int | Sequence[int], sentence_boundaries: Sequence[Sequence[int]] | None
+) -> Chunks:
+    """The chunks of documents with so many tokens each, special tokens included."""
+    lengths = sequence_lengths("lengths", lengths, chunking.num_special)
+    fixed = fixed_tokens(None, None, lengths, chunking)
+    offsets = content_boundaries(sentence_boundaries, chunking, torch.zeros_like(lengths), lengths, *fixed)
+    return chunk_documents(lengths.cumsum(0) - lengths, lengths, int(lengths.sum()), chunking, offsets)
 
 
 def _is_one_call(encoder: "LongEncoder", batch: Batch, sentence_boundaries: object) -> bool:

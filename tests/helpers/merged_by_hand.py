@@ -19,6 +19,7 @@ def merged_by_hand(
     length: int,
     *,
     lead: int = 1,
+    trail: int = 1,
     chunk_len: int,
     overlap: int | None = None,
     weights: str = "triangular",
@@ -28,21 +29,22 @@ def merged_by_hand(
 
     Args:
         read: columns of the row, of one chunk -> the states (columns, dim) of each layer.
-        length: tokens of the row; its last one is a special token.
+        length: tokens of the row.
         lead: first tokens of the row that every chunk reads.
+        trail: last tokens of the row that every chunk reads; their states are those of the last one.
         chunk_len: tokens of a chunk.
         overlap: as in `lengthen`.
         weights: "triangular" or "uniform".
         summary: as in `lengthen`.
     """
-    content, room = length - lead - 1, chunk_len - lead - 1
+    content, room = length - lead - trail, chunk_len - lead - trail
     overlap = room // 4 if overlap is None else overlap
     starts = chunk_starts(content, room, overlap)
     left_margin, right_margin = overlap // 2, overlap - overlap // 2
     totals, norm, leading, kept, last = None, 0, [], [], []
     for n, start in enumerate(starts):
         end = min(start + room, content)
-        columns = [*range(lead), *range(lead + start, lead + end), length - 1]
+        columns = [*range(lead), *range(lead + start, lead + end), *range(length - trail, length)]
         states = read(torch.tensor(columns))
         first_kept = 0 if n == 0 else max(left_margin, starts[n - 1] + room - right_margin - start)
         last_kept = end - start - (0 if n == len(starts) - 1 else right_margin)
@@ -56,11 +58,11 @@ def merged_by_hand(
         if totals is None:
             totals = [state.new_zeros(content, state.shape[1]) for state in states]
             norm = states[0].new_zeros(content, 1)
-        parts = [weight * state[lead:-1] for state in states]
+        parts = [weight * state[lead:-trail] for state in states]
         totals = [total.index_add(0, at, part) for total, part in zip(totals, parts, strict=True)]
         norm = norm.index_add(0, at, weight)
         leading.append([state[:lead] for state in states])
-        last = [state[-1:] for state in states]
+        last = [state[-trail:] for state in states]
     assert sum(kept) == content
     if summary == "first":
         firsts = leading[0]

@@ -6,7 +6,7 @@ import transformers
 from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
 
 import lckernels
-import lckernels.long.encoder
+import lckernels.long.run
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def whole_only(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("planned or copied")
 
-    monkeypatch.setattr(lckernels.long.encoder, "chunk_documents", fail)
+    monkeypatch.setattr(lckernels.long.run, "chunk_documents", fail)
     monkeypatch.setattr(transformers.PreTrainedConfig, "__deepcopy__", fail, raising=False)
 
 
