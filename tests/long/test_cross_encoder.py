@@ -56,7 +56,7 @@ def test_the_score_is_that_of_the_merged_states(reranker):
     assert report.chunk_len == CHUNK
     scores = reranker.predict(PAIRS, convert_to_tensor=True)
     assert len(calls) == 1  # of the whole batch
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=5e-7)
     assert (scores - before).abs()[[0, 1, 3]].min() > 1e-3
     unlengthen(reranker)
     assert torch.equal(reranker.predict(PAIRS, convert_to_tensor=True), before)
@@ -94,5 +94,5 @@ def test_a_prompt_is_part_of_the_query(reranker):
     try:
         score = reranker.predict([(query, document)], prompt="one two ", convert_to_tensor=True)
     except TypeError:
-        pytest.skip("CrossEncoder.predict of this sentence-transformers has no prompt")
-    torch.testing.assert_close(score[0], expected, rtol=0, atol=1e-6)
+        pytest.skip("the prompt of CrossEncoder.predict is new in sentence-transformers 5.4")
+    torch.testing.assert_close(score[0], expected, rtol=0, atol=5e-7)

@@ -17,7 +17,7 @@ from bench.cases import minilm
 from lckernels import lengthen, lengthened, unlengthen
 from lckernels.long.text_limits import NO_LIMIT
 
-TOLERANCE = {"rtol": 0, "atol": 1e-6}
+TOLERANCE = {"rtol": 0, "atol": 5e-7}  # twice the largest difference found
 KINDS = {
     "SentenceTransformer": "BertModel",
     "CrossEncoder": "DistilBertForSequenceClassification",

@@ -11,7 +11,7 @@ from helpers.tiny_sentence_models import LONG, OTHER, OVERLAP, merged_row, save
 
 from lckernels import lengthen, lengthened, unlengthen
 
-TOLERANCE = {"rtol": 0, "atol": 1e-6}
+TOLERANCE = {"rtol": 0, "atol": 5e-7}  # twice the largest difference found
 
 
 @pytest.fixture
