@@ -154,6 +154,13 @@ class Words:
         raise NotImplementedError
 
 
+def test_the_chunk_length_of_a_model_without_positions_is_the_tokenizers():
+    words = Words()
+    words.model_max_length = 22
+    _, _, report = lengthened_and_plain("t5", prefix=None, tokenizer=words, chunk_len=None)
+    assert (report.chunk_len, report.chunk_len_from) == (22, "the tokenizer's model_max_length")
+
+
 def test_a_text():
     """Its last space belongs to the next token of a row that begins with it."""
     _, _, report = lengthened_and_plain("t5", prefix="abcdef ", tokenizer=Words())
