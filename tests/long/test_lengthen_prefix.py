@@ -51,7 +51,7 @@ def rows_of(name, lengths, begin):
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_begin_with_it_keep_its_states(name, side):
     model, plain, report = lengthened_and_plain(name)
-    assert report.prefix == "6 given tokens"
+    assert report.prefix == "6 given tokens ('abcdef ')"
     rows = rows_of(name, (90, 41, 15), True)
     with torch.no_grad():
         expected = of_loop(plain, name, rows, side, lead=SPECIAL[name][0] + len(PREFIX))
