@@ -51,7 +51,7 @@ def rows_of(name, lengths, begin):
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_begin_with_it_keep_its_states(name, side):
     model, plain, report = lengthened_and_plain(name)
-    assert report.prefix == "6 given tokens ('abcdef ')"
+    assert report.prefix == "6 given tokens"
     rows = rows_of(name, (90, 41, 15), True)
     with torch.no_grad():
         expected = of_loop(plain, name, rows, side, lead=SPECIAL[name][0] + len(PREFIX))
@@ -164,7 +164,7 @@ def test_the_chunk_length_of_a_model_without_positions_is_the_tokenizers():
 def test_a_text():
     """Its last space belongs to the next token of a row that begins with it."""
     _, _, report = lengthened_and_plain("t5", prefix="abcdef ", tokenizer=Words())
-    assert report.prefix == "6 given tokens"
+    assert report.prefix == "6 given tokens ('abcdef ')"
     with pytest.raises(ValueError, match="prefix: got 'a'; a text requires a tokenizer"):
         lengthened_and_plain("t5", prefix="a")
 
