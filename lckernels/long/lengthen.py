@@ -19,7 +19,7 @@ from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
 from lckernels.long.parts import Parts, find_parts
 from lckernels.long.positions import usable_positions
-from lckernels.long.readers import raise_limits, restore_limits
+from lckernels.long.readers import max_seq_length, raise_limits, restore_limits
 from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokenizer_state import restored
@@ -58,7 +58,8 @@ def lengthen(
         tokenizer: of the model. Its special tokens and separators are read, and its limit of tokens is raised
             until `unlengthen`. A SentenceTransformer has its own.
         chunk_len: tokens of a chunk, special tokens and prefix included. Default: all the encoder's
-            positions; without such a limit the tokenizer's, then the config's n_positions.
+            positions, of a SentenceTransformer at most its max_seq_length; without such a limit the
+            tokenizer's, then the config's n_positions.
         overlap: tokens that neighbouring chunks share. Default: a quarter of the chunk's content.
         weights: as in LongEncoder: "triangular" (default), "uniform", "hann", "crop", a tensor or a function.
         boundaries: where chunks are cut: "sled" (default) or "max_context".
@@ -131,7 +132,8 @@ def lengthen(
         reader.head = head
     if marker is not None:
         _add_joints(parts, marker, encoder, prefixed)
-    report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, num_virtual_tokens(model))
+    virtual = num_virtual_tokens(model)
+    report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, virtual, prefix)
     both = encoder, prefixed, pairs, report, tokenizer
     forward = LengthenedForward(*both, left_padding=parts.is_encoder_decoder)
     wrap_forward(parts.encoder, forward)
@@ -236,6 +238,9 @@ def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | N
     if given is not None:
         return given, "given"
     positions = usable_positions(parts.encoder)
+    made_for = min((x for x in map(max_seq_length, parts.readers) if x is not None), default=NO_LIMIT)
+    if made_for < (NO_LIMIT if positions is None else positions[0]):
+        return made_for, "max_seq_length, which the model was made for"
     if positions is not None:
         return positions[0], f"the encoder's positions: {positions[1]}"
     limit = NO_LIMIT if tokenizer is None else own_limit(tokenizer)
@@ -261,6 +266,7 @@ def _report(
     source: str,
     tokenizer: Any,
     virtual: int,
+    given: Any,
 ) -> Report:
     prefix = "none" if pairs is None else str(pairs)
     if pairs is not None and parts.readers:
@@ -268,6 +274,7 @@ def _report(
     if prefixed is not None:
         count = len(prefixed.prefix)
         prefix = f"{count} given tokens" if count > 1 else "1 given token"
+        prefix += f" ({given!r})" if isinstance(given, str) else ""
     if virtual:
         prefix = f"{virtual} virtual tokens" if prefix == "none" else f"{virtual} virtual tokens; {prefix}"
     states = "leading tokens such as [CLS] have"

@@ -20,6 +20,12 @@ def prompt_length() -> int:
     return _prompt_length.get()
 
 
+def max_seq_length(module: nn.Module) -> int | None:
+    """The most tokens of a text that the module reads; None without a limit."""
+    limit = getattr(module, "max_seq_length", None)
+    return limit if isinstance(limit, int) and limit < NO_LIMIT else None
+
+
 def raise_limits(module: nn.Module, chunk_len: int, model: nn.Module) -> None:
     """The module does not truncate a text; what it saves and prints does not change.
 

@@ -14,6 +14,7 @@ from lckernels.long.encoder import LongEncoder
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.positions import usable_positions
+from lckernels.long.readers import max_seq_length
 from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
 from lckernels.prompts import num_virtual_tokens
 
@@ -119,7 +120,7 @@ def _with_defaults(
     options = dict(options)
     positions = usable_positions(encoder)
     limits = [positions[0]] if positions else []
-    limits += [limit for reader in readers if (limit := getattr(reader, "max_seq_length", None))]
+    limits += [limit for reader in readers if (limit := max_seq_length(reader))]
     if readers and limits and options.get("chunk_len") is None:
         options["chunk_len"] = min(limits)
     if isinstance(options.get("prefix"), str):

@@ -164,7 +164,7 @@ def test_the_chunk_length_of_a_model_without_positions_is_the_tokenizers():
 def test_a_text():
     """Its last space belongs to the next token of a row that begins with it."""
     _, _, report = lengthened_and_plain("t5", prefix="abcdef ", tokenizer=Words())
-    assert report.prefix == "6 given tokens"
+    assert report.prefix == "6 given tokens ('abcdef ')"
     with pytest.raises(ValueError, match="prefix: got 'a'; a text requires a tokenizer"):
         lengthened_and_plain("t5", prefix="a")
 

@@ -222,8 +222,8 @@ def test_the_published_minilm_truncates_and_pads_to_128_by_itself(tmp_path):
     assert [len(backend.encode(x).ids) for x in (text, "one")] == [128, 128]
     before = files(model, tmp_path / "before")
     report = lengthen(model)
-    assert (report.chunk_len, report.special_tokens) == (512, (1, 1))
-    assert report.limit == "limit 256 raised: texts are not truncated"
+    assert (report.chunk_len, report.special_tokens) == (256, (1, 1))
+    assert report.limit == "limit 256 removed until unlengthen: texts are not truncated"
     assert [len(backend.encode(x).ids) for x in (text, "one")] == [302, 3]
     assert len(model.encode(text, output_value="token_embeddings")) == 302
     assert files(model, tmp_path / "lengthened") == before

@@ -41,7 +41,7 @@ def test_chunks_have_the_length_of_its_limit(bert):
     expected = late_by_loop(inner, tokenizer, TEXT, SPANS, chunk_len=32, overlap=5)
     found = late_chunks(model, None, TEXT, SPANS, chunk_len=32, overlap=5)
     torch.testing.assert_close(found.embeddings, expected, rtol=0, atol=2e-6)
-    with lckernels.lengthened(model, overlap=5):
+    with lckernels.lengthened(model, chunk_len=32, overlap=5):
         torch.testing.assert_close(late_chunks(model, None, TEXT, SPANS).embeddings, found.embeddings)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(late_chunks(model, None, TEXT, SPANS).embeddings, found.embeddings)
