@@ -206,7 +206,7 @@ def _special_tokens(parts: Parts, tokenizer: Any, given: tuple[int, int] | None)
         return count_special_tokens(tokenizer, type(parts.model).__name__)
     if parts.is_encoder_decoder:
         got = f"None without a tokenizer for {type(parts.model).__name__}"
-        raise bad("special_tokens", got, "pass the tokenizer, or (leading, trailing), such as (0, 1) for T5")
+        raise bad("special_tokens", got, "pass the tokenizer, or (leading, trailing), such as (0, 1)")
     return 1, 1
 
 

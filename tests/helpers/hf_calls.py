@@ -1,5 +1,6 @@
 """The calls that transformers makes of lckernels' attention function, and those that run as its op."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -19,6 +20,7 @@ class Run(NamedTuple):
     dropout: float
     scaling: float | None
     backend: str | None
+    other_keys: Callable | None
     out: Tensor
 
     @property

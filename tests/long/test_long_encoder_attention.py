@@ -182,7 +182,7 @@ def test_attention_weights_need_the_models_own(calls, kernel):
     model.set_attn_implementation("eager")
     model.config.output_attentions = True
     encoder = lckernels.LongEncoder(model, 20)
-    with torch.no_grad():
+    with pytest.raises(ValueError, match="output_attentions: got True in the config; LongEncoder"):
         encoder(token_ids(70)[None])
     assert not calls
     assert "output_attentions" in reason(encoder)

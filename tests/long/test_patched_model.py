@@ -26,7 +26,7 @@ def backends(monkeypatch):
     attention = lckernels.hf.interface.served_attention
 
     def run_served(*args):
-        found.append(("windowed_attention", args[-1]))
+        found.append(("windowed_attention", args[6]))
         return attention(*args)
 
     monkeypatch.setattr(lckernels.hf.interface, "served_attention", run_served)
