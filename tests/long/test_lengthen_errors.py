@@ -194,14 +194,14 @@ def test_a_prefix_longer_than_a_chunk():
         lckernels.lengthen(model, prefix=[7] * 30)
     assert INNER not in model.bert.__dict__
     lckernels.lengthen(model)
-    types = torch.zeros(2, 70, dtype=torch.long)
+    types = torch.zeros(2, 110, dtype=torch.long)
     types[0, 10:], types[1, 40:] = 1, 1
     with pytest.raises(
         ValueError,
         match="prefix: got a first segment of 40 tokens in row 1; a chunk of 32 tokens has room for 30",
     ):
-        model(row(rows=2), token_type_ids=types)
-    assert model(row(rows=2)[:1], token_type_ids=types[:1]).start_logits.shape == (1, 70)
+        model(row(110, rows=2), token_type_ids=types)
+    assert model(row(110, rows=2)[:1], token_type_ids=types[:1]).start_logits.shape == (1, 110)
 
 
 def test_a_pair_without_separators():
