@@ -150,7 +150,8 @@ def test_a_fixed_prefix():
             with lckernels.lengthened(model, read, chunk_len=CHUNK, prefix=prefix) as report:
                 torch.testing.assert_close(model(whole).logits, expected, **TOLERANCE)
                 logits = model(without).logits
-            assert report.prefix == "6 given tokens"
+            quoted = f" ({prefix!r})" if prefix is instruction else ""
+            assert report.prefix == f"6 given tokens{quoted}"
             torch.testing.assert_close(logits[:, 1:], expected[:, 7:], **TOLERANCE)
 
 
