@@ -23,6 +23,7 @@ from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
 from lckernels.long.outputs import Outputs
+from lckernels.long.ranks import Ranks
 from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.run import chunks_of, run_batch
 from lckernels.long.sizes import resolve_chunking
@@ -121,6 +122,7 @@ class LongEncoder(EncoderWrapper):
         self.recompute = bool(recompute)
         self.attention = attention
         self._attention_contexts = AttentionContexts()
+        self.ranks = Ranks(model)
         self._rotary = dynamic_rotary(model)
         self.max_tokens = max_tokens
         self.output_device = check_device("output_device", output_device)

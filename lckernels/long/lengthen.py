@@ -153,7 +153,7 @@ def unlengthen(model: nn.Module) -> None:
         TypeError: `model` is no model that `lengthen` supports.
         ValueError: the model is not lengthened, or another library has replaced its encoder's forward since.
     """
-    parts = find_parts(model)
+    parts = find_parts(model, compiled=True)
     if not parts.is_lengthened:
         got = f"{type(model).__name__}, not lengthened"
         raise bad("model", got, "expected a model after lckernels.lengthen")

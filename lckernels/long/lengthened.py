@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -122,15 +122,19 @@ class LengthenedForward:
             example = "model(**tokenizer(text, return_tensors='pt'))"
             got = type(tokens).__name__
             raise TypeError(f"input_ids: got {got}; expected a tensor (batch, seqlen), as in {example}")
-        fits = tokens.shape[1:2] <= (self.encoder.chunk_len,)
+        fits = tokens.dim() < 2 or tokens.shape[1] <= self.encoder.chunk_len
         shared = self.encoder.ranks.share
         for encoder in (self.encoder, self.prefixed) if shared else ():
             if encoder is not None:
                 encoder.prepare()
         if fits and self.prefixed is None:
             return self._as_before(shared, args, kwargs)
+        return _read_long(self, fits, shared, args, kwargs)
+
+    def read(self, fits: bool, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The output for rows that are longer than a chunk, or that may not begin with the fixed prefix."""
         given = self._by_name(args, kwargs)
-        self._check(given)
+        self._check(given, fits)
         encoder, num_leading, num_trailing = self._fixed(given)
         if fits and encoder is self.encoder:
             return self._as_before(shared, args, kwargs)
@@ -158,9 +162,11 @@ class LengthenedForward:
         given = {**dict(zip((p.name for p in parameters), args, strict=False)), **kwargs}
         return {name: x for name, x in given.items() if x is not None and name not in _IGNORED}
 
-    @staticmethod
-    def _check(given: dict[str, Any]) -> None:
-        """Raises ValueError for keys before those of a row."""
+    def _check(self, given: dict[str, Any], fits: bool) -> None:
+        """Raises ValueError for keys before those of a row, and for a long row in an exported program."""
+        if not fits and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            expected = f"expected at most {self.encoder.chunk_len} tokens: chunks are planned on the host"
+            raise bad("input_ids", "a row longer than a chunk in torch.export or torch.jit.trace", expected)
         keys = next((given[name] for name in ("past_key_values", "cache") if name in given), None)
         if keys is not None and keys.get_seq_length():
             got = f"{keys.get_seq_length()} keys before the rows"
@@ -221,6 +227,11 @@ class LengthenedForward:
             row = int((~same).nonzero()[0])
             raise bad("input_ids", f"row {row} without the prefix", "other rows of the batch begin with it")
         return bool(same.all())
+
+
+@partial(torch.compiler.disable, reason="lckernels plans the chunks of a row on the host")
+def _read_long(forward: LengthenedForward, *args: Any) -> Any:
+    return forward.read(*args)
 
 
 def _prompt(given: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, Tensor | None]:

@@ -9,7 +9,8 @@ from lckernels.inner_forward import INNER
 from lckernels.long.checkpoints import has_head
 from lckernels.long.decoders import find_decoder
 
-_WRAPPED = ("module", "_fsdp_wrapped_module")  # the model within DDP and within FSDP1
+# The model within DDP, FSDP1 and torch.compile.
+_WRAPPED = ("module", "_fsdp_wrapped_module", "_orig_mod")
 _COMPILED = "_compiled_call_impl"  # attribute that `module.compile()` sets
 
 
@@ -48,11 +49,15 @@ class Parts:
         return INNER in self.encoder.__dict__
 
 
-def find_parts(model: nn.Module) -> Parts:
+def find_parts(model: nn.Module, *, compiled: bool = False) -> Parts:
     """The parts of a model.
 
+    Args:
+        model: the model.
+        compiled: whether its encoder may be compiled, or be in a compiled module.
+
     Raises:
-        TypeError: no module, a compiled one, or one without an encoder of transformers.
+        TypeError: no module, a compiled encoder, or a model without an encoder of transformers.
     """
     if not isinstance(model, nn.Module):
         hint = ", as from_pretrained of transformers or a SentenceTransformer loads it"
@@ -60,8 +65,6 @@ def find_parts(model: nn.Module) -> Parts:
         if isinstance(getattr(model, "model", None), nn.Module) and not isinstance(model, type):  # a pipeline
             hint += "; pass its .model and its .tokenizer"
         raise TypeError(f"model: got {got}; expected a model{hint}")
-    if any("_orig_mod" in m._modules or m.__dict__.get(_COMPILED) for m in model.modules()):
-        raise TypeError(f"model: got {type(model).__name__}, compiled; lengthen the model, then compile it")
     tokenizer, readers, saver = None, (), None
     inner = _unwrapped(model)
     if not _is_pretrained(inner):
@@ -70,8 +73,14 @@ def find_parts(model: nn.Module) -> Parts:
     inner = _unwrapped(inner)
     decoder = find_decoder(inner)
     found, kind = _encoder(inner) if decoder is None else (inner.get_encoder(), "an encoder-decoder")
+    if not compiled and any(_is_compiled(m) and found in m.modules() for m in model.modules()):
+        raise TypeError(f"model: got {type(model).__name__}, compiled; lengthen the model, then compile it")
     name = next((name for name, module in model.named_modules() if module is found), "")
     return Parts(inner, found, name, kind, tokenizer, readers, decoder, saver)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or module.__dict__.get(_COMPILED) is not None
 
 
 def _encoder(model: nn.Module) -> tuple[nn.Module, str]:

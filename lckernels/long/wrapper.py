@@ -3,7 +3,6 @@
 import inspect
 import os
 import warnings
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -13,7 +12,6 @@ from lckernels.devices import execution_device
 from lckernels.extras import import_extra
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.loading import folder
-from lckernels.long.ranks import Ranks
 
 
 class EncoderWrapper(nn.Module):
@@ -71,11 +69,6 @@ class EncoderWrapper(nn.Module):
     def config(self) -> Any:
         """The wrapped model's config."""
         return self.model.config
-
-    @cached_property
-    def ranks(self) -> Ranks:
-        """The ranks that share the model's weights."""
-        return Ranks(self.model)
 
     @property
     def device(self) -> torch.device:
