@@ -157,7 +157,9 @@ def chunk_documents(
     )
 
 
-def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> list[tuple[int, int]]:
+def micro_batches(
+    widths: list[int], max_tokens: int, rows: Rows = Rows.ANY, borders: Sequence[int] = ()
+) -> list[tuple[int, int]]:
     """Half-open ranges of rows of falling width, one micro-batch each.
 
     A micro-batch is one row, or at most max_tokens tokens of which at most MAX_PADDING is padding.
@@ -166,6 +168,7 @@ def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> 
         widths: tokens of each row.
         max_tokens: bound on the tokens of a micro-batch of several rows.
         rows: which rows a micro-batch may hold.
+        borders: widths; a micro-batch has no rows on both sides of one.
     """
     max_tokens = 0 if rows is Rows.ALONE else max_tokens
     max_padding = MAX_PADDING if rows is Rows.ANY else 0
@@ -173,7 +176,8 @@ def micro_batches(widths: list[int], max_tokens: int, rows: Rows = Rows.ANY) -> 
     for row, width in enumerate(widths):
         tokens = (row + 1 - start) * widths[start]
         padding += widths[start] - width
-        if row > start and (tokens > max_tokens or padding > max_padding * tokens):
+        crosses = any(width <= border < widths[start] for border in borders)
+        if row > start and (tokens > max_tokens or padding > max_padding * tokens or crosses):
             ranges.append((start, row))
             start, padding = row, 0
     return [*ranges, (start, len(widths))]

@@ -24,7 +24,7 @@ from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
 from lckernels.long.outputs import Outputs
 from lckernels.long.ranks import Ranks
-from lckernels.long.rotary import dynamic_rotary, reset_frequencies
+from lckernels.long.rotary import dynamic_rotary, length_borders, reset_frequencies
 from lckernels.long.run import chunks_of, run_batch
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
@@ -124,6 +124,7 @@ class LongEncoder(EncoderWrapper):
         self._attention_contexts = AttentionContexts()
         self.ranks = Ranks(model)
         self._rotary = dynamic_rotary(model)
+        self._borders = length_borders(model)
         self.max_tokens = max_tokens
         self.output_device = check_device("output_device", output_device)
         self.progress = progress

@@ -175,7 +175,7 @@ def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
     if layer:
         batch_tokens = PackedRows(chunks, chunking, encoder.max_tokens).num_tokens()
     else:
-        ranges = micro_batches(widths, encoder.max_tokens, encoder.rows or Rows.ANY)
+        ranges = micro_batches(widths, encoder.max_tokens, encoder.rows or Rows.ANY, encoder._borders)
         batch_tokens = [(b - a) * widths[a] for a, b in ranges]
     read = sum(batch_tokens) if layer else sum(widths)
     largest = max(batch_tokens)

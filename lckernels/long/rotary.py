@@ -26,6 +26,17 @@ def rope_by_length(model: nn.Module) -> str:
     return next((name for name in types if "dynamic" in name or name == "longrope"), "")
 
 
+def length_borders(model: nn.Module) -> tuple[int, ...]:
+    """Lengths beyond which a row, and all rows of its batch, have other frequencies (rope_type longrope)."""
+    found = set()
+    for module, layer_type, rope_type in _rope_types(model):
+        if rope_type == "longrope":
+            parameters = module.config.rope_parameters
+            of_layer = parameters if layer_type is None else parameters[layer_type]
+            found.add(int(of_layer["original_max_position_embeddings"]))
+    return tuple(sorted(found))
+
+
 def _rope_types(model: nn.Module) -> Iterator[tuple[nn.Module, str | None, str]]:
     """Each module with rotary embeddings, the type of layer they are for, and their rope_type."""
     for module in model.modules():

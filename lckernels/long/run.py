@@ -94,7 +94,7 @@ def _run_chunks(
 ) -> list[Tensor]:
     """merge="final": the merged states (total_len, dim) of micro-batches of chunks."""
     check_row_length(encoder.model, encoder.trial, chunks.widths)
-    ranges = micro_batches(chunks.widths, encoder.max_tokens, encoder._rows)
+    ranges = micro_batches(chunks.widths, encoder.max_tokens, encoder._rows, encoder._borders)
 
     def attention() -> Any:
         return encoder._attention_contexts.of(encoder.model, encoder.attention, chunks.chunk_len)

@@ -9,7 +9,7 @@ transformers = pytest.importorskip("transformers")
 from helpers.encoder_models import assert_rows, chunk_by_chunk, pad, tiny, token_ids
 from helpers.row_models import make_rows_model
 
-from lckernels import LongEncoder
+from lckernels import LongEncoder, lengthen
 from lckernels.long.chunking import Rows
 
 NOT_INERT = ["fnet", "canine", "funnel", "reformer", "yoso", "convbert"]
@@ -138,6 +138,18 @@ def test_states_do_not_depend_on_earlier_calls(name):
         torch.testing.assert_close(before, after)
 
 
+def test_dynamic_frequencies_of_a_lengthened_model():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    options = {"is_causal": False, "rope_parameters": rope, "max_position_embeddings": 32}
+    model, fresh = (make_rows_model("llama", **options) for _ in range(2))
+    ids = token_ids(90)[None]
+    with torch.no_grad():
+        model(ids)  # more than its positions, at once
+        for each in (model, fresh):
+            lengthen(each, special_tokens=(1, 1), prefix=None)
+        assert torch.equal(model(ids).last_hidden_state, fresh(ids).last_hidden_state)
+
+
 def test_dynamic_frequencies_of_each_type_of_layer_do_not_depend_on_earlier_calls():
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     types = {"full_attention": dynamic, "sliding_attention": dynamic}
@@ -149,6 +161,26 @@ def test_dynamic_frequencies_of_each_type_of_layer_do_not_depend_on_earlier_call
         first = encoder(ids).last_hidden_state
         model(token_ids(90)[None])
         torch.testing.assert_close(encoder(ids).last_hidden_state, first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lengthened", [False, True])
+def test_longrope_of_a_chunk_is_not_that_of_its_neighbours(lengthened):
+    """Rows of more than 24 tokens have other frequencies, and all rows of a batch those of the longest."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 24}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 2.0, **factors}
+    options = {"is_causal": False, "rope_parameters": rope, "max_position_embeddings": 32}
+    model = make_rows_model("llama", **options)
+    rows = [token_ids(n) for n in (70, 26, 24)]  # the padding of the last beside the others is little
+    with torch.no_grad():
+        alone = [model(ids[None]).last_hidden_state[0] for ids in rows[1:]]
+        beside = model(*pad(rows[1:], "right")).last_hidden_state[1, :24]
+        assert (beside - alone[1]).abs().max() > 1e-2
+        encoder = LongEncoder(model, 32, 6, summary="mean")
+        expected = [encoder(rows[0][None]).last_hidden_state[0], *alone]
+        if lengthened:
+            lengthen(model, overlap=6, special_tokens=(1, 1), prefix=None)
+        states = (model if lengthened else encoder)(*pad(rows, "right")).last_hidden_state
+    assert_rows(states, pad(rows, "right")[1], expected)
 
 
 @pytest.mark.parametrize(("fraction", "rows"), [(1.0, Rows.ANY), (0.5, Rows.ALONE)])

@@ -80,6 +80,21 @@ def test_rows_of_the_rest_are_no_warning():
     assert (lengths, message) == ([30, 30, 16], None)
 
 
+def test_two_long_texts_are_one_row():
+    """transformers 5.24 returns each window of the first with each of the second; nothing is cut here."""
+    other = words(90, 1)
+    options = {"truncation": True, "stride": 8, "return_overflowing_tokens": True}
+    stock, tokenizer, model = word_tokenizer(), word_tokenizer(), tiny()
+    windows = stock(LONG, other, **options)["input_ids"]
+    assert len(windows) > 100  # 132; one after the other the texts are 7 windows of 32 tokens
+    lckernels.lengthen(model, tokenizer)
+    inputs = tokenizer(LONG, other, return_tensors="pt", **options)
+    assert inputs["input_ids"].shape == (1, 70 + 90 + 3)
+    del inputs["overflow_to_sample_mapping"]
+    with pytest.raises(ValueError, match="prefix: got a first segment of 72 tokens in row 0; a chunk of 32"):
+        model(**inputs)
+
+
 def test_tensors_and_encode(tokenizer):
     with pytest.warns(UserWarning, match="tokenizer: dropped 42 of 72 tokens"):
         rows = tokenizer([LONG], truncation=True, max_length=30, return_tensors="pt")["input_ids"]
