@@ -49,7 +49,11 @@ def test_hooks_of_accelerate_are_kept(tagger, patched):
         logits(tagger, 70)
 
 
-def test_mixed_precision_of_accelerate(tagger):
+def test_mixed_precision_of_accelerate(tagger, request):
+    # A process has one state of accelerate; a Trainer of another test may have set it.
+    reset = accelerate.state.AcceleratorState._reset_state
+    reset(reset_partial_state=True)
+    request.addfinalizer(lambda: reset(reset_partial_state=True))
     bert = tagger.bert
     lckernels.lengthen(bert)
     ours = bert.forward
