@@ -1,9 +1,15 @@
 """Tiny encoder-decoders, rows of token ids, and the states of a long row by a plain loop over its chunks."""
 
+import copy
+from typing import Any
+
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
+
+import lckernels
+from lckernels.long.length_report import Report
 
 PAD, EOS, BOS, LANGUAGE, VOCAB, CHUNK = 0, 1, 2, 3, 60, 24
 _IDS = {"vocab_size": VOCAB, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": BOS}
@@ -30,6 +36,7 @@ SPECIAL = {
     "marian": (0, 1), "t5gemma": (1, 0), "bert2bert": (1, 1),
 }  # fmt: skip
 WITHOUT_POSITIONS = ("t5", "mt5", "umt5")
+LABELS = torch.randint(8, VOCAB, (3, 7), generator=torch.Generator().manual_seed(1))
 
 
 def build(name: str) -> nn.Module:
@@ -40,6 +47,14 @@ def build(name: str) -> nn.Module:
         if hasattr(module, "relative_attention_bias"):
             nn.init.normal_(module.relative_attention_bias.weight, std=2)
     return model.eval()
+
+
+def lengthened_and_plain(name: str, **options: Any) -> tuple[nn.Module, nn.Module, Report]:
+    """The tiny model lengthened, a copy of it that is not, and the report; `options` of lengthen."""
+    model = build(name)
+    plain = copy.deepcopy(model)
+    sizes = {"chunk_len": CHUNK} if name in WITHOUT_POSITIONS else {}
+    return model, plain, lckernels.lengthen(model, **{"special_tokens": SPECIAL[name], **sizes, **options})
 
 
 def _build(name: str) -> nn.Module:

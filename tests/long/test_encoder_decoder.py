@@ -1,7 +1,6 @@
 """Encoder-decoders under `lengthen`: forward and generate are those with states of a loop over the chunks."""
 
 # ruff: noqa: E402
-import copy
 
 import pytest
 import torch
@@ -10,12 +9,13 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.seq2seq import (
     CHUNK,
+    LABELS,
     SPECIAL,
-    VOCAB,
     WITHOUT_POSITIONS,
     batch,
     build,
     encoder_outputs,
+    lengthened_and_plain,
     loop_states,
     row,
 )
@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning"),
 ]
 LENGTHS = 90, 41, 15
-LABELS = torch.randint(8, VOCAB, (3, 7), generator=torch.Generator().manual_seed(1))
 # The largest difference of a logit from the loop is 4.3e-6 of 15, measured.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 STEPS = {"max_new_tokens": 6, "min_new_tokens": 6, "return_dict_in_generate": True, "output_scores": True}
@@ -40,14 +39,6 @@ MODES = {
     "sampled beams": {"do_sample": True, "num_beams": 2},
     "prompt lookup": {"prompt_lookup_num_tokens": 2},
 }
-
-
-def lengthened_and_plain(name, **options):
-    model = build(name)
-    plain = copy.deepcopy(model)
-    sizes = {"chunk_len": CHUNK} if name in WITHOUT_POSITIONS else {}
-    options = {"special_tokens": SPECIAL[name], **sizes, **options}
-    return model, plain, lckernels.lengthen(model, **options)
 
 
 def rows_of(name, lengths=LENGTHS):

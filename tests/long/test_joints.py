@@ -12,12 +12,13 @@ transformers = pytest.importorskip("transformers")
 from helpers.encoder_models import tiny
 from helpers.seq2seq import (
     CHUNK,
+    LABELS,
     SPECIAL,
     VOCAB,
-    WITHOUT_POSITIONS,
     batch,
     build,
     encoder_outputs,
+    lengthened_and_plain,
     loop_states,
     row,
 )
@@ -33,19 +34,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning"),
 ]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the largest difference of a logit is 3.8e-6 of 15, measured
-LABELS = torch.randint(8, VOCAB, (3, 7), generator=torch.Generator().manual_seed(1))
 VECTOR = torch.randn(16, generator=torch.Generator().manual_seed(2))
 LENGTHS = 90, 41, 15  # 5 or 4, 2 and 1 chunks
 TOKEN = 7
 STEPS = {"max_new_tokens": 5, "min_new_tokens": 5}
-
-
-def lengthened_and_plain(name, **options):
-    model = build(name)
-    plain = copy.deepcopy(model)
-    sizes = {"chunk_len": CHUNK} if name in WITHOUT_POSITIONS else {}
-    options = {"special_tokens": SPECIAL[name], **sizes, **options}
-    return model, plain, lckernels.lengthen(model, **options)
 
 
 def rows_of(name, lengths=LENGTHS, prefix=()):

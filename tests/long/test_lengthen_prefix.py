@@ -1,7 +1,6 @@
 """`lengthen(prefix=...)` with a fixed prefix, ids or a text, in every chunk of an encoder-decoder."""
 
 # ruff: noqa: E402
-import copy
 
 import pytest
 import torch
@@ -11,12 +10,12 @@ transformers = pytest.importorskip("transformers")
 from helpers.encoder_models import tiny
 from helpers.seq2seq import (
     CHUNK,
+    LABELS,
     SPECIAL,
     VOCAB,
-    WITHOUT_POSITIONS,
     batch,
-    build,
     encoder_outputs,
+    lengthened_and_plain,
     loop_states,
     row,
 )
@@ -25,17 +24,12 @@ import lckernels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-LABELS = torch.randint(8, VOCAB, (3, 7), generator=torch.Generator().manual_seed(1))
 PREFIX = [20, 21, 22, 23, 24, 25]
 NAMES = ["t5", "bart", "mbart", "marian", "t5gemma"]
 
 
-def lengthened_and_plain(name, prefix=PREFIX, **options):
-    model = build(name)
-    plain = copy.deepcopy(model)
-    sizes = {"chunk_len": CHUNK} if name in WITHOUT_POSITIONS else {}
-    options = {"special_tokens": SPECIAL[name], **sizes, **options}
-    return model, plain, lckernels.lengthen(model, prefix=prefix, **options)
+def with_prefix(name, prefix=PREFIX, **options):
+    return lengthened_and_plain(name, prefix=prefix, **options)
 
 
 def of_loop(plain, name, rows, side="right", **options):
@@ -50,7 +44,7 @@ def rows_of(name, lengths, begin):
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_begin_with_it_keep_its_states(name, side):
-    model, plain, report = lengthened_and_plain(name)
+    model, plain, report = with_prefix(name)
     assert report.prefix == "6 given tokens"
     rows = rows_of(name, (90, 41, 15), True)
     with torch.no_grad():
@@ -67,7 +61,7 @@ def test_rows_that_begin_with_it_keep_its_states(name, side):
 @pytest.mark.parametrize("name", NAMES)
 def test_other_rows_read_it_and_drop_its_states(name, side):
     """Short rows too; one that would fit a chunk without the prefix is two chunks."""
-    model, plain, _ = lengthened_and_plain(name)
+    model, plain, _ = with_prefix(name)
     for lengths in ((90, 41, 15), (CHUNK - 1, 5), (5,)):
         rows = rows_of(name, lengths, False)
         labels = LABELS[: len(rows)]
@@ -81,7 +75,7 @@ def test_other_rows_read_it_and_drop_its_states(name, side):
 
 
 def test_a_short_row_that_begins_with_it_is_as_before():
-    model, plain, _ = lengthened_and_plain("t5")
+    model, plain, _ = with_prefix("t5")
     inputs = batch(rows_of("t5", (CHUNK, 12, 7), True))  # the last: the prefix and </s>
     with torch.no_grad():
         output, expected = (x(**inputs, labels=LABELS) for x in (model, plain))
@@ -90,7 +84,7 @@ def test_a_short_row_that_begins_with_it_is_as_before():
 
 @pytest.mark.parametrize("summary", ["mean", "first"])
 def test_generate(summary):
-    model, plain, _ = lengthened_and_plain("t5", summary=summary)
+    model, plain, _ = with_prefix("t5", summary=summary)
     steps = {"max_new_tokens": 6, "min_new_tokens": 6, "num_beams": 2}
     rows = rows_of("t5", (90, 41), True)
     with torch.no_grad():
@@ -109,7 +103,7 @@ def test_generate(summary):
 @pytest.mark.parametrize("lengths", [(90, 41), (90, 5), (15, 12)])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_batch_with_both_raises(lengths, side):
-    model, _, _ = lengthened_and_plain("t5")
+    model, _, _ = with_prefix("t5")
     rows = [*rows_of("t5", lengths[:1], True), *rows_of("t5", lengths[1:], False)]
     with pytest.raises(ValueError, match="input_ids: got row 1 without the prefix; other rows"):
         model(**batch(rows, side), labels=LABELS[:2])
@@ -117,7 +111,7 @@ def test_a_batch_with_both_raises(lengths, side):
 
 def test_padding_that_equals_the_prefix_is_none():
     """A row that is shorter than the prefix does not begin with it, whatever its padding."""
-    model, _, _ = lengthened_and_plain("t5", prefix=[30, 0, 0])
+    model, _, _ = with_prefix("t5", prefix=[30, 0, 0])
     ids = torch.tensor([[30, 0, 0, 40, 1], [30, 1, 0, 0, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
     with pytest.raises(ValueError, match="input_ids: got row 1 without the prefix"):
@@ -125,7 +119,7 @@ def test_padding_that_equals_the_prefix_is_none():
 
 
 def test_embeddings_as_input():
-    model, plain, _ = lengthened_and_plain("t5")
+    model, plain, _ = with_prefix("t5")
     rows = rows_of("t5", (90, 41), False)
     inputs = batch(rows)
     table = plain.get_encoder().get_input_embeddings()
@@ -134,7 +128,7 @@ def test_embeddings_as_input():
         output = model(**embedded, labels=LABELS[:2])
         expected = plain(**of_loop(plain, "t5", rows, prefix=PREFIX), labels=LABELS[:2])
     torch.testing.assert_close(output.logits, expected.logits, **CLOSE)
-    marian, _, _ = lengthened_and_plain("marian")  # whose encoder scales the embeddings of ids alone
+    marian, _, _ = with_prefix("marian")  # whose encoder scales the embeddings of ids alone
     with pytest.raises(
         ValueError, match=r"inputs_embeds: got embeddings, and a prefix of ids, .* scales by 4"
     ):
@@ -157,16 +151,16 @@ class Words:
 def test_the_chunk_length_of_a_model_without_positions_is_the_tokenizers():
     words = Words()
     words.model_max_length = 22
-    _, _, report = lengthened_and_plain("t5", prefix=None, tokenizer=words, chunk_len=None)
+    _, _, report = with_prefix("t5", prefix=None, tokenizer=words, chunk_len=None)
     assert (report.chunk_len, report.chunk_len_from) == (22, "the tokenizer's model_max_length")
 
 
 def test_a_text():
     """Its last space belongs to the next token of a row that begins with it."""
-    _, _, report = lengthened_and_plain("t5", prefix="abcdef ", tokenizer=Words())
+    _, _, report = with_prefix("t5", prefix="abcdef ", tokenizer=Words())
     assert report.prefix == "6 given tokens ('abcdef ')"
     with pytest.raises(ValueError, match="prefix: got 'a'; a text requires a tokenizer"):
-        lengthened_and_plain("t5", prefix="a")
+        with_prefix("t5", prefix="a")
 
 
 def test_merge_in_every_layer_supports_rows_without_it():
@@ -185,12 +179,12 @@ def test_merge_in_every_layer_supports_rows_without_it():
 
 def test_errors():
     with pytest.raises(ValueError, match=r"prefix: got no token; expected some, or None"):
-        lengthened_and_plain("t5", prefix=[])
+        with_prefix("t5", prefix=[])
     with pytest.raises(ValueError, match=r"prefix: got ' '; expected a text with tokens"):
-        lengthened_and_plain("t5", prefix=" ", tokenizer=Words())
+        with_prefix("t5", prefix=" ", tokenizer=Words())
     with pytest.raises(ValueError, match=r"chunk_len: got 24; expected room .* and a prefix of 23"):
-        lengthened_and_plain("t5", prefix=list(range(8, 31)))
+        with_prefix("t5", prefix=list(range(8, 31)))
     with pytest.raises(ValueError, match=f"prefix: got token id {VOCAB}; the model's embedding"):
-        lengthened_and_plain("t5", prefix=[VOCAB])
+        with_prefix("t5", prefix=[VOCAB])
     with pytest.raises(ValueError, match=r"overlap: got 17; expected 0 <= overlap < 17"):
-        lengthened_and_plain("t5", overlap=17)
+        with_prefix("t5", overlap=17)
