@@ -1,6 +1,8 @@
 """A forward of a module's instance around its own: `lengthen` installs it, `patch` changes the inner one."""
 
+import inspect
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -10,7 +12,34 @@ from lckernels.checks import bad
 INNER = "_lckernels_inner_forward"  # attribute of such a module: the forward that it had
 
 
-def wrap_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+class OuterForward:
+    """A forward that `wrap_forward` installs in a module's instance; a copy belongs to the module's copy.
+
+    Attributes:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in self.__dict__.items() if name != "__signature__"}
+
+    @property
+    def inner(self) -> Callable[..., Any]:
+        """The forward that the module had."""
+        return self.module.__dict__[INNER]
+
+    @property
+    def __code__(self) -> Any:  # torch.export reads its place in a file
+        return self.inner.__code__
+
+    @cached_property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.inner)
+
+
+def wrap_forward(module: nn.Module, forward: OuterForward) -> None:
     """Installs `forward`; the module's own is its attribute INNER from now on."""
     inner = module.forward
     if hasattr(inner, "move"):  # of `patch`
@@ -19,7 +48,7 @@ def wrap_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.__dict__["forward"] = forward
 
 
-def outer_forward(module: nn.Module, kind: type) -> tuple[str, Any]:
+def outer_forward(module: nn.Module, kind: type[OuterForward]) -> tuple[str, Any]:
     """Where the module stores the forward that `wrap_forward` installed, and that forward.
 
     Args:
@@ -37,7 +66,7 @@ def outer_forward(module: nn.Module, kind: type) -> tuple[str, Any]:
     raise bad("model", got, "undo that first: lckernels.unlengthen restores its own change alone")
 
 
-def unwrap_forward(module: nn.Module, kind: type) -> None:
+def unwrap_forward(module: nn.Module, kind: type[OuterForward]) -> None:
     """Undoes `wrap_forward` with a forward of this kind; raises as `outer_forward`."""
     name, _ = outer_forward(module, kind)
     inner = module.__dict__.pop(INNER)

@@ -1,13 +1,11 @@
 """The decoder of an encoder-decoder: where it is, what it reads, and its forward where states have joints."""
 
 import inspect
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from lckernels.inner_forward import INNER
+from lckernels.inner_forward import OuterForward
 from lckernels.long.checkpoints import has_head
 from lckernels.long.joints import Joints
 from lckernels.long.positions import usable_positions
@@ -40,31 +38,16 @@ def check_decoder(model: nn.Module, decoder: nn.Module | None) -> None:
         raise TypeError(f"model: got {got}; expected a model that generates, or an encoder with a head")
 
 
-class DecoderForward:
+class DecoderForward(OuterForward):
     """The forward of a decoder's instance that adds the joints to the mask of the encoder's states.
 
     Attributes:
-        decoder: the module.
         joints: of the encoder's states.
     """
 
     def __init__(self, decoder: nn.Module, joints: Joints) -> None:
-        self.decoder, self.joints = decoder, joints
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: x for name, x in self.__dict__.items() if name != "__signature__"}
-
-    @property
-    def __code__(self) -> Any:  # torch.export reads its place in a file
-        return self._inner.__code__
-
-    @property
-    def _inner(self) -> Callable[..., Any]:
-        return self.decoder.__dict__[INNER]
-
-    @cached_property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._inner)
+        super().__init__(decoder)
+        self.joints = joints
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         names = list(self.__signature__.parameters)[: len(args)]
@@ -72,4 +55,4 @@ class DecoderForward:
         states, mask = kwargs.get(STATES), kwargs.get(MASK)
         if isinstance(states, Tensor) and isinstance(mask, Tensor) and mask.shape[-1] < states.shape[1]:
             kwargs[MASK] = self.joints.mask(mask, states.shape[1])
-        return self._inner(**kwargs)
+        return self.inner(**kwargs)

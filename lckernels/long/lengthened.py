@@ -1,16 +1,15 @@
 """The forward of a lengthened encoder: short rows run on the encoder, longer ones chunk by chunk."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lckernels.checks import bad
-from lckernels.inner_forward import INNER
+from lckernels.inner_forward import INNER, OuterForward
 from lckernels.long.arguments import has_room
 from lckernels.long.batches import Batch
 from lckernels.long.chunking import Chunks
@@ -73,7 +72,7 @@ class LengthenedEncoder(LongEncoder):
         return (values[0], None, *values[1:]) if self.head.tuple_has_none else values
 
 
-class LengthenedForward:
+class LengthenedForward(OuterForward):
     """The forward of an encoder's instance; rows of at most one chunk run as before, argument for argument.
 
     Attributes:
@@ -94,26 +93,13 @@ class LengthenedForward:
         tokenizer: Any,
         left_padding: bool = False,
     ) -> None:
+        super().__init__(encoder.model)
         self.encoder, self.prefixed, self.pairs = encoder, prefixed, pairs
         self.report, self.tokenizer = report, tokenizer
         self.left_padding = left_padding
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "tokenizer": None}
-        state.pop("__signature__", None)
-        return state
-
-    @property
-    def __code__(self) -> Any:  # torch.export reads its place in a file
-        return self._inner.__code__
-
-    @property
-    def _inner(self) -> Callable[..., Any]:
-        return self.encoder.model.__dict__[INNER]
-
-    @cached_property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._inner)
+        return {**super().__getstate__(), "tokenizer": None}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs.get("input_ids")
@@ -150,11 +136,11 @@ class LengthenedForward:
     def _as_before(self, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The encoder's own output; where ranks share its weights, each runs it equally often."""
         if not shared:
-            return self._inner(*args, **kwargs)
+            return self.inner(*args, **kwargs)
         given = self._by_name(args, kwargs)
         tokens = {name: given[name] for name in ("input_ids", "inputs_embeds") if name in given}
         runs = Runs(self.encoder, lambda count: {name: x[:1, :count] for name, x in tokens.items()}, 1)
-        return runs.finish_output(self._inner(*args, **kwargs))
+        return runs.finish_output(self.inner(*args, **kwargs))
 
     def _by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, without those that change no state or are not set."""

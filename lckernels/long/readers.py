@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lckernels.checks import bad
-from lckernels.inner_forward import INNER, unwrap_forward, wrap_forward
+from lckernels.inner_forward import OuterForward, unwrap_forward, wrap_forward
 from lckernels.long.text_limits import NO_LIMIT, own_limits
 
 _CONFIG = "get_config_dict"  # method whose result a module saves and prints
@@ -94,16 +94,16 @@ class _Save:
             return type(self.model).save(self.model, *args, **kwargs)
 
 
-class _ReaderForward:
+class _ReaderForward(OuterForward):
     """A module's forward during which `prompt_length` is that of its features.
 
     Attributes:
-        module: of sentence-transformers.
         chunk_len: tokens of a chunk of its encoder.
     """
 
     def __init__(self, module: nn.Module, chunk_len: int) -> None:
-        self.module, self.chunk_len = module, chunk_len
+        super().__init__(module)
+        self.chunk_len = chunk_len
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         features = args[0] if args and isinstance(args[0], Mapping) else {}
@@ -113,7 +113,7 @@ class _ReaderForward:
         try:
             if self._mixes_lengths(features):
                 return self._run_apart(features, **kwargs)
-            return self.module.__dict__[INNER](*args, **kwargs)
+            return self.inner(*args, **kwargs)
         finally:
             _prompt_length.reset(token)
 
@@ -142,7 +142,7 @@ class _ReaderForward:
                 key: x[rows, :width] if isinstance(x, Tensor) and x.shape == mask.shape else x
                 for key, x in features.items()
             }
-            found = self.module.__dict__[INNER](part, **kwargs)[name]
+            found = self.inner(part, **kwargs)[name]
             if states is None:
                 states = found.new_zeros(*mask.shape, found.shape[-1])
             states[rows, :width] = found
