@@ -18,8 +18,7 @@ from lckernels.long.length_report import Report
 from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
 from lckernels.long.parts import Parts, find_parts
-from lckernels.long.positions import usable_positions
-from lckernels.long.readers import max_seq_length, raise_limits, restore_limits
+from lckernels.long.readers import longest_chunk, raise_limits, restore_limits
 from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokenizer_state import restored
@@ -107,7 +106,7 @@ def lengthen(
     tokenizer = parts.tokenizer if tokenizer is None else tokenizer
     _check_tokenizer(tokenizer)
     with restored(tokenizer):  # a call of it changes what it saves
-        leading, trailing = _special_tokens(parts, tokenizer, special_tokens)
+        special_tokens = _special_tokens(parts, tokenizer, special_tokens)
         pairs, ids = _prefix(parts, tokenizer, prefix)
     chunk_len, source = _chunk_len(parts, tokenizer, chunk_len)
     options = {
@@ -115,7 +114,7 @@ def lengthen(
         "overlap": overlap,
         "weights": weights,
         "boundaries": boundaries,
-        "special_tokens": (leading, trailing),
+        "special_tokens": special_tokens,
         "summary": summary,
         "merge": merge,
         "attention": attention,
@@ -134,8 +133,8 @@ def lengthen(
         _add_joints(parts, marker, encoder, prefixed)
     virtual = num_virtual_tokens(model)
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, virtual, prefix)
-    both = encoder, prefixed, pairs, report, tokenizer
-    forward = LengthenedForward(*both, left_padding=parts.is_encoder_decoder)
+    left_padding = parts.is_encoder_decoder
+    forward = LengthenedForward(encoder, prefixed, pairs, report, tokenizer, left_padding)
     wrap_forward(parts.encoder, forward)
     if encoder.joints is not None:
         wrap_forward(parts.decoder, DecoderForward(parts.decoder, encoder.joints))
@@ -199,8 +198,6 @@ def _check_tokenizer(tokenizer: Any) -> None:
 
 def _special_tokens(parts: Parts, tokenizer: Any, given: tuple[int, int] | None) -> tuple[int, int]:
     if given is not None:
-        if not isinstance(given, tuple | list) or len(given) != 2:
-            raise bad("special_tokens", repr(given), "expected (leading, trailing), both >= 0")
         return given
     if tokenizer is not None:
         return count_special_tokens(tokenizer, type(parts.model).__name__)
@@ -237,12 +234,9 @@ def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | N
     """The tokens of a chunk, and where the number comes from."""
     if given is not None:
         return given, "given"
-    positions = usable_positions(parts.encoder)
-    made_for = min((x for x in map(max_seq_length, parts.readers) if x is not None), default=NO_LIMIT)
-    if made_for < (NO_LIMIT if positions is None else positions[0]):
-        return made_for, "max_seq_length, which the model was made for"
-    if positions is not None:
-        return positions[0], f"the encoder's positions: {positions[1]}"
+    found = longest_chunk(parts.encoder, parts.readers)
+    if found is not None:
+        return found
     limit = NO_LIMIT if tokenizer is None else own_limit(tokenizer)
     if limit < NO_LIMIT:
         return limit, "the tokenizer's model_max_length"

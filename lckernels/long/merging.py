@@ -33,27 +33,31 @@ def run_chunks(
 ) -> list[Tensor]:
     """The states (total_len, dim), merged on `device`, in the order of `Outputs.states`.
 
-    The model runs on each of the ranges of chunks, each in a context of `attention`; `advance` receives the
-    number of tokens read.
+    The model runs on each of the ranges of chunks, in a context of `attention`; `advance` receives the number
+    of tokens read.
     """
     gathered: list[ChunkStates] = []
 
-    def read(inputs: dict[str, Tensor], shape: tuple[int, int]) -> list[Tensor]:
-        with attention():
-            output = model(**inputs, output_hidden_states=outputs.hidden_states, return_dict=True)
+    def run(inputs: dict[str, Tensor], shape: tuple[int, int]) -> list[Tensor]:
+        output = model(**inputs, output_hidden_states=outputs.hidden_states, return_dict=True)
         return outputs.states(output, shape)
 
-    if recompute and torch.is_grad_enabled():
-        read = partial(checkpoint, read, use_reentrant=False)
-    for start, stop in ranges:
-        index = chunks.index[start:stop, : chunks.widths[start]].to(entries.device)
-        widths = chunks.widths[start:stop]
-        inputs = entries.gather(index, widths)
-        states = read(inputs, tuple(index.shape))
-        gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
-        for rows, state in zip(gathered, states, strict=True):
-            rows.add(state)
-        advance(sum(widths))
+    def run_again(*args: Any) -> list[Tensor]:
+        with attention():  # the backward runs outside of this call's context
+            return run(*args)
+
+    recomputed = recompute and torch.is_grad_enabled()
+    read = partial(checkpoint, run_again, use_reentrant=False) if recomputed else run
+    with attention():
+        for start, stop in ranges:
+            index = chunks.index[start:stop, : chunks.widths[start]].to(entries.device)
+            widths = chunks.widths[start:stop]
+            inputs = entries.gather(index, widths)
+            states = read(inputs, tuple(index.shape))
+            gathered = gathered or [ChunkStates(chunks.plan, state, device) for state in states]
+            for rows, state in zip(gathered, states, strict=True):
+                rows.add(state)
+            advance(sum(widths))
     # Without overlap every weight is the same, and uniform ones divide by exactly 1.
     if isinstance(weights, str) and chunks.num_chunks == chunks.num_documents:
         weights = "uniform"

@@ -1,6 +1,6 @@
 """Modules of sentence-transformers that read texts: without a limit, with the prompt in every chunk."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.inner_forward import OuterForward, unwrap_forward, wrap_forward
+from lckernels.long.positions import usable_positions
 from lckernels.long.text_limits import NO_LIMIT, own_limits
 
 _CONFIG = "get_config_dict"  # method whose result a module saves and prints
@@ -20,10 +21,19 @@ def prompt_length() -> int:
     return _prompt_length.get()
 
 
-def max_seq_length(module: nn.Module) -> int | None:
-    """The most tokens of a text that the module reads; None without a limit."""
-    limit = getattr(module, "max_seq_length", None)
-    return limit if isinstance(limit, int) and limit < NO_LIMIT else None
+def longest_chunk(encoder: nn.Module, readers: Sequence[nn.Module]) -> tuple[int, str] | None:
+    """The most tokens that the encoder reads at once, and why; None without a limit.
+
+    Args:
+        encoder: of transformers.
+        readers: modules of sentence-transformers that read texts with it; a limit of theirs counts.
+    """
+    positions = usable_positions(encoder)
+    limits = (getattr(reader, "max_seq_length", None) for reader in readers)
+    made_for = min((x for x in limits if isinstance(x, int)), default=NO_LIMIT)
+    if made_for < (NO_LIMIT if positions is None else positions[0]):
+        return made_for, "max_seq_length, which the model was made for"
+    return None if positions is None else (positions[0], f"the encoder's positions: {positions[1]}")
 
 
 def raise_limits(module: nn.Module, chunk_len: int, model: nn.Module) -> None:

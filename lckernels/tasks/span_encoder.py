@@ -13,8 +13,7 @@ from lckernels.inner_forward import outer_forward
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
-from lckernels.long.positions import usable_positions
-from lckernels.long.readers import max_seq_length
+from lckernels.long.readers import longest_chunk
 from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
 from lckernels.prompts import num_virtual_tokens
 
@@ -118,11 +117,9 @@ def _with_defaults(
 ) -> dict[str, Any]:
     """The options of a LongEncoder; of a SentenceTransformer chunk_len is at most its max_seq_length."""
     options = dict(options)
-    positions = usable_positions(encoder)
-    limits = [positions[0]] if positions else []
-    limits += [limit for reader in readers if (limit := max_seq_length(reader))]
-    if readers and limits and options.get("chunk_len") is None:
-        options["chunk_len"] = min(limits)
+    found = longest_chunk(encoder, readers)
+    if found is not None and options.get("chunk_len") is None:
+        options["chunk_len"], _ = found
     if isinstance(options.get("prefix"), str):
         options["prefix"] = tokenizer(options["prefix"], add_special_tokens=False)["input_ids"]
     return options
