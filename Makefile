@@ -40,7 +40,7 @@ TRANSFORMERS ?= 5.17.0
 OTHER := build/transformers-$(TRANSFORMERS)
 test-hf: $(BUILT) ## the tests of every architecture on TRANSFORMERS, the oldest supported version by default
 	$(call venv_over,$(OTHER),transformers==$(TRANSFORMERS))
-	PYTHONPATH="$(CURDIR)" $(OTHER)/bin/python -m pytest -q -m hf
+	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -q -n 2 -m hf
 
 INTERPRETED := TRITON_INTERPRET=1 LCKERNELS=backend=triton OMP_NUM_THREADS=1
 test-triton: $(BUILT) ## a part of the tests of the ops with the Triton kernels in Triton's interpreter, without a GPU
@@ -79,9 +79,9 @@ test-cuda: $(BUILT) $(VENV)/.cutlass ## the source of the CUDA kernels on the ho
 	  ctest --test-dir $(CMAKE_BUILD) -R test_cuda -j 2 --output-on-failure
 
 test-all: models cuda test test-cuda sanitize aarch64 test-hf test-triton-all compile-triton-old ## every test, sanitizers and wheels too
-	$(PYTEST) -m slow
-	$(PYTEST) -m opcheck --every-trace
-	$(BIN)/python tests/each_isa.py -q -m isa_all tests/ops
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 -m opcheck --every-trace
+	OMP_NUM_THREADS=1 $(BIN)/python tests/each_isa.py -q -n 2 -m isa_all tests/ops
 	for target in sm_90 sm_80 sm_100 gfx942; do \
 	  $(BIN)/python -m bench.compile.triton_compile --all --target $$target > build/triton_compile-$$target.md || exit 1; done
 	$(BIN)/python tests/cuda_mutations.py
