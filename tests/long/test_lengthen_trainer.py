@@ -47,7 +47,7 @@ def trainer(model, tokenizer, head, folder, data, **options):
     )
     arguments = transformers.TrainingArguments(
         folder, report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=5e-3, seed=0,
-        per_device_train_batch_size=2, per_device_eval_batch_size=3, **options,
+        **{"per_device_train_batch_size": 2, "per_device_eval_batch_size": 3, **options},
     )  # fmt: skip
     return transformers.Trainer(
         model,
@@ -171,3 +171,25 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path):
     for one, two in zip(*trained, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
     assert max((one - before).abs().max() for one, before in zip(trained[0], start, strict=True)) > 1e-3
+
+
+def test_accumulated_batches_have_the_gradient_of_one_batch(tmp_path):
+    # Without the attribute, Trainer leaves the division to the head, whose loss is a mean (docs/lengthen.md).
+    def update(k, **attributes):
+        model, tokenizer = made(HEADS[0])
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        before = [x.detach().clone() for x in model.parameters()]
+        options = {"max_steps": 1, "optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+        options |= {"gradient_accumulation_steps": k, "save_strategy": "no"}
+        batch = {"per_device_train_batch_size": 4 // k}
+        data = rows(HEADS[0], tokenizer, [40, 90, 25, 130])
+        made_trainer = trainer(model, tokenizer, HEADS[0], tmp_path, data, **options, **batch)
+        made_trainer.train()
+        return torch.cat([(x - y).flatten() for x, y in zip(model.parameters(), before, strict=True)])
+
+    whole = update(1)
+    rounding = {"rtol": 1e-4, "atol": 4 * torch.finfo(torch.float32).eps}  # weights of norms are near 1
+    assert whole.abs().max() > 1000 * rounding["atol"]
+    torch.testing.assert_close(update(2, accepts_loss_kwargs=False), whole, **rounding)
+    torch.testing.assert_close(update(2), 2 * whole, **rounding)
