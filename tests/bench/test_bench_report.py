@@ -14,6 +14,7 @@ from helpers.bench_rows import synthetic_rows
 from bench.harness import rows
 from bench.harness.report import __main__ as command
 from bench.harness.report import pages, summary
+from bench.harness.rows import OWN
 from bench.harness.timing import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,29 @@ def test_sections_measured_last_come_first(tmp_path):
         "windowed_attention, forward",
         "windowed_attention, backward",
     ]
+
+
+def test_a_section_is_on_a_page_of_its_suite(tmp_path):
+    """Two suites have the same op, direction and machine."""
+    other = [replace(row, suite="t5") for row in synthetic_rows()]
+    rows.append(synthetic_rows() + other, tmp_path)
+    sections = pages.write(tmp_path)[0].read_text().split("## ")[2].splitlines()[4:6]
+    found = {cells[3]: cells[6] for cells in (line.split(" | ") for line in sections)}
+    assert found == {
+        "gpu_attention": "[gpu_attention-forward.md](gpu_attention-forward.md) |",
+        "t5": "[t5-forward.md](t5-forward.md) |",
+    }
+
+
+def test_a_peer_with_another_result_counts_where_it_has_the_same(tmp_path):
+    """A note is of one case: attention without a window is not what a window returns."""
+    windowed = [replace(row, note="another result") for row in synthetic_rows() if row.provider != OWN]
+    windowed += [row for row in synthetic_rows() if row.provider == OWN]
+    rows.append([*windowed, *synthetic_rows(128)], tmp_path)
+    stored = pages.load(tmp_path)
+    own = [row for row in stored if row["provider"] == OWN]
+    peers = {row["shape"]["seqlen"]: pages.fastest_peer(row, stored) for row in own}
+    assert peers == {64: None, 128: ("flex", 0.25)}
 
 
 def test_long_pages_continue_on_another(tmp_path, monkeypatch):

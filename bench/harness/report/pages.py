@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.harness.report import attention_goals, goals, model_goals, plots, t5_goals, tables
 from bench.harness.report.stored import (
     Stored,
+    case_of,
     commit_of,
     days,
     groups,
@@ -139,8 +140,8 @@ def _newest_rows(rows: list[Stored], day: str) -> list[str]:
 
 
 def fastest_peer(row: Stored, rows: list[Stored]) -> tuple[str, float] | None:
-    """Name and ratio of the fastest peer, without those marked as computing something else."""
-    other = {peer["provider"] for peer in rows if peer["suite"] == row["suite"] and peer.get("note")}
+    """Name and ratio of the fastest peer, without those marked as computing something else in its case."""
+    other = {peer["provider"] for peer in rows if case_of(peer) == case_of(row) and peer.get("note")}
     equal = {name: ratio for name, ratio in row["ratios"].items() if name not in other}
     return min(equal.items(), key=lambda one: one[1], default=None)
 
@@ -151,7 +152,8 @@ def _sections(rows: list[Stored], pages: dict[str, str]) -> list[str]:
     for (machine, suite, op, direction), found in groups(rows, 4).items():
         commits = ", ".join(sorted({commit_of(row) for row in found}))
         title = f"## {op}, {direction}: {machine}\n"
-        page = next(name for name, text in pages.items() if title in text)
+        of_suite = ((name, text) for name, text in pages.items() if name.startswith(f"{suite}-{direction}"))
+        page = next(name for name, text in of_suite if title in text)
         count = str(len(groups(found, 6)))
         cells.append([days(found), machine, f"{op}, {direction}", suite, count, commits, f"[{page}]({page})"])
     return tables.lines(cells)
