@@ -9,7 +9,7 @@ from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL,
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.cases.t5 import T5_FULL, T5_QUICK
-from bench.harness import rows
+from bench.harness import finished, rows
 from bench.harness.comparison import Budget
 from bench.harness.report import summary
 
@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--full", action="store_true", help="all shapes and more rounds; takes hours")
     group.addoption(
         "--rows", type=Path, default=rows.OUTPUT, help="folder for the rows (default: build/bench)"
+    )
+    group.addoption(
+        "--resume", action="store_true", help="leave out what has finished on this machine and commit"
     )
 
 
@@ -59,6 +62,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("t5_case", cases, ids=[case.label for case in cases])
     if "cross_case" in metafunc.fixturenames:
         metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("resume"):
+        return
+    names = [item.nodeid for item in items]
+    left = set(finished.remaining(config.getoption("rows"), names, config.getoption("full")))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in left])
+    items[:] = [item for item in items if item.nodeid in left]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
+    if call.when == "call" and call.excinfo is None:
+        finished.record(item.config.getoption("rows"), item.nodeid, item.config.getoption("full"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bench.compile import triton_start
 from bench.gpu import check as gpu_check
 from bench.gpu import models as gpu_models
 from bench.gpu import ops as gpu_ops
-from bench.harness import rows
+from bench.harness import finished, rows
 from bench.harness.check import Checked, check
 from bench.harness.comparison import OWN
 from bench.harness.timing import Timing, Turns, measure
@@ -266,3 +266,20 @@ def test_the_gpu_script_rejects_bad_arguments(arguments, message):
     done = subprocess.run([ROOT / "bench" / "gpu.sh", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_finished_benchmarks_are_left_out(tmp_path, monkeypatch):
+    here = {"commit": "abc", "dirty": False}
+    monkeypatch.setattr(finished, "commit", lambda: here)
+    names = ["a.py::test[x]", "a.py::test[y]"]
+    assert finished.remaining(tmp_path, names, full=True) == names
+    finished.record(tmp_path / "new", names[0], full=True)
+    assert finished.remaining(tmp_path / "new", names, full=True) == names[1:]
+    assert finished.remaining(tmp_path / "new", names, full=False) == names
+    here["dirty"] = True
+    finished.record(tmp_path / "new", names[1], full=True)
+    assert finished.remaining(tmp_path / "new", names, full=True) == names
+    here |= {"commit": "def", "dirty": False}
+    assert finished.remaining(tmp_path / "new", names, full=True) == names
+    here["commit"] = "abc"
+    assert finished.remaining(tmp_path / "new", names, full=True) == names[1:]

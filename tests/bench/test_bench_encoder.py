@@ -11,6 +11,7 @@ pytest.importorskip("sentencex")
 
 from helpers.minilm import requires_minilm
 
+from bench.harness.report import encoder_goals, goals, host_time_goals
 from bench.suites import encoder
 from bench.suites.one_chunk import OneChunkCase, one_chunk_rows
 from lckernels.long.text_encoder import Tokens
@@ -45,6 +46,47 @@ def test_one_chunk_against_the_model():
     assert ours.timing.rounds == peer.timing.rounds == 3
     assert ours.ratios == {"model": peer.timing.median / ours.timing.median}
     assert ours.check.passed
+
+
+def stored(suite, op, direction, dtype, shape, ratios):
+    row = {"suite": suite, "provider": "lckernels", "op": op, "direction": direction, "dtype": dtype}
+    return row | {"shape": shape, "ratios": ratios}
+
+
+def measured(found, wanted):
+    """Goal, dtype, worst, met of the lines that have a measurement."""
+    lines = [line.strip("| ").split(" | ") for line in goals.table(found, wanted)[2:]]
+    return [(line[0], line[1], line[3], line[6]) for line in lines if line[3] != "not measured"]
+
+
+def test_goals_of_the_encoder():
+    book, short = {"tokens": 9000, "chunk_len": 512}, {"tokens": 9000, "chunk_len": 128}
+    found = [
+        stored("encoder", "LongEncoder_final", "forward", "float32", book, {"torch_attention": 1.4}),
+        stored("encoder", "LongEncoder_final", "forward", "bfloat16", book, {"torch_attention": 1.6}),
+        stored("encoder", "LongEncoder_final", "forward", "float32", short, {"torch_attention": 9.0}),
+        stored("encoder", "LongEncoder_layer", "forward", "float32", book, {"final": 0.1}),
+    ]
+    final = "MiniLM, chunks of 512, merged once, against sdpa"
+    assert measured(found, encoder_goals.GOALS) == [
+        (final, "float32", "1.40", "no"),
+        (final, "bfloat16", "1.60", "yes"),
+    ]
+
+
+def test_goals_of_host_time():
+    keys = {"batch": 1, "seqlen": 64, "heads": "8:8"}
+    found = [
+        stored("host_time", "windowed_attention", "decode", "float32", keys, {"sdpa": 0.5}),
+        stored("host_time", "windowed_attention", "training", "float32", keys, {"sdpa": 0.1}),
+        stored("host_time", "LongEncoder", "forward", "float32", {"tokens": 12, "dim": 64}, {"model": 0.8}),
+        stored("host_time", "LongEncoder", "forward", "float32", {"tokens": 12, "dim": 384}, {"model": 1.0}),
+        stored("host_time", "LongEncoder", "forward", "float32", {"tokens": 128, "dim": 64}, {"model": 0.5}),
+    ]
+    assert measured(found, host_time_goals.GOALS) == [
+        ("one query over 64 keys: time / SDPA's", "float32", "2.00", "no"),
+        ("LongEncoder, 12 tokens: time / its model's", "float32", "1.25", "no"),
+    ]
 
 
 @requires_minilm

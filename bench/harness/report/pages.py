@@ -3,7 +3,16 @@
 from collections import defaultdict
 from pathlib import Path
 
-from bench.harness.report import attention_goals, goals, model_goals, plots, t5_goals, tables
+from bench.harness.report import (
+    attention_goals,
+    encoder_goals,
+    goals,
+    host_time_goals,
+    model_goals,
+    plots,
+    t5_goals,
+    tables,
+)
 from bench.harness.report.stored import (
     Stored,
     case_of,
@@ -108,7 +117,9 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
     for title, suite, wanted in (
         ("windowed_attention", attention_goals.SUITE, attention_goals.GOALS),
         ("whole models", model_goals.SUITE, model_goals.GOALS),
+        ("LongEncoder", encoder_goals.SUITE, encoder_goals.GOALS),
         ("T5", t5_goals.SUITE, t5_goals.GOALS),
+        ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):
         of_suite = groups((row for row in rows if row["suite"] == suite), 1)
         for (machine,), of_machine in of_suite.items():
