@@ -1,6 +1,6 @@
 """LongEncoder: an encoder with a limit of positions reads sequences of any length, chunk by chunk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,31 +11,25 @@ from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
 from lckernels.inner_forward import INNER
 from lckernels.long import exactness
-from lckernels.long.arguments import (
-    Weights,
-    check_options,
-    defaults,
-)
+from lckernels.long.arguments import Weights, check_options, defaults
 from lckernels.long.attention import AttentionContexts
-from lckernels.long.batches import Batch, check_embeds, check_prefix, check_token_ids, read_batch
-from lckernels.long.chunking import Chunks, Rows
+from lckernels.long.batches import check_embeds, check_prefix, check_token_ids, read_batch
+from lckernels.long.call_steps import CallSteps
+from lckernels.long.chunking import Rows
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
 from lckernels.long.outputs import Outputs
 from lckernels.long.ranks import Ranks
-from lckernels.long.rotary import dynamic_rotary, length_borders, reset_frequencies
+from lckernels.long.rotary import dynamic_rotary, length_borders
 from lckernels.long.run import chunks_of, run_batch
 from lckernels.long.sizes import resolve_chunking
 from lckernels.long.special_ids import special_ids, warn_without_special_tokens
 from lckernels.long.stream import Stream
-from lckernels.long.trial import try_at_call
-from lckernels.long.unchanged import unchanged_by_calls
-from lckernels.long.wrapper import EncoderWrapper
 from lckernels.plan import Plan
 
 
-class LongEncoder(EncoderWrapper):
+class LongEncoder(CallSteps):
     """Wraps an encoder of transformers and is called like it; returns one sequence as long as the input.
 
     A sequence is cut into overlapping chunks that fit the model; the chunks' hidden states are merged by
@@ -346,43 +340,6 @@ class LongEncoder(EncoderWrapper):
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else self._as_tuple(output)
-
-    def _prepare(self) -> None:
-        if self.trial is None:
-            self.trial = try_at_call(self.model, self.device, self._model_call)
-        if self.halo is not None:
-            self._positions_tried = exactness.check_call(self, self._positions_tried)
-        if self._rotary:
-            reset_frequencies(self._rotary, self.device)
-
-    @property
-    def _rows(self) -> Rows:
-        """`rows` of a call; any for tensors without values, on the meta device or under FakeTensorMode."""
-        return Rows.ANY if self.trial is None else self.trial.rows
-
-    @property
-    def _model_call(self) -> Callable[..., Any]:
-        """What runs the model on a chunk; `lengthen` has a call of its own."""
-        return self.model
-
-    @property
-    def _call(self) -> Callable[..., Any]:
-        """As `_model_call`; a model whose rows are of any lengths does not change in a call."""
-        call = self._model_call
-        return call if self._rows is Rows.ANY else unchanged_by_calls(self.model, call)
-
-    def _unpack(self, batch: Batch, chunks: Chunks, packed: list[Tensor]) -> list[Tensor]:
-        """(batch, seqlen, dim) each, from merged states (total_len, dim); `lengthen` adds joints."""
-        return [batch.unpack(states) for states in packed]
-
-    def _pool(self, states: Tensor) -> Tensor | None:
-        """The pooler_output of merged states (batch, seqlen, dim)."""
-        return None
-
-    def _as_tuple(self, output: Any) -> tuple[Any, ...]:
-        return output.to_tuple()
-
-    _kind = "LongEncoder"  # in messages
 
     def extra_repr(self) -> str:
         return (
