@@ -135,12 +135,13 @@ class LengthenedForward(OuterForward):
 
     def _as_before(self, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The encoder's own output; where ranks share its weights, each runs it equally often."""
+        call = self.encoder._unchanged(self.inner)
         if not shared:
-            return self.inner(*args, **kwargs)
+            return call(*args, **kwargs)
         given = self._by_name(args, kwargs)
         tokens = {name: given[name] for name in ("input_ids", "inputs_embeds") if name in given}
         runs = Runs(self.encoder, lambda count: {name: x[:1, :count] for name, x in tokens.items()}, 1)
-        return runs.finish_output(self.inner(*args, **kwargs))
+        return runs.finish_output(call(*args, **kwargs))
 
     def _by_name(self, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments by name, without those that change no state or are not set."""

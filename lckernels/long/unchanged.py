@@ -27,11 +27,11 @@ def unchanged_by_calls(model: nn.Module, inner: Callable[..., Any]) -> Callable[
     if not changed:
         return inner
 
-    def call(**inputs: Any) -> Any:
+    def call(*args: Any, **inputs: Any) -> Any:
         with _held(changed):
             changes = changes_undone(model)
             try:
-                return inner(**inputs)
+                return inner(*args, **inputs)
             finally:
                 for undo in changes:
                     undo()

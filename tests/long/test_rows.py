@@ -108,6 +108,18 @@ def test_a_short_row_does_not_change_later_ones():
     assert {name: id(m) for name, m in model.named_modules()} == before
 
 
+def test_a_short_row_does_not_change_later_ones_of_a_lengthened_model():
+    long, short = token_ids(300)[None], token_ids(20)
+    model = make_rows_model("big_bird")
+    alone_short = alone(make_rows_model("big_bird"), short)
+    lengthen(model, chunk_len=100, overlap=20)
+    with torch.no_grad():
+        expected = model(long).last_hidden_state
+        assert torch.equal(model(short[None]).last_hidden_state[0], alone_short)
+        assert torch.equal(model(long).last_hidden_state, expected)
+    assert model.attention_type == "block_sparse"
+
+
 @pytest.mark.parametrize("attention", ["auto", "lckernels", "model"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mistral"])
 def test_a_decoder_that_its_config_makes_bidirectional(name, attention):
