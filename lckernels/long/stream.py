@@ -155,16 +155,15 @@ class Stream:
     def _merge(self, chunks: Chunks, first: int, states: dict[int, Tensor]) -> Tensor:
         """The merged states from `first`, which is not final, to the end."""
         numbers = sorted(states)
-        segments = chunks.segments[torch.isin(chunks.segments[:, Column.ROW], torch.tensor(numbers))].clone()
+        rows_read = torch.tensor(numbers, device="cpu")
+        segments = chunks.segments[torch.isin(chunks.segments[:, Column.ROW], rows_read)].clone()
         if self._num_dropped:  # the first chunk is not that of the sequence
             segments = segments[segments[:, Column.START] >= len(self._leading)]
             segments[segments[:, Column.ROW] == 0, Column.STARTS_DOCUMENT] = 0
         if self.encoder.weights == "crop":  # each position is kept once, so those that are final leave
             segments = _without_first(segments, first)
         begin = int(segments[:, Column.START].min())
-        segments[:, Column.ROW] = torch.searchsorted(
-            torch.tensor(numbers), segments[:, Column.ROW].contiguous()
-        )
+        segments[:, Column.ROW] = torch.searchsorted(rows_read, segments[:, Column.ROW].contiguous())
         segments[:, Column.START] -= begin
         plan = Plan.from_segments(
             segments, num_chunks=len(numbers), chunk_len=chunks.chunk_len, total_len=chunks.total_len - begin
@@ -178,7 +177,7 @@ class Stream:
 def _ends(chunks: Chunks) -> list[int]:
     """The position after each chunk, by number; the last chunk has the trailing special tokens too."""
     segments = chunks.segments
-    ends = torch.zeros(chunks.num_chunks, dtype=torch.int64)
+    ends = torch.zeros(chunks.num_chunks, dtype=torch.int64, device="cpu")
     ends.scatter_reduce_(
         0, segments[:, Column.ROW], segments[:, Column.START] + segments[:, Column.LENGTH], "amax"
     )

@@ -59,6 +59,15 @@ def test_each_append_equals_a_call(model, weights, rule, overlap):
             assert stream.num_final == sum(map(len, final))
 
 
+def test_default_device_is_not_used(model):
+    encoder, content = lckernels.LongEncoder(model, 20, 6), torch.randint(5, 50, (75,))
+    expected = [states.provisional for _, states, _ in append_all(encoder, content, (30,))]
+    with torch.device("meta"):
+        found = [states.provisional for _, states, _ in append_all(encoder, content, (30,))]
+    for states, want in zip(found, expected, strict=True):
+        assert torch.equal(states, want)
+
+
 @pytest.mark.parametrize("options", [{"prefix": [7, 8]}, {"max_tokens": 1}, {"attention": "lckernels"}])
 def test_options(model, options):
     encoder = lckernels.LongEncoder(model, 20, 5, **options)
