@@ -195,8 +195,10 @@ def _pieces(batch: Batch, chunking: Chunking, rows: list[int], most: int) -> Ite
 def _with(encoder: "LongEncoder", chunking: Chunking, **attributes: object) -> "LongEncoder":
     """The same encoder with other chunks, on the same model."""
     other = copy.copy(encoder)
+    other._modules = dict(encoder._modules)  # weights may be a module
     rule = "sled" if chunking.rule == "sentence" else chunking.rule
     for name, value in {"chunking": replace(chunking, rule=rule), "progress": False, **attributes}.items():
+        other._modules.pop(name, None)
         setattr(other, name, value)
     return other
 

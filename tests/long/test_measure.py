@@ -51,6 +51,25 @@ def test_a_row_that_the_model_reads_in_one_piece(weights):
     assert f"worst        {measured.max_error:.3g} (row 0, column {measured.worst[0][1]})" in str(explained)
 
 
+class _Uniform(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, plan):
+        return self.scale.expand(plan.num_chunks, plan.chunk_len)
+
+
+def test_weights_of_a_module():
+    model, ids, weights = tiny(), token_ids(POSITIONS)[None], _Uniform()
+    encoder = LongEncoder(model, 14, 4, weights)
+    measured = encoder.explain(input_ids=ids, measure=True).measured
+    expected = LongEncoder(model, 14, 4, "uniform").explain(input_ids=ids, measure=True).measured
+    assert measured.mean_error == pytest.approx(expected.mean_error, rel=1e-5)
+    assert encoder.weights is weights
+    assert "weights.scale" in encoder.state_dict()
+
+
 def test_a_longer_row_is_measured_in_pieces():
     model, ids = tiny(), token_ids(200)
     measured = LongEncoder(model, 14, 4).explain(input_ids=[ids.tolist()], measure=True).measured
