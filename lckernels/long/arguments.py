@@ -32,7 +32,8 @@ def check_options(
     """Raises ValueError or TypeError for an option that is unknown, or that the model does not support."""
     if boundaries not in RULES:
         raise bad("boundaries", repr(boundaries), f"allowed are {', '.join(RULES)}")
-    if not (isinstance(weights, Tensor) or callable(weights) or weights in WEIGHTS):
+    named = isinstance(weights, str) and weights in WEIGHTS
+    if not (isinstance(weights, Tensor) or callable(weights) or named):
         got = repr(weights) if isinstance(weights, str) else type(weights).__name__
         allowed = f"allowed are {', '.join(WEIGHTS)}, a tensor, a function of the plan"
         raise bad("weights", got, allowed)

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy
 import pytest
 import torch
 import transformers  # without transformers, encoder_models skips this module
@@ -32,6 +33,10 @@ import lckernels
             "weights: got list; allowed are uniform, .*, a tensor, a function of the plan",
         ),
         ({"max_tokens": 0}, "max_tokens: got 0; expected an int >= 1"),
+        (
+            {"weights": numpy.ones((2, 3))},
+            "weights: got ndarray; allowed are uniform, .*, a tensor, a function of the plan",
+        ),
         ({"weights": torch.ones(3)}, r"weights: got shape \(3,\) of torch.float32; expected \(num_chunks, "),
         ({"weights": torch.ones(2, 3, dtype=torch.int64)}, r"weights: got shape \(2, 3\) of torch.int64"),
         ({"output_device": "gpu"}, "output_device: got 'gpu'; expected a torch.device, or its name"),
