@@ -155,6 +155,8 @@ class _ReaderForward(OuterForward):
             found = self.inner(part, **kwargs)[name]
             if states is None:
                 states = found.new_zeros(*mask.shape, found.shape[-1])
+            if not rows.any():  # padding alone is longer than a chunk
+                continue
             states[rows, :width] = found
         features[name] = states
         return features

@@ -73,6 +73,20 @@ def test_an_expansion_longer_than_a_chunk_raises(colbert):
         colbert.encode_query(["red fox"])
 
 
+def test_padding_alone_is_longer_than_a_chunk(colbert):
+    lengthen(colbert, overlap=OVERLAP)
+    features = colbert.preprocess(["red fox", "dog"], task="query")
+    wide = {
+        name: torch.nn.functional.pad(x, (0, 10)) if isinstance(x, torch.Tensor) else x
+        for name, x in features.items()
+    }
+    with torch.no_grad():
+        expected = colbert(features)["token_embeddings"]
+        found = colbert(wide)["token_embeddings"]
+    assert (expected.shape[1], found.shape[1]) == (8, 18)
+    torch.testing.assert_close(found[:, :8], expected, **TOLERANCE)
+
+
 def test_every_chunk_reads_the_prompt(colbert):
     colbert.prompts = {"query": "", "document": "two , "}
     states, count = merged_row(colbert[0].auto_model, ids_of(colbert, f"two , {OTHER}"), 3)
