@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import bad
+from lckernels.checks import bad, integers
 from lckernels.inner_forward import outer_forward, unwrap_forward, wrap_forward
 from lckernels.long.arguments import Weights
 from lckernels.long.attention import describe_attention
@@ -22,7 +22,7 @@ from lckernels.long.readers import longest_chunk, raise_limits, restore_limits
 from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokenizer_state import restored
-from lckernels.long.tokens import count_special_tokens
+from lckernels.long.tokens import count_special_tokens, prefix_ids
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 
 
@@ -214,20 +214,17 @@ def _prefix(parts: Parts, tokenizer: Any, prefix: Any) -> tuple[PairRule | None,
     if not isinstance(prefix, str):
         if not hasattr(prefix, "__len__"):
             raise TypeError(f"prefix: got {prefix!r}; expected 'pair', token ids, a text or None")
-        if not len(prefix):
+        ids = integers("prefix", prefix)
+        if not len(ids):
             raise bad("prefix", "no token", "expected some, or None for no prefix")
-        return None, prefix
+        return None, ids
     if prefix == "pair":
         return pair_rule(parts.encoder, tokenizer), None
     if tokenizer is None:
         raise bad(
             "prefix", repr(prefix), "a text requires a tokenizer; else expected 'pair', token ids or None"
         )
-    # A space at its end would be part of the next token in a text that begins with it.
-    ids = tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise bad("prefix", repr(prefix), "expected a text with tokens, or None for no prefix")
-    return None, ids
+    return None, prefix_ids(tokenizer, prefix)
 
 
 def _chunk_len(parts: Parts, tokenizer: Any, given: int | None) -> tuple[int | None, str]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lckernels.checks import bad
 from lckernels.errors import InputError
 
 
@@ -35,6 +36,15 @@ def count_special_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
         if 0 in special:
             return special.index(0), special[::-1].index(0)
     raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(_LETTERS)}")
+
+
+def prefix_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text that every chunk reads first. Raises ValueError for one without tokens."""
+    # White space at its end would be part of the next token in a text that begins with it.
+    ids = tokenizer(text.rstrip(), add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise bad("prefix", repr(text), "expected a text with tokens, or None for no prefix")
+    return ids
 
 
 def tokenize(tokenizer: Any, text: str, name: str) -> Tokens:

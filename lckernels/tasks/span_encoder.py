@@ -14,7 +14,7 @@ from lckernels.long.encoder import LongEncoder
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
-from lckernels.long.tokens import Tokens, count_special_tokens, tokenize
+from lckernels.long.tokens import Tokens, count_special_tokens, prefix_ids, tokenize
 from lckernels.prompts import num_virtual_tokens
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names that `encode_document` looks for
@@ -79,7 +79,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
         tokenizer = parts.tokenizer if tokenizer is None else tokenizer
         rest = _behind_pooling(model) if parts.readers else ()
         encoder = _lengthened(parts.encoder, name) if parts.is_lengthened else None
-        if parts.readers and "prefix" not in options and (prompt := _document_prompt(model)):
+        if parts.readers and "prefix" not in options and (prompt := _document_prompt(model)).strip():
             if encoder is None:
                 options = {**options, "prefix": prompt}
             else:
@@ -121,7 +121,7 @@ def _with_defaults(
     if found is not None and options.get("chunk_len") is None:
         options["chunk_len"], _ = found
     if isinstance(options.get("prefix"), str):
-        options["prefix"] = tokenizer(options["prefix"], add_special_tokens=False)["input_ids"]
+        options["prefix"] = prefix_ids(tokenizer, options["prefix"])
     return options
 
 

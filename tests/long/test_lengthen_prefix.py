@@ -180,6 +180,10 @@ def test_merge_in_every_layer_supports_rows_without_it():
 def test_errors():
     with pytest.raises(ValueError, match=r"prefix: got no token; expected some, or None"):
         with_prefix("t5", prefix=[])
+    with pytest.raises(
+        ValueError, match=r"prefix: got shape \(\) of torch.int64; expected a sequence of int"
+    ):
+        with_prefix("t5", prefix=torch.tensor(8))
     with pytest.raises(ValueError, match=r"prefix: got ' '; expected a text with tokens"):
         with_prefix("t5", prefix=" ", tokenizer=Words())
     with pytest.raises(ValueError, match=r"chunk_len: got 24; expected room .* and a prefix of 23"):

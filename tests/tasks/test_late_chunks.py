@@ -142,6 +142,21 @@ def test_a_prefix_is_read_by_every_chunk(model, tokenizer):
     torch.testing.assert_close(late_chunks(model, tokenizer, TEXT, SPANS).embeddings, rows[0])
 
 
+def test_white_space_at_the_end_of_a_prefix_is_no_token():
+    config = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**config, intermediate_size=16, max_position_embeddings=64)
+    model, tokenizer = transformers.BertModel(config).eval(), byte_tokenizer()
+    assert len(tokenizer("document: ", add_special_tokens=False)["input_ids"]) == 10
+    rows = [
+        late_chunks(model, tokenizer, TEXT, SPANS, prefix=prefix).embeddings
+        for prefix in ("document: ", "document:")
+    ]
+    assert torch.equal(*rows)
+    with lckernels.lengthened(model, tokenizer, prefix="document: "):
+        torch.testing.assert_close(late_chunks(model, tokenizer, TEXT, SPANS).embeddings, rows[0])
+
+
 def test_chunks_of_whole_sentences(model, tokenizer):
     from lckernels.sentences import sentence_boundaries, token_boundaries
 
