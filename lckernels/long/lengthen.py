@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from lckernels.long.length_report import Report
 from lckernels.long.lengthened import LengthenedEncoder, LengthenedForward
 from lckernels.long.pairs import PairRule, pair_rule
 from lckernels.long.parts import Parts, find_parts
-from lckernels.long.readers import longest_chunk, raise_limits, restore_limits
+from lckernels.long.readers import check_restorable, longest_chunk, raise_limits, restore_limits
 from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokenizer_state import restored
@@ -103,7 +104,9 @@ def lengthen(
     marker = None if joints is None else check_marker(joints, parts.encoder, parts.decoder)
     if parts.tokenizer is not None and tokenizer not in (None, parts.tokenizer):
         raise bad("tokenizer", type(tokenizer).__name__, f"{name} reads texts with its own; expected None")
-    tokenizer = parts.tokenizer if tokenizer is None else tokenizer
+    if tokenizer is None:
+        tokenizer = parts.tokenizer
+    parts = replace(parts, tokenizer=tokenizer)
     _check_tokenizer(tokenizer)
     with restored(tokenizer):  # a call of it changes what it saves
         special_tokens = _special_tokens(parts, tokenizer, special_tokens)
@@ -134,7 +137,7 @@ def lengthen(
     virtual = num_virtual_tokens(model)
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, virtual, prefix)
     left_padding = parts.is_encoder_decoder
-    forward = LengthenedForward(encoder, prefixed, pairs, report, tokenizer, left_padding)
+    forward = LengthenedForward(encoder, prefixed, pairs, report, parts, left_padding)
     wrap_forward(parts.encoder, forward)
     if encoder.joints is not None:
         wrap_forward(parts.decoder, DecoderForward(parts.decoder, encoder.joints))
@@ -146,25 +149,30 @@ def lengthen(
 
 
 def unlengthen(model: nn.Module) -> None:
-    """Restores the model, and its tokenizer's limit, to their state before `lengthen`.
+    """Restores all that `lengthen` changed, the tokenizer's limit too, to its state before.
+
+    Args:
+        model: the argument of `lengthen`, a module that contains it, or a model within it with the encoder.
 
     Raises:
         TypeError: `model` is no model that `lengthen` supports.
-        ValueError: the model is not lengthened, or another library has replaced its encoder's forward since.
+        ValueError: the model is not lengthened, or another library has replaced a changed forward since.
     """
     parts = find_parts(model, compiled=True)
     if not parts.is_lengthened:
         got = f"{type(model).__name__}, not lengthened"
         raise bad("model", got, "expected a model after lckernels.lengthen")
     _, forward = outer_forward(parts.encoder, LengthenedForward)
-    if forward.encoder.joints is not None:
+    parts = forward.parts or parts  # `model` may be a part of what was lengthened
+    for reader in parts.readers:
+        check_restorable(reader)
+    if forward.encoder.joints is not None and parts.decoder is not None:
         unwrap_forward(parts.decoder, DecoderForward)
     unwrap_forward(parts.encoder, LengthenedForward)
     for reader in parts.readers:
         restore_limits(reader, parts.saver)
-    tokenizer = forward.tokenizer or parts.tokenizer
-    if tokenizer is not None:
-        restore_limit(tokenizer)
+    if parts.tokenizer is not None:
+        restore_limit(parts.tokenizer)
 
 
 @contextmanager

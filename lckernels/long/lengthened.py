@@ -18,6 +18,7 @@ from lckernels.long.head_trial import HeadTrial, pooling_at_call
 from lckernels.long.joints import Joints
 from lckernels.long.length_report import Report
 from lckernels.long.pairs import PairRule, first_segments, second_segments
+from lckernels.long.parts import Parts
 from lckernels.long.pooling import pool
 from lckernels.long.ranks import Runs
 from lckernels.long.readers import prompt_length
@@ -80,7 +81,7 @@ class LengthenedForward(OuterForward):
         prefixed: the same with the fixed prefix, for rows that do not begin with it; None without a prefix.
         pairs: how the first segment of a row is found, which every chunk reads; None: rows are one segment.
         report: of `lengthen`.
-        tokenizer: whose limit is raised; not part of a copy.
+        parts: what `lengthen` changed, with the tokenizer whose limit is raised; None in a copy.
         left_padding: whether rows may be padded on the left: no head reads the first token of a row.
     """
 
@@ -90,16 +91,16 @@ class LengthenedForward(OuterForward):
         prefixed: LengthenedEncoder | None,
         pairs: PairRule | None,
         report: Report,
-        tokenizer: Any,
+        parts: Parts | None,
         left_padding: bool = False,
     ) -> None:
         super().__init__(encoder.model)
         self.encoder, self.prefixed, self.pairs = encoder, prefixed, pairs
-        self.report, self.tokenizer = report, tokenizer
+        self.report, self.parts = report, parts
         self.left_padding = left_padding
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "tokenizer": None}
+        return {**super().__getstate__(), "parts": None}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs.get("input_ids")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lckernels.checks import bad
-from lckernels.inner_forward import OuterForward, unwrap_forward, wrap_forward
+from lckernels.inner_forward import OuterForward, outer_forward, unwrap_forward, wrap_forward
 from lckernels.long.positions import usable_positions
 from lckernels.long.text_limits import NO_LIMIT, own_limits
 
@@ -44,12 +44,19 @@ def raise_limits(module: nn.Module, chunk_len: int, model: nn.Module) -> None:
         chunk_len: tokens of a chunk of its encoder.
         model: that the module is in, or the module itself.
     """
+    restore_limits(module, model)  # of a copy of which the encoder alone was restored
     raised = {name: x for name, x in _raised(module).items() if getattr(module, name) != x}
     own = {name: getattr(module, name) for name in raised}
     _set(module, raised)
     setattr(module, _CONFIG, _OwnConfig(module, own))
     wrap_forward(module, _ReaderForward(module, chunk_len))
     model.save = _Save(model, module)
+
+
+def check_restorable(module: nn.Module) -> None:
+    """Raises ValueError if another library has replaced the forward that `raise_limits` installed."""
+    if _CONFIG in module.__dict__:
+        outer_forward(module, _ReaderForward)
 
 
 def restore_limits(module: nn.Module, model: nn.Module) -> None:
@@ -148,6 +155,8 @@ class _ReaderForward(OuterForward):
         fits = mask.sum(1) <= self.chunk_len
         states = None
         for rows, width in ((fits, self.chunk_len), (~fits, mask.shape[1])):
+            if not rows.any():  # padding alone is longer than a chunk
+                continue
             part = {
                 key: x[rows, :width] if isinstance(x, Tensor) and x.shape == mask.shape else x
                 for key, x in features.items()
@@ -155,8 +164,6 @@ class _ReaderForward(OuterForward):
             found = self.inner(part, **kwargs)[name]
             if states is None:
                 states = found.new_zeros(*mask.shape, found.shape[-1])
-            if not rows.any():  # padding alone is longer than a chunk
-                continue
             states[rows, :width] = found
         features[name] = states
         return features

@@ -239,6 +239,15 @@ def test_the_mask_gives_the_number_of_joints_of_each_row():
     assert differ > 100
 
 
+def test_unlengthen_of_the_encoder_alone():
+    model, _, _ = lengthened_and_plain("t5", joints=TOKEN)
+    lckernels.unlengthen(model.get_encoder())
+    assert not any({"forward", INNER} & {*vars(module)} for module in model.modules())
+    encoder = copy.deepcopy(lengthened_and_plain("t5", joints=TOKEN)[0].get_encoder())
+    lckernels.unlengthen(encoder)  # without a decoder
+    assert not {"forward", INNER} & {*vars(encoder)}
+
+
 def test_errors():
     with pytest.raises(ValueError, match="joints: got BertModel, which no decoder reads; expected None"):
         lckernels.lengthen(tiny(), joints=3)

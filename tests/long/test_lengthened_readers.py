@@ -117,6 +117,36 @@ def test_the_first_module_alone(model):
     assert [set(vars(x)) for x in (model, model[0])] == before
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_unlengthen_of_the_encoder_alone(model, copied):
+    before = result(model, ["red fox", "dog"])
+    lengthen(model)
+    whole = result(model)
+    if copied:
+        model = copy.deepcopy(model)
+    unlengthen(model[0].auto_model)
+    if not copied:  # all that was lengthened is as before
+        assert model.max_seq_length == CHUNK and "forward" not in vars(model[0])
+        assert model.encode(LONG).shape == (16,)
+    assert torch.equal(result(model, ["red fox", "dog"]), before)
+    lengthen(model)
+    assert torch.equal(result(model), whole)
+    unlengthen(model)
+    assert model.max_seq_length == CHUNK and not {"forward", "save"} & {*vars(model[0]), *vars(model)}
+
+
+def test_a_replaced_forward_of_the_reader_leaves_all_lengthened(model):
+    lengthen(model)
+    whole, ours = result(model), model[0].forward
+    model[0].forward = lambda *args, **kwargs: ours(*args, **kwargs)
+    with pytest.raises(ValueError, match="model: got Transformer, whose forward was replaced after"):
+        unlengthen(model)
+    assert torch.equal(result(model), whole)
+    model[0].forward = ours
+    unlengthen(model)
+    assert model.max_seq_length == CHUNK
+
+
 @pytest.mark.parametrize("include", [True, False])
 def test_every_chunk_reads_the_prompt(model, include):
     prompt = "two , blue . "
