@@ -152,7 +152,8 @@ def unlengthen(model: nn.Module) -> None:
     """Restores all that `lengthen` changed, the tokenizer's limit too, to its state before.
 
     Args:
-        model: the argument of `lengthen`, a module that contains it, or a model within it with the encoder.
+        model: the argument of `lengthen`, a module that contains it, or a model within it with the encoder;
+            of a copy of these, the whole copy.
 
     Raises:
         TypeError: `model` is no model that `lengthen` supports.

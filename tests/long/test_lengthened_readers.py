@@ -132,7 +132,8 @@ def test_unlengthen_of_the_encoder_alone(model, copied):
     lengthen(model)
     assert torch.equal(result(model), whole)
     unlengthen(model)
-    assert model.max_seq_length == CHUNK and not {"forward", "save"} & {*vars(model[0]), *vars(model)}
+    assert not {"forward", "save"} & {*vars(model[0]), *vars(model)}
+    assert copied or model.max_seq_length == CHUNK
 
 
 def test_a_replaced_forward_of_the_reader_leaves_all_lengthened(model):
