@@ -1,31 +1,14 @@
-"""Late chunking by plain loops over windows, tokens and spans; a SentenceTransformer of the tiny BERT."""
+"""Late chunking by plain loops over windows, tokens and spans."""
 
 import torch
-
-
-def merged_by_loop(model, ids, chunk_len, overlap):
-    """States (len(content), dim) of ids with one special token at each end: triangular weights, a loop."""
-    content, room = ids[1:-1], chunk_len - 2
-    length = min(room, len(content))
-    starts = [*range(0, len(content) - length, room - overlap), len(content) - length]
-    total = torch.zeros(len(content), model.config.hidden_size)
-    weight_sum = torch.zeros(len(content), 1)
-    for number, start in enumerate(starts):
-        row = torch.cat([ids[:1], content[start : start + length], ids[-1:]])
-        states = model(input_ids=row[None]).last_hidden_state[0, 1:-1]
-        for u in range(length):
-            left = length if number == 0 else u + 1
-            right = length if number == len(starts) - 1 else length - u
-            total[start + u] += min(left, right) * states[u]
-            weight_sum[start + u] += min(left, right)
-    return total / weight_sum
+from helpers.merged_by_hand import chunk_starts, merged_by_hand
 
 
 def late_by_loop(model, tokenizer, text, spans, chunk_len, overlap):
     """(num_spans, dim) of length 1."""
     encoding = tokenizer(text, return_offsets_mapping=True, return_tensors="pt", verbose=False)
     with torch.no_grad():
-        states = merged_by_loop(model, encoding["input_ids"][0], chunk_len, overlap)
+        states = _states(model, encoding["input_ids"][0], chunk_len, overlap)[1:-1]
     offsets = encoding["offset_mapping"][0, 1:-1].tolist()
     vectors = []
     for start, end in spans:
@@ -35,8 +18,17 @@ def late_by_loop(model, tokenizer, text, spans, chunk_len, overlap):
     return torch.stack(vectors)
 
 
+def _states(model, ids, chunk_len, overlap):
+    """The merged states of ids with one special token at each end, (len(ids), dim)."""
+
+    def read(columns):
+        return [model(input_ids=ids[columns][None]).last_hidden_state[0]]
+
+    (states,), _ = merged_by_hand(read, len(ids), chunk_len=chunk_len, overlap=overlap)
+    return states
+
+
 def tokens_by_chunk(num_tokens, chunk_len, overlap):
     """The content tokens of each chunk, as ranges."""
     room = chunk_len - 2
-    starts = [*range(0, num_tokens - room, room - overlap), num_tokens - room]
-    return [range(start, start + room) for start in starts]
+    return [range(start, start + room) for start in chunk_starts(num_tokens, room, overlap)]
