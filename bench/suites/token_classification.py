@@ -15,12 +15,12 @@ from bench.cases import book
 from bench.cases.minilm import model_folder
 from bench.harness.check import check
 from bench.harness.comparison import OWN, Subject, make_rows
+from bench.harness.report.lengthen_goals import PIPELINE, SUITE
 from bench.harness.rows import Row
 from bench.harness.timing import measure
 from lckernels.flops import encoder_flops
 from lckernels.long.lengthen import lengthen
 
-PIPELINE = "pipeline with stride"
 NUM_LABELS = 5
 SPECIAL = 2
 _SECONDS = 60.0
@@ -89,7 +89,7 @@ def token_classification_rows(case: TokenCase, rounds: int = 5) -> list[Row]:
     config = ours.model.config
     sizes = (config.num_hidden_layers, config.hidden_size, config.intermediate_size)
     subject = Subject(
-        suite="lengthen",
+        suite=SUITE,
         op="token-classification",
         direction="forward",
         shape={"tokens": case.tokens, "chunk_len": case.chunk_len, "overlap": case.overlap},

@@ -8,6 +8,7 @@ from bench.harness.report import (
     encoder_goals,
     goals,
     host_time_goals,
+    lengthen_goals,
     model_goals,
     plots,
     t5_goals,
@@ -119,6 +120,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
         ("whole models", model_goals.SUITE, model_goals.GOALS),
         ("LongEncoder", encoder_goals.SUITE, encoder_goals.GOALS),
         ("T5", t5_goals.SUITE, t5_goals.GOALS),
+        ("lengthened models", lengthen_goals.SUITE, lengthen_goals.GOALS),
         ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):
         of_suite = groups((row for row in rows if row["suite"] == suite), 1)
