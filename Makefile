@@ -18,9 +18,9 @@ PYTEST := $(BIN)/python -m pytest -q
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(BUILT) $(MODELS) ## a search in a book of 1.7 MB, and perplexity with a sliding window
-	$(BIN)/python -m bench.demo
-	$(BIN)/python -m bench.demo.perplexity
+demo: $(BUILT) $(MODELS) ## a search in a quarter of a book (WHOLE=1: in all 1.7 MB), and perplexity with a sliding window
+	$(BIN)/python -m bench.demo $(if $(WHOLE),--whole)
+	$(BIN)/python -m bench.demo.perplexity $(if $(WHOLE),--tokens 8192)
 
 test: $(BUILT) ## the tests; those that read a model of `make models` are skipped without it
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile

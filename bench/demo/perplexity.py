@@ -1,4 +1,4 @@
-"""A part of `make demo`: SmolLM2 with a sliding window over 8,192 tokens of the book, stock and on lckernels.
+"""A part of `make demo`: SmolLM2 with a sliding window over 4,096 tokens of the book, stock and on lckernels.
 
 `python -m bench.demo.perplexity --windows` prints its perplexity with narrow windows against full attention.
 """
@@ -13,7 +13,7 @@ from bench.cases import book, smollm2
 from bench.harness.rows import machine
 from lckernels.perplexity import Comparison, compare, score
 
-NUM_TOKENS, WINDOW = 8192, 1024
+NUM_TOKENS, WINDOW = 4096, 1024
 FEW_TOKENS, WINDOWS, SINKS = 2048, (64, 256, 1024), 4
 TOLERANCE = 2e-5  # of a logit, relative to the largest: 30 layers in fp32, summed in another order
 
@@ -43,7 +43,7 @@ def compare_with_stock(num_tokens: int = NUM_TOKENS, window: int = WINDOW) -> No
     model, tokenizer = smollm2.load(window)
     ids = book.token_ids(tokenizer, num_tokens)
     print(f"\nSmolLM2-135M as a Mistral with a sliding window of {window:,} reads {len(ids):,} tokens of")
-    print("the book; the same model, stock and on lckernels' attention:", flush=True)
+    print("the book (--tokens: how many); the same model, stock and on lckernels' attention:", flush=True)
     found = compare(model, ids, context=len(ids))
     print("\n".join(report(found, model.config._attn_implementation)))
     check(found)
@@ -68,7 +68,7 @@ def narrow_windows(num_tokens: int = FEW_TOKENS) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--windows", action="store_true", help="perplexity with narrow windows instead")
-    parser.add_argument("--tokens", type=int, help="read so many tokens (default: 8192, with --windows 2048)")
+    parser.add_argument("--tokens", type=int, help="read so many tokens (default: 4096, with --windows 2048)")
     options = parser.parse_args()
     if smollm2.missing():
         raise SystemExit(smollm2.missing())

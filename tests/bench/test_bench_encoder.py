@@ -11,8 +11,10 @@ pytest.importorskip("sentencex")
 
 from helpers.minilm import requires_minilm
 
+from bench.harness.comparison import Unsupported
 from bench.harness.report import encoder_goals, goals, host_time_goals
-from bench.suites import encoder
+from bench.peers.onnx_encoder import onnxruntime_bert
+from bench.suites import encoder, minilm
 from bench.suites.one_chunk import OneChunkCase, one_chunk_rows
 from lckernels.long.text_encoder import Tokens
 
@@ -87,6 +89,42 @@ def test_goals_of_host_time():
         ("one query over 64 keys: time / SDPA's", "float32", "2.00", "no"),
         ("LongEncoder, 12 tokens: time / its model's", "float32", "1.25", "no"),
     ]
+
+
+def tiny_bert():
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 2}
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=100, initializer_range=0.2, **sizes))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return model.eval()
+
+
+def test_onnxruntime_computes_a_bert():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model, ids = tiny_bert(), torch.randint(100, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = model(ids).last_hidden_state
+        torch.testing.assert_close(onnxruntime_bert(model, 3, 20)(ids), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(Unsupported, match="fp32"):
+        onnxruntime_bert(model.bfloat16(), 3, 20)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rows_of_minilms_chunks(dtype):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    case = minilm.PagesCase(minilm.ROWS, dtype)
+    ids = torch.randint(100, (1, case.tokens + 2), generator=torch.Generator().manual_seed(0))
+    made = {row.provider: row for row in minilm.minilm_rows(case, tiny_bert(), ids, rounds=1)}
+    peers = {"torch_attention"} | ({"onnxruntime"} if dtype == torch.float32 else set())
+    assert made.keys() == {"lckernels"} | peers and made["lckernels"].ratios.keys() == peers
+    assert made["lckernels"].left_out.keys() == ({"onnxruntime"} - peers)
+    assert {row.suite for row in made.values()} == {encoder_goals.SUITE}
+    assert made["lckernels"].shape["chunk_len"] == encoder_goals.CHUNK_LEN
 
 
 @requires_minilm
