@@ -103,9 +103,8 @@ def _graph(model: nn.Module, rows: int, tokens: int) -> Any:
         wide = graph.node("BiasGelu", graph.product(x, inner), graph.weight(inner.bias))
         x = residual(wide, x, layer.output.dense, layer.output.LayerNorm)
     helper, kinds = onnx.helper, onnx.TensorProto
-    inputs = [
-        helper.make_tensor_value_info(name, kinds.INT32, (rows, tokens)) for name in ("ids", "segments")
-    ]
+    shape = (rows, tokens)
+    inputs = [helper.make_tensor_value_info(name, kinds.INT32, shape) for name in ("ids", "segments")]
     result = helper.make_tensor_value_info(x, kinds.FLOAT, (*shape, config.hidden_size))
     made = helper.make_graph(graph.nodes, "bert", inputs, [result], graph.weights)
     versions = [helper.make_opsetid("", 21), helper.make_opsetid(_DOMAIN, 1)]
