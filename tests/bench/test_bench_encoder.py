@@ -14,7 +14,7 @@ from helpers.minilm import requires_minilm
 from bench.harness.comparison import Unsupported
 from bench.harness.report import encoder_goals, goals, host_time_goals
 from bench.peers.onnx_encoder import onnxruntime_bert
-from bench.suites import encoder, minilm
+from bench.suites import encoder, encoder_profile, minilm
 from bench.suites.one_chunk import OneChunkCase, one_chunk_rows
 from lckernels.long.text_encoder import Tokens
 
@@ -125,6 +125,16 @@ def test_rows_of_minilms_chunks(dtype):
     assert made["lckernels"].left_out.keys() == ({"onnxruntime"} - peers)
     assert {row.suite for row in made.values()} == {encoder_goals.SUITE}
     assert made["lckernels"].shape["chunk_len"] == encoder_goals.CHUNK_LEN
+
+
+def test_the_profile_counts_each_operator_once():
+    x = torch.ones(256, 256)
+    found = encoder_profile.shares(lambda: [(x @ x).relu() for _ in range(3)])
+    counts = {name: count for name, count, _ in found}
+    assert counts["aten::mm"] == 3 and found[-1][0] == "all others"
+    assert [ms for _, _, ms in found[:-1]] == sorted((ms for _, _, ms in found[:-1]), reverse=True)
+    shown = encoder_profile.table([("aten::mm", 3, 30.0), ("all others", 9, 10.0)])
+    assert shown[2:] == ["| aten::mm | 3 | 30 | 75.0 % |", "| all others | 9 | 10 | 25.0 % |"]
 
 
 @requires_minilm
