@@ -17,11 +17,13 @@ class PairRule:
         by_types: whether the model reads token types; those that are given are then used.
         separator: the id of the separator; None if it is not known.
         run: separators between the segments; None if it is not known.
+        padding: the id of padding, which is no segment; None if it is not known, or that of the separator.
     """
 
     by_types: bool
     separator: int | None
     run: int | None = None
+    padding: int | None = None
 
     def __str__(self) -> str:
         how = ["token types"] if self.by_types else []
@@ -45,7 +47,9 @@ def pair_rule(model: nn.Module, tokenizer: Any) -> PairRule:
     if not by_types and separator is None:
         got = f"'pair' for {type(model).__name__}, which has no token types and no id of a separator"
         raise bad("prefix", got, "pass a tokenizer that has one, or prefix=None for rows of one segment")
-    return PairRule(by_types, separator, _separators_between(tokenizer, separator))
+    sources = (getattr(source, "pad_token_id", None) for source in (tokenizer, config))
+    padding = next((x for x in sources if isinstance(x, int) and x != separator), None)
+    return PairRule(by_types, separator, _separators_between(tokenizer, separator), padding)
 
 
 def _separators_between(tokenizer: Any, separator: int | None) -> int | None:
@@ -132,7 +136,10 @@ def second_segments(
 
 def _end_of_first(ids: Tensor, rule: PairRule, leading: int, trailing: int) -> int | None:
     """Where the first run of separators within a row ends; None if there is no such run."""
-    inside = ids[leading : len(ids) - trailing] == rule.separator
+    if rule.padding is not None:  # of a model without a mask, such as FNet
+        content = (ids != rule.padding).nonzero()
+        ids = ids[: int(content[-1]) + 1 if len(content) else 0]
+    inside = ids[leading : max(len(ids) - trailing, 0)] == rule.separator
     at = inside.nonzero().flatten()
     if not len(at) or int(at[0]) == 0:
         return None

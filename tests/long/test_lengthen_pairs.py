@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from helpers.encoder_models import CLS, PAD, SEP, VOCAB
+from helpers.encoder_models import CLS, PAD, SEP, VOCAB, pad, token_ids
 from helpers.head_models import CONFIGS, DOUBLE, TYPED, encoder_of, head_logits, head_model
 from helpers.merged_by_hand import merged_by_hand
+from helpers.row_models import make_rows_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, XLNetConfig
 
@@ -155,6 +156,23 @@ def test_a_fixed_prefix():
             torch.testing.assert_close(logits[:, 1:], expected[:, 7:], **TOLERANCE)
 
 
+def test_padding_of_a_model_without_a_mask_is_no_segment():
+    """FNet reads padding; a row of one segment without token types is none of two."""
+    model = make_rows_model("fnet")
+    ids, _ = pad([token_ids(200), token_ids(90), token_ids(200, 1)[:150]], "right")
+    ids[2, 20] = SEP  # a pair
+    with torch.no_grad():
+        with lckernels.lengthened(model, prefix=None, special_tokens=(1, 1)):
+            expected = model(ids[:2]).last_hidden_state
+        lckernels.lengthen(model, tokenizer(False))
+        assert torch.equal(model(ids[:2]).last_hidden_state, expected)
+    rule = pair_rule(model, tokenizer(False))
+    lengths = torch.full((3,), 200)
+    assert first_segments(rule, ids, None, lengths, (1, 1)).tolist() == [1, 1, 21]
+    unknown = PairRule(rule.by_types, rule.separator, rule.run)
+    assert first_segments(unknown, ids, None, lengths, (1, 1)).tolist() == [1, 90, 21]
+
+
 def test_types_of_special_tokens_are_no_segment():
     """XLNet's rows end with [SEP] and [CLS], which has a type of its own."""
     rule = PairRule(by_types=False, separator=None)
@@ -183,6 +201,6 @@ def test_a_special_token_behind_the_last_separator():
     model = torch.nn.Module()
     model.config = XLNetConfig()
     rule = pair_rule(model, read)
-    assert rule == PairRule(by_types=False, separator=SEP, run=1)
+    assert rule == PairRule(by_types=False, separator=SEP, run=1, padding=PAD)
     ids = torch.tensor([read(words(9, 0), words(40, 1))["input_ids"]])
     assert first_segments(rule, ids, None, torch.tensor([ids.shape[1]]), (0, 2)).tolist() == [10]
