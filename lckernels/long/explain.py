@@ -62,7 +62,8 @@ class Explanation:
             merge="layer".
         batch_bytes: estimate of the largest micro-batch's activations in one layer, without gradients; None
             if the model's config has no sizes.
-        flops: matrix products of the encoder; None if the model's config has no sizes.
+        flops: matrix products of the encoder; in a layer whose reach is a window, attention counts the keys
+            in it. None if the model's config has no sizes.
         flops_one_piece: the same for a model that reads each sequence at once.
         measured: the error on given tokens; None if it was not measured.
         not_measured: why not, where that was requested; empty otherwise.
@@ -181,6 +182,9 @@ def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
     largest = max(batch_tokens)
     # With merge="layer" a row's feed-forward runs in pieces.
     wide = min(largest, encoder.max_tokens) if layer else largest
+    reach = model_reach(encoder.model)
+    known = reach is not None and not reach.unknown
+    windows = [(layer.before, layer.after) for layer in reach.layers] if known else None
     # A model that supports merge="layer" runs on lckernels in every layer.
     attention = (
         "lckernels" if layer else describe_attention(encoder.model, encoder.attention, chunks.chunk_len)
@@ -196,7 +200,7 @@ def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
         merge=encoder.merge,
         attention=attention,
         halo=None if one_piece else chunking.overlap // 2,
-        reach=model_reach(encoder.model),
+        reach=reach,
         recompute_factor=read / sum(lengths),
         exact=encoder.halo is not None or (one_piece and chunking.num_prefix == 0),
         rows=_rows(encoder),
@@ -204,8 +208,8 @@ def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
         output_bytes=chunks.total_len * hidden * dtype_bytes,
         buffer_bytes=0 if layer else chunks.num_chunks * chunks.chunk_len * hidden * dtype_bytes,
         batch_bytes=sizes and dtype_bytes * layer_values(largest, wide, *sizes[1:]),
-        flops=sizes and encoder_flops(read, widths, *sizes),
-        flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes),
+        flops=sizes and encoder_flops(read, widths, *sizes, windows),
+        flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes, windows),
     )
 
 
