@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lckernels.long.parts import Parts
 from lckernels.long.pooling import pooling_way
-from lckernels.long.short_rows import RunError, ShortRows, are_numbers
+from lckernels.long.short_rows import RunError, ShortRows, are_numbers, is_same
 from lckernels.long.trial import eval_mode, trial_copy, undisturbed
 
 
@@ -22,7 +22,7 @@ class HeadTrial:
             has none, or in no known way; None if no trial run was possible.
         is_pooled: whether the encoder returns a pooler_output.
         reads_pooled: whether the head reads pooler_output.
-        reads_last: whether the head reads the last state of a row, and not those before it.
+        reads_last: whether the head reads the last state of a row otherwise than those before it.
         tuple_has_none: whether the encoder's tuple has None in the place of a pooler_output.
     """
 
@@ -103,18 +103,39 @@ def _try(model: nn.Module, encoder: nn.Module, rows: ShortRows) -> HeadTrial:
     if not of_row and not is_pooled:
         return HeadTrial(**found)
     base = run.results(states, pooled)
-    last, middle = states.clone(), states.clone()
-    change = states.flip(-1) + states.std()
-    at = states.shape[1] // 2
-    last[:, -1], middle[:, at] = change[:, -1], change[:, at]
-    of_last, of_middle = run.results(last, pooled), run.results(middle, pooled)
-    found["reads_last"] = any(
-        torch.equal(base[key], of_middle[key]) and not torch.equal(base[key], of_last[key]) for key in of_row
-    )
+    found["reads_last"] = _reads_last(run, base, of_row, states, pooled)
     if is_pooled:
         others = run.results(states, pooled.flip(-1) + pooled.std())
         found["reads_pooled"] = any(not torch.equal(x, others[key]) for key, x in base.items())
     return HeadTrial(**found)
+
+
+def _reads_last(
+    run: "_Run", base: dict[str, Tensor], of_row: set[str], states: Tensor, pooled: Tensor | None
+) -> bool:
+    """Whether a result for a row depends on the last state, and on which of the states is the last.
+
+    A mean, or a sum weighted by each state, does not depend on the order of the states.
+    """
+    last, at = states.shape[1] - 1, states.shape[1] // 2
+    if not 1 < at < last:
+        return False
+    changed = states.clone()
+    changed[:, last] = states[:, last].flip(-1) + states.std()
+    results = [run.results(x, pooled) for x in (changed, _swapped(states, at, last))]
+    inner = run.results(_swapped(states, at, at - 1), pooled)
+    return any(
+        is_same(base[key], inner[key]) and not any(is_same(base[key], result[key]) for result in results)
+        for key in of_row
+        if base[key].is_floating_point()
+    )
+
+
+def _swapped(states: Tensor, one: int, other: int) -> Tensor:
+    """States (rows, seqlen, dim) with two of each row in the other's place."""
+    order = list(range(states.shape[1]))
+    order[one], order[other] = other, one
+    return states[:, order]
 
 
 class _Run:

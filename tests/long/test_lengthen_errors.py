@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 CHUNK = 32
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+XLM = {"vocab_size": 60, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "embed_init_std": 0.2, "init_std": 0.2}
 CLIP = {**SIZES, **WIDE, "max_position_embeddings": 32, "bos_token_id": 3, "eos_token_id": 4}
 
 
@@ -81,6 +82,9 @@ def test_a_model_without_an_encoder_of_tokens(make, message):
         # [CLS] is the last token.
         (lambda: of_rows_model("XLNetForSequenceClassification", "xlnet"), "the last state of a row"),
         (lambda: of_rows_model("XLNetForMultipleChoice", "xlnet"), "the last state of a row"),
+        # Whether there is an answer: the last state, and a mean of the others.
+        (lambda: of_rows_model("XLNetForQuestionAnswering", "xlnet"), "the last state of a row"),
+        (lambda: build("XLMForQuestionAnswering", "XLMConfig", **XLM), "the last state of a row"),
         # Its config has no summary_type, which means the last column.
         (lambda: of_rows_model("ConvBertForMultipleChoice", "convbert"), "the last state of a row"),
         # The last token that is not padding.
@@ -107,6 +111,7 @@ def test_a_head_that_reads_what_merged_states_lack(make, what):
     ("head", "name", "options"),
     [
         ("XLNetForTokenClassification", "xlnet", {}),
+        ("XLNetForQuestionAnsweringSimple", "xlnet", {}),
         ("XLNetForSequenceClassification", "xlnet", {"summary_type": "first"}),
         ("XLNetForSequenceClassification", "xlnet", {"summary_type": "mean"}),
         ("ConvBertForMultipleChoice", "convbert", {"summary_type": "first"}),
@@ -121,8 +126,8 @@ def test_heads_of_these_models_that_read_merged_states(head, name, options):
     lckernels.lengthen(model, chunk_len=CHUNK, prefix=None)
     ids = token_ids(70)[None]
     with torch.no_grad():
-        logits = model(ids[None] if "Choice" in head else ids).logits
-    assert logits.isfinite().all()
+        output = model(ids[None] if "Choice" in head else ids)
+    assert next(iter(output.values())).isfinite().all()
 
 
 def row(length=70, rows=1):
