@@ -26,6 +26,13 @@ def bad(argument: str, got: object, allowed: str) -> ValueError:
     return ValueError(f"{argument}: got {got}; {allowed}")
 
 
+def boolean(name: str, x: object) -> bool:
+    """x. Raises TypeError unless it is a bool."""
+    if not isinstance(x, bool):
+        raise TypeError(f"{name}: got {reprlib.repr(x)}; expected True or False")
+    return x
+
+
 def weights_error(position: int) -> ValueError:
     """The ValueError of every backend for explicit merge weights with unusable values at `position`."""
     wrong = f"values negative, not finite or of sum zero at position {position}"

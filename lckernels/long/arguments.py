@@ -53,6 +53,23 @@ def check_options(
             raise bad("summary", repr(summary), "merge='layer' supports 'first'")
 
 
+class FixedTokensError(ValueError):
+    """A number of tokens that every chunk would read, and that a row or a chunk has no room for.
+
+    Attributes:
+        argument: that gave the number.
+        got: the number, and the row.
+        allowed: what is allowed, as in the message.
+    """
+
+    def __init__(self, argument: str, got: str, allowed: str) -> None:
+        super().__init__(str(bad(argument, got, allowed)))
+        self.argument, self.got, self.allowed = argument, got, allowed
+
+    def __reduce__(self) -> tuple:
+        return FixedTokensError, (self.argument, self.got, self.allowed)
+
+
 def fixed_tokens(
     num_leading: Sequence[int] | Tensor | None,
     num_trailing: Sequence[int] | Tensor | None,
@@ -62,8 +79,9 @@ def fixed_tokens(
     """(num_sequences,) int64 each: how many first and last tokens of each sequence every chunk reads.
 
     Raises:
-        ValueError: not one number per sequence, a number beyond the sequence, or one that leaves a chunk of a
-            longer sequence no room for content.
+        ValueError: not one number per sequence.
+        FixedTokensError: a number beyond the sequence, or one that leaves a chunk of a longer sequence no
+            room for content.
     """
     trails = _numbers("num_trailing", num_trailing, lengths, chunking.num_trailing)
     leads = _numbers("num_leading", num_leading, lengths, chunking.num_leading)
@@ -81,7 +99,7 @@ def fixed_tokens(
         allowed = f"the row has {rest} tokens before its trailing special tokens"
         if num_trailing is not None:
             allowed = f"the row has {rest} tokens beside the {int(others[row])} at its other end"
-        raise bad(name, got, allowed)
+        raise FixedTokensError(name, got, allowed)
     fixed = chunking.num_prefix + others
     short = (~has_room(leads + trails, lengths, chunking)).nonzero()
     if len(short):
@@ -89,7 +107,7 @@ def fixed_tokens(
         most = chunking.chunk_len - int(fixed[row]) - chunking.min_room
         got = f"{int(numbers[row])} tokens in row {row}"
         allowed = f"a chunk of {chunking.chunk_len} tokens has room for {most} beside content and overlap"
-        raise bad(name, got, allowed)
+        raise FixedTokensError(name, got, allowed)
     return leads, trails
 
 

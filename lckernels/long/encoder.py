@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import bad, integer, integers
+from lckernels.checks import bad, boolean, integer, integers
 from lckernels.devices import check_device, execution_device
 from lckernels.dtypes import compute_dtype
 from lckernels.inner_forward import INNER
@@ -75,7 +75,8 @@ class LongEncoder(CallSteps):
 
     Raises:
         TypeError: a model that is no encoder of tokens, has a task head, returns more or fewer states than
-            tokens, or does not support `merge` and `attention`; a size that is no integer.
+            tokens, or does not support `merge` and `attention`; a size that is no integer; `recompute` or
+            `progress` that is no bool.
         ValueError: sizes that do not fit the model.
     """
 
@@ -113,7 +114,7 @@ class LongEncoder(CallSteps):
         self.weights = weights
         self.summary = summary
         self.merge = merge
-        self.recompute = bool(recompute)
+        self.recompute = boolean("recompute", recompute)
         self.attention = attention
         self._attention_contexts = AttentionContexts()
         self.ranks = Ranks(model)
@@ -121,7 +122,7 @@ class LongEncoder(CallSteps):
         self._borders = length_borders(model)
         self.max_tokens = max_tokens
         self.output_device = check_device("output_device", output_device)
-        self.progress = progress
+        self.progress = boolean("progress", progress)
         prefix = integers("prefix", [] if prefix is None else prefix)
         check_prefix(prefix, model)
         device = execution_device(model, next(model.parameters(), prefix))
@@ -334,6 +335,7 @@ class LongEncoder(CallSteps):
         check_token_ids(batch, model)
         check_embeds(batch, model)
         warn_without_special_tokens(batch, self.special_ids, self.special_tokens)
+        self.ranks.find()
         self._prepare()
         states = run_batch(self, batch, outputs, sentence_boundaries, num_leading, num_trailing)
         output = outputs.build(states, self._pool)

@@ -131,7 +131,7 @@ def lengthen(
     head = try_head(parts)
     check_head(model, parts, head)
     for reader in (encoder, prefixed) if prefixed is not None else (encoder,):
-        reader.head = head
+        reader.head, reader.ranks = head, encoder.ranks
     if marker is not None:
         _add_joints(parts, marker, encoder, prefixed)
     virtual = num_virtual_tokens(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.inner_forward import INNER, OuterForward
-from lckernels.long.arguments import has_room
+from lckernels.long.arguments import FixedTokensError, has_room
 from lckernels.long.batches import Batch
 from lckernels.long.chunking import Chunks
 from lckernels.long.encoder import LongEncoder
@@ -26,7 +26,6 @@ from lckernels.prompts import prompt_of_call
 
 # Arguments that a task head or `generate` hands on to the encoder, which change no state.
 _IGNORED = ("num_items_in_batch", "use_cache", "logits_to_keep")
-_LEADING = "num_leading: got "
 
 
 class LengthenedEncoder(LongEncoder):
@@ -110,7 +109,7 @@ class LengthenedForward(OuterForward):
             got = type(tokens).__name__
             raise TypeError(f"input_ids: got {got}; expected a tensor (batch, seqlen), as in {example}")
         fits = tokens.dim() < 2 or tokens.shape[1] <= self.encoder.chunk_len
-        shared = self.encoder.ranks.share
+        shared = self.encoder.ranks.find()
         for encoder in (self.encoder, self.prefixed) if shared else ():
             if encoder is not None:
                 encoder.prepare()
@@ -126,13 +125,14 @@ class LengthenedForward(OuterForward):
         if fits and encoder is self.encoder:
             return self._as_before(shared, args, kwargs)
         try:
-            return encoder(**given, num_leading=num_leading, num_trailing=num_trailing)
-        except ValueError as error:
-            if num_leading is None or not str(error).startswith(_LEADING):
+            with encoder.ranks.found():
+                return encoder(**given, num_leading=num_leading, num_trailing=num_trailing)
+        except FixedTokensError as error:
+            if error.argument != "num_leading":
                 raise
             virtual = "virtual tokens and " if prompt_of_call()[0] and "inputs_embeds" in given else ""
-            message = str(error).replace(_LEADING, f"prefix: got {virtual}a first segment of ", 1)
-            raise ValueError(message) from None
+            got = f"{virtual}a first segment of {error.got}"
+            raise bad("prefix", got, error.allowed) from None
 
     def _as_before(self, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The encoder's own output; where ranks share its weights, each runs it equally often."""

@@ -4,7 +4,9 @@ A row of one rank may have more chunks than that of another; without further run
 collectives of the two would not match.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,23 +29,39 @@ class Ranks:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._groups: list[tuple[Any, str]] = []  # with the type of their device
+        self._thread = local()
 
     def __reduce__(self) -> tuple:
         return Ranks, (self.model,)  # groups are of this process
 
-    @property
-    def share(self) -> bool:
-        """Whether several ranks hold shards of the model."""
+    def find(self) -> bool:
+        """Whether several ranks hold shards of the model; called before the model runs."""
         distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if (
+            not (distributed.is_available() and distributed.is_initialized())
+            or distributed.get_world_size() == 1
+        ):
+            if self._groups:
+                self._groups = []
             return False
-        if distributed.get_world_size() == 1:
-            return False
-        self._groups = _groups(self.model) or (self._groups if _is_sharded(self.model) else [])
+        # torch.compile cannot trace the state of a thread.
+        if torch.compiler.is_compiling() or not getattr(self._thread, "is_found", False):
+            found, is_sharded = _groups(self.model)
+            if found or not is_sharded:  # else weights may be gathered now
+                self._groups = found
         return bool(self._groups)
 
+    @contextmanager
+    def found(self) -> Iterator[None]:
+        """The part of a call after `find`, which returns the same in this thread and reads no module."""
+        self._thread.is_found = True
+        try:
+            yield
+        finally:
+            self._thread.is_found = False
+
     def most(self, runs: int) -> int:
-        """The largest number of runs on any rank; each calls this."""
+        """The largest number of runs on any rank of those that `find` found; each calls this."""
         for group, device in self._groups:
             number = torch.tensor(runs, device=device)
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX, group)
@@ -51,26 +69,20 @@ class Ranks:
         return runs
 
 
-def _is_sharded(model: nn.Module) -> bool:
-    from torch.distributed.fsdp import FSDPModule
-
-    return any(isinstance(module, FSDPModule) for module in model.modules())
-
-
-def _groups(model: nn.Module) -> list[tuple[Any, str]]:
-    """The groups of several ranks over which weights within the model are sharded now."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
+def _groups(model: nn.Module) -> tuple[list[tuple[Any, str]], bool]:
+    """The groups of several ranks over which weights are sharded now; whether FSDP2 shards a module."""
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
-    found = {}
-    if _is_sharded(model):
-        meshes = {p.device_mesh for p in model.parameters() if isinstance(p, DTensor)}
-        for mesh in meshes:
-            found.update((id(group), (group, mesh.device_type)) for group in mesh.get_all_groups())
+    found, meshes, is_sharded = {}, set(), False
     for module in model.modules():
         if isinstance(module, FullyShardedDataParallel):
             found[id(module.process_group)] = module.process_group, module.compute_device.type
-    return [(group, device) for group, device in found.values() if group.size() > 1]
+        is_sharded = is_sharded or isinstance(module, FSDPModule)
+        meshes.update(p.device_mesh for p in module._parameters.values() if isinstance(p, DTensor))
+    for mesh in meshes if is_sharded else ():
+        found.update((id(group), (group, mesh.device_type)) for group in mesh.get_all_groups())
+    return [(group, device) for group, device in found.values() if group.size() > 1], is_sharded
 
 
 class Runs:
@@ -86,7 +98,7 @@ class Runs:
         self, encoder: "LongEncoder", first_tokens: Callable[[int], dict[str, Tensor]], runs: int
     ) -> None:
         self.encoder, self.first_tokens = encoder, first_tokens
-        self.more = encoder.ranks.most(runs) - runs if encoder.ranks.share else 0
+        self.more = encoder.ranks.most(runs) - runs
 
     def finish(self, states: list[Tensor]) -> list[Tensor]:
         """The states with the further runs in their graph, whose gradients are zero."""

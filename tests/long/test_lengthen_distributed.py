@@ -15,6 +15,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 import lckernels
+from lckernels.long import ranks
 
 SIZE = {**SIZES, **WIDE, "max_position_embeddings": 32, "initializer_range": 0.2, "num_labels": 3}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -111,6 +112,31 @@ def test_one_process(group, wrapper, first):
     lckernels.unlengthen(model)
     with torch.no_grad(), pytest.raises((RuntimeError, IndexError)):
         model(input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("wrapper", ["DDP", "FSDP2", "FSDP1"])
+@pytest.mark.parametrize("options", [{}, {"prefix": [7, 8]}], ids=["pair", "prefix"])
+def test_a_call_looks_for_shards_once(group, wrapper, options, monkeypatch):
+    """It reads each module once, whether the row is longer than a chunk or not."""
+    model = in_order(WRAPPERS[wrapper], "lengthen", **options)
+    walks, looks = [], []
+    groups = ranks._groups
+
+    def looked(encoder):
+        def walk(*args, **kwargs):
+            walks.append(encoder)
+            return type(encoder).named_modules(encoder, *args, **kwargs)
+
+        looks.append(encoder)
+        with monkeypatch.context() as context:
+            context.setitem(encoder.__dict__, "named_modules", walk)
+            return groups(encoder)
+
+    monkeypatch.setattr(ranks, "_groups", looked)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *args: 2)
+    for calls, length in enumerate((20, 100, 100), start=1):
+        model(input_ids=token_ids(length)[None])
+        assert len(looks) == len(walks) == calls
 
 
 @pytest.mark.parametrize("first", ["lengthen", "wrap"])

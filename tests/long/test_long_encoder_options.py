@@ -41,6 +41,17 @@ def test_sizes_are_integers(argument, value):
         lckernels.LongEncoder(tiny(), **{argument: value})
 
 
+@pytest.mark.parametrize("argument", ["recompute", "progress"])
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_switches_are_bools(argument, value):
+    with pytest.raises(TypeError, match=f"{argument}: got {value!r}; expected True or False"):
+        lckernels.LongEncoder(tiny(), **{argument: value})
+    model = tiny()
+    with pytest.raises(TypeError, match=f"{argument}: got {value!r}; expected True or False"):
+        lckernels.lengthen(model, **{argument: value})
+    lckernels.lengthen(model)
+
+
 def test_sizes_of_numpy():
     encoder = lckernels.LongEncoder(
         tiny(),
