@@ -21,6 +21,12 @@ def execution_device(model: nn.Module, weight: Tensor) -> torch.device:
     return next((torch.device(place) for place in places if place is not None), weight.device)
 
 
+def any_weight(model: nn.Module) -> Tensor | None:
+    """The first parameter; of a replica of DataParallel, which has none, the tensor in its place."""
+    held = (m.__dict__.get("_former_parameters") or m._parameters for m in model.modules())
+    return next((weight for weights in held for weight in weights.values() if weight is not None), None)
+
+
 def first_weight(model: nn.Module) -> Tensor | None:
     """The first floating-point parameter, one that is not on the meta device if there is one."""
     weights = [p for p in model.parameters() if p.is_floating_point()]

@@ -1,13 +1,15 @@
 """A forward of a module's instance around its own: `lengthen` installs it, `patch` changes the inner one."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
 from lckernels.checks import bad
+from lckernels.instance_attributes import Replication
 
 INNER = "_lckernels_inner_forward"  # attribute of such a module: the forward that it had
 
@@ -24,6 +26,12 @@ class OuterForward:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: x for name, x in self.__dict__.items() if name != "__signature__"}
+
+    def of_replica(self, replica: nn.Module) -> Self:
+        """The forward for a replica of the module by DataParallel."""
+        copied = copy.copy(self)
+        copied.module = replica
+        return copied
 
     @property
     def inner(self) -> Callable[..., Any]:
@@ -46,6 +54,7 @@ def wrap_forward(module: nn.Module, forward: OuterForward) -> None:
         inner.move(INNER)
     module.__dict__[INNER] = inner
     module.__dict__["forward"] = forward
+    Replication(module).install()
 
 
 def outer_forward(module: nn.Module, kind: type[OuterForward]) -> tuple[str, Any]:
@@ -70,6 +79,9 @@ def unwrap_forward(module: nn.Module, kind: type[OuterForward]) -> None:
     """Undoes `wrap_forward` with a forward of this kind; raises as `outer_forward`."""
     name, _ = outer_forward(module, kind)
     inner = module.__dict__.pop(INNER)
+    replication = module.__dict__.get(Replication.NAME)
+    if type(replication) is Replication:
+        replication.release()
     if name == "forward" and getattr(inner, "__func__", None) is type(module).forward:
         del module.__dict__["forward"]
         return

@@ -8,7 +8,7 @@ from torch import Tensor
 from lckernels.long import exactness
 from lckernels.long.batches import Batch
 from lckernels.long.chunking import Chunks, Rows
-from lckernels.long.rotary import Rotary, reset_frequencies
+from lckernels.long.rotary import dynamic_rotary, reset_frequencies
 from lckernels.long.trial import Trial, try_at_call
 from lckernels.long.unchanged import unchanged_by_calls
 from lckernels.long.wrapper import EncoderWrapper
@@ -29,7 +29,7 @@ class CallSteps(EncoderWrapper):
     trial: Trial | None
     chunking: "Chunking"
     halo: str | None
-    _rotary: list[Rotary]
+    _is_dynamic: bool
     _positions_tried: bool
     _kind = "LongEncoder"  # in messages
 
@@ -39,8 +39,8 @@ class CallSteps(EncoderWrapper):
             self.trial = try_at_call(self.model, self.device, self._model_call)
         if self.halo is not None:
             self._positions_tried = exactness.check_call(self, self._positions_tried)
-        if self._rotary:
-            reset_frequencies(self._rotary, self.device)
+        if self._is_dynamic:
+            reset_frequencies(dynamic_rotary(self.model), self.device)
 
     @property
     def _rows(self) -> Rows:

@@ -118,7 +118,7 @@ class LongEncoder(CallSteps):
         self.attention = attention
         self._attention_contexts = AttentionContexts()
         self.ranks = Ranks(model)
-        self._rotary = dynamic_rotary(model)
+        self._is_dynamic = bool(dynamic_rotary(model))
         self._borders = length_borders(model)
         self.max_tokens = max_tokens
         self.output_device = check_device("output_device", output_device)
@@ -342,6 +342,11 @@ class LongEncoder(CallSteps):
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)
         return output if return_dict else self._as_tuple(output)
+
+    def _replicate_for_data_parallel(self) -> "LongEncoder":
+        replica = super()._replicate_for_data_parallel()
+        replica._attention_contexts = AttentionContexts()  # the choices of one are for its model
+        return replica
 
     def extra_repr(self) -> str:
         return (

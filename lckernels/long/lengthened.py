@@ -53,6 +53,12 @@ class LengthenedEncoder(LongEncoder):
         # Looked up in the call: the context of lckernels' attention replaces it.
         return self.model.__dict__[INNER](**inputs)
 
+    def of_replica(self, replica: nn.Module) -> "LengthenedEncoder":
+        """The encoder around a replica of its model by DataParallel."""
+        copied = self._replicate_for_data_parallel()
+        copied.model = replica
+        return copied
+
     def prepare(self) -> None:
         """All trial runs of a call, so that ranks that share the model make the same ones."""
         self._prepare()
@@ -100,6 +106,12 @@ class LengthenedForward(OuterForward):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "parts": None}
+
+    def of_replica(self, replica: nn.Module) -> "LengthenedForward":
+        copied = super().of_replica(replica)
+        copied.encoder = self.encoder.of_replica(replica)
+        copied.prefixed = self.prefixed and self.prefixed.of_replica(replica)
+        return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tokens = args[0] if args else kwargs.get("input_ids")

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lckernels.devices import execution_device
+from lckernels.devices import any_weight, execution_device
 from lckernels.extras import import_extra
 from lckernels.long.checkpoints import dropped_head
 from lckernels.long.loading import folder
@@ -73,13 +73,13 @@ class EncoderWrapper(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the model computes; of offloaded weights the device that they are copied to."""
-        # A replica of DataParallel has buffers, but no parameters.
-        return execution_device(self.model, next(self.model.parameters(), self.prefix))
+        weight = any_weight(self.model)
+        return execution_device(self.model, self.prefix if weight is None else weight)
 
     @property
     def dtype(self) -> torch.dtype:
-        parameter = next(self.model.parameters(), None)
-        return self.get_input_embeddings().weight.dtype if parameter is None else parameter.dtype
+        weight = any_weight(self.model)
+        return torch.get_default_dtype() if weight is None else weight.dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

@@ -12,6 +12,7 @@ transformers = pytest.importorskip("transformers", reason="patching needs transf
 from helpers.encoder_models import tiny, token_ids
 from helpers.hf_calls import counted_attention
 from helpers.hf_patched import IDS, MASK, attributes, close, logits, model_of
+from helpers.replicas import replicas_of
 
 import lckernels
 
@@ -162,15 +163,10 @@ def test_saved_and_copied(tmp_path, calls):
 def test_a_replica_of_data_parallel_runs_on_its_own_parameters(calls):
     model = tiny()
     lckernels.patch(model)
-    replicas = {module: module._replicate_for_data_parallel() for module in model.modules()}
-    for module, replica in replicas.items():
-        for name, child in module._modules.items():
-            replica._modules[name] = replicas[child]
-        for name, parameter in module._parameters.items():
-            setattr(replica, name, None if parameter is None else torch.zeros_like(parameter))
+    (replica,) = replicas_of(model, torch.zeros_like)
     calls.clear()
     with torch.no_grad():
-        assert not replicas[model](token_ids(30)[None]).last_hidden_state.any()
+        assert not replica(token_ids(30)[None]).last_hidden_state.any()
     assert len(calls) == 2
 
 

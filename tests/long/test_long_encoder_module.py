@@ -9,6 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import FAMILIES, pad, tiny, token_ids
+from helpers.replicas import replicas_of
 
 import lckernels
 import lckernels.long.merging
@@ -122,12 +123,8 @@ def test_dtypes_of_the_module(dtype):
 
 def test_a_replica_without_parameters_has_a_device():
     encoder = lckernels.LongEncoder(tiny(), 20, 6)
-    replica = encoder._replicate_for_data_parallel()
-    replica.model = encoder.model._replicate_for_data_parallel()
-    replica.model.get_input_embeddings = lambda: torch.nn.Linear(1, 1, dtype=torch.float16)
-    replica.model._modules = {}
-    assert not list(replica.model.parameters())
-    assert replica.device == torch.device("cpu")
+    (replica,) = replicas_of(encoder, lambda tensor: tensor.to("meta", torch.float16))
+    assert replica.device == torch.device("meta")
     assert replica.dtype == torch.float16
 
 

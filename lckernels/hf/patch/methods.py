@@ -13,43 +13,12 @@ from transformers import PreTrainedConfig
 
 from lckernels.hf.patch.views import module_view
 from lckernels.inner_forward import INNER
+from lckernels.instance_attributes import Absent, Installed
 
 PATCHED = "_lckernels_patch"  # attribute of a patched module
 # Where `lengthen` and accelerate store the method of a module whose forward they replace.
 FORWARDS = ("forward", INNER, "_old_forward")
 lock = threading.RLock()  # held while modules are changed or copied
-
-
-class Absent:
-    """Marks a missing attribute; a class, so that a copy is identical."""
-
-
-class Installed:
-    """An attribute of a module's instance that is there while it has uses.
-
-    Attributes:
-        module: the module.
-        name: of the attribute.
-        own: the attribute of the instance before, or Absent.
-        uses: the number of contexts and patches that use it.
-    """
-
-    def __init__(self, module: nn.Module, name: str, own: Any, uses: int = 0) -> None:
-        self.module, self.name, self.own, self.uses = module, name, own, uses
-
-    def install(self) -> "Installed":
-        """Adds a use; returns the object in use, which may have been installed before."""
-        known = self.module.__dict__.get(self.name)
-        used = known if type(known) is type(self) and known.module is self.module else self
-        used.uses += 1
-        self.module.__dict__[self.name] = used
-        return used
-
-    def release(self) -> None:
-        """Removes a use; without any, the attribute is what it was before."""
-        self.uses -= 1
-        if self.uses == 0 and self.module.__dict__.get(self.name) is self:
-            restore(self.module, self.name, self.own)
 
 
 class Method(Installed):
@@ -127,20 +96,10 @@ class Method(Installed):
             return (getattr, (self.module, self.name)) if self.own is Absent else (_same, (self.own,))
         return Method, (self.module, self.name, self.own, 1, self.configs, self.functions)
 
-
-class Replication(Installed):
-    """The method by which DataParallel copies a patched module: the replica gets methods of its own."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(module, "_replicate_for_data_parallel", Absent)
-
-    def __call__(self) -> nn.Module:
-        replica = getattr(type(self.module), self.name)(self.module)
-        for name, value in self.module.__dict__.items():
-            if type(value) is Method and value.module is self.module:
-                own = value.own if value.own is Absent else MethodType(value.own.__func__, replica)
-                replica.__dict__[name] = Method(replica, value.name, own, 1, value.configs, value.functions)
-        return replica
+    def of_replica(self, replica: nn.Module) -> "Method":
+        """The method for a replica of the module by DataParallel."""
+        own = self.own if self.own is Absent else MethodType(self.own.__func__, replica)
+        return Method(replica, self.name, own, 1, self.configs, self.functions)
 
 
 class Switch:
@@ -236,11 +195,3 @@ def methods_of(
                 found.append(Method(module, place, own, 0, configs, functions))
                 break
     return found
-
-
-def restore(module: nn.Module, name: str, value: Any) -> None:
-    """Sets or removes an attribute of the instance."""
-    if value is Absent:
-        module.__dict__.pop(name, None)
-    else:
-        module.__dict__[name] = value

@@ -13,18 +13,15 @@ from lckernels.hf.patch.config_use import reads_configs
 from lckernels.hf.patch.methods import (
     FORWARDS,
     PATCHED,
-    Absent,
-    Installed,
     Method,
-    Replication,
     Switch,
     current_switch,
     lock,
     methods_of,
-    restore,
 )
 from lckernels.hf.patch.views import config_view, configs_in, module_view
 from lckernels.hf.settings import PLAIN, SETTINGS, LayerSettings
+from lckernels.instance_attributes import Absent, Installed, Replication, restore
 
 Settings = dict[nn.Module, LayerSettings]
 _CHECKPOINT = "_gradient_checkpointing_func"
@@ -103,16 +100,17 @@ def patch_modules(model: nn.Module, settings: Settings) -> None:
             generates = hasattr(type(module), _GENERATION) and configs_in(module.__dict__)
             methods = _methods(module, (_GENERATION,) if generates else ())
             inside = {m: settings[m] for m in module.modules() if m in settings}
-            values[module] = _values(module, methods, settings)
-            installed += [*methods, *_checkpoints(module, inside)]
-            installed += [Replication(module)] if methods else []
+            own = [*methods, *_checkpoints(module, inside)]
+            new = _values(module, methods, settings)
+            if own or new:
+                installed += [*own, Replication(module)]
+                values[module] = new
         for attribute in installed:
             attribute.install()
         for module, new in values.items():
-            # The modules whose attributes differ; what was there before.
+            # What was there before.
             old = {name: module.__dict__.get(name, Absent) for name in new}
-            if new or any(isinstance(value, Installed) for value in module.__dict__.values()):
-                module.__dict__.update({**new, PATCHED: old})
+            module.__dict__.update({**new, PATCHED: old})
 
 
 def unpatch_modules(model: nn.Module) -> None:
