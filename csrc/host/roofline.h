@@ -28,7 +28,7 @@ std::vector<std::string> peak_dtypes();
 // Throws std::invalid_argument for a dtype that this processor cannot be probed for.
 Rate peak_flops(std::string_view dtype, int threads, double seconds);
 
-// Reads `bytes` repeatedly.
+// Reads `bytes` repeatedly, each thread front to back or at four places in turns, the better of the two.
 Rate read_bandwidth(std::size_t bytes, int threads, double seconds);
 
 // Reads `read_bytes` and writes `write_bytes` per pass, front to back, and counts the sum; with equal

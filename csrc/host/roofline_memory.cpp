@@ -19,6 +19,7 @@ namespace lck {
 namespace {
 
 constexpr std::size_t kBlock = 4096;
+constexpr std::size_t kStreams = 4;
 
 using ReadBlock = void (*)(const char* src);
 using CopyBlock = void (*)(char* dst, const char* src);
@@ -147,15 +148,29 @@ Rate read_bandwidth(std::size_t bytes, int threads, double seconds) {
   const ReadBlock read = read_block();
   Mapping source(blocks * kBlock * threads);
   source.fill();
-  const auto work = [&](int thread) {
-    const char* const slice = source.data() + thread * blocks * kBlock;
-    for (long repeat = 0; repeat < repeats; ++repeat) {
-      for (std::size_t i = 0; i < blocks; ++i) read(slice + i * kBlock);
-    }
+  // A thread's slice in as many parts, read in turns block by block. Each block is a page, where prefetchers
+  // stop: with 4 KiB pages four parts were read at 62 GB/s and one at 46 (2 threads of an AMD EPYC, family 25
+  // model 17).
+  const auto rate_of = [&](std::size_t streams) {
+    const std::size_t part = blocks / streams;
+    const auto work = [&, streams, part](int thread) {
+      const char* const slice = source.data() + thread * blocks * kBlock;
+      for (long repeat = 0; repeat < repeats; ++repeat) {
+        for (std::size_t i = 0; i < part; ++i) {
+          for (std::size_t k = 0; k < streams; ++k) read(slice + (k * part + i) * kBlock);
+        }
+      }
+    };
+    const double amount = static_cast<double>(repeats) * part * streams * kBlock * threads;
+    Rate rate = repeat_passes(seconds / 2, amount, [&] { return time_pass(threads, work); });
+    rate.method = streams == 1 ? "loads" : "loads, " + std::to_string(streams) + " streams";
+    return rate;
   };
-  const double amount = static_cast<double>(repeats) * blocks * kBlock * threads;
-  Rate rate = repeat_passes(seconds, amount, [&] { return time_pass(threads, work); });
-  rate.method = "loads";
+  Rate rate = rate_of(1);
+  if (blocks >= kStreams) {
+    const Rate interleaved = rate_of(kStreams);
+    if (interleaved.median > rate.median) rate = interleaved;
+  }
   return rate;
 }
 

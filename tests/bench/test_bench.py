@@ -169,10 +169,12 @@ def test_copy_probes_give_finite_rates(pages, read, write):
 
 
 @needs_host
-def test_read_probe_gives_finite_rates():
-    rate = host.read_bandwidth(2**20, threads=1, seconds=0.01)
+@pytest.mark.parametrize("size", [4096, 3 * 4096, 2**20])  # of one place a thread, and of four
+def test_read_probe_gives_finite_rates(size):
+    rate = host.read_bandwidth(size, threads=1, seconds=0.01)
     assert math.isfinite(rate.best)
     assert 0 < rate.median <= rate.best
+    assert rate.method == "loads" or size > 4 * 4096
 
 
 @needs_host
