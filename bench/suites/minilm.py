@@ -60,10 +60,11 @@ def minilm() -> tuple[nn.Module, Callable[[int], Tensor]]:
 
     folder = model_folder()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    special = [torch.tensor([token]) for token in (tokenizer.cls_token_id, tokenizer.sep_token_id)]
+    text = book.PATH.read_text(encoding="utf-8")[book.FIRST_CHARACTER :]
 
     def pages(tokens: int) -> Tensor:
-        return torch.cat([special[0], book.token_ids(tokenizer, tokens), special[1]])[None]
+        ids = torch.tensor(tokenizer(text[: 10 * tokens], verbose=False)["input_ids"])
+        return torch.cat([ids[: tokens + 1], ids[-1:]])[None]
 
     return transformers.AutoModel.from_pretrained(folder).eval(), pages
 

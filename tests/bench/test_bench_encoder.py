@@ -138,6 +138,16 @@ def test_the_profile_counts_each_operator_once():
 
 
 @requires_minilm
+def test_pages_fill_their_chunks():
+    case = minilm.PagesCase(3, torch.float32)
+    model, pages = minilm.minilm()
+    ids = pages(case.tokens)
+    assert ids.shape == (1, case.tokens + 2) and ids[0, [0, -1]].tolist() == [101, 102]
+    plan = minilm.LongEncoder(model, chunk_len=minilm.CHUNK_LEN, overlap=minilm.OVERLAP).plan(ids.shape[1])
+    assert (plan.num_chunks, plan.chunk_len) == (3, 512)
+
+
+@requires_minilm
 def test_a_small_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["encoder", "--tokens", "800", "--rounds", "1", "--rows", str(tmp_path)])
     encoder.main()
