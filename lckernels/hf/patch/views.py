@@ -5,7 +5,7 @@ config itself does not change, nor does what anything else reads from it.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from typing import Any
 
@@ -172,20 +172,6 @@ def _in_pieces(base: type, name: str) -> Callable[..., Tensor]:
         feed_forward, width = getattr(base, name), self._lckernels_piece_tokens
         if more or x.shape[1] <= width:
             return feed_forward(self, x, *more)
-        return _joined((feed_forward(self, piece) for piece in x.split(width, dim=1)), x.shape[1])
+        return torch.cat([feed_forward(self, piece) for piece in x.split(width, dim=1)], dim=1)
 
     return pieces
-
-
-def _joined(pieces: Iterator[Tensor], seqlen: int) -> Tensor:
-    """The pieces of seqlen in one tensor; without gradients each is freed before the next is computed."""
-    piece = next(pieces)
-    if piece.requires_grad:
-        return torch.cat([piece, *pieces], dim=1)
-    joined, end = piece.new_empty((piece.shape[0], seqlen, *piece.shape[2:])), 0
-    while piece is not None:
-        begin, end = end, end + piece.shape[1]
-        joined[:, begin:end] = piece
-        piece = None
-        piece = next(pieces, None)
-    return joined
