@@ -33,6 +33,12 @@ def boolean(name: str, x: object) -> bool:
     return x
 
 
+def linear_option(linear: str | None) -> None:
+    """Raises ValueError for an unknown value of the argument `linear`."""
+    if linear is not None and linear != "packed":
+        raise bad("linear", repr(linear), "allowed are None and 'packed'")
+
+
 def weights_error(position: int) -> ValueError:
     """The ValueError of every backend for explicit merge weights with unusable values at `position`."""
     wrong = f"values negative, not finite or of sum zero at position {position}"

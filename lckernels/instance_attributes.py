@@ -37,6 +37,11 @@ class Installed:
         if self.uses == 0 and self.module.__dict__.get(self.name) is self:
             restore(self.module, self.name, self.own)
 
+    @property
+    def original(self) -> Any:
+        """The attribute without lckernels, of the instance or bound from its class."""
+        return getattr(type(self.module), self.name).__get__(self.module) if self.own is Absent else self.own
+
 
 class Replication(Installed):
     """The method by which DataParallel copies a module: the replica gets methods of its own.

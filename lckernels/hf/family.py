@@ -40,6 +40,9 @@ class Family:
         single_rows: the same for states that depend on the other rows of a batch.
         fixed_rows: model -> the only length of a row that it supports, and why, as the end of a sentence
             about the model; None if it supports several.
+        fused: module -> functions (module, ...) by name that compute the same as its methods, with
+            `lckernels.hf.fused.activated` for a linear layer and its activation; they run where linear
+            layers are packed.
         restore: model -> what undoes the changes that a call makes to the model itself; None without any.
     """
 
@@ -56,6 +59,7 @@ class Family:
     equal_rows: Callable[[nn.Module], str] | None = None
     single_rows: Callable[[nn.Module], str] | None = None
     fixed_rows: Callable[[nn.Module], tuple[int, str] | None] | None = None
+    fused: Callable[[nn.Module], dict[str, Callable]] | None = None
     restore: Callable[[nn.Module], Callable[[], None] | None] | None = None
 
     def has(self, cls: type) -> bool:
@@ -111,6 +115,12 @@ def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] |
 def replacements(module: nn.Module) -> dict[str, Any]:
     """Functions (module, ...) and values that replace methods and attributes of a module on lckernels."""
     hooks = (family.replacements for family in families_of(type(module)))
+    return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
+
+
+def fused_methods(module: nn.Module) -> dict[str, Callable]:
+    """Functions (module, ...) that replace methods of a module where linear layers are packed."""
+    hooks = (family.fused for family in families_of(type(module)))
     return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
 
 

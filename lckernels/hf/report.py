@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
+from lckernels.hf.linear_report import LinearReport
+
 EXACT = "exact"
 APPROXIMATE = "approximate"
 LATER = "known at its first call"
@@ -44,11 +46,13 @@ class Report:
         model: name of its class.
         rows: each attention layer in the order of the model's calls, then those that no call reached.
         unknown: why some layers are known only at their first call; empty if there are none.
+        linear: with linear="packed", the linear layers; else None.
     """
 
     model: str
     rows: tuple[Row, ...]
     unknown: str = ""
+    linear: LinearReport | None = None
 
     @property
     def taken(self) -> tuple[Row, ...]:
@@ -77,7 +81,7 @@ class Report:
         head = f"{self.model}: {len(self.taken)} of {len(self.rows)} attention layers on lckernels"
         if self.unknown:
             head += f" (some are known only at their first call: {self.unknown})"
-        return "\n".join([head, *table])
+        return "\n".join([head, *table, *([] if self.linear is None else [str(self.linear)])])
 
 
 def _grouped(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import WEIGHTS, bad, integers
+from lckernels.checks import WEIGHTS, bad, integers, linear_option
 from lckernels.long.attention import check_attention
 from lckernels.long.layer_support import check_layer_merge
 from lckernels.long.sizes import Chunking
@@ -27,7 +27,13 @@ def defaults(
 
 
 def check_options(
-    model: nn.Module, weights: Weights, boundaries: str, merge: str, attention: str, summary: str
+    model: nn.Module,
+    weights: Weights,
+    boundaries: str,
+    merge: str,
+    attention: str,
+    summary: str,
+    linear: str | None,
 ) -> None:
     """Raises ValueError or TypeError for an option that is unknown, or that the model does not support."""
     if boundaries not in RULES:
@@ -43,6 +49,7 @@ def check_options(
     if summary not in SUMMARIES:
         raise bad("summary", repr(summary), f"allowed are {', '.join(SUMMARIES)}")
     check_attention(model, attention)
+    linear_option(linear)
     if merge not in MERGES:
         raise bad("merge", repr(merge), f"allowed are {', '.join(MERGES)}")
     if merge == "layer":

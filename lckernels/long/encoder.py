@@ -19,6 +19,7 @@ from lckernels.long.chunking import Rows
 from lckernels.long.encoder_check import check_encoder
 from lckernels.long.explain import Explanation, explain
 from lckernels.long.inputs import Numbers, as_tensors, check_unsupported
+from lckernels.long.linear import LinearContexts
 from lckernels.long.outputs import Outputs
 from lckernels.long.ranks import Ranks
 from lckernels.long.rotary import dynamic_rotary, length_borders
@@ -66,6 +67,9 @@ class LongEncoder(CallSteps):
             of more than 128 tokens, where a backend has a kernel for it; "lckernels" always does, on any
             backend; "model" never does. Results are the same up to rounding; after a call the model is as
             before.
+        linear: None (default), or "packed": in calls without gradients on a CPU, linear layers run on copies
+            of their weights that oneDNN packed, where a measurement at the first call found that faster.
+            Results are the same up to rounding; `linear_report` has the layers and the memory of the copies.
         max_tokens: bound on the tokens of a micro-batch. A longer chunk is a micro-batch of its own; with
             merge="layer" a longer sequence is, and its feed-forward runs in pieces of at most max_tokens.
         recompute: the backward runs each micro-batch again, so that a call with gradients stores the merged
@@ -94,6 +98,7 @@ class LongEncoder(CallSteps):
         prefix: Sequence[int] | Tensor | None = None,
         merge: str = "final",
         attention: str = "auto",
+        linear: str | None = None,
         max_tokens: int = 4096,
         recompute: bool = False,
         output_device: torch.device | str | None = None,
@@ -108,7 +113,7 @@ class LongEncoder(CallSteps):
         self.trial = check_encoder(model)
         max_tokens = integer("max_tokens", max_tokens, 1)
         weights, special_tokens = defaults(halo, weights, special_tokens)
-        check_options(model, weights, boundaries, merge, attention, summary)
+        check_options(model, weights, boundaries, merge, attention, summary, linear)
         self.model = model
         self.training = model.training
         self.weights = weights
@@ -116,7 +121,8 @@ class LongEncoder(CallSteps):
         self.merge = merge
         self.recompute = boolean("recompute", recompute)
         self.attention = attention
-        self._attention_contexts = AttentionContexts()
+        self._attention_contexts, self._linear_contexts = AttentionContexts(), LinearContexts()
+        self.linear = linear
         self.ranks = Ranks(model)
         self._is_dynamic = bool(dynamic_rotary(model))
         self._borders = length_borders(model)
@@ -164,6 +170,7 @@ class LongEncoder(CallSteps):
             "prefix": self.prefix.tolist(),
             "merge": self.merge,
             "attention": self.attention,
+            "linear": self.linear,
             "max_tokens": self.max_tokens,
             "recompute": self.recompute,
         }
@@ -337,7 +344,8 @@ class LongEncoder(CallSteps):
         warn_without_special_tokens(batch, self.special_ids, self.special_tokens)
         self.ranks.find()
         self._prepare()
-        states = run_batch(self, batch, outputs, sentence_boundaries, num_leading, num_trailing)
+        with self._linear_contexts.of(model, self.linear):
+            states = run_batch(self, batch, outputs, sentence_boundaries, num_leading, num_trailing)
         output = outputs.build(states, self._pool)
         if return_dict is None:
             return_dict = getattr(model.config, "return_dict", True)

@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from lckernels.devices import any_weight, execution_device
 from lckernels.extras import import_extra
 from lckernels.long.checkpoints import dropped_head
+from lckernels.long.linear import LinearContexts
 from lckernels.long.loading import folder
+
+if TYPE_CHECKING:
+    from lckernels.hf.linear_report import LinearReport
 
 
 class EncoderWrapper(nn.Module):
@@ -24,6 +28,7 @@ class EncoderWrapper(nn.Module):
 
     model: nn.Module
     prefix: Tensor
+    _linear_contexts: LinearContexts
 
     @classmethod
     def from_pretrained(
@@ -69,6 +74,11 @@ class EncoderWrapper(nn.Module):
     def config(self) -> Any:
         """The wrapped model's config."""
         return self.model.config
+
+    @property
+    def linear_report(self) -> "LinearReport | None":
+        """With linear="packed" the linear layers, from the first call on; else None."""
+        return self._linear_contexts.report
 
     @property
     def device(self) -> torch.device:

@@ -130,6 +130,18 @@ def is_observed() -> bool:
     )
 
 
+def is_intercepted() -> bool:
+    """As `is_observed`, without the profiler: whether the op that computes a result must be the usual one."""
+    return bool(
+        _dispatch_modes()
+        or _function_modes()
+        or _traced()
+        or _transformed()
+        or _in_forward_mode()
+        or _autocasts()
+    )
+
+
 def _are_plain(tensors: tuple | list) -> bool:
     for x in tensors:
         if x is None:

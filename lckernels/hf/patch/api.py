@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from lckernels.checks import bad
+from lckernels.checks import bad, linear_option
 from lckernels.hf.masks.kinds import FAR, Window
 from lckernels.hf.patch.arguments import check_arguments, check_module, check_no_prefix_keys, check_window
 from lckernels.hf.patch.cross import unwatch, watch
 from lckernels.hf.patch.dry_run import padded_dry_run
+from lckernels.hf.patch.linear.plan import plan_linear
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
 from lckernels.hf.patch.plan import plan_patch
 from lckernels.hf.report import Report
@@ -23,6 +25,7 @@ def patch(
     sink_tokens: int | None = None,
     positions: str = "absolute",
     backend: str | None = None,
+    linear: str | None = None,
 ) -> Report:
     """Runs every attention layer of this model that goes through transformers' interface on lckernels.
 
@@ -41,6 +44,10 @@ def patch(
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0.
         positions: "absolute".
         backend: name of a backend; default: the first that supports the call.
+        linear: None (default): linear layers run as they are. "packed": in calls without gradients on a CPU,
+            a layer runs on a copy of its weight that oneDNN packed, where a measurement of at most 0.2 s
+            found that faster for its shape; same results up to rounding. `report.linear` has the layers, the
+            ratios and the memory of the copies.
 
     Returns:
         The report: each attention layer, its backend, and whether it is exact.
@@ -53,6 +60,7 @@ def patch(
             score.
     """
     check_arguments(model, positions, backend)
+    linear_option(linear)
     window, sink_tokens = check_window(window, sink_tokens)
     if isinstance(window, int) and window > FAR:
         window, sink_tokens = None, None
@@ -60,9 +68,10 @@ def patch(
     if window is not None:
         check_no_prefix_keys(model, run, window)
     report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
-    patch_modules(model, settings)
+    plan = None if linear is None else plan_linear(model)
+    patch_modules(model, settings, () if plan is None else plan.forwards)
     watch(settings)
-    return report
+    return report if plan is None else replace(report, linear=plan.report)
 
 
 def unpatch(model: nn.Module) -> None:

@@ -78,11 +78,6 @@ class Method(Installed):
         return self.own.__func__(view, *args, **kwargs)
 
     @property
-    def original(self) -> Callable:
-        """The module's own method."""
-        return getattr(type(self.module), self.name).__get__(self.module) if self.own is Absent else self.own
-
-    @property
     def __signature__(self) -> Signature:
         return signature(self.original)
 
@@ -93,7 +88,7 @@ class Method(Installed):
     def __reduce__(self) -> tuple:
         """A copy belongs to the module's copy; of a module that is not patched it is the class's method."""
         if PATCHED not in self.module.__dict__:
-            return (getattr, (self.module, self.name)) if self.own is Absent else (_same, (self.own,))
+            return (getattr, (self.module, self.name)) if self.own is Absent else (same, (self.own,))
         return Method, (self.module, self.name, self.own, 1, self.configs, self.functions)
 
     def of_replica(self, replica: nn.Module) -> "Method":
@@ -170,7 +165,8 @@ def switched_view(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def _same(x: Any) -> Any:
+def same(x: Any) -> Any:
+    """x; a copy of a method that is not patched is the copy of its own."""
     return x
 
 

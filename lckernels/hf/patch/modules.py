@@ -1,6 +1,6 @@
 """lckernels' attention in a model's modules: in a context of the thread, or until it is undone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lckernels.hf.family import feed_forward_methods, replacements
+from lckernels.hf.family import feed_forward_methods, fused_methods, replacements
 from lckernels.hf.patch.config_use import reads_configs
 from lckernels.hf.patch.methods import (
     FORWARDS,
@@ -91,14 +91,20 @@ def lckernels_attention(
         yield
 
 
-def patch_modules(model: nn.Module, settings: Settings) -> None:
-    """Like lckernels_attention, in all threads until `unpatch_modules`; copies of the model are patched."""
+def patch_modules(model: nn.Module, settings: Settings, linears: Sequence[Installed] = ()) -> None:
+    """Like lckernels_attention, in all threads until `unpatch_modules`; copies of the model are patched.
+
+    Args:
+        model: the model.
+        settings: of its attention layers.
+        linears: the forwards of linear layers on packed weights.
+    """
     with lock:
-        installed: list[Installed] = []
+        installed = [*linears, *(Replication(forward.module) for forward in linears)]
         values: dict[nn.Module, dict[str, Any]] = {}
         for module in model.modules():
             generates = hasattr(type(module), _GENERATION) and configs_in(module.__dict__)
-            methods = _methods(module, (_GENERATION,) if generates else ())
+            methods = _methods(module, (_GENERATION,) if generates else (), fused=bool(linears))
             inside = {m: settings[m] for m in module.modules() if m in settings}
             own = [*methods, *_checkpoints(module, inside)]
             new = _values(module, methods, settings)
@@ -125,13 +131,27 @@ def unpatch_modules(model: nn.Module) -> None:
             for name, value in list(module.__dict__.items()):
                 if isinstance(value, Installed) and value.module is module:
                     value.release()
-                    if type(value) is Method and name != value.name and not value.uses:
+                    if name != value.name and not value.uses:
                         module.__dict__[name] = value.original  # another library has moved it
 
 
-def _methods(module: nn.Module, more: tuple[str, ...]) -> list[Method]:
+def linear_switch(model: nn.Module, linears: Sequence[Installed]) -> Switch:
+    """What runs linear layers on packed weights, in the threads that are in its context.
+
+    Args:
+        model: the model.
+        linears: the forwards of these layers.
+    """
+    fused = {module: fused_methods(module) for module in model.modules()} if linears else {}
+    methods = [method for m, own in fused.items() for method in methods_of(m, list(own), {}, own)]
+    views = {method.module: module_view(method.module, {}, method.functions) for method in methods}
+    return Switch({**views, **{x.module: x.module for x in linears}}, [*linears, *methods])
+
+
+def _methods(module: nn.Module, more: tuple[str, ...], fused: bool = False) -> list[Method]:
     """The methods of a module that run on its view; `more` are names beside forward and the replaced ones."""
     configs, functions = configs_in(module.__dict__), replacements(module)
+    functions = {**(fused_methods(module) if fused else {}), **functions}
     forward = ("forward",) if reads_configs(module, configs) else ()
     names = [name for name, value in functions.items() if callable(value)]
     return methods_of(module, list(dict.fromkeys((*forward, *names, *more))), configs, functions)

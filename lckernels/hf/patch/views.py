@@ -102,6 +102,7 @@ def module_view(
     """
     cls = _module_class(type(module), tuple(configs), tuple(pieces))
     own = {name: x if callable(x) else _fixed(x) for name, x in (replaced or {}).items()}
+    own.update((name, _in_pieces(own[name])) for name in pieces if name in own)
     view = object.__new__(_subclass(cls, own) if own else cls)
     object.__setattr__(view, "__dict__", module.__dict__)
     object.__setattr__(view, _VIEWS, _views(configs))
@@ -154,7 +155,7 @@ def _config_class(base: type, names: tuple[str, ...]) -> type:
 
 @cache
 def _module_class(base: type, names: tuple[str, ...], pieces: tuple[str, ...]) -> type:
-    methods = {name: _in_pieces(base, name) for name in pieces}
+    methods = {name: _in_pieces(getattr(base, name)) for name in pieces}
     return _subclass(base, {**{name: _attribute(name) for name in names}, **methods}, ModuleView)
 
 
@@ -164,12 +165,12 @@ def _subclass(base: type, attributes: dict[str, Any], *first: type) -> type:
     return type(base.__name__, (*first, base), {"__slots__": (), **names, **attributes})
 
 
-def _in_pieces(base: type, name: str) -> Callable[..., Tensor]:
+def _in_pieces(feed_forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A method that runs over one piece after the other, so that wide activations stay in the cache."""
 
-    @wraps(getattr(base, name))  # transformers counts its parameters
+    @wraps(feed_forward)  # transformers counts its parameters
     def pieces(self: nn.Module, x: Tensor, *more: Tensor) -> Tensor:
-        feed_forward, width = getattr(base, name), self._lckernels_piece_tokens
+        width = self._lckernels_piece_tokens
         if more or x.shape[1] <= width:
             return feed_forward(self, x, *more)
         return torch.cat([feed_forward(self, piece) for piece in x.split(width, dim=1)], dim=1)
