@@ -20,14 +20,14 @@ class LinearChoice:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         with lock:
-            self.layers = _layers(model)
+            self.layers = [_Layer(m) for m in model.modules() if isinstance(m, nn.Linear)]
             plan = plan_linear(model)
             self.report: LinearReport = plan.report
             self.switch = linear_switch(model, plan.forwards) if plan.forwards else None
 
     def holds(self, model: nn.Module) -> bool:
-        """Whether the model has these layers, with these parameters, dtypes and devices."""
-        if model is not self.model or _layers(model) != self.layers:
+        """Whether it is this model, whose layers have the same parameters, dtypes and devices."""
+        if model is not self.model or not all(layer.same() for layer in self.layers):
             return False
         return self.switch is None or self.switch.is_current()
 
@@ -36,15 +36,16 @@ class LinearChoice:
         return nullcontext() if self.switch is None else self.switch.active()
 
 
-def _layers(model: nn.Module) -> list[tuple]:
-    """What is compared of each linear layer."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            weight = module._parameters.get("weight")
-            found.append((id(module), type(module), id(weight), *_kind(weight)))
-    return found
+class _Layer:
+    """What is compared of a linear layer at each call."""
 
+    def __init__(self, module: nn.Linear) -> None:
+        self.parameters = module._parameters
+        self.weight = weight = self.parameters.get("weight")
+        self.dtype, self.is_cpu = (None, False) if weight is None else (weight.dtype, weight.is_cpu)
 
-def _kind(weight: nn.Parameter | None) -> tuple:
-    return () if weight is None else (weight.dtype, weight.device.type)
+    def same(self) -> bool:
+        weight = self.parameters.get("weight")
+        if weight is not self.weight:
+            return False
+        return weight is None or (weight.dtype is self.dtype and weight.is_cpu is self.is_cpu)

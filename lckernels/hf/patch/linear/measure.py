@@ -16,10 +16,11 @@ from lckernels.ops.registration import is_intercepted
 
 SECONDS = 0.2  # for all shapes of a model together, packing not included
 MARGIN = 1.02  # a smaller ratio may be noise
-_FEW, _MANY, _MOST = 16, 512, 2048  # rows for the three measurements; the last two by the time that is left
+_FEW, _MANY, _MOST = 16, 64, 2048  # rows that are measured; of many as many as the time suffices for
 _SHARES = 0.1, 0.2  # of a shape's time, for one and for few rows
 _MOST_VALUES = 1_310_720  # of a measured weight; of a larger one a part is measured
 _ROUNDS = (3, 15)  # the fewest that count, and the most
+_CALLS = 8  # of each, for which the time must suffice
 _SAMPLE_SECONDS = 1e-4  # shorter calls are repeated
 
 Shape = tuple[int, int, torch.dtype]
@@ -113,13 +114,13 @@ def _ratio(forward: PackedForward, rows: int, until: float, most_rows: int = 0) 
     It is the smaller of two estimates. With `most_rows` the rows are up to so many if the time suffices.
     """
     fewest, most = _ROUNDS
-    x = _rows_of(forward, rows)
-    seconds = _seconds(partial(forward.original, x), 1)
-    forward(x)
-    while rows < most_rows and time.perf_counter() + 4 * most * seconds < until:
+    own, packed = _calls(forward, rows)
+    seconds = min(_seconds(own, 1), _seconds(own, 1))
+    while rows < most_rows and time.perf_counter() + 2 * _CALLS * 2 * seconds < until:
         rows, seconds = 2 * rows, 2 * seconds
-    x = _rows_of(forward, rows)
-    own, packed = partial(forward.original, x), partial(forward, x)
+    own, packed = _calls(forward, rows)
+    for call in (own, packed):
+        call()
     repeats = max(1, min(16, int(_SAMPLE_SECONDS / min(_seconds(call, 1) for call in (own, packed)))))
     samples: list[tuple[float, float]] = []
     while len(samples) < most and time.perf_counter() < until:
@@ -130,9 +131,10 @@ def _ratio(forward: PackedForward, rows: int, until: float, most_rows: int = 0) 
     return min(fastest, median(a / b for a, b in samples))
 
 
-def _rows_of(forward: PackedForward, rows: int) -> Tensor:
-    """(rows, in_features)."""
-    return torch.full((rows, forward.weight.shape[1]), 0.5, dtype=forward.weight.dtype, device="cpu")
+def _calls(forward: PackedForward, rows: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The layer's own code and `forward` on so many rows."""
+    x = torch.full((rows, forward.weight.shape[1]), 0.5, dtype=forward.weight.dtype, device="cpu")
+    return partial(forward.original, x), partial(forward, x)
 
 
 def _seconds(call: Callable[[], Tensor], repeats: int) -> float:
