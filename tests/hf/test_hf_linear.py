@@ -314,18 +314,3 @@ def test_other_architectures(name, products):
     lckernels.patch(model, linear="packed")
     torch.testing.assert_close(logits(model)[VALID], own[VALID], rtol=1e-4, atol=1e-5)
     assert products and sum(x != onednn.IDENTITY for x in products) == FUSED.get(name, 0)
-
-
-@pytest.mark.parametrize("name", ["electra", "mpnet", "xlm_roberta"])
-def test_encoders_with_berts_first_layer(name, products):
-    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    model = transformers.AutoModel.from_config(
-        transformers.AutoConfig.for_model(name.replace("_", "-"), num_attention_heads=4, **sizes)
-    ).eval()
-    own = logits(model, input_ids=IDS)
-    try:
-        lckernels.patch(model, linear="packed")
-    except TypeError:  # its attention has code of its own
-        pytest.skip(f"patch does not support {name}")
-    torch.testing.assert_close(logits(model, input_ids=IDS), own, rtol=1e-4, atol=1e-5)
-    assert sum(x != onednn.IDENTITY for x in products) == 2

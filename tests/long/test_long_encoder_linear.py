@@ -11,7 +11,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.compare import assert_as_good_as
-from helpers.encoder_models import tiny, token_ids
+from helpers.encoder_models import FAMILIES, tiny, token_ids
 from helpers.hf_patched import attributes
 from helpers.packed_linear import count_products, linear_layers, packed_layers, packs, set_speed
 
@@ -34,8 +34,11 @@ def states(encoder, ids=IDS):
         return encoder(input_ids=ids).last_hidden_state
 
 
-@pytest.mark.parametrize("merge", ["final", "layer"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+CASES = [(family, "final") for family in FAMILIES]
+CASES += [(family, "layer") for family in ("bert", "roberta", "distilbert")]
+
+
+@pytest.mark.parametrize(("family", "merge"), CASES)
 def test_results_and_the_model_afterwards(family, merge, products):
     model = tiny(family)
     before = attributes(model)
