@@ -100,13 +100,14 @@ def patch_modules(model: nn.Module, settings: Settings, linears: Sequence[Instal
         linears: the forwards of linear layers on packed weights.
     """
     with lock:
-        installed = [*linears, *(Replication(forward.module) for forward in linears)]
+        installed: list[Installed] = []
+        packed = {forward.module: forward for forward in linears}
         values: dict[nn.Module, dict[str, Any]] = {}
         for module in model.modules():
             generates = hasattr(type(module), _GENERATION) and configs_in(module.__dict__)
             methods = _methods(module, (_GENERATION,) if generates else (), fused=bool(linears))
             inside = {m: settings[m] for m in module.modules() if m in settings}
-            own = [*methods, *_checkpoints(module, inside)]
+            own = [*methods, *_checkpoints(module, inside), *(x for x in (packed.get(module),) if x)]
             new = _values(module, methods, settings)
             if own or new:
                 installed += [*own, Replication(module)]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lckernels.hf.patch.linear import onednn
 from lckernels.hf.patch.linear.weight import PackedWeight
-from lckernels.hf.patch.methods import PATCHED, Absent, Installed, same, switched_view
+from lckernels.hf.patch.methods import PATCHED, same, switched_view
+from lckernels.instance_attributes import Absent, Installed
 from lckernels.ops.registration import is_intercepted
 
 FEW_ROWS, MANY_ROWS = 2, 64  # the first number of rows of the second and third class

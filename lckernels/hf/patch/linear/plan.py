@@ -10,7 +10,7 @@ from lckernels.hf.patch.linear import onednn
 from lckernels.hf.patch.linear.forward import MANY_ROWS, PackedForward
 from lckernels.hf.patch.linear.measure import MARGIN, Speed, shape_of, speeds
 from lckernels.hf.patch.linear.weight import PackedWeight, why_not_packable
-from lckernels.hf.patch.methods import Absent
+from lckernels.instance_attributes import Absent
 
 
 @dataclass(frozen=True)
