@@ -6,6 +6,7 @@
 | `causal_mask_function`, `bidirectional_mask_function` | these masks are recognized by their names |
 | `sdpa_attention_forward`, `sdpa_mask` | what the public interfaces have under "sdpa" is the same function |
 | `_attn_implementation_internal` | `set_attn_implementation` has no effect on a patched model |
+| `ACT2FN` | activations of transformers' own classes run after a packed linear layer, not in its product |
 | `PreTrainedModel._can_set_attn_implementation` | only a dry run shows that no attention uses the interface |
 """
 
@@ -23,6 +24,10 @@ try:
     from transformers.masking_utils import bidirectional_mask_function
 except ImportError:
     bidirectional_mask_function = None
+try:
+    from transformers.activations import ACT2FN as activations
+except ImportError:
+    activations = {}
 
 STORED_IMPLEMENTATION = "_attn_implementation_internal"  # field of a config
 sdpa_attention_forward = AttentionInterface()["sdpa"]

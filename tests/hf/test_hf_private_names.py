@@ -18,6 +18,7 @@ NAMES = [
     ("masking_utils", "bidirectional_mask_function"),
     ("masking_utils", "sdpa_mask"),
     ("integrations.sdpa_attention", "sdpa_attention_forward"),
+    ("activations", "ACT2FN"),
 ]
 # lckernels gets a copy of the module without the name, or with what transformers exports; transformers itself
 # keeps its own.

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.activations import ACT2FN
+
+from lckernels.hf.private import activations
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IDENTITY = ("none", "")  # (attr, algorithm) of no activation
@@ -11,7 +12,8 @@ _GELU, _GELU_TANH, _SILU = ("gelu", "none"), ("gelu", "tanh"), ("swish", "")
 # No ReLU: oneDNN's is 0 for NaN.
 _OF_FUNCTION = {F.gelu: _GELU, F.silu: _SILU}
 _OF_NAME = {"gelu": _GELU, "gelu_new": _GELU_TANH, "gelu_pytorch_tanh": _GELU_TANH, "silu": _SILU}
-_OF_CLASS = {nn.SiLU: _SILU, **{type(ACT2FN[name]): fused for name, fused in _OF_NAME.items()}}
+_OF_CLASS = {nn.SiLU: _SILU}
+_OF_CLASS.update((type(activations[name]), fused) for name, fused in _OF_NAME.items() if name in activations)
 
 
 def missing() -> str:
