@@ -52,10 +52,11 @@ class PackedForward(Installed):
     ) -> None:
         super().__init__(module, "forward", own, uses)
         self.weight, self.rows = weight, rows
+        self.any_rows = rows.one and rows.few and rows.many
 
     def __call__(self, input: Tensor) -> Tensor:  # the name of torch's argument
         result = self.product(input)
-        return self.original(input) if result is None else result
+        return type(self.module).forward(self.module, input) if result is None else result
 
     def product(self, x: Tensor, activation: tuple[str, str] = onednn.IDENTITY) -> Tensor | None:
         """activation of the layer's result; None if the layer's own code must run.
@@ -70,13 +71,15 @@ class PackedForward(Installed):
             return None
         if type(module) is not nn.Linear or (type(x) is not Tensor and type(x) is not nn.Parameter):
             return None
-        if is_intercepted() or not torch._C._get_mkldnn_enabled():
-            return None
         known, held = self.weight, module._parameters
         in_features, weight, bias = known.shape[1], held.get("weight"), held.get("bias")
+        if not self.any_rows and (torch.jit.is_tracing() or not self.rows.take(x.numel() // in_features)):
+            return None
+        if is_intercepted() or not torch._C._get_mkldnn_enabled():
+            return None
         if not (x.is_cpu and x.dtype is known.dtype and x.layout is torch.strided and not x.is_nested):
             return None
-        if x.dim() == 0 or x.shape[-1] != in_features or not self.rows.take(x.numel() // in_features):
+        if x.dim() == 0 or x.shape[-1] != in_features:
             return None
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
             return None
