@@ -123,6 +123,27 @@ def test_fresh_memory_is_not_used():
         assert_same_bits(forward_backward(run_backend, problem), want)
 
 
+@by_dtype
+@pytest.mark.parametrize("sinks", (False, True))
+def test_a_bad_value_of_few_queries_leaves_the_others(dtype, sinks):
+    """The last key's value is NaN; the keys beside it have much larger scores than those before."""
+    score = Score(sink_logits=torch.ones(2)) if sinks else None
+    problem = problem_of(
+        seqlen_q=4, seqlen_k=200, head_dim=64, head_dim_v=64, window_size=(-1, 0), layout=Layout(offset=196),
+        score=score, dtype=dtype,
+    )  # fmt: skip
+    problem.k[:, 192:199] = 3 * problem.q[:, :1].mean(2, keepdim=True)
+
+    def run():
+        return run_backend(problem.q, problem.k, problem.v, problem.options)[0]
+
+    want = run()
+    problem.v[:, 199] = torch.nan
+    out = run()
+    assert out[:, 3].isnan().all()
+    torch.testing.assert_close(out[:, :3], want[:, :3], rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("where", ("dlse", "v"))
 @pytest.mark.parametrize("softcap", (0.0, 20.0))
 def test_nonfinite_values_do_not_reach_padding(where, softcap):

@@ -24,15 +24,21 @@ static inline bool across_heads(const Sequence& sequence) {
 // The most key tiles of one task of a short sequence; with more, the keys are split and merged by lse.
 inline constexpr int64_t kSplitTiles = 16;
 
+// Rows of a tensor that are prefetched: `bytes` of each.
+struct RowsAhead {
+  const std::byte* first;
+  int64_t rows, stride, bytes;
+};
+
 // Rows [first_row, first_row + rows) of the sequence's queries for each of the kv heads [kv_head, kv_head +
 // heads).
 struct QueryTask {
   int64_t sequence, kv_head, heads, first_row, rows;
-  int64_t near_heads;         // query heads from the task's first on whose rows are prefetched with its own
   PackedTiles packed;         // the kv head's key tiles; without data the task packs them
   int64_t split, num_splits;  // part of its key tiles; 0 of 1 for all
   void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
   void* partial_lse;          // (num_splits, heads, rows), natural log
+  RowsAhead next[2];          // prefetched meanwhile: rows of q and out
 };
 // Keys of a sequence, and the query tiles of which some query may see one of them.
 struct Strip {

@@ -164,7 +164,7 @@ void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
         of_head.data =
             packed.get() + (piece.place + (h - piece.first_head) * count(piece.slots)) * tile_bytes;
         of_head.tile_bytes = tile_bytes;
-        parts.push_back({piece.sequence, h, piece.stop_head - h, piece.queries, of_head});
+        parts.push_back({piece.sequence, h, piece.queries, of_head});
       }
       if (!piece.continues) held.assign(count(piece.slots), -1);
       if (empty(piece.queries)) continue;

@@ -17,7 +17,6 @@ inline constexpr int64_t kThreadWork = int64_t{1} << 19;
 // part's wave.
 struct WavePart {
   int64_t sequence, kv_head;
-  int64_t near_heads;  // kv heads from this one on that follow with the same queries
   Span queries;
   PackedTiles tiles;
 };

@@ -5,6 +5,7 @@
 #include "cpu/attention/key_waves.h"
 #include "cpu/attention/run.h"
 #include "cpu/attention/tiles.h"
+#include "cpu/common/parallel.h"
 #include "cpu/common/workspace.h"
 
 namespace lck {
@@ -31,18 +32,37 @@ void for_query_tasks(const AttentionParams& p, const Sequence& sequence, Span qu
   }
 }
 
+RowsAhead rows_ahead(DType dtype, const HeadsTensor& x, int64_t batch, int64_t row, int64_t head,
+                     int64_t rows, int64_t elements) {
+  const int64_t size = element_bytes(dtype);
+  const int64_t first = batch * x.batch_stride + row * x.row_stride + head * x.head_stride;
+  return {static_cast<const std::byte*>(x.data) + first * size, rows, x.row_stride * size, elements * size};
+}
+
+// Queries and outputs of the task that the thread is likely to run next: tasks take about the same time, so
+// that it is the one num_threads() later.
+void set_rows_ahead(const AttentionParams& p, DType dtype, std::vector<QueryTask>* tasks) {
+  const int64_t step = num_threads(), number = tasks->size();
+  for (int64_t i = step; i < number; ++i) {
+    const QueryTask& next = (*tasks)[i];
+    const Sequence& sequence = p.sequences[next.sequence];
+    if (across_heads(sequence)) continue;
+    const QueryRow row = query_row(p, sequence, next.kv_head, next.first_row);
+    const auto rows = [&](const HeadsTensor& x, int64_t dim) {
+      return rows_ahead(dtype, x, sequence.batch, sequence.q_begin + row.query, row.head, next.rows, dim);
+    };
+    (*tasks)[i - step].next[0] = rows(p.q, p.head_dim);
+    (*tasks)[i - step].next[1] = rows(p.out, p.head_dim_v);
+  }
+}
+
 std::vector<QueryTask> query_tasks(const AttentionParams& p, const std::vector<WavePart>& parts) {
   std::vector<QueryTask> tasks;
-  const int64_t group = p.num_heads / p.num_kv_heads;
-  bool first_head = true;
   for (const WavePart& part : parts) {
     const Sequence& sequence = p.sequences[part.sequence];
     for_query_tasks(p, sequence, part.queries, [&](int64_t first, int64_t rows) {
-      const int64_t near = first_head && first < sequence.q_len ? part.near_heads * group : 1;
-      tasks.push_back(
-          {part.sequence, part.kv_head, 1, first, rows, near, part.tiles, 0, 1, nullptr, nullptr});
+      tasks.push_back({part.sequence, part.kv_head, 1, first, rows, part.tiles, 0, 1, nullptr, nullptr, {}});
     });
-    first_head = part.near_heads == 1;
   }
   return tasks;
 }
@@ -93,7 +113,7 @@ void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, co
     const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
       const int64_t some = std::min(heads, p.num_kv_heads - kv_head);
-      const QueryTask whole{t, kv_head, some, 0, rows, 1, {}, 0, splits, nullptr, nullptr};
+      const QueryTask whole{t, kv_head, some, 0, rows, {}, 0, splits, nullptr, nullptr, {}};
       if (splits > 1) {
         merges.push_back(whole);
         first_tasks.push_back(tasks.size());
@@ -131,7 +151,8 @@ void run_attention_forward(Isa isa, DType dtype, const AttentionParams& p) {
   run_short_sequences(kernels, dtype, p);
   const auto wanted = [&](const Sequence& sequence) { return rows_per_kv_head(p, sequence) > kMostTileRows; };
   run_waves(kernels, p, wanted, kQueryTileRows, [&](const std::vector<WavePart>& parts) {
-    const std::vector<QueryTask> tasks = query_tasks(p, parts);
+    std::vector<QueryTask> tasks = query_tasks(p, parts);
+    set_rows_ahead(p, dtype, &tasks);
     run_with_scratch(tasks.size(), usual_work(p, tasks), kernels.scratch_bytes(p),
                      [&](int64_t i, void* scratch) { kernels.forward(p, tasks[i], scratch); });
   });

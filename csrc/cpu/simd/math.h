@@ -56,21 +56,81 @@ inline Vec<float> lane_max(Vec<float> a, Vec<float> b) {
 inline Vec<double> lane_max(Vec<double> a, Vec<double> b) {
   return a > b ? a : b;
 }
+// a where a < b, otherwise b, also if one of them is NaN.
+inline Vec<float> lane_min(Vec<float> a, Vec<float> b) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(_mm512_min_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return bit_cast<Vec<float>>(_mm256_min_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+#elif defined(__SSE2__)
+  return bit_cast<Vec<float>>(_mm_min_ps(bit_cast<__m128>(a), bit_cast<__m128>(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
 
-// e^x = 2^n 2^f with n + f = x log2(e): the minimax polynomial of degree 5 for 2^f on [-0.5, 0.5]. Relative
-// error below 2e-7 + 2e-8 |x|; exactly 0 for x <= -88.03; NaN stays NaN. For x <= 88.
+// Minimax polynomials for 2^f on [-0.5, 0.5]; relative errors 7.5e-8 and 2.6e-6.
+struct Degree5 {
+  static Vec<float> of(Vec<float> f) {
+    Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
+    p = p * f + 5.5507132760977955e-2f;
+    p = p * f + 2.4022119720072979e-1f;
+    p = p * f + 6.9314696706203893e-1f;
+    return p * f + 1.0000000716554325f;
+  }
+};
+struct Degree4 {
+  static Vec<float> of(Vec<float> f) {
+    Vec<float> p = splat(9.5701019080843622e-3f) * f + 5.5917860319305158e-2f;
+    p = p * f + 2.4024744827943950e-1f;
+    p = p * f + 6.9312181473677048e-1f;
+    return p * f + 9.9999926144571438e-1f;
+  }
+};
+
+inline constexpr float kLog2EFloat = static_cast<float>(kLog2E);
+
+#if defined(__AVX512F__)
+// p 2^n with whole n for lanes with x > least or NaN, otherwise 0: no subnormal results, which are slow.
+inline Vec<float> times_power(Vec<float> p, Vec<float> n, Vec<float> x, float least) {
+  const __mmask16 there = _mm512_cmp_ps_mask(bit_cast<__m512>(x), _mm512_set1_ps(least), _CMP_NLE_UQ);
+  return bit_cast<Vec<float>>(_mm512_maskz_scalef_ps(there, bit_cast<__m512>(p), bit_cast<__m512>(n)));
+}
+inline Vec<float> nearest_whole(Vec<float> x) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return bit_cast<Vec<float>>(_mm512_roundscale_ps(bit_cast<__m512>(x), kNearest));
+}
+#else
+// A whole number n in [-127, 128] that is added to it is not rounded; the sum's lowest bits are 2^n's
+// exponent.
+inline constexpr float kWhole = 12582912 + 127;  // 1.5 * 2^23 + bias
+inline Vec<float> times_power(Vec<float> p, Vec<float> whole_and_n) {
+  return p * bit_cast<Vec<float>>(bit_cast<VecInt<float>>(whole_and_n) << 23);
+}
+#endif
+
+// e^x and 2^x as 2^n 2^f. Relative error of e^x below 2e-7 + 2e-8 |x|, of 2^x below 2e-7 with Degree5;
+// exactly 0 for x <= -88.03 (-127); NaN stays NaN; e^x is for x <= 88, 2^x becomes inf.
 inline Vec<float> exp(Vec<float> x) {
-  constexpr float kLeast = static_cast<float>(-127 * kLn2), kToLog2 = static_cast<float>(kLog2E);
-  x = lane_max(splat(kLeast), x);
-  const Vec<float> shifted = x * kToLog2 + 12582912.0f;  // 1.5 * 2^23: n in the mantissa's low bits
-  const Vec<float> f = x * kToLog2 - (shifted - 12582912.0f);
-  Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
-  p = p * f + 5.5507132760977955e-2f;
-  p = p * f + 2.4022119720072979e-1f;
-  p = p * f + 6.9314696706203893e-1f;
-  p = p * f + 1.0000000716554325f;
-  const VecInt<float> exponent = (bit_cast<VecInt<float>>(shifted) << 23) + (127 << 23);
-  return p * bit_cast<Vec<float>>(exponent);
+#if defined(__AVX512F__)
+  const Vec<float> n = nearest_whole(rounded(x * kLog2EFloat));
+  return times_power(Degree5::of(x * kLog2EFloat - n), n, x, -87.33f);
+#else
+  x = lane_max(splat(static_cast<float>(-127 * kLn2)), x);
+  const Vec<float> n = x * kLog2EFloat + kWhole;
+  return times_power(Degree5::of(x * kLog2EFloat - (n - kWhole)), n);
+#endif
+}
+template <typename Polynomial>
+inline Vec<float> exp2(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> n = nearest_whole(x);
+  return times_power(Polynomial::of(x - n), n, x, -126);
+#else
+  x = lane_min(splat(128.0f), lane_max(splat(-127.0f), x));
+  const Vec<float> n = x + kWhole;
+  return times_power(Polynomial::of(x - (n - kWhole)), n);
+#endif
 }
 
 inline Vec<double> exp(Vec<double> x) {
@@ -135,6 +195,16 @@ inline bool any(VecInt<A> mask) {
   for (int i = 0; i < kLanes<A>; ++i) found |= mask[i] != 0;
   return found;
 #endif
+}
+
+// Whether a lane is above the limit.
+template <typename A>
+inline bool any_above(Vec<A> v, A limit) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4)
+    return _mm512_cmp_ps_mask(bit_cast<__m512>(v), _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+#endif
+  return any<A>(v > limit);
 }
 
 // The largest lane; lanes must not be NaN.

@@ -116,13 +116,18 @@ template <typename U, int R, int C, int kRowStep, int kStep>
   }
 }
 
+struct Nothing {
+  void operator()() const {}
+};
+
 // C[R][columns [first, stop)] (+)= A * B; first and stop are multiples of a vector's lanes. B's panels are
-// panel_units apart.
-template <typename U, int R, int kRowStep, int kStep>
+// panel_units apart. each() is called once per panel.
+template <typename U, int R, int kRowStep, int kStep, typename Each>
 inline void multiply(const UnitOf<U>* a, const UnitOf<U>* b, int64_t panel_units, int64_t depth, AccOf<U>* c,
-                     int64_t c_stride, int64_t first, int64_t stop, bool accumulate) {
+                     int64_t c_stride, int64_t first, int64_t stop, bool accumulate, const Each& each) {
   constexpr int L = kLanes<AccOf<U>>;
   for (int64_t column = first; column < stop;) {
+    each();
     const int64_t inside = column % kPanel<U>;
     const UnitOf<U>* panel = b + column / kPanel<U> * panel_units + inside;
     if (inside == 0 && column + L < stop) {

@@ -248,6 +248,9 @@ inline void stream_fence() {
 
 template <typename A>
 inline A sum(Vec<A> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) return _mm512_reduce_add_ps(bit_cast<__m512>(v));
+#endif
   A total = 0;
   for (int i = 0; i < kLanes<A>; ++i) total += v[i];
   return total;

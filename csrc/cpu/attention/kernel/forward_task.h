@@ -15,6 +15,26 @@ int64_t forward_scratch_bytes(const AttentionParams& p) {
   return arena.used;
 }
 
+// Prefetches rows line by line, an equal part in each of `steps` calls: many at once would wait for each
+// other.
+struct Prefetch {
+  RowsAhead rows;
+  int64_t lines;
+  int64_t row = 0, at = 0;
+
+  Prefetch(const RowsAhead& rows, int64_t steps) : rows(rows) {
+    lines = (rows.rows * ((rows.bytes + 63) / 64) + steps - 1) / steps;
+  }
+  void operator()() {
+    for (int64_t i = 0; i < lines && row < rows.rows; ++i) {
+      __builtin_prefetch(rows.first + row * rows.stride + at);
+      at += 64;
+      if (at >= rows.bytes) at = 0, ++row;
+    }
+    asm volatile("");  // as in prefetch_row
+  }
+};
+
 template <typename U, typename T>
 void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch) {
   using A = AccOf<U>;
@@ -28,7 +48,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   int blocks = 0;  // of one head
   for (int64_t h = 0; h < task.heads; ++h) {
     blocks = begin_rows<U, T>(
-        p, sequence, static_cast<int>(h) * blocks, task.rows, task.split == 0, task.near_heads,
+        p, sequence, static_cast<int>(h) * blocks, task.rows, task.split == 0,
         task.num_splits == 1 ? &p.out : nullptr, x, [&](int64_t f) { return row_at(h, f); },
         [&](QueryRow row) { return keys_seen(p, sequence, row.query + sequence.offset); });
   }
@@ -42,6 +62,13 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   const int64_t first_tile = task.split * kSplitTiles;
   const int64_t stop_tile =
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
+  const int64_t panels =
+      larger_of((stop_tile - first_tile) * task.heads * blocks * (kTile + p.head_dim_v) / kPanel<U>, 1);
+  Prefetch q(task.next[0], panels), out(task.next[1], panels);
+  const auto prefetch = [&] {
+    q();
+    out();
+  };
   for (int64_t u = first_tile; u < stop_tile; ++u) {
     const int64_t index = tile_at(tiles, u);
     if (may_stay && attend_in_place(in_place, index * kTile)) continue;
@@ -50,7 +77,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
       const auto tile =
           key_tile<U, T>(p, sequence, task.kv_head + h, index, task.packed, next, x.staged, x.tile);
       const int first_block = static_cast<int>(h) * blocks;
-      attend_tile<U>(p, sequence, index * kTile, tile, first_block, first_block + blocks, x);
+      attend_tile<U>(p, sequence, index * kTile, tile, first_block, first_block + blocks, x, prefetch);
     }
   }
 

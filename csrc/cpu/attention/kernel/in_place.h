@@ -10,11 +10,12 @@ namespace lck::LCK_ISA {
 // Rows of all heads of a task, in order.
 template <typename A>
 struct InPlaceScratch {
-  A* q;         // (rows, head_dim), in groups (vec.h)
-  A* parts;     // (rows, lanes, lanes), the partial sums by lane of each score of a vector of keys
-  A* s;         // (rows, kTile)
-  A* tile_out;  // (rows, head_dim_v), one tile's contribution to O, in groups
-  A* sums;      // (states, lanes), the rows' sums before a tile
+  A* q;          // (rows, head_dim), in groups (vec.h)
+  A* parts;      // (rows, lanes, lanes), the partial sums by lane of each score of a vector of keys
+  A *s, *probs;  // (rows, kTile)
+  A* tile_out;   // (rows, head_dim_v), one tile's contribution to O, in groups
+  A* sums;       // (states, lanes), the rows' sums before a tile
+  A* bases;      // (states), their bases
 
   static InPlaceScratch of(Arena* arena, const AttentionParams& p) {
     constexpr int64_t rows = kMostTileRows;
@@ -22,8 +23,10 @@ struct InPlaceScratch {
     x.q = arena->take<A>(rows * p.head_dim);
     x.parts = arena->take<A>(rows * kLanes<A> * kLanes<A>);
     x.s = arena->take<A>(rows * kTile);
+    x.probs = arena->take<A>(rows * kTile);
     x.tile_out = arena->take<A>(rows * p.head_dim_v);
     x.sums = arena->take<A>(kMostBlocks * kRows * kLanes<A>);
+    x.bases = arena->take<A>(kMostBlocks * kRows);
     return x;
   }
 };
@@ -218,7 +221,7 @@ bool values_in_place(const InPlaceTask<U, T>& t, int64_t n0, Span keys, Span hul
     by_pieces<kGroup<T> == 1 ? 4 : 2>(static_cast<int>(t.task.rows), [&]<int R>(int r) {
       near.in_order(t.task.heads, kValueKeys<R, A>, [&](int64_t h, int n) {
         const int64_t row = h * t.task.rows + r;
-        add_values<R>(t.own.s + row * kTile + c + n, near.at + n, h * near.head_stride, near.ahead, dim,
+        add_values<R>(t.own.probs + row * kTile + c + n, near.at + n, h * near.head_stride, near.ahead, dim,
                       t.own.tile_out + row * dim);
       });
     });
@@ -238,8 +241,8 @@ inline bool reads_in_place(const AttentionParams& p, const QueryTask& task) {
   return !task.packed.data && reads_in_place(p, task.rows) && whole(p.head_dim) && whole(p.head_dim_v);
 }
 
-// All rows against the key tile from key n0. Returns false, without any change, if something is not finite:
-// the tile must then be packed, which marks what is not.
+// All rows against the key tile from key n0. Returns false if something is not finite: the tile must then be
+// packed, which marks what is not; rows' bases may have been raised, which does not change their results.
 template <typename U, typename T>
 bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
   using A = AccOf<U>;
@@ -252,11 +255,13 @@ bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
   int32_t none = 0;
   KeyTile<U> plain{};
   plain.special = &none;
-  t.for_blocks([&](int64_t, const RowBlock& block, int64_t state, int64_t row) {
+  t.for_blocks([&](int64_t, RowBlock& block, int64_t state, int64_t row) {
     for (int r = 0; r < block.rows; ++r) {
       store(load_bytes<Vec<A>>(t.x.row_sum + (state + r) * L), t.own.sums + (state + r) * L);
+      t.own.bases[state + r] = t.x.row_base[state + r];
     }
-    probabilities<U>(t.p, t.sequence, n0, plain, block, state, hull, t.own.s + row * kTile, t.x);
+    probabilities<U>(t.p, t.sequence, n0, plain, block, state, hull, t.own.s + row * kTile,
+                     AsAccumulators<A>{t.own.probs + row * kTile}, t.x);
   });
   const int64_t dim = t.p.head_dim_v;
   const bool finite = values_in_place(t, n0, keys, hull);
@@ -265,7 +270,11 @@ bool attend_in_place(const InPlaceTask<U, T>& t, int64_t n0) {
       A* out = t.x.out + (state + r) * dim;
       const A* tile_out = t.own.tile_out + (row + r) * dim;
       if (!finite) {
-        store(load_bytes<Vec<A>>(t.own.sums + (state + r) * L), t.x.row_sum + (state + r) * L);
+        // out and the base remain as raised by this tile.
+        const A before = t.own.bases[state + r], base = t.x.row_base[state + r];
+        const Vec<A> sum = load_bytes<Vec<A>>(t.own.sums + (state + r) * L);
+        const bool raised = before != base && before != -kInf<A>;
+        store(raised ? sum * exp(splat(before) - base) : sum, t.x.row_sum + (state + r) * L);
         continue;
       }
       for (int64_t d = 0; d < dim; d += kGroupElements<T>) {

@@ -281,15 +281,16 @@ inline auto from_rows(const T* rows, int64_t stride, const T* ahead = nullptr) {
 inline constexpr int64_t kMostDepth = 128;
 
 // S (rows, kTile), columns [first, stop) = A * B: A interleaved, B panels across of `dim` elements.
-template <typename U>
+// each() is called once per panel.
+template <typename U, typename Each = Nothing>
 [[gnu::noinline]] void multiply_across(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int64_t dim,
-                                       AccOf<U>* s, int first, int stop) {
+                                       AccOf<U>* s, int first, int stop, const Each& each = {}) {
   with_height(rows, [&]<int R>() {
     const int64_t depth = units<U>(dim);
     int64_t k = 0;
     do {  // without depth: zeros
       multiply<U, R, 1, R>(a + k * R, b + k * kPanel<U>, across_panel_units<U>(dim),
-                           smaller(kMostDepth, depth - k), s, kTile, first, stop, k > 0);
+                           smaller(kMostDepth, depth - k), s, kTile, first, stop, k > 0, each);
       k += kMostDepth;
     } while (k < depth);
   });
@@ -297,13 +298,13 @@ template <typename U>
 
 // out (rows, columns) += A * B: A is (rows, kTile / kDepth) units of which [first, stop) are used, B panels
 // along.
-template <typename U>
+template <typename U, typename Each = Nothing>
 [[gnu::noinline]] void multiply_along(int rows, const UnitOf<U>* a, const UnitOf<U>* b, int first, int stop,
-                                      AccOf<U>* out, int64_t columns) {
+                                      AccOf<U>* out, int64_t columns, const Each& each = {}) {
   const int64_t skip = first / U::kDepth;
   with_height(rows, [&]<int R>() {
     multiply<U, R, kTile / U::kDepth, 1>(a + skip, b + skip * kPanel<U>, kAlongPanelUnits<U>,
-                                         (stop - first) / U::kDepth, out, columns, 0, columns, true);
+                                         (stop - first) / U::kDepth, out, columns, 0, columns, true, each);
   });
 }
 
@@ -315,7 +316,7 @@ template <typename U>
   const int64_t skip = first / U::kDepth;
   with_height(rows, [&]<int R>() {
     multiply<U, R, 1, kTile>(a + skip * kTile, b + skip * kPanel<U>, kAlongPanelUnits<U>,
-                             (stop - first) / U::kDepth, out, columns, 0, columns, true);
+                             (stop - first) / U::kDepth, out, columns, 0, columns, true, Nothing{});
   });
 }
 

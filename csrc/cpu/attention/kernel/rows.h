@@ -24,14 +24,16 @@ inline VisibleKeys keys_seen(const AttentionParams& p, const Sequence& sequence,
   return visible_keys(p.window, sequence.bounds, segment_of(p, sequence, position), position);
 }
 
-// Elements of `heads` heads of a row if they are contiguous; otherwise of one.
-inline int64_t near_dim(const HeadsTensor& x, int64_t dim, int64_t heads) {
-  return x.head_stride == dim ? heads * dim : dim;
-}
+// Of the bases of a block's softmax.
+struct BaseFlags {
+  bool unset;  // some are -inf
+  bool far;    // some are beyond kFusedLimit
+};
 
 // Up to kRows queries that are multiplied together.
 struct RowBlock {
-  int rows;      // in use
+  int rows;  // in use
+  BaseFlags bases;
   Span hull[2];  // of all rows' windows, and of their sinks
   Span common;   // keys in every row's window
   QueryRow row[kRows];
@@ -88,11 +90,19 @@ struct ColumnMask {
 
   // Lanes of the vector of columns from `column` on.
   VecInt<A> lanes(int column) const {
-    using I = VecInt<A>;
-    I index;
+    VecInt<A> index;
     for (int i = 0; i < kLanes<A>; ++i) index[i] = i;
     index += column;
-    return ((index >= window_begin) & (index < window_end)) | ((index >= sink_begin) & (index < sink_end));
+    const VecInt<A> window = inside(index, window_begin, window_end);
+    return sink_begin < sink_end ? window | inside(index, sink_begin, sink_end) : window;
+  }
+
+ private:
+  // One comparison: what is below `begin` is large without a sign.
+  static VecInt<A> inside(VecInt<A> index, int begin, int end) {
+    using Unsigned = Vec<Conditional<sizeof(A) == 8, uint64_t, uint32_t>>;
+    return bit_cast<Unsigned>(index - begin) <
+           Unsigned{} + static_cast<unsigned>(end > begin ? end - begin : 0);
   }
 };
 

@@ -85,7 +85,7 @@ template <typename U, typename T, typename RowAt, typename Finish>
 void attend_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const Sequence& sequence,
                   int64_t chunk, int64_t kv_head, int64_t count, const PackedTiles& packed,
                   const ForwardScratch<U>& x, RowAt row_at, Finish finish) {
-  const int num_blocks = begin_rows<U, T>(of_rows, sequence, 0, count, false, 1, nullptr, x, row_at,
+  const int num_blocks = begin_rows<U, T>(of_rows, sequence, 0, count, false, nullptr, x, row_at,
                                           [](QueryRow) { return VisibleKeys{}; });
   for_runs(p, chunk, [&](const ChunkRun& run) {
     for (int b = 0; b < num_blocks; ++b) x.blocks[b].see(run.rows);
@@ -94,7 +94,7 @@ void attend_chunk(const ChunkedParams& p, const AttentionParams& of_rows, const 
     for (int64_t t = tiles.begin; t < tiles.end; ++t) {
       const auto tile =
           key_tile<U, T>(*run.params, run.sequence, kv_head, t, from, kNoReadAhead, x.staged, x.tile);
-      attend_tile<U>(*run.params, run.sequence, t * kTile, tile, 0, num_blocks, x);
+      attend_tile<U>(*run.params, run.sequence, t * kTile, tile, 0, num_blocks, x, Nothing{});
     }
   });
   for (int64_t f = 0; f < count; ++f) {
