@@ -119,25 +119,17 @@ def is_plain(tensors: tuple[Tensor | list[Tensor] | None, ...]) -> bool:
 
 def is_observed() -> bool:
     """Whether a mode, a transform, a trace, autocast or the profiler must receive the calls of ops."""
+    return is_intercepted() or bool(_profiled())
+
+
+def is_intercepted() -> bool:
+    """The same without the profiler: whether the op that computes a result must be the usual one."""
     return bool(
         _dispatch_modes()
         or _function_modes()
         or _traced()
         or _transformed()
         or getattr(forward_ad, "_current_level", 0) >= 0  # as in _in_forward_mode, without a call
-        or _profiled()
-        or _autocasts()
-    )
-
-
-def is_intercepted() -> bool:
-    """As `is_observed`, without the profiler: whether the op that computes a result must be the usual one."""
-    return bool(
-        _dispatch_modes()
-        or _function_modes()
-        or _traced()
-        or _transformed()
-        or _in_forward_mode()
         or _autocasts()
     )
 

@@ -21,7 +21,29 @@ FORWARDS = ("forward", INNER, "_old_forward")
 lock = threading.RLock()  # held while modules are changed or copied
 
 
-class Method(Installed):
+class InstalledMethod(Installed):
+    """A method of a patched module's instance, which has the signature and the code of the one before."""
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(self.original)
+
+    @property
+    def __code__(self) -> CodeType:  # torch.export reads its place in a file
+        return self.original.__code__
+
+    def __reduce__(self) -> tuple:
+        """A copy belongs to the module's copy; of a module that is not patched it is the method before."""
+        if PATCHED not in self.module.__dict__:
+            return (getattr, (self.module, self.name)) if self.own is Absent else (_same, (self.own,))
+        return self._copied()
+
+    def _copied(self) -> tuple:
+        """The method of a copy of the module, as `__reduce__` returns it."""
+        raise NotImplementedError
+
+
+class Method(InstalledMethod):
     """A method that runs on its module's view: that of the thread's switch, else that of a patch.
 
     Without either it is the module's own method.
@@ -77,18 +99,7 @@ class Method(Installed):
             return getattr(type(view), self.on_class)(view, *args, **kwargs)
         return self.own.__func__(view, *args, **kwargs)
 
-    @property
-    def __signature__(self) -> Signature:
-        return signature(self.original)
-
-    @property
-    def __code__(self) -> CodeType:  # torch.export reads its place in a file
-        return self.original.__code__
-
-    def __reduce__(self) -> tuple:
-        """A copy belongs to the module's copy; of a module that is not patched it is the class's method."""
-        if PATCHED not in self.module.__dict__:
-            return (getattr, (self.module, self.name)) if self.own is Absent else (same, (self.own,))
+    def _copied(self) -> tuple:
         return Method, (self.module, self.name, self.own, 1, self.configs, self.functions)
 
     def of_replica(self, replica: nn.Module) -> "Method":
@@ -165,7 +176,7 @@ def switched_view(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def same(x: Any) -> Any:
+def _same(x: Any) -> Any:
     """x; a copy of a method that is not patched is the copy of its own."""
     return x
 

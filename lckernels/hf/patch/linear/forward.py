@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import Signature, signature
-from types import CodeType, MethodType
+from types import MethodType
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 
 from lckernels.hf.patch.linear import onednn
 from lckernels.hf.patch.linear.weight import PackedWeight
-from lckernels.hf.patch.methods import PATCHED, same, switched_view
-from lckernels.instance_attributes import Absent, Installed
+from lckernels.hf.patch.methods import PATCHED, InstalledMethod, switched_view
+from lckernels.instance_attributes import Absent
 from lckernels.ops.registration import is_intercepted
 
 FEW_ROWS, MANY_ROWS = 2, 64  # the first number of rows of the second and third class
@@ -39,7 +38,7 @@ class Rows:
         return self.one or self.few or self.many
 
 
-class PackedForward(Installed):
+class PackedForward(InstalledMethod):
     """A layer's forward: one product with the packed weight where that is possible, else its class's own.
 
     Attributes:
@@ -99,18 +98,8 @@ class PackedForward(Installed):
         """The class's own: replicas compute on other devices."""
         return MethodType(type(replica).forward, replica)
 
-    @property
-    def __signature__(self) -> Signature:
-        return signature(self.original)
-
-    @property
-    def __code__(self) -> CodeType:  # torch.export reads its place in a file
-        return self.original.__code__
-
-    def __reduce__(self) -> tuple:
-        """A copy belongs to the module's copy, and packs at its first call; without a patch it is torch's."""
-        if PATCHED not in self.module.__dict__:
-            return (getattr, (self.module, self.name)) if self.own is Absent else (same, (self.own,))
+    def _copied(self) -> tuple:
+        """It packs at its first call."""
         return PackedForward, (self.module, self.weight, self.rows, self.own, 1)
 
 
