@@ -17,7 +17,7 @@ from lckernels.ops.registration import is_intercepted
 SECONDS = 0.2  # for all shapes of a model together, packing not included
 MARGIN = 1.02  # a smaller ratio may be noise
 _FEW, _MANY, _MOST = 16, 64, 2048  # rows that are measured; of many as many as the time suffices for
-_SHARES = 0.1, 0.2  # of a shape's time, for one and for few rows
+_SHARES = 0.15, 0.4  # of a shape's time, for one and for few rows
 _MOST_VALUES = 1_310_720  # of a measured weight; of a larger one a part is measured
 _ROUNDS = (3, 15)  # the fewest that count, and the most
 _CALLS = 8  # of each, for which the time must suffice
