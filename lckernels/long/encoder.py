@@ -353,7 +353,8 @@ class LongEncoder(CallSteps):
 
     def _replicate_for_data_parallel(self) -> "LongEncoder":
         replica = super()._replicate_for_data_parallel()
-        replica._attention_contexts = AttentionContexts()  # the choices of one are for its model
+        # The choices of one are for its model.
+        replica._attention_contexts, replica._linear_contexts = AttentionContexts(), LinearContexts()
         return replica
 
     def extra_repr(self) -> str:
