@@ -56,13 +56,21 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=16, help="chunks of 512 tokens (default: %(default)s)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--merge", choices=("final", "layer"), default="final")
+    parser.add_argument(
+        "--linear", choices=("packed",), help="LongEncoder's linear (default: torch's own code)"
+    )
     parser.add_argument("--max-tokens", type=int, help="of a micro-batch (default: LongEncoder's)")
     options = parser.parse_args()
     case = PagesCase(options.chunks, DTYPES[options.dtype])
     model, pages = minilm()
     given = {} if options.max_tokens is None else {"max_tokens": options.max_tokens}
     encoder = LongEncoder(
-        model.to(case.dtype), chunk_len=CHUNK_LEN, overlap=OVERLAP, merge=options.merge, **given
+        model.to(case.dtype),
+        chunk_len=CHUNK_LEN,
+        overlap=OVERLAP,
+        merge=options.merge,
+        linear=options.linear,
+        **given,
     )
     ids = pages(case.tokens)
     call = torch.no_grad()(lambda: encoder(input_ids=ids))
@@ -70,7 +78,9 @@ def main() -> None:
     faults, seconds = page_faults(call)
     about, here = commit(), machine()
     changes = " and changes" if about["dirty"] else ""
-    print(f"MiniLM, {case.label}, merge={options.merge!r}, micro-batches of {encoder.max_tokens} tokens;")
+    print(
+        f"MiniLM, {case.label}, merge={options.merge!r}, linear={options.linear!r}, micro-batches of {encoder.max_tokens} tokens;"
+    )
     print(f"{here['cpu']}, {here['threads']} threads, {here['isa']}; commit {about['commit']}{changes}")
     print(f"{seconds:.2f} s, {case.tokens / seconds:,.0f} tokens/s, {faults:,} page faults\n")
     print("\n".join(table(shares(call))))
