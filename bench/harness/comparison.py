@@ -16,6 +16,7 @@ from bench.harness.timing import Call, Timing, Turns, prime, primed_clock, wall_
 from lckernels.backends.registry import Problem, choose
 
 WARM = f"{OWN} warm"  # the same with an output that was written before
+UNPACKED = f"{OWN}, linear=None"  # the same without packed weights, where OWN has linear="packed"
 T = TypeVar("T")
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.cases.minilm import CHUNK_LEN, OVERLAP
+from bench.cases import minilm
 from bench.harness.report.tables import lines
 from bench.harness.rows import commit, machine
-from bench.suites.minilm import PagesCase, minilm
-from lckernels import LongEncoder
+from bench.suites.minilm import PagesCase
 from lckernels.long.text_encoder import DTYPES
 
 SHOWN = 0.005  # operators below this share of the time are summed
@@ -62,25 +61,17 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, help="of a micro-batch (default: LongEncoder's)")
     options = parser.parse_args()
     case = PagesCase(options.chunks, DTYPES[options.dtype])
-    model, pages = minilm()
+    model, tokenizer = minilm.load(case.dtype)
     given = {} if options.max_tokens is None else {"max_tokens": options.max_tokens}
-    encoder = LongEncoder(
-        model.to(case.dtype),
-        chunk_len=CHUNK_LEN,
-        overlap=OVERLAP,
-        merge=options.merge,
-        linear=options.linear,
-        **given,
-    )
-    ids = pages(case.tokens)
+    encoder = minilm.encoder(model, merge=options.merge, linear=options.linear, **given)
+    ids = minilm.token_ids(tokenizer, case.tokens)
     call = torch.no_grad()(lambda: encoder(input_ids=ids))
     call()
     faults, seconds = page_faults(call)
     about, here = commit(), machine()
     changes = " and changes" if about["dirty"] else ""
-    print(
-        f"MiniLM, {case.label}, merge={options.merge!r}, linear={options.linear!r}, micro-batches of {encoder.max_tokens} tokens;"
-    )
+    chosen = f"merge={options.merge!r}, linear={options.linear!r}"
+    print(f"MiniLM, {case.label}, {chosen}, micro-batches of {encoder.max_tokens} tokens;")
     print(f"{here['cpu']}, {here['threads']} threads, {here['isa']}; commit {about['commit']}{changes}")
     print(f"{seconds:.2f} s, {case.tokens / seconds:,.0f} tokens/s, {faults:,} page faults\n")
     print("\n".join(table(shares(call))))

@@ -1,4 +1,4 @@
-"""MiniLM over pages of the book: LongEncoder, the same on torch's attention, and onnxruntime.
+"""MiniLM over pages of the book: LongEncoder on packed weights and without, torch's attention, onnxruntime.
 
 All read the same chunks of 512 tokens and merge them by `overlap_merge`. `bench.suites.encoder` reads the
 whole book.
@@ -12,10 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.cases import book
-from bench.cases.minilm import CHUNK_LEN, OVERLAP, model_folder
+from bench.cases.minilm import CHUNK_LEN, OVERLAP, encoder
 from bench.harness.check import check, truth_dtype
-from bench.harness.comparison import OWN, Subject, collect, make_rows
+from bench.harness.comparison import OWN, UNPACKED, Subject, collect, make_rows
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import measure
 from bench.peers.onnx_encoder import onnxruntime_bert
@@ -54,21 +53,6 @@ class PagesCase:
 CASES = (PagesCase(16, torch.float32), PagesCase(16, torch.bfloat16))
 
 
-def minilm() -> tuple[nn.Module, Callable[[int], Tensor]]:
-    """MiniLM in fp32; and a function: number of tokens -> (1, tokens + 2) ids of the book."""
-    import transformers
-
-    folder = model_folder()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    text = book.PATH.read_text(encoding="utf-8")[book.FIRST_CHARACTER :]
-
-    def pages(tokens: int) -> Tensor:
-        ids = torch.tensor(tokenizer(text[: 10 * tokens], verbose=False)["input_ids"])
-        return torch.cat([ids[: tokens + 1], ids[-1:]])[None]
-
-    return transformers.AutoModel.from_pretrained(folder).eval(), pages
-
-
 def minilm_rows(case: PagesCase, model: nn.Module, ids: Tensor, rounds: int = 5) -> list[Row]:
     """Our row and those of the peers.
 
@@ -76,42 +60,46 @@ def minilm_rows(case: PagesCase, model: nn.Module, ids: Tensor, rounds: int = 5)
         AssertionError: a result is wrong.
     """
     model = copy.deepcopy(model).to(case.dtype)
-    ours, sdpa = _encoder(model, "auto"), _encoder(model, "model")
-    calls = {OWN: partial(_states, ours, ids), SDPA: partial(_states, sdpa, ids)}
+    ours, sdpa = encoder(model, linear="packed"), encoder(model, attention="model")
+    encoders = {OWN: ours, UNPACKED: encoder(model), SDPA: sdpa}
+    calls = {name: partial(_states, of_name, ids) for name, of_name in encoders.items()}
     found, left_out = collect({ONNX: partial(_by_onnxruntime, model, ids)})
     calls |= found
     exact = copy.deepcopy(model).to(truth_dtype(case.dtype))
-    want, plain = _states(_encoder(exact, "model"), ids), _states(sdpa, ids)
+    want, plain = _states(encoder(exact, attention="model"), ids), _states(sdpa, ids)
     checks = {name: check(name, (call(),), (want,), (plain,)) for name, call in calls.items()}
-    explained = ours.explain(ids.shape[1])
     subject = Subject(
         suite="encoder",
         op="LongEncoder_final",
         direction="forward",
         shape=case.shape(),
         dtype=dtype_name(case.dtype),
-        work=explained.flops,
+        work=ours.explain(ids.shape[1]).flops,
         unit="GFLOP/s",
         backend="cpu",
     )
     timings = measure(calls, rounds=rounds, budget=_SECONDS)
-    return make_rows(subject, timings, checks, {}, (), left_out=left_out)
+    notes = {OWN: _packed_layers(ours, subject.dtype), UNPACKED: "has none"}
+    return make_rows(subject, timings, checks, {}, (), notes=notes, left_out=left_out)
 
 
-def _encoder(model: nn.Module, attention: str) -> LongEncoder:
-    return LongEncoder(model, chunk_len=CHUNK_LEN, overlap=OVERLAP, attention=attention).eval()
+def _packed_layers(of_chunks: LongEncoder, dtype: str) -> str:
+    """How many linear layers run a micro-batch on packed weights, as the end of a sentence about them."""
+    report = of_chunks.linear_report
+    packed = sum(len(row.layers) for row in report.rows if row.packed[-1])
+    return f"has {packed} of {sum(len(row.layers) for row in report.rows)} linear layers packed in {dtype}"
 
 
 @torch.no_grad()
-def _states(encoder: LongEncoder, ids: Tensor) -> Tensor:
-    return encoder(input_ids=ids).last_hidden_state[0, 1:-1]
+def _states(of_chunks: LongEncoder, ids: Tensor) -> Tensor:
+    return of_chunks(input_ids=ids).last_hidden_state[0, 1:-1]
 
 
 def _by_onnxruntime(model: nn.Module, ids: Tensor) -> Callable[[], Tensor]:
     """The same chunks, ROWS at a time, and the same merge."""
     content, step = CHUNK_LEN - 2, CHUNK_LEN - 2 - OVERLAP
     run = onnxruntime_bert(model, ROWS, CHUNK_LEN)
-    plan = _encoder(model, "model").plan(ids.shape[1])
+    plan = encoder(model, attention="model").plan(ids.shape[1])
     starts = range(0, ids.shape[1] - 1 - content, step)
     chunks = torch.stack(
         [torch.cat([ids[0, :1], ids[0, 1 + at : 1 + at + content], ids[0, -1:]]) for at in starts]

@@ -8,17 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.cases import book, smollm2
-from bench.cases.minilm import CHUNK_LEN, OVERLAP, model_folder
+from bench.cases import book, minilm, smollm2
 from bench.harness.check import check
-from bench.harness.comparison import OWN, Subject, make_rows
+from bench.harness.comparison import OWN, UNPACKED, Subject, make_rows
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import measure
-from lckernels.flops import encoder_flops
 from lckernels.hf import patch
 from lckernels.long.encoder import LongEncoder
 
-UNPACKED = "lckernels, linear=None"
 WINDOW = 1024
 _SECONDS = 60.0
 
@@ -75,18 +72,12 @@ def packed_linear_rows(case: PackedCase, rounds: int = 7) -> list[Row]:
 
 def _minilm(case: PackedCase) -> tuple[dict[str, Callable[[], Tensor]], Tensor, int]:
     """The calls, the states in fp64, and the FLOPs of the chunks."""
-    import transformers
-
-    folder = model_folder()
-    ids = book.token_ids(transformers.AutoTokenizer.from_pretrained(folder), case.tokens)[None, : case.tokens]
-    model = transformers.AutoModel.from_pretrained(folder, dtype=case.dtype).eval()
-    sizes = {"chunk_len": CHUNK_LEN, "overlap": OVERLAP}
-    encoders = {OWN: LongEncoder(model, linear="packed", **sizes), UNPACKED: LongEncoder(model, **sizes)}
-    double = LongEncoder(copy.deepcopy(model).double(), **sizes)
-    config, widths = model.config, [min(CHUNK_LEN, case.tokens)] * encoders[OWN].num_chunks(case.tokens)
-    layers = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    model, tokenizer = minilm.load(case.dtype)
+    ids = minilm.token_ids(tokenizer, case.tokens - 2)
+    encoders = {OWN: minilm.encoder(model, linear="packed"), UNPACKED: minilm.encoder(model)}
+    double = minilm.encoder(copy.deepcopy(model).double())
     calls = {name: partial(_states, encoder, ids) for name, encoder in encoders.items()}
-    return calls, _states(double, ids), encoder_flops(sum(widths), widths, *layers)
+    return calls, _states(double, ids), encoders[OWN].explain(ids.shape[1]).flops
 
 
 def _smollm2(case: PackedCase) -> tuple[dict[str, Callable[[], Tensor]], Tensor, int]:

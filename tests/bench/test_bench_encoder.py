@@ -1,6 +1,7 @@
 """bench.suites.encoder: the comparison of two states of a book, and one small run."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -11,7 +12,8 @@ pytest.importorskip("sentencex")
 
 from helpers.minilm import requires_minilm
 
-from bench.harness.comparison import Unsupported
+from bench.cases import minilm as minilm_case
+from bench.harness.comparison import UNPACKED, Unsupported
 from bench.harness.report import encoder_goals, goals, host_time_goals
 from bench.peers.onnx_encoder import onnxruntime_bert
 from bench.suites import encoder, encoder_profile, minilm
@@ -120,9 +122,10 @@ def test_rows_of_minilms_chunks(dtype):
     case = minilm.PagesCase(minilm.ROWS, dtype)
     ids = torch.randint(100, (1, case.tokens + 2), generator=torch.Generator().manual_seed(0))
     made = {row.provider: row for row in minilm.minilm_rows(case, tiny_bert(), ids, rounds=1)}
-    peers = {"torch_attention"} | ({"onnxruntime"} if dtype == torch.float32 else set())
+    peers = {UNPACKED, "torch_attention"} | ({"onnxruntime"} if dtype == torch.float32 else set())
     assert made.keys() == {"lckernels"} | peers and made["lckernels"].ratios.keys() == peers
     assert made["lckernels"].left_out.keys() == ({"onnxruntime"} - peers)
+    assert re.fullmatch(r"has \d+ of 13 linear layers packed in \w+", made["lckernels"].note)
     assert {row.suite for row in made.values()} == {encoder_goals.SUITE}
     assert made["lckernels"].shape["chunk_len"] == encoder_goals.CHUNK_LEN
 
@@ -140,10 +143,10 @@ def test_the_profile_counts_each_operator_once():
 @requires_minilm
 def test_pages_fill_their_chunks():
     case = minilm.PagesCase(3, torch.float32)
-    model, pages = minilm.minilm()
-    ids = pages(case.tokens)
+    model, tokenizer = minilm_case.load()
+    ids = minilm_case.token_ids(tokenizer, case.tokens)
     assert ids.shape == (1, case.tokens + 2) and ids[0, [0, -1]].tolist() == [101, 102]
-    plan = minilm.LongEncoder(model, chunk_len=minilm.CHUNK_LEN, overlap=minilm.OVERLAP).plan(ids.shape[1])
+    plan = minilm_case.encoder(model).plan(ids.shape[1])
     assert (plan.num_chunks, plan.chunk_len) == (3, 512)
 
 
