@@ -101,8 +101,7 @@ def families_of(cls: type) -> tuple[Family, ...]:
 
 def unsupported_reason(module: nn.Module) -> str:
     """Why calls of an attention layer are not supported; empty if they are."""
-    hooks = (family.unsupported for family in families_of(type(module)))
-    return next((reason for hook in hooks if hook is not None and (reason := hook(module))), "")
+    return next(_results_of(module, "unsupported"), "")
 
 
 def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] | None:
@@ -114,14 +113,12 @@ def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] |
 
 def replacements(module: nn.Module) -> dict[str, Any]:
     """Functions (module, ...) and values that replace methods and attributes of a module on lckernels."""
-    hooks = (family.replacements for family in families_of(type(module)))
-    return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
+    return _by_name(module, "replacements")
 
 
 def fused_methods(module: nn.Module) -> dict[str, Callable]:
     """Functions (module, ...) that replace methods of a module where linear layers are packed."""
-    hooks = (family.fused for family in families_of(type(module)))
-    return {name: value for hook in hooks if hook is not None for name, value in hook(module).items()}
+    return _by_name(module, "fused")
 
 
 def own_method(module: nn.Module, name: str, replacement: Callable) -> Callable:
@@ -144,8 +141,7 @@ def feed_forward_methods(module: nn.Module) -> tuple[str, ...]:
 
 def token_mixing(model: nn.Module) -> str:
     """What mixes neighbouring tokens of a model outside attention; empty if no family names it."""
-    hooks = (family.mixes_tokens for family in families_of(type(model)))
-    return next((reason for hook in hooks if hook is not None and (reason := hook(model))), "")
+    return next(_results_of(model, "mixes_tokens"), "")
 
 
 def dry_inputs(model: nn.Module) -> dict[str, Tensor] | None:
@@ -176,8 +172,18 @@ def changes_undone(model: nn.Module) -> list[Callable[[], None]]:
     return list(_results(model, "restore"))
 
 
+def _by_name(module: nn.Module, hook: str) -> dict[str, Any]:
+    """The entries of a hook's results; of two with one name, that of the family registered last."""
+    return {name: value for found in _results_of(module, hook) for name, value in found.items()}
+
+
 def _results(model: nn.Module, name: str) -> Iterator[Any]:
     """Results of the hooks for the model and its modules, without those of a hook that does not apply."""
     for module in model.modules():
-        hooks = (getattr(family, name) for family in families_of(type(module)))
-        yield from filter(None, (hook(module) for hook in hooks if hook is not None))
+        yield from _results_of(module, name)
+
+
+def _results_of(module: nn.Module, name: str) -> Iterator[Any]:
+    """The same for one module."""
+    hooks = (getattr(family, name) for family in families_of(type(module)))
+    yield from filter(None, (hook(module) for hook in hooks if hook is not None))
