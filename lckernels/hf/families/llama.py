@@ -1,11 +1,11 @@
-"""Llama and the models derived from it (Mistral, Qwen, SmolLM, ...): the activation of their gated MLP."""
+"""Llama and the models derived from it (Mistral, Qwen, SmolLM, ...): their gated MLP."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from lckernels.hf.family import Family
-from lckernels.hf.fused import activated, names_and_operators
+from lckernels.hf.fused import gated, names_and_operators
 
 _MLP = (("down_proj", "act_fn", "gate_proj", "up_proj"), ("*",))  # of LlamaMLP.forward
 
@@ -15,7 +15,7 @@ def _is_mlp(cls: type) -> bool:
 
 
 def _mlp(module: nn.Module, x: Tensor) -> Tensor:
-    return module.down_proj(activated(module.gate_proj, module.act_fn, x) * module.up_proj(x))
+    return gated(module.gate_proj, module.act_fn, module.up_proj, module.down_proj, x)
 
 
 def _fused(module: nn.Module) -> dict[str, Callable]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lckernels.hf.fused import has_hooks
 from lckernels.hf.patch.linear import onednn
 from lckernels.hf.patch.linear.weight import PackedWeight
 from lckernels.hf.patch.methods import PATCHED, InstalledMethod, switched_view
@@ -15,9 +16,6 @@ from lckernels.instance_attributes import Absent
 from lckernels.ops.registration import is_intercepted
 
 FEW_ROWS, MANY_ROWS = 2, 64  # the first number of rows of the second and third class
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,12 @@ class PackedForward(InstalledMethod):
 
     def activated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor | None:
         """activation(layer(x)) as one product; None if both must run, as for a hook on one of them."""
-        fused = onednn.activation_of(activation)
-        if fused is None or has_hooks(self.module) or has_hooks(activation):
-            return None
-        return self.product(x, fused)
+        fused = self.fused(activation)
+        return None if fused is None else self.product(x, fused)
+
+    def fused(self, activation: Callable[[Tensor], Tensor]) -> tuple[str, str] | None:
+        """The activation as `onednn.product` takes it; None if it has it not, or a hook is on one of both."""
+        return None if has_hooks(self.module) or has_hooks(activation) else onednn.activation_of(activation)
 
     def of_replica(self, replica: nn.Module) -> MethodType:
         """The class's own: replicas compute on other devices."""
@@ -101,11 +101,3 @@ class PackedForward(InstalledMethod):
     def _copied(self) -> tuple:
         """It packs at its first call."""
         return PackedForward, (self.module, self.weight, self.rows, self.own, 1)
-
-
-def has_hooks(module: object) -> bool:
-    """Whether a call of a module runs hooks, its own or those of all modules."""
-    if not isinstance(module, nn.Module):
-        return False
-    own = module.__dict__
-    return any(own[name] for name in _HOOKS) or bool(nn.modules.module._has_any_global_hook())
