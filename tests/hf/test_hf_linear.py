@@ -157,7 +157,8 @@ def test_each_number_of_rows_has_its_choice(rows, name, monkeypatch):
 
 
 def test_layers_that_do_not_gain_are_left(monkeypatch):
-    set_speed(monkeypatch, Speed(1.0, 1.0, measure.MARGIN - 0.001))
+    below = measure.SHORT_MARGIN - 0.001
+    set_speed(monkeypatch, Speed(below, below, measure.MARGIN - 0.001))
     model = encoder()
     before = attributes(model)
     report = lckernels.patch(model, linear="packed")
@@ -165,6 +166,22 @@ def test_layers_that_do_not_gain_are_left(monkeypatch):
     assert f"left: not {measure.MARGIN}x as fast" in str(report)
     lckernels.unpatch(model)
     assert attributes(model) == before
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_each_number_of_rows_has_its_margin(place):
+    """Below 64 rows it is larger."""
+    margins = measure.SHORT_MARGIN, measure.SHORT_MARGIN, measure.MARGIN
+    assert measure.SHORT_MARGIN > measure.MARGIN > 1
+    ratios = [m - 0.001 for m in margins]
+    assert not Speed(*ratios).rows
+    ratios[place] = margins[place]
+    rows = Speed(*ratios).rows
+    assert [rows.take(n) for n in (1, 2, 63, 64)] == [
+        [True, False, False, False],
+        [False, True, True, False],
+        [False, False, False, True],
+    ][place]
 
 
 def test_the_report_has_layers_ratios_and_memory(all_packed):

@@ -15,7 +15,8 @@ from lckernels.hf.patch.methods import PATCHED
 from lckernels.ops.registration import is_intercepted
 
 SECONDS = 0.2  # for all shapes of a model together, packing not included
-MARGIN = 1.02  # a smaller ratio may be noise
+MARGIN = 1.02  # for 64 rows and more: a smaller ratio may be noise
+SHORT_MARGIN = 1.05  # for fewer: measured ratios of equal code reach it
 _FEW, _MANY, _MOST = 16, 64, 2048  # rows that are measured; of many as many as the time suffices for
 _SHARES = 0.15, 0.4  # of a shape's time, for one and for few rows
 _MOST_VALUES = 1_310_720  # of a measured weight; of a larger one a part is measured
@@ -42,8 +43,8 @@ class Speed:
 
     @property
     def rows(self) -> Rows:
-        """The calls for which the packed weight is faster by more than the noise."""
-        return Rows(*(ratio >= MARGIN for ratio in (self.one, self.few, self.many)))
+        """The calls for which the packed weight is faster by more than the margin."""
+        return Rows(self.one >= SHORT_MARGIN, self.few >= SHORT_MARGIN, self.many >= MARGIN)
 
 
 _known: dict[tuple, Speed] = {}  # of the process, by shape and number of threads

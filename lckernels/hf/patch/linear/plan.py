@@ -8,7 +8,7 @@ from torch import nn
 from lckernels.hf.linear_report import LinearReport, LinearRow
 from lckernels.hf.patch.linear import onednn
 from lckernels.hf.patch.linear.forward import MANY_ROWS, PackedForward
-from lckernels.hf.patch.linear.measure import MARGIN, Speed, shape_of, speeds
+from lckernels.hf.patch.linear.measure import MARGIN, SHORT_MARGIN, Speed, shape_of, speeds
 from lckernels.hf.patch.linear.weight import PackedWeight, why_not_packable
 from lckernels.instance_attributes import Absent
 
@@ -69,7 +69,7 @@ def _not_faster(speed: Speed) -> str:
     if speed.error:
         return speed.error
     return (
-        f"not {MARGIN}x as fast"
+        f"not {MARGIN}x as fast, nor {SHORT_MARGIN}x for few rows"
         if speed.many
         else "not measured: too little time, or a mode of torch is active"
     )
