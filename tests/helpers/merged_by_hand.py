@@ -6,12 +6,26 @@ import torch
 from torch import Tensor
 
 
+def content_sizes(
+    length: int, lead: int, trail: int, chunk_len: int, overlap: int | None
+) -> tuple[int, int, int]:
+    """Content of a row, content of a chunk, and overlap, whose default is a quarter of a chunk's content."""
+    room = chunk_len - lead - trail
+    return length - lead - trail, room, room // 4 if overlap is None else overlap
+
+
 def chunk_starts(content: int, room: int, overlap: int) -> list[int]:
     """Where each chunk begins in the content; the last one ends with it (rule "sled")."""
     starts = [0]
     while starts[-1] + room < content:
         starts.append(min(starts[-1] + room - overlap, content - room))
     return starts
+
+
+def kept_ends(content: int, room: int, overlap: int) -> list[int]:
+    """Where the content that each chunk keeps ends; the next chunk's begins there."""
+    right_margin = overlap - overlap // 2
+    return [start + room - right_margin for start in chunk_starts(content, room, overlap)[:-1]] + [content]
 
 
 def merged_by_hand(
@@ -37,18 +51,14 @@ def merged_by_hand(
         weights: "triangular" or "uniform".
         summary: as in `lengthen`.
     """
-    content, room = length - lead - trail, chunk_len - lead - trail
-    overlap = room // 4 if overlap is None else overlap
-    starts = chunk_starts(content, room, overlap)
-    left_margin, right_margin = overlap // 2, overlap - overlap // 2
-    totals, norm, leading, kept, last = None, 0, [], [], []
+    content, room, overlap = content_sizes(length, lead, trail, chunk_len, overlap)
+    starts, ends = chunk_starts(content, room, overlap), kept_ends(content, room, overlap)
+    kept = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    totals, norm, leading, last = None, 0, [], []
     for n, start in enumerate(starts):
         end = min(start + room, content)
         columns = [*range(lead), *range(lead + start, lead + end), *range(length - trail, length)]
         states = read(torch.tensor(columns))
-        first_kept = 0 if n == 0 else max(left_margin, starts[n - 1] + room - right_margin - start)
-        last_kept = end - start - (0 if n == len(starts) - 1 else right_margin)
-        kept.append(last_kept - first_kept)
         u = torch.arange(end - start)
         to_left = u + 1 if n else torch.full_like(u, end - start)
         to_right = end - start - u if n < len(starts) - 1 else torch.full_like(u, end - start)
@@ -58,12 +68,11 @@ def merged_by_hand(
         if totals is None:
             totals = [state.new_zeros(content, state.shape[1]) for state in states]
             norm = states[0].new_zeros(content, 1)
-        parts = [weight * state[lead:-trail] for state in states]
+        parts = [weight * state[lead : len(state) - trail] for state in states]
         totals = [total.index_add(0, at, part) for total, part in zip(totals, parts, strict=True)]
         norm = norm.index_add(0, at, weight)
         leading.append([state[:lead] for state in states])
-        last = [state[-trail:] for state in states]
-    assert sum(kept) == content
+        last = [state[len(state) - trail :] for state in states]
     if summary == "first":
         firsts = leading[0]
     else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import transformers
+from helpers.merged_by_hand import content_sizes, kept_ends, merged_by_hand
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -123,42 +124,21 @@ def loop_states(
         lead: tokens that begin the row and that each chunk reads. Default: the special ones.
         joint: (dim,), a row between the tokens that two neighbouring chunks keep.
     """
-    lead = special[0] if lead is None else lead
-    end = len(ids) - special[1]
-    content, before, after = ids[lead:end], ids[:lead], ids[end:]
+    lead, trail = special[0] if lead is None else lead, special[1]
     prefix = torch.tensor(prefix, dtype=torch.long)
-    room = chunk_len - lead - len(prefix) - special[1]
-    overlap = room // 4 if overlap is None else overlap
-    length, last = min(room, len(content)), max(len(content) - room, 0)
-    starts = [*range(0, last, room - overlap), last]
-    skipped = lead + len(prefix)
-    total = weights = None
-    first, kept, cuts = 0, [], []
-    for i, start in enumerate(starts):
-        chunk = torch.cat([before, prefix, content[start : start + length], after])
+
+    def read(columns: Tensor) -> list[Tensor]:
+        chunk = torch.cat([ids[columns[:lead]], prefix, ids[columns[lead:]]])
         states = encoder(input_ids=chunk[None]).last_hidden_state[0]
-        if total is None:
-            total, weights = states.new_zeros(len(content), states.shape[1]), states.new_zeros(len(content))
-            leading, num_kept = states.new_zeros(lead, states.shape[1]), 0
-        for u in range(length):
-            left = u + 1 if i > 0 else length
-            right = length - u if i < len(starts) - 1 else length
-            one = torch.zeros(len(content), dtype=states.dtype)
-            one[start + u] = min(left, right)
-            total = total + one[:, None] * states[skipped + u]
-            weights = weights + one
-        stop = len(content) if i == len(starts) - 1 else start + room - (overlap - overlap // 2)
-        leading, num_kept = leading + (stop - first) * states[:lead], num_kept + stop - first
-        kept.append(stop - first)
-        cuts.append(stop)
-        first = stop
-    merged = total / weights[:, None]
-    parts = [leading / num_kept]
-    for i, size in enumerate(kept):
-        parts.append(merged[cuts[i] - size : cuts[i]])
-        if joint is not None and i < len(kept) - 1:
-            parts.append(joint[None])
-    return torch.cat([*parts, states[len(states) - special[1] :]])
+        return [torch.cat([states[:lead], states[lead + len(prefix) :]])]
+
+    sizes = {"lead": lead, "trail": trail, "chunk_len": chunk_len - len(prefix), "overlap": overlap}
+    (states,), _ = merged_by_hand(read, len(ids), **sizes)
+    if joint is None:
+        return states
+    seams = [lead + end for end in kept_ends(*content_sizes(len(ids), **sizes))[:-1]]
+    first, *others = states.tensor_split(seams)
+    return torch.cat([first, *(part for other in others for part in (joint[None], other))])
 
 
 def encoder_outputs(states: list[Tensor], side: str = "right") -> dict[str, Tensor]:
