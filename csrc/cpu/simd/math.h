@@ -41,6 +41,15 @@ inline V rounded(V x) {
   return x;
 }
 
+// All of x are computed before what follows, so that GCC does not order the instructions vector by vector:
+// with AVX2, where the registers hold few vectors, they would wait for each other.
+template <int N>
+[[gnu::always_inline]] inline void side_by_side([[maybe_unused]] Vec<float> (&x)[N]) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if constexpr (N == 2) asm volatile("" : "+x"(x[0]), "+x"(x[1]));
+#endif
+}
+
 // a where a > b, otherwise b, also if one of them is NaN.
 inline Vec<float> lane_max(Vec<float> a, Vec<float> b) {
 #if defined(__AVX512F__)
@@ -69,24 +78,34 @@ inline Vec<float> lane_min(Vec<float> a, Vec<float> b) {
 #endif
 }
 
-// Minimax polynomials for 2^f on [-0.5, 0.5]; relative errors 7.5e-8 and 2.6e-6.
+// Minimax polynomials for 2^f on [-0.5, 0.5], highest power first; relative errors 7.5e-8 and 2.6e-6.
 struct Degree5 {
-  static Vec<float> of(Vec<float> f) {
-    Vec<float> p = splat(1.3276471736147922e-3f) * f + 9.6755415401765955e-3f;
-    p = p * f + 5.5507132760977955e-2f;
-    p = p * f + 2.4022119720072979e-1f;
-    p = p * f + 6.9314696706203893e-1f;
-    return p * f + 1.0000000716554325f;
-  }
+  static constexpr float kFactors[] = {1.3276471736147922e-3f, 9.6755415401765955e-3f, 5.5507132760977955e-2f,
+                                       2.4022119720072979e-1f, 6.9314696706203893e-1f, 1.0000000716554325f};
 };
 struct Degree4 {
-  static Vec<float> of(Vec<float> f) {
-    Vec<float> p = splat(9.5701019080843622e-3f) * f + 5.5917860319305158e-2f;
-    p = p * f + 2.4024744827943950e-1f;
-    p = p * f + 6.9312181473677048e-1f;
-    return p * f + 9.9999926144571438e-1f;
-  }
+  static constexpr float kFactors[] = {9.5701019080843622e-3f, 5.5917860319305158e-2f, 2.4024744827943950e-1f,
+                                       6.9312181473677048e-1f, 9.9999926144571438e-1f};
 };
+
+// p = 2^f of N vectors.
+template <typename Polynomial, int N>
+[[gnu::always_inline]] inline void polynomial_of(const Vec<float> (&f)[N], Vec<float> (&p)[N]) {
+  constexpr int kSteps = sizeof(Polynomial::kFactors) / sizeof(float);
+  for (int i = 0; i < N; ++i) p[i] = splat(Polynomial::kFactors[0]);
+#pragma GCC unroll 6
+  for (int k = 1; k < kSteps; ++k) {
+    for (int i = 0; i < N; ++i) p[i] = p[i] * f[i] + Polynomial::kFactors[k];
+    side_by_side(p);
+  }
+}
+template <typename Polynomial>
+inline Vec<float> polynomial_of(Vec<float> x) {
+  const Vec<float> f[1] = {x};
+  Vec<float> p[1];
+  polynomial_of<Polynomial>(f, p);
+  return p[0];
+}
 
 inline constexpr float kLog2EFloat = static_cast<float>(kLog2E);
 
@@ -104,6 +123,15 @@ inline Vec<float> nearest_whole(Vec<float> x) {
 // A whole number n in [-127, 128] that is added to it is not rounded; the sum's lowest bits are 2^n's
 // exponent.
 inline constexpr float kWhole = 12582912 + 127;  // 1.5 * 2^23 + bias
+  #if defined(__AVX2__)
+inline Vec<float> nearest_whole(Vec<float> x) {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return bit_cast<Vec<float>>(_mm256_round_ps(bit_cast<__m256>(x), kNearest));
+}
+inline Vec<float> least_integer(Vec<float> x, float most) {
+  return bit_cast<Vec<float>>(_mm256_min_epi32(bit_cast<__m256i>(x), bit_cast<__m256i>(splat(most))));
+}
+  #endif
 inline Vec<float> times_power(Vec<float> p, Vec<float> whole_and_n) {
   return p * bit_cast<Vec<float>>(bit_cast<VecInt<float>>(whole_and_n) << 23);
 }
@@ -114,22 +142,41 @@ inline Vec<float> times_power(Vec<float> p, Vec<float> whole_and_n) {
 inline Vec<float> exp(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> n = nearest_whole(rounded(x * kLog2EFloat));
-  return times_power(Degree5::of(x * kLog2EFloat - n), n, x, -87.33f);
+  return times_power(polynomial_of<Degree5>(x * kLog2EFloat - n), n, x, -87.33f);
 #else
   x = lane_max(splat(static_cast<float>(-127 * kLn2)), x);
   const Vec<float> n = x * kLog2EFloat + kWhole;
-  return times_power(Degree5::of(x * kLog2EFloat - (n - kWhole)), n);
+  return times_power(polynomial_of<Degree5>(x * kLog2EFloat - (n - kWhole)), n);
 #endif
 }
-template <typename Polynomial>
-inline Vec<float> exp2(Vec<float> x) {
+template <typename Polynomial, int N>
+[[gnu::always_inline]] inline void exp2(Vec<float> (&x)[N]) {
 #if defined(__AVX512F__)
-  const Vec<float> n = nearest_whole(x);
-  return times_power(Polynomial::of(x - n), n, x, -126);
+  for (Vec<float>& v : x) {
+    const Vec<float> n = nearest_whole(v);
+    v = times_power(polynomial_of<Polynomial>(v - n), n, v, -126);
+  }
 #else
-  x = lane_min(splat(128.0f), lane_max(splat(-127.0f), x));
-  const Vec<float> n = x + kWhole;
-  return times_power(Polynomial::of(x - (n - kWhole)), n);
+  Vec<float> n[N], p[N];
+  side_by_side(x);
+  for (Vec<float>& v : x) v = lane_max(splat(-127.0f), v);
+  side_by_side(x);
+  #if defined(__AVX2__)
+  for (int i = 0; i < N; ++i) n[i] = nearest_whole(x[i]);
+  side_by_side(n);
+  for (int i = 0; i < N; ++i) x[i] -= n[i];
+  side_by_side(x);
+  // As integers, positive floats have the same order; this minimum starts on any of four units.
+  for (int i = 0; i < N; ++i) n[i] = least_integer(n[i] + kWhole, kWhole + 128);
+  #else
+  for (int i = 0; i < N; ++i) {
+    x[i] = lane_min(splat(128.0f), x[i]);
+    n[i] = x[i] + kWhole;
+    x[i] -= n[i] - kWhole;
+  }
+  #endif
+  polynomial_of<Polynomial>(x, p);
+  for (int i = 0; i < N; ++i) x[i] = times_power(p[i], n[i]);
 #endif
 }
 

@@ -123,36 +123,60 @@ int begin_rows(const AttentionParams& p, const Sequence& sequence, int first_blo
   return num_blocks;
 }
 
-// The probabilities, relative to the rows' bases, of the products of a block's rows and the tile's keys (s,
-// columns [first, stop)); updates the rows' states. s is overwritten. f: index of the state of the block's
-// first row.
-template <typename U, typename Place>
-void probabilities(const AttentionParams& p, const Sequence& sequence, int64_t n0, const KeyTile<U>& tile,
-                   RowBlock& block, int64_t f, Span columns, AccOf<U>* s, const Place& place,
-                   const ForwardScratch<U>& x) {
-  using A = AccOf<U>;
+// The products of a block's rows and the tile's keys (s, columns [first, stop)) as scores; a plain rule's
+// scale is left to the softmax. Most blocks need nothing of this.
+template <typename U>
+[[gnu::noinline]] void score_rows(const AttentionParams& p, const Sequence& sequence, int64_t n0,
+                                  const KeyTile<U>& tile, const RowBlock& block, int64_t f, Span columns,
+                                  bool plain, bool masked, AccOf<U>* s, const ForwardScratch<U>& x) {
+  const auto rule = ScoreRule<AccOf<U>>::of(p);
   const int first = static_cast<int>(columns.begin), stop = static_cast<int>(columns.end);
-  const auto rule = ScoreRule<A>::of(p);
-  const bool special = *tile.special || p.scattered, masked = special || !block.sees_all(n0, columns);
-  const bool plain = !special && rule.plain();
-  for (int r = 0; r < block.rows && (masked || !plain); ++r) {
-    A* row = s + r * kTile;
+  for (int r = 0; r < block.rows; ++r) {
+    AccOf<U>* row = s + r * kTile;
     if (!plain) rule.apply(row, first, stop, block.row[r].head, n0 - block.position[r], nullptr);
     if (masked) mask_row<U>(p, sequence, tile, block, r, n0, columns, row, x.penalty, x.poisoned + f + r);
   }
-  const int64_t out_columns = padded_columns<U>(p.head_dim_v);
-  const SoftmaxRows<A> rows{
-      block.rows,  first,       stop, x.row_base + f, x.row_sum + f * kLanes<A>, x.out + f * out_columns,
-      out_columns, &block.bases};
-  const A scale = plain ? rule.scale : A{1};
-  if (!p.dropout) return softmax_rows<A>(s, rows, scale, place);
+}
+
+// softmax_rows with dropout.
+template <typename U, typename Place>
+[[gnu::noinline]] void drop_rows(const AttentionParams& p, const Sequence& sequence, int64_t n0,
+                                 const RowBlock& block, const AccOf<U>* s, const SoftmaxRows<AccOf<U>>& rows,
+                                 AccOf<U> scale, const Place& place, const ForwardScratch<U>& x) {
+  using A = AccOf<U>;
   softmax_rows<A>(s, rows, scale, AsAccumulators<A>{x.kept});
   for (int r = 0; r < block.rows; ++r) {
     A* row = x.kept + r * kTile;
     dropout_row(p, sequence, block.row[r].head, block.position[r], n0, x.keep);
-    for (int c = first; c < stop; ++c) row[c] = x.keep[c] != 0 ? row[c] * x.keep[c] : A{0};
-    for (int c = first; c < stop; c += kLanes<A>) place.put(r, c, load_bytes<Vec<A>>(row + c));
+    for (int c = rows.first; c < rows.stop; ++c) row[c] = x.keep[c] != 0 ? row[c] * x.keep[c] : A{0};
+    for (int c = rows.first; c < rows.stop; c += kLanes<A>) place.put(r, c, load_bytes<Vec<A>>(row + c));
   }
+}
+
+// The probabilities, relative to the rows' bases, of the products of a block's rows and the tile's keys (s,
+// columns [first, stop)); updates the rows' states. s is overwritten. f: index of the state of the block's
+// first row.
+template <typename U, typename Place>
+inline void probabilities(const AttentionParams& p, const Sequence& sequence, int64_t n0,
+                          const KeyTile<U>& tile, RowBlock& block, int64_t f, Span columns, AccOf<U>* s,
+                          const Place& place, const ForwardScratch<U>& x) {
+  using A = AccOf<U>;
+  const auto rule = ScoreRule<A>::of(p);
+  const bool special = *tile.special || p.scattered, masked = special || !block.sees_all(n0, columns);
+  const bool plain = !special && rule.plain();
+  if (masked || !plain) score_rows<U>(p, sequence, n0, tile, block, f, columns, plain, masked, s, x);
+  const int64_t out_columns = padded_columns<U>(p.head_dim_v);
+  const SoftmaxRows<A> rows{block.rows,
+                            static_cast<int>(columns.begin),
+                            static_cast<int>(columns.end),
+                            x.row_base + f,
+                            x.row_sum + f * kLanes<A>,
+                            x.out + f * out_columns,
+                            out_columns,
+                            &block.bases};
+  const A scale = plain ? rule.scale : A{1};
+  if (p.dropout) return drop_rows<U>(p, sequence, n0, block, s, rows, scale, place, x);
+  softmax_rows<A>(s, rows, scale, place);
 }
 
 // Blocks [first_block, stop_block) against the key tile from key n0. each() is called once per panel of a

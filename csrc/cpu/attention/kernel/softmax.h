@@ -64,20 +64,21 @@ template <typename A, typename Prob, typename Place>
 [[gnu::always_inline]] inline Vec<A> place_row(const A* s, int r, int first, int stop, const Prob& prob,
                                                const Place& place) {
   constexpr int L = kLanes<A>;
-  Vec<A> total{}, total2{};
+  Vec<A> total{};
   int c = first;
   for (; c + 2 * L <= stop; c += 2 * L) {
-    const Vec<A> a = prob(load_bytes<Vec<A>>(s + c)), b = prob(load_bytes<Vec<A>>(s + c + L));
-    total += a;
-    total2 += b;
-    place.put(r, c, a, b);
+    Vec<A> x[2] = {load_bytes<Vec<A>>(s + c), load_bytes<Vec<A>>(s + c + L)};
+    prob(x);
+    total += x[0] + x[1];
+    place.put(r, c, x[0], x[1]);
   }
   if (c < stop) {
-    const Vec<A> a = prob(load_bytes<Vec<A>>(s + c));
-    total += a;
-    place.put(r, c, a);
+    Vec<A> x[1] = {load_bytes<Vec<A>>(s + c)};
+    prob(x);
+    total += x[0];
+    place.put(r, c, x[0]);
   }
-  return total + total2;
+  return total;
 }
 
 // e^x = power(kPower<A> * x).
@@ -85,13 +86,13 @@ template <typename A>
 inline constexpr A kPower = A{1};
 template <>
 inline constexpr float kPower<float> = kLog2EFloat;
-template <typename Polynomial>
-inline Vec<float> power(Vec<float> x) {
-  return exp2<Polynomial>(x);
+template <typename Polynomial, int N>
+inline void power(Vec<float> (&x)[N]) {
+  exp2<Polynomial>(x);
 }
-template <typename>
-inline Vec<double> power(Vec<double> x) {
-  return exp(x);
+template <typename, int N>
+inline void power(Vec<double> (&x)[N]) {
+  for (Vec<double>& v : x) v = exp(v);
 }
 
 // Scores of rows with larger bases are rounded before the base is subtracted, as those of ScoreRule are:
@@ -151,20 +152,28 @@ template <typename A>
   }
 }
 
-// The rule of a row: exp(scale * s - base) of vectors of scores, fused or for bases beyond kFusedLimit.
+// The rule of a row: exp(scale * s - base) of N vectors of scores, in place; fused or for bases beyond
+// kFusedLimit.
 template <typename Polynomial, typename A>
 struct FusedExp {
   A factor, shift;
   FusedExp(A scale, A base) : factor(scale * kPower<A>), shift(base * kPower<A>) {}
-  Vec<A> operator()(Vec<A> s) const { return power<Polynomial>(s * factor - shift); }
+  template <int N>
+  void operator()(Vec<A> (&s)[N]) const {
+    for (Vec<A>& x : s) x = x * factor - shift;
+    power<Polynomial>(s);
+  }
 };
 template <typename A>
 struct ExactExp {
   A scale, base;
   ExactExp(A scale, A base) : scale(scale), base(base) {}
-  Vec<A> operator()(Vec<A> s) const {
-    const Vec<A> x = rounded(s * scale) - base;
-    return exp(x > 89 ? splat(A{89}) : x);  // inf in float
+  template <int N>
+  void operator()(Vec<A> (&s)[N]) const {
+    for (Vec<A>& v : s) {
+      const Vec<A> x = rounded(v * scale) - base;
+      v = exp(x > 89 ? splat(A{89}) : x);  // inf in float
+    }
   }
 };
 
@@ -187,30 +196,29 @@ template <typename Exp, typename A, typename Place>
 [[gnu::always_inline]] inline void softmax_columns(const A* s, const SoftmaxRows<A>& x, int first, int stop,
                                                    A scale, const Place& place) {
   constexpr int L = kLanes<A>;
-  const auto add = [&](int r, Vec<A> total) {
-    store(load_bytes<Vec<A>>(x.sum + r * L) + total, x.sum + r * L);
-  };
-  uint32_t again = 0;
-  for (int r = 0; r < x.rows; ++r) {
-    const A base = x.base[r];
-    const Vec<A> total = place_row(s + r * kTile, r, first, stop, Exp(scale, base), place);
-    if (any_above<A>(total, A{kMostSum}) || !(base > kLeastBase<A>)) [[unlikely]] {
-      again |= 1u << r;
-    } else {
-      add(r, total);
+  const int rows = x.rows;
+  const A* base = x.base;
+  Vec<A> total[kRows], most{};
+  for (int r = 0; r < rows; ++r) {
+    total[r] = place_row(s + r * kTile, r, first, stop, Exp(scale, base[r]), place);
+    most = lane_max(total[r], most);
+  }
+  if (any_above<A>(most, A{kMostSum}) || x.flags->unset) [[unlikely]] {
+    for (int r = 0; r < x.rows; ++r) {
+      if (any_above<A>(total[r], A{kMostSum}) || !(x.base[r] > kLeastBase<A>)) {
+        total[r] = place_raised(s, x, r, scale, place);
+      }
     }
   }
-  for (; again != 0; again &= again - 1) {
-    const int r = __builtin_ctz(again);
-    add(r, place_raised(s, x, r, scale, place));
-  }
+  A* sum = x.sum;
+  for (int r = 0; r < rows; ++r) store(load_bytes<Vec<A>>(sum + r * L) + total[r], sum + r * L);
 }
 
 // The probabilities exp(scale * s - base) of scores (rows, kTile), stored elsewhere; updates the rows'
 // states. The largest score is computed only for rows without a base and where probabilities are too large,
 // or inf.
 template <typename A, typename Place>
-[[gnu::noinline]] void softmax_rows(const A* s, SoftmaxRows<A> x, A scale, Place place) {
+[[gnu::noinline]] void softmax_rows(const A* s, const SoftmaxRows<A>& x, A scale, Place place) {
   using Fused = FusedExp<typename Place::Polynomial, A>;
   if (x.flags->unset) set_bases(s, x, scale);
   if (x.flags->far) [[unlikely]] {
