@@ -38,7 +38,7 @@ struct QueryTask {
   int64_t split, num_splits;  // part of its key tiles; 0 of 1 for all
   void* partial_out;          // (num_splits, heads, rows, head_dim_v), fp32 (fp64), if num_splits > 1
   void* partial_lse;          // (num_splits, heads, rows), natural log
-  RowsAhead next[2];          // prefetched meanwhile: rows of q and out
+  RowsAhead next[4];          // prefetched meanwhile: rows of q, out, k and v
 };
 // Keys of a sequence, and the query tiles of which some query may see one of them.
 struct Strip {

@@ -22,21 +22,6 @@ TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Sp
   return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
 }
 
-// Slots for the tiles that any `step` consecutive queries of a sequence see.
-PackedTiles slots_of(const AttentionParams& p, const Sequence& sequence, int64_t step) {
-  PackedTiles slots{};
-  for (int64_t first = 0; first < sequence.q_len; first += step) {
-    const TileList list = tiles_of_queries(p, sequence, {first, std::min(first + step, sequence.q_len)});
-    slots.fixed = std::max(slots.fixed, list.sink.end);
-    slots.ring = std::max(slots.ring, list.window.end - list.window.begin);
-  }
-  return slots;
-}
-
-int64_t count(const PackedTiles& slots) {
-  return slots.fixed + slots.ring;
-}
-
 // Queries of heads [first_head, stop_head) of a sequence; each head has `slots`, the first head from `place`
 // on.
 struct Piece {
@@ -104,7 +89,7 @@ struct NewTile {
 
 // One thread packs all heads of a tile, whose rows are contiguous, unless tiles are too few for all threads.
 void pack_tiles(const AttentionForwardKernels& kernels, const AttentionParams& p,
-                const std::vector<WavePart>& parts, const std::vector<NewTile>& tiles) {
+                const std::vector<QueryPart>& parts, const std::vector<NewTile>& tiles) {
   const int64_t number = tiles.size(), wanted = 2 * num_threads(), heads = tiles[0].stop - tiles[0].first;
   const int64_t length = std::clamp<int64_t>(number / wanted, 1, kRunTiles);
   const int64_t groups = std::clamp<int64_t>((wanted + number - 1) / number, 1, heads);
@@ -112,7 +97,7 @@ void pack_tiles(const AttentionForwardKernels& kernels, const AttentionParams& p
     const int64_t step = (it.stop - it.first + groups - 1) / groups, first = it.first + group * step;
     const ReadAhead ahead{parts[it.first].kv_head, it.stop - it.first, next ? next->tile * kTile : -1};
     for (int64_t n = first; n < std::min(first + step, it.stop); ++n) {
-      const WavePart& part = parts[n];
+      const QueryPart& part = parts[n];
       kernels.pack_keys(p, part.sequence, part.kv_head, it.tile, ahead, part.tiles.at(it.tile), scratch);
     }
   };
@@ -141,7 +126,7 @@ void run_with_scratch(int64_t num_tasks, int64_t task_work, int64_t scratch_byte
 
 void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
                const std::function<bool(const Sequence&)>& wanted, int64_t step,
-               const std::function<void(const std::vector<WavePart>& parts)>& run) {
+               const std::function<void(const std::vector<QueryPart>& parts)>& run) {
   const int64_t tile_bytes = kernels.tile_bytes(p);
   const std::vector<Wave> waves = plan_waves(p, wanted, step, kWaveBytes * num_threads() / tile_bytes);
   int64_t slots = 0;
@@ -152,7 +137,7 @@ void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& p,
   }
   const Workspace packed = make_workspace(slots * tile_bytes);
 
-  std::vector<WavePart> parts;
+  std::vector<QueryPart> parts;
   std::vector<NewTile> tiles;
   std::vector<int64_t> held;  // the tile in each slot of a head of the last piece
   for (const Wave& wave : waves) {

@@ -5,28 +5,19 @@
 #include <functional>
 #include <vector>
 
-#include "cpu/attention/kernels.h"
-#include "cpu/attention/tiles.h"
+#include "cpu/attention/query_tasks.h"
 
 namespace lck {
 
 // Products or elements that justify one more thread: about ten microseconds.
 inline constexpr int64_t kThreadWork = int64_t{1} << 19;
 
-// Queries [queries.begin, queries.end) of a sequence and one kv head, whose key tiles are packed during the
-// part's wave.
-struct WavePart {
-  int64_t sequence, kv_head;
-  Span queries;
-  PackedTiles tiles;
-};
-
 // For each wave, packs the key tiles that its queries see and calls run(parts); over all kv heads and the
 // sequences for which wanted() is true. The parts of one kv head are sorted by sequence and query; a part's
 // first query is a multiple of `step`.
 void run_waves(const AttentionForwardKernels& kernels, const AttentionParams& params,
                const std::function<bool(const Sequence&)>& wanted, int64_t step,
-               const std::function<void(const std::vector<WavePart>& parts)>& run);
+               const std::function<void(const std::vector<QueryPart>& parts)>& run);
 
 // Runs body(task, scratch) for every task. task_work: about the number of elements or products of one task,
 // so that little work runs on one thread.

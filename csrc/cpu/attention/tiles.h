@@ -77,6 +77,22 @@ struct PackedTiles {
   std::byte* at(int64_t tile) const { return data + slot(tile) * tile_bytes; }
 };
 
+static inline int64_t count(const PackedTiles& slots) {
+  return slots.fixed + slots.ring;
+}
+
+// Slots for the tiles that any `step` consecutive queries of a sequence see, without memory.
+static inline PackedTiles slots_of(const AttentionParams& p, const Sequence& sequence, int64_t step) {
+  PackedTiles slots{};
+  for (int64_t first = 0; first < sequence.q_len; first += step) {
+    const int64_t last = smaller(first + step, sequence.q_len) - 1;
+    const TileList list = tile_list(p, sequence, sequence.offset + first, sequence.offset + last);
+    slots.fixed = larger(slots.fixed, list.sink.end);
+    slots.ring = larger(slots.ring, list.window.end - list.window.begin);
+  }
+  return slots;
+}
+
 // A query of a sequence and its head.
 struct QueryRow {
   int64_t head, query;

@@ -93,7 +93,7 @@ void run_chunked_forward(Isa isa, DType dtype, const ChunkedParams& p) {
   run_waves(
       attention_forward_kernels(isa, dtype), p.sequence, [](const Sequence&) { return true; },
       p.sequence.seqlen_q,
-      [&](const std::vector<WavePart>& parts) {
+      [&](const std::vector<QueryPart>& parts) {
         const int64_t kv_head = parts[0].kv_head, count = parts.size();
         Tasks tasks;
         for (const bool of_extra : {false, true})

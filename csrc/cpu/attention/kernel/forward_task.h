@@ -64,10 +64,10 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
   const int64_t panels =
       larger_of((stop_tile - first_tile) * task.heads * blocks * (kTile + p.head_dim_v) / kPanel<U>, 1);
-  Prefetch q(task.next[0], panels), out(task.next[1], panels);
+  Prefetch ahead[] = {
+      {task.next[0], panels}, {task.next[1], panels}, {task.next[2], panels}, {task.next[3], panels}};
   const auto prefetch = [&] {
-    q();
-    out();
+    for (Prefetch& rows : ahead) rows();
   };
   for (int64_t u = first_tile; u < stop_tile; ++u) {
     const int64_t index = tile_at(tiles, u);
