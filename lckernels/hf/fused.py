@@ -31,7 +31,8 @@ def gated(
     if num_pieces(x, _GATED_ROWS) == 1:
         return whole(x)
     fused = getattr(gate.__dict__.get("forward"), "fused", None)
-    splits = fused is not None and fused(activation) is not None and _is_plain(up) and _is_plain(down)
+    splits = fused is not None and fused(activation) is not None
+    splits = splits and all(map(_is_plain, (gate, up, down)))
     return in_pieces(whole, x, _GATED_ROWS) if splits else whole(x)
 
 

@@ -124,13 +124,19 @@ CHANGES |= {"hook_on act_fn": hook_on("act_fn"), "activation": activation}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_modules_get_all_rows(change, rows):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_other_modules_get_all_rows(change, when, rows):
     model, mlp = mlp_of(packed=False)
-    CHANGES[change](mlp)
     x = inputs(model, 150)
     with torch.no_grad():
-        expected = mlp(x)
+        own = copy.deepcopy(mlp)
+        CHANGES[change](own)
+        expected = own(x)
+        if when == "before":
+            CHANGES[change](mlp)
         lckernels.patch(model, linear="packed")
+        if when == "after":
+            CHANGES[change](mlp)
         got = mlp(x)
     assert set(rows) <= {150}
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
