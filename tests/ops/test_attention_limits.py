@@ -230,3 +230,17 @@ def test_equal_large_scores_share_the_weight():
     out, _ = run_backend(q, k, problem.v, options)
     want, _ = run_eager(q, k, problem.v, options)
     torch.testing.assert_close(out, want)
+
+
+@pytest.mark.parametrize("seqlen_q", (1, 70))
+def test_the_largest_scores_after_small_ones(seqlen_q):
+    """A score whose product with log2(e) exceeds float's range is no NaN: its key has all the weight."""
+    problem = problem_of(seqlen_q=seqlen_q, seqlen_k=200, window_size=(-1, -1))
+    q, k = torch.zeros_like(problem.q), problem.k.clone()
+    q[..., 0] = 1
+    k[:, 150, :, 0] = 3e38
+    options = problem.options._replace(softmax_scale=1.0)
+    out, lse = run_backend(q, k, problem.v, options)
+    want_out, want_lse = run_eager(q, k, problem.v, options)
+    torch.testing.assert_close(out, want_out)
+    torch.testing.assert_close(lse, want_lse)

@@ -162,12 +162,13 @@ template <typename Polynomial, int N>
   for (Vec<float>& v : x) v = lane_max(splat(-127.0f), v);
   side_by_side(x);
   #if defined(__AVX2__)
-  for (int i = 0; i < N; ++i) n[i] = nearest_whole(x[i]);
+  // As integers, positive floats have the same order; this minimum starts on any of four units. It precedes
+  // the difference, which would be NaN for inf.
+  for (int i = 0; i < N; ++i) n[i] = least_integer(nearest_whole(x[i]), 128.0f);
   side_by_side(n);
   for (int i = 0; i < N; ++i) x[i] -= n[i];
   side_by_side(x);
-  // As integers, positive floats have the same order; this minimum starts on any of four units.
-  for (int i = 0; i < N; ++i) n[i] = least_integer(n[i] + kWhole, kWhole + 128);
+  for (int i = 0; i < N; ++i) n[i] = n[i] + kWhole;
   #else
   for (int i = 0; i < N; ++i) {
     x[i] = lane_min(splat(128.0f), x[i]);
