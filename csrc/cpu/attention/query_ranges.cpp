@@ -23,9 +23,13 @@ constexpr int64_t kLeastRings = 3;
 // The longest time of a thread, divided by the shortest possible; waves are faster than ranges with more.
 constexpr double kMostUnequal = 1.04;
 
+// Queries whose tasks are prepared at once, so that a long range does not need memory for all of its tasks.
+constexpr int64_t kPreparedQueries = 16 * kQueryTileRows;
+
+// The same queries of every kv head; a thread takes one kv head of them.
 struct Range {
-  QueryPart part;  // without memory
-  int64_t work;    // rows times key tiles
+  QueryPart part;  // without kv head and memory
+  int64_t work;    // of a kv head: rows times key tiles
 };
 
 int64_t work_of(const AttentionParams& p, const QueryPart& part) {
@@ -47,8 +51,7 @@ void add_ranges(const AttentionParams& p, QueryPart part, int64_t usual, std::ve
   const int64_t steps = (length + number * kQueryTileRows - 1) / (number * kQueryTileRows);
   for (int64_t first = 0; first < length; first += steps * kQueryTileRows) {
     part.queries = {first, std::min(first + steps * kQueryTileRows, length)};
-    const int64_t work = work_of(p, part);
-    for (part.kv_head = 0; part.kv_head < p.num_kv_heads; ++part.kv_head) ranges->push_back({part, work});
+    ranges->push_back({part, work_of(p, part)});
   }
 }
 
@@ -74,17 +77,18 @@ std::vector<Range> plan_ranges(const AttentionForwardKernels& kernels, const Att
   return ranges;
 }
 
-// Whether threads that take one range after another end at about the same time.
-bool are_balanced(const std::vector<Range>& ranges) {
-  const int64_t threads = num_threads(), number = ranges.size();
+// Whether threads that take one kv head of one range after another end at about the same time.
+bool are_balanced(const std::vector<Range>& ranges, int64_t kv_heads) {
+  const int64_t threads = num_threads(), number = ranges.size() * kv_heads;
   if (number < threads) return false;
   std::vector<int64_t> of_thread(threads);  // a heap: the least is first
   int64_t total = 0;
-  for (const Range& range : ranges) {
+  for (int64_t i = 0; i < number; ++i) {
+    const int64_t work = ranges[i / kv_heads].work;
     std::pop_heap(of_thread.begin(), of_thread.end(), std::greater<>());
-    of_thread.back() += range.work;
+    of_thread.back() += work;
     std::push_heap(of_thread.begin(), of_thread.end(), std::greater<>());
-    total += range.work;
+    total += work;
   }
   const int64_t longest = *std::max_element(of_thread.begin(), of_thread.end());
   return static_cast<double>(longest) * threads <= kMostUnequal * static_cast<double>(total);
@@ -129,19 +133,34 @@ void set_keys_ahead(const AttentionParams& p, DType dtype, const QueryPart* afte
   }
 }
 
-void run_range(const AttentionForwardKernels& kernels, const AttentionParams& p, const QueryPart& range,
-               const std::vector<QueryTask>& tasks, void* scratch) {
+// One kv head of a range. after: as in set_keys_ahead.
+void run_range(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p,
+               const QueryPart& range, const QueryPart* after, void* scratch) {
   std::vector<int64_t> held(count(range.tiles), -1);  // the tile in each slot
-  for (const QueryTask& task : tasks) {
-    const TileList tiles = tiles_of_task(p, task);
-    for (int64_t u = 0; u < count(tiles); ++u) {
-      const int64_t tile = tile_at(tiles, u);
-      int64_t& in_slot = held[task.packed.slot(tile)];
-      if (in_slot == tile) continue;
-      in_slot = tile;
-      kernels.pack_keys(p, range.sequence, range.kv_head, tile, kNoReadAhead, task.packed.at(tile), scratch);
+  std::vector<QueryTask> tasks;
+  for (int64_t first = range.queries.begin, stop; first < range.queries.end; first = stop) {
+    stop = std::min(first + kPreparedQueries, range.queries.end);
+    const bool more = stop < range.queries.end;
+    QueryPart prepared = range;  // with the next step, which is prefetched
+    prepared.queries = {first, std::min(stop + kQueryTileRows, range.queries.end)};
+    tasks.clear();
+    add_query_steps(p, prepared, &tasks);
+    set_rows_ahead(p, dtype, 1, &tasks);
+    set_keys_ahead(p, dtype, more ? nullptr : after, &tasks);
+    const int64_t number = tasks.size() - (more ? p.num_heads / p.num_kv_heads : 0);
+    for (int64_t i = 0; i < number; ++i) {
+      const QueryTask& task = tasks[i];
+      const TileList tiles = tiles_of_task(p, task);
+      for (int64_t u = 0; u < count(tiles); ++u) {
+        const int64_t tile = tile_at(tiles, u);
+        int64_t& in_slot = held[task.packed.slot(tile)];
+        if (in_slot == tile) continue;
+        in_slot = tile;
+        kernels.pack_keys(p, range.sequence, range.kv_head, tile, kNoReadAhead, task.packed.at(tile),
+                          scratch);
+      }
+      kernels.forward(p, task, scratch);
     }
-    kernels.forward(p, task, scratch);
   }
 }
 
@@ -150,23 +169,26 @@ void run_range(const AttentionForwardKernels& kernels, const AttentionParams& p,
 void run_query_ranges(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p,
                       std::vector<bool>* done) {
   const std::vector<Range> ranges = plan_ranges(kernels, p);
-  if (!are_balanced(ranges)) return;
-  const int64_t scratch_bytes = kernels.scratch_bytes(p), number = ranges.size();
+  if (!are_balanced(ranges, p.num_kv_heads)) return;
+  const int64_t scratch_bytes = kernels.scratch_bytes(p), threads = num_threads();
+  const int64_t number = ranges.size() * p.num_kv_heads;
   int64_t ring_bytes = 0;
   for (const auto& [part, work] : ranges) {
     ring_bytes = std::max(ring_bytes, count(part.tiles) * part.tiles.tile_bytes);
     (*done)[part.sequence] = true;
   }
-  const int64_t work = ranges[number / 2].work * kTile * (p.head_dim + p.head_dim_v);
+  const auto part_of = [&](int64_t i) {
+    QueryPart part = ranges[i / p.num_kv_heads].part;
+    part.kv_head = i % p.num_kv_heads;
+    return part;
+  };
+  const int64_t work = ranges[ranges.size() / 2].work * kTile * (p.head_dim + p.head_dim_v);
   run_with_scratch(number, work, scratch_bytes + ring_bytes, [&](int64_t i, void* scratch) {
-    QueryPart range = ranges[i].part;
+    QueryPart range = part_of(i);
     range.tiles.data = static_cast<std::byte*>(scratch) + scratch_bytes;
-    const int64_t next = i + num_threads();  // what the thread is likely to run next
-    std::vector<QueryTask> tasks;
-    add_query_steps(p, range, &tasks);
-    set_rows_ahead(p, dtype, 1, &tasks);
-    set_keys_ahead(p, dtype, next < number ? &ranges[next].part : nullptr, &tasks);
-    run_range(kernels, p, range, tasks, scratch);
+    const int64_t next = i + threads;  // what the thread is likely to run next
+    const QueryPart after = part_of(std::min(next, number - 1));
+    run_range(kernels, dtype, p, range, next < number ? &after : nullptr, scratch);
   });
 }
 
