@@ -1,5 +1,7 @@
 """Options, cases and fixtures of `pytest bench`, and the table of ratios that it prints at its end."""
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,12 @@ MODELS = Budget(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
 MODELS_TABLE = Budget(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
 
 _MEASURED = pytest.StashKey[list[rows.Row]]()
+
+
+# Peers that were compiled for another value are wrong: findings/inductor_cache_of_another_cpu_capability.sh
+if "ATEN_CPU_CAPABILITY" in os.environ:
+    _capability = os.environ["ATEN_CPU_CAPABILITY"]
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{_capability}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
