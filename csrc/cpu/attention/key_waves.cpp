@@ -18,10 +18,6 @@ constexpr int64_t kStepsPerThread = 8;
 // Key tiles that a thread packs in a row, if there are enough, prefetching the rows of the next one.
 constexpr int64_t kRunTiles = 4;
 
-TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Span queries) {
-  return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
-}
-
 // Queries of heads [first_head, stop_head) of a sequence; each head has `slots`, the first head from `place`
 // on.
 struct Piece {

@@ -37,8 +37,7 @@ int64_t work_of(const AttentionParams& p, const QueryPart& part) {
   int64_t work = 0;
   for (int64_t first = part.queries.begin; first < part.queries.end; first += kQueryTileRows) {
     const int64_t stop = std::min(first + kQueryTileRows, part.queries.end);
-    work +=
-        (stop - first) * count(tile_list(p, sequence, sequence.offset + first, sequence.offset + stop - 1));
+    work += (stop - first) * count(tiles_of_queries(p, sequence, {first, stop}));
   }
   return work * (p.num_heads / p.num_kv_heads);
 }
@@ -124,8 +123,7 @@ void set_keys_ahead(const AttentionParams& p, DType dtype, const QueryPart* afte
   if (!after) return;
   const Sequence& sequence = p.sequences[after->sequence];
   const int64_t stop = std::min(after->queries.begin + kQueryTileRows, after->queries.end);
-  const Span first =
-      tile_list(p, sequence, sequence.offset + after->queries.begin, sequence.offset + stop - 1).window;
+  const Span first = tiles_of_queries(p, sequence, {after->queries.begin, stop}).window;
   const int64_t step = ((first.end - first.begin) * kTile + number - last - 1) / (number - last);
   for (int64_t i = last; i < number; ++i) {
     const int64_t begin = first.begin * kTile + (i - last) * step;

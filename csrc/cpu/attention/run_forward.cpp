@@ -38,8 +38,7 @@ void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, co
     const Sequence& sequence = p.sequences[t];
     const int64_t rows = rows_per_kv_head(p, sequence);
     if (rows == 0 || rows > kMostTileRows) continue;
-    const int64_t tiles =
-        count(tile_list(p, sequence, sequence.offset, sequence.offset + sequence.q_len - 1));
+    const int64_t tiles = count(tiles_of_queries(p, sequence, {0, sequence.q_len}));
     const int64_t heads = heads_of_short_task(p, dtype, rows, tiles);
     const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {

@@ -38,6 +38,11 @@ static inline TileList tile_list(const AttentionParams& p, const Sequence& seque
   return list;
 }
 
+// Those of the queries [queries.begin, queries.end) of a sequence.
+static inline TileList tiles_of_queries(const AttentionParams& p, const Sequence& sequence, Span queries) {
+  return tile_list(p, sequence, sequence.offset + queries.begin, sequence.offset + queries.end - 1);
+}
+
 // The segment of a key position.
 static inline Span segment_of(const AttentionParams& p, const Sequence& sequence, int64_t position) {
   if (!p.segment_spans) return whole_sequence(sequence.bounds);
@@ -85,8 +90,7 @@ static inline int64_t count(const PackedTiles& slots) {
 static inline PackedTiles slots_of(const AttentionParams& p, const Sequence& sequence, int64_t step) {
   PackedTiles slots{};
   for (int64_t first = 0; first < sequence.q_len; first += step) {
-    const int64_t last = smaller(first + step, sequence.q_len) - 1;
-    const TileList list = tile_list(p, sequence, sequence.offset + first, sequence.offset + last);
+    const TileList list = tiles_of_queries(p, sequence, {first, smaller(first + step, sequence.q_len)});
     slots.fixed = larger(slots.fixed, list.sink.end);
     slots.ring = larger(slots.ring, list.window.end - list.window.begin);
   }
