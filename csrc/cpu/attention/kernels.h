@@ -40,6 +40,11 @@ struct QueryTask {
   void* partial_lse;          // (num_splits, heads, rows), natural log
   RowsAhead next[4];          // prefetched meanwhile: rows of q, out, k and v
 };
+// The key tiles that a task's rows see.
+static inline TileList tiles_of_task(const AttentionParams& p, const QueryTask& task) {
+  const Span positions = row_positions(p.sequences[task.sequence], task.first_row, task.rows);
+  return tile_list(p, p.sequences[task.sequence], positions.begin, positions.end - 1);
+}
 // Keys of a sequence, and the query tiles of which some query may see one of them.
 struct Strip {
   Span keys, tiles;

@@ -4,11 +4,6 @@
 
 namespace lck {
 
-TileList tiles_of_task(const AttentionParams& p, const QueryTask& task) {
-  const Span positions = row_positions(p.sequences[task.sequence], task.first_row, task.rows);
-  return tile_list(p, p.sequences[task.sequence], positions.begin, positions.end - 1);
-}
-
 namespace {
 
 QueryTask task_of(const QueryPart& part, int64_t first, int64_t rows) {

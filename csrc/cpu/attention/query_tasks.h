@@ -19,9 +19,6 @@ static inline int64_t rows_per_kv_head(const AttentionParams& p, const Sequence&
   return sequence.q_len * (p.num_heads / p.num_kv_heads);
 }
 
-// The key tiles that a task's rows see.
-TileList tiles_of_task(const AttentionParams& p, const QueryTask& task);
-
 // Appends the tasks of a part: head after head. With short sequences a task has rows of several heads; the
 // tasks of a sequence do not depend on its parts.
 void add_query_tasks(const AttentionParams& p, const QueryPart& part, std::vector<QueryTask>* tasks);

@@ -57,8 +57,7 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   const bool may_stay = reads_in_place<U, T>(p, task);
   if (may_stay) stage_queries(in_place);
 
-  const Span positions = row_positions(sequence, task.first_row, task.rows);
-  const TileList tiles = tile_list(p, sequence, positions.begin, positions.end - 1);
+  const TileList tiles = tiles_of_task(p, task);
   const int64_t first_tile = task.split * kSplitTiles;
   const int64_t stop_tile =
       task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
