@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
@@ -88,3 +88,11 @@ def model_from_config(name: str, gguf_file: str | None = None) -> "nn.Module":
         # A damaged folder makes the libraries raise errors of many types.
         what = "" if path else " (no folder, so a name on the Hugging Face hub)"
         raise InputError(f"no model can be made of the config of {name}{what}: {first_line(error)}") from None
+
+
+def stored_config(name: str) -> dict[str, Any]:
+    """The content of the config.json of a model that `model_from_config` has made."""
+    from lckernels.long.loading import folder
+
+    path = Path(name) if os.path.isfile(name) else folder(name)
+    return import_extra("transformers", "hf").PreTrainedConfig.get_config_dict(str(path or name))[0]

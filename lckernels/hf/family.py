@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lckernels.hf.masks.readers import Reader, add_readers, remove_readers
 from lckernels.hf.private import can_set_attention
@@ -44,6 +44,8 @@ class Family:
             `lckernels.hf.fused.activated` for a linear layer and its activation; they run where linear
             layers are packed.
         restore: model -> what undoes the changes that a call makes to the model itself; None without any.
+        config_notes: config of a module -> the effect of fields that differs from their names, by field, as
+            the end of a sentence after "config.FIELD is VALUE: ".
     """
 
     name: str
@@ -61,6 +63,7 @@ class Family:
     fixed_rows: Callable[[nn.Module], tuple[int, str] | None] | None = None
     fused: Callable[[nn.Module], dict[str, Callable]] | None = None
     restore: Callable[[nn.Module], Callable[[], None] | None] | None = None
+    config_notes: Callable[[PreTrainedConfig], dict[str, str]] | None = None
 
     def has(self, cls: type) -> bool:
         """Whether a module's class belongs to the family."""
@@ -170,6 +173,12 @@ def changed_by_calls(model: nn.Module) -> list[nn.Module]:
 def changes_undone(model: nn.Module) -> list[Callable[[], None]]:
     """What undoes the changes that a call makes to the model itself, taken before the call."""
     return list(_results(model, "restore"))
+
+
+def config_notes(module: nn.Module, config: PreTrainedConfig) -> dict[str, str]:
+    """By field, the effect in the config of a module, where that differs from the field's name."""
+    hooks = (family.config_notes for family in families_of(type(module)))
+    return {field: text for hook in hooks if hook is not None for field, text in hook(config).items()}
 
 
 def _by_name(module: nn.Module, hook: str) -> dict[str, Any]:

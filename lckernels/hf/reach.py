@@ -9,8 +9,8 @@ from lckernels.flops import format_count
 from lckernels.hf.family import token_mixing
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.masks.kinds import Kind
+from lckernels.hf.patch.attention_modules import attention_modules, is_reached
 from lckernels.hf.patch.dry_run import Call, DryRun, padded_dry_run
-from lckernels.hf.patch.plan import attention_modules, is_reached
 from lckernels.hf.settings import LayerSettings, settings_of
 
 Side = int | None  # tokens to one side of a token; None for all of them

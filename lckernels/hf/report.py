@@ -47,12 +47,14 @@ class Report:
         rows: each attention layer in the order of the model's calls, then those that no call reached.
         unknown: why some layers are known only at their first call; empty if there are none.
         linear: with linear="packed", the linear layers; else None.
+        notes: fields of the model's config with another effect than their names, a sentence for each.
     """
 
     model: str
     rows: tuple[Row, ...]
     unknown: str = ""
     linear: LinearReport | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def taken(self) -> tuple[Row, ...]:
@@ -81,7 +83,8 @@ class Report:
         head = f"{self.model}: {len(self.taken)} of {len(self.rows)} attention layers on lckernels"
         if self.unknown:
             head += f" (some are known only at their first call: {self.unknown})"
-        return "\n".join([head, *table, *([] if self.linear is None else [str(self.linear)])])
+        notes = (f"note: {note}" for note in self.notes)
+        return "\n".join([head, *table, *notes, *([] if self.linear is None else [str(self.linear)])])
 
 
 def _grouped(rows: tuple[Row, ...]) -> dict[tuple, list[int]]:

@@ -73,6 +73,16 @@ def describe_attention(model: nn.Module, attention: str, seqlen: int) -> str:
     return attention_backend(model, attention, seqlen)
 
 
+def config_notes(model: nn.Module) -> tuple[str, ...]:
+    """Fields of the config of a transformers model with another effect than their names, a sentence each."""
+    if not is_transformers_model(model):
+        return ()
+    from lckernels.hf.patch.config_notes import config_notes as notes
+    from lckernels.hf.patch.dry_run import padded_dry_run
+
+    return notes(model, padded_dry_run(model))
+
+
 def stores_scores(model: nn.Module, attention: str, seqlen: int) -> bool:
     """Whether a call with rows of `seqlen` tokens may store a score for each pair of tokens."""
     if not is_transformers_model(model):

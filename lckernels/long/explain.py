@@ -10,7 +10,7 @@ from torch import Tensor
 from lckernels.checks import bad
 from lckernels.flops import encoder_flops, format_bytes, format_flops
 from lckernels.long.arguments import sequence_lengths
-from lckernels.long.attention import describe_attention
+from lckernels.long.attention import config_notes, describe_attention
 from lckernels.long.batches import Batch, check_token_ids, read_batch
 from lckernels.long.checkpoints import max_seq_length
 from lckernels.long.chunking import Rows, chunk_documents, micro_batches
@@ -67,6 +67,7 @@ class Explanation:
         flops_one_piece: the same for a model that reads each sequence at once.
         measured: the error on given tokens; None if it was not measured.
         not_measured: why not, where that was requested; empty otherwise.
+        notes: fields of the model's config with another effect than their names, a sentence for each.
     """
 
     seqlen: int
@@ -91,6 +92,7 @@ class Explanation:
     flops_one_piece: int | None
     measured: Measurement | None = None
     not_measured: str = ""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         halo = "none needed, every sequence is one chunk"
@@ -128,6 +130,7 @@ class Explanation:
                 f"note         sentence_bert_config.json has max_seq_length {self.max_seq_length:,}, "
                 f"chunk_len is {self.chunk_len:,}"
             )
+        lines += [f"note         {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -210,6 +213,7 @@ def _explain(encoder: "LongEncoder", tokens: Tensor) -> Explanation:
         batch_bytes=sizes and dtype_bytes * layer_values(largest, wide, *sizes[1:]),
         flops=sizes and encoder_flops(read, widths, *sizes, windows),
         flops_one_piece=sizes and encoder_flops(sum(lengths), lengths, *sizes, windows),
+        notes=config_notes(encoder.model),
     )
 
 

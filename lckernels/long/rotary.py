@@ -1,9 +1,9 @@
 """Rotary embeddings whose frequencies depend on the length of a row; dynamic ones stay for later calls."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
+
+from lckernels.rope_types import DYNAMIC, LONGROPE, rope_types
 
 Rotary = tuple[nn.Module, dict[str, str]]  # a module, and its arguments beside states and positions
 
@@ -15,34 +15,26 @@ def dynamic_rotary(model: nn.Module) -> list[Rotary]:
     """
     return [
         (module, {} if layer_type is None else {"layer_type": layer_type})
-        for module, layer_type, rope_type in _rope_types(model)
-        if "dynamic" in rope_type
+        for module, layer_type, rope_type in rope_types(model)
+        if DYNAMIC in rope_type
     ]
 
 
 def rope_by_length(model: nn.Module) -> str:
     """The rope_type whose frequencies depend on the length of a row; empty if none do."""
-    types = (rope_type for _, _, rope_type in _rope_types(model))
-    return next((name for name in types if "dynamic" in name or name == "longrope"), "")
+    types = (rope_type for _, _, rope_type in rope_types(model))
+    return next((name for name in types if DYNAMIC in name or name == LONGROPE), "")
 
 
 def length_borders(model: nn.Module) -> tuple[int, ...]:
     """Lengths beyond which a row, and all rows of its batch, have other frequencies (rope_type longrope)."""
     found = set()
-    for module, layer_type, rope_type in _rope_types(model):
-        if rope_type == "longrope":
+    for module, layer_type, rope_type in rope_types(model):
+        if rope_type == LONGROPE:
             parameters = module.config.rope_parameters
             of_layer = parameters if layer_type is None else parameters[layer_type]
             found.add(int(of_layer["original_max_position_embeddings"]))
     return tuple(sorted(found))
-
-
-def _rope_types(model: nn.Module) -> Iterator[tuple[nn.Module, str | None, str]]:
-    """Each module with rotary embeddings, the type of layer they are for, and their rope_type."""
-    for module in model.modules():
-        own = getattr(module, "rope_type", None)
-        types = own if isinstance(own, dict) else {None: own}
-        yield from ((module, layer, name) for layer, name in types.items() if isinstance(name, str))
 
 
 def reset_frequencies(rotary: list[Rotary], device: torch.device) -> None:

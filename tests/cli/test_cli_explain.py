@@ -137,6 +137,17 @@ def test_fewer_positions_than_tokens(tmp_path):
     assert "LongEncoder" not in long
 
 
+def test_notes_on_the_config(tmp_path):
+    make_config("Qwen2Config", use_sliding_window=True, layer_types=None).save_pretrained(tmp_path)
+    lines = run("explain", tmp_path).stdout.splitlines()
+    assert sum(line.startswith("note: config.sliding_window is 6 and no layer has") for line in lines) == 1
+    stored = {**json.loads((tmp_path / "config.json").read_text()), "use_sliding_window": False}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (note,) = json.loads(run("explain", tmp_path, "--json").stdout)["notes"]
+    assert note == "config.sliding_window is None, config.json has 6: use_sliding_window is False"
+    assert f"\nnote: {note}\n" in run("explain", tmp_path / "config.json").stdout
+
+
 def test_json_of_explain(tmp_path):
     model = save("gpt_oss", tmp_path / "model")
     result = run("explain", model, "--seqlen", 1000, "--json", "--plot", tmp_path / "layers.svg")
@@ -155,6 +166,7 @@ def test_json_of_explain(tmp_path):
         "positions": 128,
         "fits": False,
         "exact": True,
+        "notes": [],
         "mask_bytes": 1000**2,
         "mask_bytes_patched": 1,
         "reach_before": None,

@@ -1,13 +1,14 @@
 """The command explain."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lckernels.cli.console import print_json, printable, require_extras, stdout
 from lckernels.cli.figures.common import check_figure_path
-from lckernels.cli.models import GGUF_EXTRAS, check_gguf, model_from_config
+from lckernels.cli.models import GGUF_EXTRAS, check_gguf, model_from_config, stored_config
 from lckernels.cli.options import GgufFileOption, JsonOption, with_option_name
 from lckernels.cli.reports.explain import Explanation, as_json, lines
 from lckernels.errors import InputError
@@ -61,7 +62,8 @@ def explain(
     check_gguf(model, gguf_file)
     _check_window(window, sink_tokens)
     network = model_from_config(model, gguf_file)
-    costs = _costs(network, seqlen, window, sink_tokens)
+    stored = {} if gguf_file else stored_config(model)
+    costs = _costs(network, stored, seqlen, window, sink_tokens)
     found = Explanation(costs, *_positions(network), window, sink_tokens)
     if json:
         print_json({**as_json(found), "picture": None if plot is None else str(plot)})
@@ -85,11 +87,17 @@ def _check_window(window: int | None, sink_tokens: int | None) -> None:
         raise InputError(with_option_name(str(error), ("window", "sink_tokens"))) from None
 
 
-def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int | None) -> "Costs":
-    """The costs of the model's attention. Raises InputError for a model that a patch would not change."""
+def _costs(
+    model: "nn.Module", stored: dict[str, Any], seqlen: int, window: int | None, sink_tokens: int | None
+) -> "Costs":
+    """The costs of the model's attention; `stored` is its config.json, empty without one.
+
+    Raises InputError for a model that a patch would not change.
+    """
     from lckernels.hf.costs import costs
     from lckernels.hf.patch.dry_run import padded_dry_run
     from lckernels.hf.patch.plan import plan_patch
+    from lckernels.hf.patch.stored_config import stored_notes
     from lckernels.hf.settings import LayerSettings
 
     run, requested = padded_dry_run(model), LayerSettings(window, sink_tokens or 0)
@@ -102,6 +110,9 @@ def _costs(model: "nn.Module", seqlen: int, window: int | None, sink_tokens: int
             f"the attention of {report.model} is known at its first call only ({report.unknown}); "
             "lckernels.patch reports it then"
         )
+    if stored:
+        notes = stored_notes(stored, model.config, report.notes)
+        report = replace(report, notes=(*report.notes, *notes))
     return costs(run, report, requested, seqlen)
 
 

@@ -83,6 +83,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "fits": found.fits,
         "exact": report.exact,
         "layers": layers,
+        "notes": list(report.notes),
         "mask_bytes": costs.mask_bytes,
         "mask_bytes_patched": costs.mask_bytes_patched,
         "flops": costs.flops,

@@ -42,12 +42,14 @@ class Call:
         kind: its kind of attention; None for dense attention and under a ChunkMask.
         dense: why it runs as dense attention; empty where lckernels runs it.
         shapes: of q, k and v in windowed_attention, for the tokens of the dry run.
+        sliding_window: the option of this name, which flash attention makes its window of; None without.
     """
 
     layer: str
     kind: Kind | None
     dense: str
     shapes: tuple[tuple[int, ...], ...]
+    sliding_window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,9 @@ def _attention(
         dense = f"it uses {record.dense_masks[id(attention_mask)][0]}"
     shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
     kind = call.kind if isinstance(call, Served) else None
-    record.calls.append(Call(record.names.get(module, ""), kind, dense, shapes))
+    size = options.get("sliding_window")
+    size = size if type(size) is int else None
+    record.calls.append(Call(record.names.get(module, ""), kind, dense, shapes, size))
     batch, num_heads, seqlen, _ = query.shape
     return query.new_empty(batch, seqlen, num_heads, value.shape[3]), None
 

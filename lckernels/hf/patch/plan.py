@@ -10,6 +10,8 @@ from lckernels.backends.registry import BackendError, Problem, choose, why_no_ke
 from lckernels.devices import device_and_dtype, first_weight
 from lckernels.hf.family import uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
+from lckernels.hf.patch.attention_modules import attention_modules, is_reached
+from lckernels.hf.patch.config_notes import config_notes
 from lckernels.hf.patch.dry_run import Call, DryRun
 from lckernels.hf.patch.modules import Settings
 from lckernels.hf.report import APPROXIMATE, BY_DEVICE, EXACT, LATER, Report, Row
@@ -57,7 +59,8 @@ def plan_patch(
         settings[modules[name]] = own = replace(requested if run.error else exact)
         verdict = LATER if own.window is None else f"{APPROXIMATE} if full, {LATER}"
         rows.append(Row(name, "not known", None, "", verdict))
-    report = Report(type(model).__name__, tuple(rows), _unknown(run, rows))
+    notes = config_notes(model, run)
+    report = Report(type(model).__name__, tuple(rows), _unknown(run, rows), notes=notes)
     why = _nothing_to_do(model, run, report, requested.window)
     if why:
         raise TypeError(f"model: got {type(model).__name__}; a patch would do nothing: {why}")
@@ -90,17 +93,6 @@ def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str
     if missing and not problem.explicit:
         raise BackendError(f"{missing}; backend='eager' runs the reference, with every score in memory")
     return Row(call.layer, str(kind), kind.window, chosen.name, verdict)
-
-
-def attention_modules(model: nn.Module) -> list[str]:
-    """Names of the innermost modules whose class has "Attention" in its name."""
-    names = [name for name, module in model.named_modules() if "Attention" in type(module).__name__]
-    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-
-
-def is_reached(name: str, calls: dict[str, Call]) -> bool:
-    """Whether a call came from the module, from one in it, or from one that contains it."""
-    return any(f"{a}.".startswith(f"{b}.") for call in calls for a, b in ((name, call), (call, name)))
 
 
 def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -> str:
