@@ -103,16 +103,16 @@ def classify(
     is_shared = (
         type(mask) is KeyMask
         and not (weights or any_length or settings.cross or torch.compiler.is_dynamo_compiling())
-        and settings.window is None
         and _CHANGING.isdisjoint(options)
     )
     sizes = query.shape[0], 1, query.shape[2], key.shape[2]
-    if is_shared and mask.call is not None and mask.call[0] == sizes:
+    shared = (sizes, settings.window, settings.sink_tokens, settings.window is None or settings.narrows)
+    if is_shared and mask.call is not None and mask.call[0] == shared:
         return mask.call[1]
     call = _classify(module, query, key, mask, options, settings, weights, any_length)
-    # Such a call depends on the mask alone: it is that of every layer with this mask.
+    # Such a call depends on the mask and the patch: it is that of every layer with this mask.
     if is_shared and mask.window is not None and isinstance(call, Served) and tuple(mask.shape) == sizes:
-        mask.call = sizes, call
+        mask.call = shared, call
     return call
 
 
@@ -183,12 +183,22 @@ def _served_or_dense(
     if settings.cross:
         kind = replace(kind, cross=True)
     narrow = settings.narrowed(kind)
-    if narrow is not kind and settings.sink_tokens:
-        layout = replace(layout, sink_tokens=settings.sink_tokens)
+    if narrow is not kind:
+        if _sees_all(query, layout, narrow, settings.sink_tokens):
+            narrow = kind
+        elif settings.sink_tokens:
+            layout = replace(layout, sink_tokens=settings.sink_tokens)
     if has_cu_seqlens(options) and not has_segments(mask):
         layout = packed_layout(layout, key.shape[2], options)
     window_only = score is None and has_offset_only(layout)
     return Served(kind, narrow.window, layout, score, window_only)
+
+
+def _sees_all(query: Tensor, layout: Layout, kind: Kind, sink_tokens: int) -> bool:
+    """Whether a causal window and the sink tokens leave no key out, as in a step with a rolling cache."""
+    if kind.window[1] != 0 or not isinstance(layout.offset, int) or torch.compiler.is_compiling():
+        return False
+    return layout.offset + query.shape[2] - 1 - kind.window[0] <= sink_tokens
 
 
 def mask_sizes(query: Tensor, key: Tensor) -> tuple[int, ...]:

@@ -46,6 +46,10 @@ class Family:
         restore: model -> what undoes the changes that a call makes to the model itself; None without any.
         config_notes: config of a module -> the effect of fields that differs from their names, by field, as
             the end of a sentence after "config.FIELD is VALUE: ".
+        rotates: attention layer -> whether it rotates its queries and keys by the rotary embedding of its
+            model and the function apply_rotary_pos_emb of its modeling file, and has no other positions.
+        learned_positions: model -> the number of positions in its table, and whether it counts the tokens of
+            the attention mask where a call has no position_ids (else it counts all); None without a table.
     """
 
     name: str
@@ -64,6 +68,8 @@ class Family:
     fused: Callable[[nn.Module], dict[str, Callable]] | None = None
     restore: Callable[[nn.Module], Callable[[], None] | None] | None = None
     config_notes: Callable[[PreTrainedConfig], dict[str, str]] | None = None
+    rotates: Callable[[nn.Module], bool] | None = None
+    learned_positions: Callable[[nn.Module], tuple[int, bool] | None] | None = None
 
     def has(self, cls: type) -> bool:
         """Whether a module's class belongs to the family."""
@@ -162,6 +168,17 @@ def row_reasons(model: nn.Module) -> tuple[str, str]:
 def fixed_rows(model: nn.Module) -> tuple[int, str] | None:
     """The only length of a row that the model supports, and why; None if it supports several."""
     return next(_results(model, "fixed_rows"), None)
+
+
+def rotates(layer: nn.Module) -> bool | None:
+    """Whether an attention layer rotates its queries and keys; None if no family has it."""
+    hooks = (family.rotates for family in families_of(type(layer)))
+    return next((hook(layer) for hook in hooks if hook is not None), None)
+
+
+def learned_positions(model: nn.Module) -> tuple[int, bool] | None:
+    """The learned positions of a model itself, as in Family; None if no family has them."""
+    return next(_results_of(model, "learned_positions"), None)
 
 
 def changed_by_calls(model: nn.Module) -> list[nn.Module]:

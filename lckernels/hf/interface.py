@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from lckernels.functional import merge_attention_states, windowed_attention
 from lckernels.hf import position_bias
+from lckernels.hf.cache.rotation import attend_in_cache_places, is_full
 from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
 from lckernels.hf.chunked import attention_in_chunks
 from lckernels.hf.dense import dense_attention
@@ -79,6 +80,10 @@ def attention(
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind
+        if settings.rotation is not None and is_full(query, attention_mask, call.layout, settings):
+            return attend_in_cache_places(
+                query, key, value, attention_mask, call, settings, scaling, dropout
+            ), None  # fmt: skip
         return served_attention(query, key, value, call, dropout, scaling, settings.backend, other_keys), None
     if other_keys is not None:
         raise NotServed("other_keys: got a function in a call that does not run as windowed_attention")

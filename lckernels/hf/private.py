@@ -7,6 +7,9 @@
 | `sdpa_attention_forward`, `sdpa_mask` | what the public interfaces have under "sdpa" is the same function |
 | `_attn_implementation_internal` | `set_attn_implementation` has no effect on a patched model |
 | `ACT2FN` | activations of transformers' own classes run after a packed linear layer, not in its product |
+| `_prepare_cache_for_generation` | a cache rolls from its first forward on; assisted decoding raises |
+| `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
+| `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
 | `PreTrainedModel._can_set_attn_implementation` | only a dry run shows that no attention uses the interface |
 """
 
@@ -28,7 +31,20 @@ try:
     from transformers.activations import ACT2FN as activations
 except ImportError:
     activations = {}
+try:
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+    LAYERS_WITH_STATES = (LinearAttentionCacheLayerMixin,)
+except ImportError:
+    LAYERS_WITH_STATES = ()
+try:
+    from transformers.cache_utils import DynamicSlidingWindowLayer
+
+    SLIDING_LAYER = (DynamicSlidingWindowLayer,)
+except ImportError:
+    SLIDING_LAYER = ()
+
+PREPARE_CACHE = "_prepare_cache_for_generation"  # method of a model that generates
 STORED_IMPLEMENTATION = "_attn_implementation_internal"  # field of a config
 sdpa_attention_forward = AttentionInterface()["sdpa"]
 sdpa_mask = AttentionMaskInterface()["sdpa"]

@@ -1,8 +1,9 @@
 """What a patch stores on an attention layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, bounded
 
@@ -20,6 +21,8 @@ class LayerSettings:
         backend: as given to `patch`.
         kind: the layer's kind of attention; None until its first call.
         cross: whether the layer's call is known to have keys of another sequence than its queries.
+        has_bias: whether the layer adds a relative position bias to its scores, as far as a dry run shows.
+        rotation: (queries, distances) -> queries rotated by them, for positions="cache"; else None.
     """
 
     window: int | Window | None = None
@@ -27,10 +30,17 @@ class LayerSettings:
     backend: str | None = None
     kind: Kind | None = None
     cross: bool = False
+    has_bias: bool = False
+    rotation: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the patch's window applies to full attention of the layer."""
+        return self.window is not None and (self.kind is None or self.kind.is_full)
 
     def narrowed(self, kind: Kind) -> Kind:
         """The kind with full attention changed to windowed attention, if the patch has a window."""
-        if self.window is None or not kind.is_full or (self.kind is not None and not self.kind.is_full):
+        if not self.narrows or not kind.is_full:
             return kind
         causal = kind.window == CAUSAL
         if isinstance(self.window, int):

@@ -270,8 +270,14 @@ LOCAL |= {
 # Full attention in every layer.
 FULL: dict[str, Model] = {
     "llama": decoder("Llama"),
-    "gpt2": Model("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 2}),
+    "gpt2": Model(
+        "GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 128}
+    ),
     "opt": decoder("OPT", ffn_dim=32, word_embed_proj_dim=32),
+    "mistral (full)": decoder("Mistral", sliding_window=None),
+    "gemma": decoder("Gemma"),
+    "gpt_neox": decoder("GPTNeoX"),
+    "phi": decoder("Phi"),
     "bert": model("Bert"),
     "roberta": Model("RobertaModel", "RobertaConfig", causal=False, first_position=PAD + 1),
     "distilbert": model("DistilBert", dim=32, n_heads=4, n_layers=2, hidden_dim=32),

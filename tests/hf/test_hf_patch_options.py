@@ -184,7 +184,7 @@ def test_a_window_in_generate():
         ({"window": [1, -2]}, r"window\[1\]: got -2; expected an int >= -1"),
         ({"sink_tokens": 2}, "sink_tokens: got 2; sink tokens require a window; window is None"),
         ({"window": 4, "sink_tokens": -1}, "sink_tokens: got -1; expected an int >= 0"),
-        ({"positions": "cache"}, "positions: got 'cache'; expected 'absolute'; 'cache' is not supported yet"),
+        ({"positions": "cache"}, "positions: got 'cache'; it requires a window; window is None"),
         ({"backend": "fast"}, "backend: got 'fast'; allowed are "),
     ],
 )

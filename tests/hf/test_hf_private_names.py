@@ -19,6 +19,8 @@ NAMES = [
     ("masking_utils", "sdpa_mask"),
     ("integrations.sdpa_attention", "sdpa_attention_forward"),
     ("activations", "ACT2FN"),
+    ("cache_utils", "LinearAttentionCacheLayerMixin"),
+    ("cache_utils", "DynamicSlidingWindowLayer"),
 ]
 # lckernels gets a copy of the module without the name, or with what transformers exports; transformers itself
 # keeps its own.

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lckernels.hf.masks.descriptor import NotServed
+from lckernels.hf.masks.kept import KeptOffset, evicted_tokens, kept_keys
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.kinds import CAUSAL, FULL, Window
 from lckernels.hf.masks.padding import padding_layout, valid_keys
@@ -54,7 +56,14 @@ def create_mask(
     )  # fmt: skip
     mask = key_mask(*arguments, device, **options)
     if mask is not None:
+        if not torch.compiler.is_dynamo_compiling():
+            mask.evicted = evicted_tokens(attention_mask, kv_offset)
         return mask
+    if isinstance(kv_offset, KeptOffset):
+        raise NotServed(
+            f"model: it uses {describe(mask_function, options)}, which a KV cache with sink tokens and a "
+            "window does not support"
+        )
     warn_once(f"{describe(mask_function, options)} is not supported and runs as a dense mask")
     options = {**options, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(
@@ -80,7 +89,8 @@ def key_mask(
         return None
     shape, device = (batch_size, 1, q_length, kv_length), torch.device(device)
     offset = q_offset - kv_offset
-    padding = padding_layout(valid_keys(attention_mask, kv_length, kv_offset))
+    keys_of = kept_keys if isinstance(kv_offset, KeptOffset) else valid_keys
+    padding = padding_layout(keys_of(attention_mask, kv_length, kv_offset))
     visible = replace(padding, offset=offset)
     if mask_function is causal_mask_function:
         return KeyMask.create(shape, device, CAUSAL, visible)

@@ -35,8 +35,10 @@ class KeyMask(Mask):
         dense_mask: the dense mask, if `window` is None.
         local_size: width of the window or chunk that transformers passes, if `window` is None.
         causal: whether the mask is causal, if `window` is None.
-        call: (batch, 1, seqlen_q, seqlen_k) of the layers that share the mask, and their call as
+        call: sizes and settings of the layers that share the mask, and their call as
             `hf.calls.classify` returned it; None before.
+        angles: what the layers that share the mask rotate queries by, for positions="cache"; None before.
+        evicted: tokens of each row that a rolling cache has evicted, an int or (batch,); None if not known.
     """
 
     window: Window | None = FULL
@@ -45,6 +47,8 @@ class KeyMask(Mask):
     local_size: int | None = None
     causal: bool = False
     call: Any = None
+    angles: Any = None
+    evicted: int | Tensor | None = None
 
     @staticmethod
     def __new__(

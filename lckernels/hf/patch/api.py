@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lckernels.checks import bad, linear_option
+from lckernels.hf.cache.rotation import set_rotations
 from lckernels.hf.masks.kinds import FAR, Window
 from lckernels.hf.patch.arguments import check_arguments, check_module, check_no_prefix_keys, check_window
 from lckernels.hf.patch.cross import unwatch, watch
@@ -68,8 +69,12 @@ def patch(
     if window is not None:
         check_no_prefix_keys(model, run, window)
     report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
+    if positions == "cache":
+        if window is None:
+            raise bad("positions", "'cache'", "it requires a window; window is None")
+        set_rotations(model, settings)
     plan = None if linear is None else plan_linear(model)
-    patch_modules(model, settings, () if plan is None else plan.forwards)
+    patch_modules(model, settings, positions, () if plan is None else plan.forwards)
     watch(settings)
     return report if plan is None else replace(report, linear=plan.report)
 

@@ -10,6 +10,7 @@ from lckernels.hf.patch.dry_run import DryRun
 from lckernels.hf.patch.modules import is_compiled, is_patched
 from lckernels.prompts import num_prefix_keys
 
+POSITIONS = ("absolute", "cache")
 _LARGEST = 2**63 - 1  # a window beyond every sequence has no effect
 
 
@@ -26,8 +27,8 @@ def check_arguments(
         raise bad("model", f"{type(model).__name__}, patched already", "call lckernels.unpatch(model) first")
     if is_compiled(model):
         raise bad("model", f"{type(model).__name__}, compiled", "patch the model, then torch.compile it")
-    if positions != "absolute":
-        raise bad("positions", repr(positions), "expected 'absolute'; 'cache' is not supported yet")
+    if positions not in POSITIONS:
+        raise bad("positions", repr(positions), f"allowed are {', '.join(map(repr, POSITIONS))}")
     if backend is not None and backend not in BACKENDS:
         raise bad("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
     configs = (getattr(module, "config", None) for module in model.modules())

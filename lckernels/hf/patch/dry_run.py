@@ -43,6 +43,7 @@ class Call:
         dense: why it runs as dense attention; empty where lckernels runs it.
         shapes: of q, k and v in windowed_attention, for the tokens of the dry run.
         sliding_window: the option of this name, which flash attention makes its window of; None without.
+        has_bias: whether it has a relative position bias.
     """
 
     layer: str
@@ -50,6 +51,7 @@ class Call:
     dense: str
     shapes: tuple[tuple[int, ...], ...]
     sliding_window: int | None = None
+    has_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,8 @@ def _attention(
     kind = call.kind if isinstance(call, Served) else None
     size = options.get("sliding_window")
     size = size if type(size) is int else None
-    record.calls.append(Call(record.names.get(module, ""), kind, dense, shapes, size))
+    biased = options.get("position_bias") is not None
+    record.calls.append(Call(record.names.get(module, ""), kind, dense, shapes, size, biased))
     batch, num_heads, seqlen, _ = query.shape
     return query.new_empty(batch, seqlen, num_heads, value.shape[3]), None
 

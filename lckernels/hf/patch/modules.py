@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lckernels.hf.cache.methods import cache_methods
 from lckernels.hf.family import feed_forward_methods, fused_methods, replacements
 from lckernels.hf.patch.config_use import reads_configs
 from lckernels.hf.patch.methods import (
@@ -91,21 +92,29 @@ def lckernels_attention(
         yield
 
 
-def patch_modules(model: nn.Module, settings: Settings, linears: Sequence[Installed] = ()) -> None:
+def patch_modules(
+    model: nn.Module,
+    settings: Settings,
+    positions: str = "absolute",
+    linears: Sequence[Installed] = (),
+) -> None:
     """Like lckernels_attention, in all threads until `unpatch_modules`; copies of the model are patched.
 
     Args:
         model: the model.
         settings: of its attention layers.
+        positions: as in `patch`.
         linears: the forwards of linear layers on packed weights.
     """
     with lock:
         installed: list[Installed] = []
         packed = {forward.module: forward for forward in linears}
         values: dict[nn.Module, dict[str, Any]] = {}
+        of_cache = cache_methods(model, settings, positions)
         for module in model.modules():
             generates = hasattr(type(module), _GENERATION) and configs_in(module.__dict__)
-            methods = _methods(module, (_GENERATION,) if generates else (), fused=bool(linears))
+            more = (_GENERATION,) if generates else ()
+            methods = _methods(module, more, fused=bool(linears), replaced=of_cache.get(module))
             inside = {m: settings[m] for m in module.modules() if m in settings}
             own = [*methods, *_checkpoints(module, inside), *(x for x in (packed.get(module),) if x)]
             new = _values(module, methods, settings)
@@ -149,10 +158,22 @@ def linear_switch(model: nn.Module, linears: Sequence[Installed]) -> Switch:
     return Switch({**views, **{x.module: x.module for x in linears}}, [*linears, *methods])
 
 
-def _methods(module: nn.Module, more: tuple[str, ...], fused: bool = False) -> list[Method]:
-    """The methods of a module that run on its view; `more` are names beside forward and the replaced ones."""
+def _methods(
+    module: nn.Module,
+    more: tuple[str, ...],
+    fused: bool = False,
+    replaced: dict[str, Callable] | None = None,
+) -> list[Method]:
+    """The methods of a module that run on its view.
+
+    Args:
+        module: the module.
+        more: names beside forward and the replaced ones.
+        fused: whether those are replaced that compute a linear layer and its activation.
+        replaced: further functions (module, ...) that replace methods.
+    """
     configs, functions = configs_in(module.__dict__), replacements(module)
-    functions = {**(fused_methods(module) if fused else {}), **functions}
+    functions = {**(fused_methods(module) if fused else {}), **functions, **(replaced or {})}
     forward = ("forward",) if reads_configs(module, configs) else ()
     names = [name for name, value in functions.items() if callable(value)]
     return methods_of(module, list(dict.fromkeys((*forward, *names, *more))), configs, functions)

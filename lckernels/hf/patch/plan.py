@@ -48,7 +48,7 @@ def plan_patch(
     main = {call.layer for call in run.calls}
     for name, call in first.items():
         given = requested if run.error or name in main else exact
-        settings[modules[name]] = own = replace(given, kind=call.kind)
+        settings[modules[name]] = own = replace(given, kind=call.kind, has_bias=call.has_bias)
         rows.append(_row(model, call, own, device_type))
     for name in attention_modules(model):
         if is_reached(name, first):

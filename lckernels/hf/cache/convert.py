@@ -1,0 +1,121 @@
+"""From a cache of transformers to one whose layers roll: the same object, with other layers."""
+
+from collections.abc import Mapping
+
+from transformers import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    EncoderDecoderCache,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
+
+from lckernels.checks import bad
+from lckernels.hf.cache.layer import Kept, RollingLayer
+from lckernels.hf.private import LAYERS_WITH_STATES, SLIDING_LAYER
+from lckernels.hf.settings import LayerSettings
+
+_FULL = (DynamicLayer, StaticLayer)
+_SLIDING = (*SLIDING_LAYER, StaticSlidingWindowLayer)
+Layers = Mapping[int, LayerSettings]  # by the number of the layer in the cache
+
+
+def kept_by(layers: Layers) -> Kept | None:
+    """What the layers of a new cache keep; None where one of them requires every key."""
+    if not all(map(can_roll, layers.values())):
+        return None
+    settings = next(iter(layers.values()))
+    return Kept(settings.narrowed(settings.kind).window[0] + 1, settings.sink_tokens)
+
+
+def can_roll(settings: LayerSettings) -> bool:
+    """Whether a layer sees a bounded number of keys that a window of a patch bounds.
+
+    A bias by distance is wrong for sink tokens, whose distance in the cache is smaller than in the sequence.
+    """
+    kind = settings.kind
+    if kind is None or settings.window is None or kind.cross or (settings.has_bias and settings.sink_tokens):
+        return False
+    narrow = settings.narrowed(kind)
+    return narrow is not kind and narrow.window[1] == 0 and narrow.window[0] >= 0
+
+
+def roll(cache: Cache, layers: Layers) -> Kept | None:
+    """Gives a cache rolling layers, with the keys that it has.
+
+    Args:
+        cache: the cache; a part of it for self attention, if it has one.
+        layers: the settings of the layers that roll, by their number.
+
+    Returns:
+        What the layers keep; None for a cache whose layers have a memory besides keys, which does not roll.
+
+    Raises:
+        ValueError: a cache that cannot roll; one of another window; one that a forward has left half done.
+    """
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    first = own.layers[min(layers)] if min(layers) < len(own.layers) else None
+    if isinstance(first, RollingLayer):
+        return _checked(own, layers, first.kept)
+    kept = kept_by(layers)
+    if kept is None:
+        return None
+    while own.layer_class_to_replicate is not None and len(own.layers) <= max(layers):
+        own.layers.append(own.layer_class_to_replicate())
+    found = {number: own.layers[number] for number in layers}
+    if any(isinstance(layer, LAYERS_WITH_STATES) for layer in found.values()):
+        return None
+    _check_kind(own, found, kept)
+    static = next((layer for layer in found.values() if type(layer) is StaticLayer), None)
+    kept.max_length = None if static is None else static.max_cache_len
+    for number, layer in found.items():
+        own.layers[number] = _rolling(layer, kept)
+    return kept
+
+
+def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept) -> None:
+    allowed = "expected a DynamicCache or a StaticCache; for others, call lckernels.patch without a window"
+    if cache.offloading:
+        raise bad("cache", f"{type(cache).__name__} with offloading", f"it keeps no window. {allowed}")
+    for number, layer in layers.items():
+        # Some models with full attention have a sliding cache, which has lost keys once it has some.
+        empty = type(layer) in _SLIDING and not layer.get_seq_length()
+        if type(layer) not in _FULL and not empty:
+            got = f"{type(cache).__name__} with {type(layer).__name__} in layer {number}"
+            raise bad("cache", got, f"it keeps no window of {kept.window} keys. {allowed}")
+
+
+def _checked(cache: Cache, layers: Layers, kept: Kept) -> Kept:
+    """What a rolling cache keeps, if it belongs to these layers and is whole."""
+    found = [cache.layers[number] for number in layers if number < len(cache.layers)]
+    if len(found) < len(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):
+        raise bad("cache", "a KV cache with a window in other layers", "expected the cache of this model")
+    expected = kept_by(layers)
+    if expected is None or (expected.window, expected.sink_tokens) != (kept.window, kept.sink_tokens):
+        got = f"a KV cache that keeps a window of {kept.window} keys and {kept.sink_tokens} sink tokens"
+        wanted = "every key" if expected is None else f"{expected.window} and {expected.sink_tokens}"
+        raise bad("cache", got, f"the patch requires {wanted}; expected a new cache")
+    lengths = sorted({layer.get_seq_length() for layer in found})
+    if len(lengths) > 1:
+        raise bad(
+            "cache", f"a KV cache whose layers hold {lengths[0]} and {lengths[-1]} tokens",
+            "a forward was interrupted; expected a new cache, or one after reset()",
+        )  # fmt: skip
+    return kept
+
+
+def _rolling(layer: CacheLayerMixin, kept: Kept) -> RollingLayer:
+    """A rolling layer with the layer's keys."""
+    rolling = RollingLayer(kept)
+    length = int(layer.get_seq_length())
+    if length:
+        rolling.take(layer.keys[:, :, :length], layer.values[:, :, :length])
+    return rolling
+
+
+def new_cache(config: object, encoder_decoder: bool) -> Cache:
+    """The cache that a model creates by default."""
+    cache = DynamicCache(config=config)
+    return EncoderDecoderCache(cache, DynamicCache(config=config)) if encoder_decoder else cache

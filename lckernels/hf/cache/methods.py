@@ -1,0 +1,181 @@
+"""Methods of a patched model that create or take a KV cache: with them its layers roll."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache as cached
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from lckernels.checks import bad
+from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, roll
+from lckernels.hf.cache.layer import Kept
+from lckernels.hf.cache.learned import learned_positions_of, num_tokens
+from lckernels.hf.family import learned_positions
+from lckernels.hf.masks.kept import first_tokens
+from lckernels.hf.private import PREPARE_CACHE
+from lckernels.hf.settings import LayerSettings
+
+_CACHES = ("cache", "past_key_values")  # names of the argument: from transformers 5.24 on, and before
+
+
+def cache_methods(
+    model: nn.Module, settings: Mapping[nn.Module, LayerSettings], positions: str
+) -> dict[nn.Module, dict[str, Callable]]:
+    """Functions (module, ...) that replace methods of a patched model, by module and name.
+
+    Args:
+        model: the model.
+        settings: of its attention layers.
+        positions: as in `patch`.
+    """
+    found: dict[nn.Module, dict[str, Callable]] = {}
+    for module in model.modules():
+        layers = _layers(module, settings) if isinstance(module, PreTrainedModel) else {}
+        if not layers or _cache_argument(type(module)) is None:
+            continue
+        inner = any(_layers(child, settings) for child in _models_in(module))
+        if not inner:
+            found[module] = {"forward": RollingForward(layers, _parameters(type(module)), positions)}
+        if hasattr(type(module), PREPARE_CACHE):
+            found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers)
+    return found
+
+
+def _models_in(model: nn.Module) -> Iterator[PreTrainedModel]:
+    """The models in a model that take a cache."""
+    for module in model.modules():
+        if module is not model and isinstance(module, PreTrainedModel) and _cache_argument(type(module)):
+            yield module
+
+
+def _layers(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> dict[int, LayerSettings]:
+    """The attention layers in a model that a window changes, by their number in its cache."""
+    numbered = ((getattr(m, "layer_idx", None), settings[m]) for m in model.modules() if m in settings)
+    return {number: own for number, own in numbered if isinstance(number, int) and _may_roll(own)}
+
+
+def _may_roll(settings: LayerSettings) -> bool:
+    """Whether a layer rolls, or may once its first call has shown its kind."""
+    return can_roll(settings) if settings.kind is not None else settings.window is not None
+
+
+@cached
+def _parameters(cls: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(cls.forward).parameters)[1:]
+
+
+def _cache_argument(cls: type) -> str | None:
+    """The name of the forward's argument for a cache; None without one."""
+    return next((name for name in _CACHES if name in _parameters(cls)), None)
+
+
+class RollingForward:
+    """The forward of the innermost model that takes a cache.
+
+    Attributes:
+        layers: the settings of its layers that have a window of a patch, by their number in the cache.
+        parameters: names of the forward's parameters.
+        positions: as in `patch`.
+    """
+
+    def __init__(self, layers: Layers, parameters: tuple[str, ...], positions: str) -> None:
+        self.layers, self.parameters, self.positions = layers, parameters, positions
+
+    def __call__(self, view: nn.Module, *args: Any, **options: Any) -> Any:
+        """The model's forward; `view` is the module's view."""
+        forward = super(type(view), view).forward
+        given = {**dict(zip(self.parameters, args, strict=False)), **options}
+        own = _CACHES[0] if _CACHES[0] in self.parameters else _CACHES[1]
+        name = next((x for x in _CACHES if given.get(x) is not None), own)
+        cache = given.get(name)
+        if torch.compiler.is_compiling():
+            kept = _rolling_now(cache, self.layers)
+        else:
+            if cache is None and _creates_cache(view, given):
+                cache = new_cache(view.config, _is_encoder_decoder(view, given))
+            kept = roll(cache, self.layers) if isinstance(cache, Cache) else None
+            self._set_positions(view, given, 0 if cache is None else int(cache.get_seq_length()))
+        if kept is None:
+            return forward(**given)
+        given[name] = cache
+        mask = given.get("attention_mask")
+        total = int(cache.get_seq_length()) + num_tokens(given)
+        _check_call(kept, mask, total)
+        kept.first = None if mask is None else first_tokens(mask[:, :total])
+        kept.running = True
+        try:
+            return forward(**given)
+        finally:
+            kept.running = False
+
+    def _set_positions(self, model: nn.Module, given: dict[str, Any], past: int) -> None:
+        """Checks learned positions of a call, or limits them to places in the cache."""
+        table = learned_positions(model)
+        kept = None if table is None else kept_by(self.layers)
+        if kept is not None:
+            limit = kept.length if self.positions == "cache" else None
+            positions = learned_positions_of(given, past, *table, limit)
+            if positions is not None:
+                given["position_ids"] = positions
+
+
+class RollingGeneration:
+    """The method by which `generate` prepares a cache.
+
+    Attributes:
+        layers: as in RollingForward.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+
+    def __call__(
+        self, view: nn.Module, generation_config: Any, model_kwargs: dict, *args: Any, **more: Any
+    ) -> Any:
+        """The model's method; `view` is the module's view."""
+        prepare = getattr(super(type(view), view), PREPARE_CACHE)
+        result = prepare(generation_config, model_kwargs, *args, **more)
+        cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
+        if isinstance(cache, Cache) and roll(cache, self.layers) and generation_config.is_assistant:
+            cache.activate_past_recording()
+        return result
+
+
+def _rolling_now(cache: Any, layers: Layers) -> Kept | None:
+    """What a rolling cache keeps; while torch.compile traces, another one stays what it is."""
+    own = getattr(cache, "self_attention_cache", cache)
+    found = own.layers[min(layers)] if own is not None and min(layers) < len(own.layers) else None
+    return getattr(found, "kept", None)
+
+
+def _creates_cache(model: nn.Module, given: dict[str, Any]) -> bool:
+    """Whether a forward without a cache would create one."""
+    use_cache = given.get("use_cache")
+    wanted = getattr(model.config, "use_cache", False) if use_cache is None else use_cache
+    return bool(wanted) and not (model.training and getattr(model, "gradient_checkpointing", False))
+
+
+def _is_encoder_decoder(model: nn.Module, given: dict[str, Any]) -> bool:
+    return model.config.is_encoder_decoder or given.get("encoder_hidden_states") is not None
+
+
+def _check_call(kept: Kept, mask: Any, total: int) -> None:
+    """Raises ValueError for a wrong call, after which a rolling cache would have had `total` tokens."""
+    if kept.max_length is not None and total > kept.max_length:
+        raise bad(
+            "cache", f"a static cache of {kept.max_length} tokens for {total}",
+            "expected a StaticCache with a larger max_cache_len",
+        )  # fmt: skip
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        got = f"a mask of {mask.ndim} dimensions" if isinstance(mask, Tensor) else type(mask).__name__
+        raise bad("attention_mask", got, "a KV cache with a window requires a 2-D mask, (batch, seqlen)")
+    if mask.shape[1] < total:
+        got = f"a mask of {mask.shape[1]} tokens"
+        raise bad(
+            "attention_mask", got, f"expected {total}: those of the cache, evicted ones too, and the new ones"
+        )

@@ -1,0 +1,143 @@
+"""What a KV cache with a window does not support: caches, masks, rollbacks. One error, and nothing is lost."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from helpers.hf_cache import by_steps, generate, logits_of, tokens, windowed
+from helpers.hf_models import build
+from transformers import DynamicCache, StaticCache
+
+import lckernels
+
+W, S = 6, 2
+
+
+def test_crop_is_exact_or_raises():
+    model, ids = build("llama"), tokens(1)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        expected = windowed(model, ids)
+        _, cache = by_steps(model, ids[:, :30], [25, 5])
+        cache.crop(-4)
+        assert cache.get_seq_length() == 26
+        got, _ = by_steps(model, ids, [4, 18], cache=cache)
+        torch.testing.assert_close(got, expected[:, 26:], rtol=1e-5, atol=1e-5)
+        before = copy.deepcopy(cache)
+        with pytest.raises(
+            ValueError, match=r"tokens_to_remove: got -19; expected -18 to 0: the KV cache keeps"
+        ):
+            cache.crop(-19)
+        with pytest.raises(ValueError, match="tokens_to_remove: got 3; expected minus the number"):
+            cache.crop(3)
+        assert cache.get_seq_length() == 48
+        assert torch.equal(cache.layers[1].keys, before.layers[1].keys)
+
+
+def test_an_interrupted_forward_is_an_error_at_the_next_call():
+    model, ids = build("llama"), tokens(1)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        _, cache = by_steps(model, ids[:, :20], [20])
+        hook = model.model.layers[1].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            by_steps(model, ids[:, :21], [1], cache=cache)
+        hook.remove()
+        with pytest.raises(
+            ValueError, match=r"cache: got .* hold 20 and 21 tokens; a forward was interrupted"
+        ):
+            by_steps(model, ids[:, :21], [1], cache=cache)
+        cache.reset()
+        got, _ = by_steps(model, ids, [20, *[1] * 28], cache=cache)
+        torch.testing.assert_close(got, windowed(model, ids), rtol=1e-5, atol=1e-5)
+
+
+class Other(transformers.cache_utils.DynamicLayer):
+    """A layer of a cache of another kind."""
+
+
+def _other_cache(model):
+    return transformers.Cache(layers=[Other(), Other()])
+
+
+def _short_static(model):
+    return StaticCache(config=model.config, max_cache_len=20)
+
+
+def _offloaded(model):
+    cache = DynamicCache(config=model.config)
+    cache.offloading = True
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_other_cache, r"cache: got Cache with Other in layer 0; it keeps no window of 6 keys"),
+        (
+            _short_static,
+            r"cache: got a static cache of 20 tokens for 21; expected a StaticCache with a larger",
+        ),
+        (_offloaded, r"cache: got DynamicCache with offloading; it keeps no window"),
+    ],
+)
+def test_caches_that_cannot_roll(make, message):
+    model, ids = build("llama"), tokens(1)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        cache = make(model)
+        with pytest.raises(ValueError, match=message):
+            by_steps(model, ids[:, :21], [21], cache=cache)
+        assert cache.get_seq_length() == 0
+
+
+def test_generate_with_a_cache_that_cannot_roll():
+    model = build("llama")
+    with (
+        lckernels.patched(model, window=W, sink_tokens=S),
+        pytest.raises(ValueError, match=r"cache: got QuantizedCache with .* in layer 0; it keeps no window"),
+    ):
+        options = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+        generate(model, {"input_ids": tokens(1, 14)}, **options)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 3), r"attention_mask: got a mask of 3 tokens; expected 23: those of the cache"),
+        (
+            torch.ones(1, 1, 3, 23, dtype=torch.bool),
+            r"attention_mask: got a mask of 4 dimensions; .* requires a 2-D",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_the_cache(mask, message):
+    model, ids = build("llama"), tokens(1)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        _, cache = by_steps(model, ids[:, :20], [20])
+        with pytest.raises(ValueError, match=message):
+            logits_of(model, ids[:, 20:23], cache, attention_mask=mask)
+        assert cache.get_seq_length() == 20
+
+
+def test_a_cache_of_another_window_or_model_raises():
+    model, ids = build("llama"), tokens(1)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        _, cache = by_steps(model, ids[:, :20], [20])
+    with torch.no_grad():
+        with pytest.raises(
+            ValueError, match=r"cache: got a KV cache that keeps a window of 6 keys; expected a model under"
+        ):
+            logits_of(model, ids[:, 20:21], cache)
+        with (
+            lckernels.patched(model),
+            pytest.raises(ValueError, match=r"expected a model under lckernels.patch"),
+        ):
+            logits_of(model, ids[:, 20:21], cache)
+        with (
+            lckernels.patched(model, window=9, sink_tokens=1),
+            pytest.raises(ValueError, match=r"the patch requires 9 and 1; expected a new cache"),
+        ):
+            logits_of(model, ids[:, 20:21], cache)
