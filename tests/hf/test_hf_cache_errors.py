@@ -1,4 +1,4 @@
-"""What a KV cache with a window does not support: caches, masks, rollbacks. One error, and nothing is lost."""
+"""What a KV cache with a window does not support: caches, masks, rollbacks. One error; nothing is lost."""
 
 import copy
 
