@@ -37,7 +37,8 @@ def _local_attention(
 
     Rows of padding differ: the model's see no key, and their result is the mean of three blocks of values.
     """
-    if mask is None or output_attentions:
+    is_dense = position_bias is not None and not _is_by_distance(position_bias)
+    if mask is None or output_attentions or is_dense:
         own = own_method(module, "forward", _local_attention)
         return own(module, hidden_states, mask, position_bias, output_attentions)
     if position_bias is None and module.has_relative_attention_bias:
@@ -70,7 +71,7 @@ def _transient_global_attention(
 def _is_served(module: nn.Module, mask: Tensor | None, position_bias: Tensor | None) -> bool:
     """Whether lckernels runs a call: as in the first layer, where rows must be padded on the right."""
     if position_bias is not None:
-        return position_bias.shape[3] == 1
+        return _is_by_distance(position_bias)
     size, buckets = module.global_block_size, module.relative_attention_num_buckets
     # The model counts blocks in floats, exactly for powers of 2.
     exact = size & (size - 1) == 0 and module.block_len > 1 and module.has_relative_attention_bias
@@ -86,6 +87,11 @@ def _is_served(module: nn.Module, mask: Tensor | None, position_bias: Tensor | N
         warn_once(_OWN)
         return False
     return True
+
+
+def _is_by_distance(position_bias: Tensor) -> bool:
+    """Whether a bias is that of a replaced layer; the model's own has one row per query of a block."""
+    return position_bias.shape[3] == 1
 
 
 def _attend(

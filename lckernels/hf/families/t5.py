@@ -30,7 +30,15 @@ def has_last_bucket(num_buckets: int, max_distance: int, bidirectional: bool) ->
     return max_distance > num_buckets // (4 if bidirectional else 2)
 
 
+def _has_own_bias(cls: type) -> bool:
+    """Whether another package overrides the bias, which may then depend on more than the distance."""
+    found = next(base for base in cls.__mro__ if _BIAS in vars(base))
+    return not found.__module__.startswith("transformers.models.")
+
+
 def _replacements(module: nn.Module) -> dict[str, Any]:
+    if _has_own_bias(type(module)):
+        return {}
     sizes = module.relative_attention_num_buckets, module.relative_attention_max_distance
     if _TABLE in module._modules and not has_last_bucket(*sizes, not module.is_decoder):
         return {}
