@@ -75,7 +75,7 @@ def attention(
         NotServed: an option or a mask that is not supported and would change the result.
     """
     settings = settings_of(module)
-    weights = _returns_weights(options)
+    weights = returns_weights(options)
     call = classify(module, query, key, attention_mask, options, settings, weights)
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
@@ -130,7 +130,7 @@ def served_attention(
     return merge_attention_states(outs, lses, backend=backend)[0]
 
 
-def _returns_weights(options: dict[str, Any]) -> bool:
+def returns_weights(options: dict[str, Any]) -> bool:
     """Whether the call returns the attention weights."""
     if options.get("output_attentions"):
         return True

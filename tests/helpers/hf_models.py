@@ -136,6 +136,12 @@ BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
 }  # fmt: skip
+# The second layer of the encoder moves its blocks.
+PEGASUS_X = {
+    "encoder_layers": 2, "block_size": 8, "num_global_tokens": 3, "dropout": 0.0, "init_std": 0.2,
+    "decoder_start_token_id": PAD, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2,
+    "max_position_embeddings": 128,
+}  # fmt: skip
 # Buckets end within a short sequence.
 T5 = {
     "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
@@ -270,6 +276,7 @@ LOCAL |= {
         "GPTNeoForCausalLM", "GPTNeoConfig", GPT_NEO,
         wrong_static="its own windows count from the last slot of the cache (findings/)",
     ),
+    "pegasus_x": Model("PegasusXForConditionalGeneration", "PegasusXConfig", BART | PEGASUS_X),
     # Its attention gets a window that its mask does not have.
     "olmoe": decoder("Olmoe", sliding_window=WINDOW),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from helpers.hf_models import T5, VOCAB
 from helpers.visible_keys import set_one_hot, weights_of_keys
 
 import lckernels
+from lckernels.hf.reach import model_reach
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,3 +119,9 @@ def test_generate(mode, kind):
     assert len(set(expected[0].tolist())) > 2
     lckernels.unpatch(model)
     assert torch.equal(generated(), expected)
+
+
+def test_the_reach_of_sums_is_not_known():
+    """A token sees sums of all blocks, beyond its window."""
+    assert model_reach(make(LOCAL)).total == (2 * RADIUS, 2 * RADIUS)
+    assert str(model_reach(make(GLOBAL))) == "not known: its tokens see sums of all blocks"

@@ -191,4 +191,9 @@ def _replacements(module: nn.Module) -> dict[str, Any]:
     return {"forward": forward, "config": PreTrainedConfig(attn_implementation=NAME)} if forward else {}
 
 
-FAMILY = Family(name="longt5", replacements=_replacements)
+def _mixes_tokens(model: nn.Module) -> str:
+    sums = any(type(module).__name__ == "LongT5TransientGlobalAttention" for module in model.modules())
+    return "its tokens see sums of all blocks" if sums else ""
+
+
+FAMILY = Family(name="longt5", replacements=_replacements, mixes_tokens=_mixes_tokens)

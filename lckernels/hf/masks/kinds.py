@@ -40,7 +40,7 @@ class Kind:
         if self.cross:
             return "cross"
         if self.chunk:
-            return f"causal, chunks of {self.chunk}"
+            return f"{'causal' if self.window[1] == 0 else 'bidirectional'}, chunks of {self.chunk}"
         if self.is_full:
             return "causal" if self.window == CAUSAL else "bidirectional"
         return "causal window" if self.window[1] == 0 else "bidirectional window"
