@@ -44,8 +44,8 @@ def patch(
             keys than any sequence has, is None.
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0. The
             KV cache of causal layers keeps these and the window (docs/generation.md).
-        positions: "absolute" (default): each key has its position in the sequence. "cache", with a window: its
-            position in the KV cache, as in StreamingLLM, for rotary and learned positions.
+        positions: "absolute" (default): each key has its position in the sequence. "cache", with a window:
+            its position in the KV cache, as in StreamingLLM, for rotary and learned positions.
         backend: name of a backend; default: the first that supports the call.
         linear: None (default): linear layers run as they are. "packed": in calls without gradients on a CPU,
             a layer runs on a copy of its weight that oneDNN packed, where a measurement of at most 0.2 s
