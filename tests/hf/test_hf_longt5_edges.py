@@ -100,7 +100,7 @@ GENERATE = {
 def test_generate(mode, kind):
     """From a padded batch whose length is no multiple of a block."""
     model = make(kind, "LongT5ForConditionalGeneration", num_layers=2)
-    for parameter in model.parameters():  # else a token is followed by itself
+    for parameter in model.parameters():  # else generate repeats one token
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.5)
     rows = slice(1, 2) if mode == "prompt lookup" else slice(None)
