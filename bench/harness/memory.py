@@ -32,6 +32,17 @@ def with_extra_bytes(call: Callable[[], Result]) -> tuple[Result, int | None]:
     return result, max(0, peak - before - sum(x.numel() * x.element_size() for x in result))
 
 
+def reset_peak() -> None:
+    """Begins a new peak of resident bytes, where the system counts them."""
+    if _CLEAR.exists():
+        _CLEAR.write_text(_RESET_PEAK)
+
+
+def peak_bytes() -> int | None:
+    """The peak of resident bytes since `reset_peak`; None where the system does not count them."""
+    return _resident("VmHWM") if _CLEAR.exists() else None
+
+
 def _resident(field: str) -> int:
     lines = (line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return 1024 * int(next(lines).split()[1])
