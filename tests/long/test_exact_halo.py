@@ -185,7 +185,6 @@ def dynamic_frequencies():
 
 MODELS = {
     "full attention": (t5, None, "SelfAttention .as 1 more. has bidirectional attention without a bound"),
-    "sink tokens": (t5, {"window": 4, "sink_tokens": 2}, "attends to the first 2 tokens of a row, sink"),
     "one side": (t5, {"window": (4, -1)}, "has bidirectional window attention without a bound"),
     "a table of positions": (
         tiny, {"window": 4}, "a token that is repeated has other states at other positions of a row",

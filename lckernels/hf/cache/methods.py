@@ -13,6 +13,7 @@ from lckernels.checks import bad
 from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, roll
 from lckernels.hf.cache.layer import Kept
 from lckernels.hf.cache.learned import learned_positions_of, num_tokens
+from lckernels.hf.cache.static_windows import StaticWindows
 from lckernels.hf.family import learned_positions
 from lckernels.hf.masks.kept import first_tokens
 from lckernels.hf.private import PREPARE_CACHE
@@ -33,13 +34,13 @@ def cache_methods(
     """
     found: dict[nn.Module, dict[str, Callable]] = {}
     for module in model.modules():
-        layers = _layers(module, settings) if isinstance(module, PreTrainedModel) else {}
-        if not layers or _cache_argument(type(module)) is None:
+        if not isinstance(module, PreTrainedModel) or _cache_argument(type(module)) is None:
             continue
-        inner = any(_layers(child, settings) for child in _models_in(module))
-        if not inner:
-            found[module] = {"forward": RollingForward(layers, _parameters(type(module)), positions)}
-        if hasattr(type(module), PREPARE_CACHE):
+        layers, widths = _layers(module, settings), _widths(module, settings)
+        inner = any(_layers(child, settings) or _widths(child, settings) for child in _models_in(module))
+        if (layers or widths) and not inner:
+            found[module] = {"forward": CacheForward(layers, widths, _parameters(type(module)), positions)}
+        if layers and hasattr(type(module), PREPARE_CACHE):
             found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers)
     return found
 
@@ -57,6 +58,13 @@ def _layers(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> di
     return {number: own for number, own in numbered if isinstance(number, int) and _may_roll(own)}
 
 
+def _widths(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> dict[int, int]:
+    """The keys that layers with a window or chunks of their own see, by their number in the cache."""
+    numbered = ((getattr(m, "layer_idx", None), settings[m].kind) for m in model.modules() if m in settings)
+    known = ((number, kind) for number, kind in numbered if isinstance(number, int) and kind is not None)
+    return {n: kind.chunk or kind.window[0] + 1 for n, kind in known if kind.chunk or kind.window[0] >= 0}
+
+
 def _may_roll(settings: LayerSettings) -> bool:
     """Whether a layer rolls, or may once its first call has shown its kind."""
     return can_roll(settings) if settings.kind is not None else settings.window is not None
@@ -72,17 +80,21 @@ def _cache_argument(cls: type) -> str | None:
     return next((name for name in _CACHES if name in _parameters(cls)), None)
 
 
-class RollingForward:
+class CacheForward:
     """The forward of the innermost model that takes a cache.
 
     Attributes:
         layers: the settings of its layers that have a window of a patch, by their number in the cache.
+        widths: keys that its layers with a window of their own see.
         parameters: names of the forward's parameters.
         positions: as in `patch`.
     """
 
-    def __init__(self, layers: Layers, parameters: tuple[str, ...], positions: str) -> None:
-        self.layers, self.parameters, self.positions = layers, parameters, positions
+    def __init__(
+        self, layers: Layers, widths: dict[int, int], parameters: tuple[str, ...], positions: str
+    ) -> None:
+        self.layers, self.widths = layers, widths
+        self.parameters, self.positions = parameters, positions
 
     def __call__(self, view: nn.Module, *args: Any, **options: Any) -> Any:
         """The model's forward; `view` is the module's view."""
@@ -90,26 +102,33 @@ class RollingForward:
         given = {**dict(zip(self.parameters, args, strict=False)), **options}
         own = _CACHES[0] if _CACHES[0] in self.parameters else _CACHES[1]
         name = next((x for x in _CACHES if given.get(x) is not None), own)
-        cache = given.get(name)
+        cache, kept = given.get(name), None
         if torch.compiler.is_compiling():
-            kept = _rolling_now(cache, self.layers)
-        else:
+            kept = _rolling_now(cache, self.layers) if self.layers else None
+        elif self.layers:
             if cache is None and _creates_cache(view, given):
-                cache = new_cache(view.config, _is_encoder_decoder(view, given))
+                cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
             kept = roll(cache, self.layers) if isinstance(cache, Cache) else None
             self._set_positions(view, given, 0 if cache is None else int(cache.get_seq_length()))
+        if kept is not None:
+            mask = given.get("attention_mask")
+            total = int(cache.get_seq_length()) + num_tokens(given)
+            _check_call(kept, mask, total)
+            kept.first = None if mask is None else first_tokens(mask[:, :total])
+        static = StaticWindows(cache, self.widths) if self.widths and isinstance(cache, Cache) else None
+        if static:
+            static.check(num_tokens(given))
         if kept is None:
-            return forward(**given)
-        given[name] = cache
-        mask = given.get("attention_mask")
-        total = int(cache.get_seq_length()) + num_tokens(given)
-        _check_call(kept, mask, total)
-        kept.first = None if mask is None else first_tokens(mask[:, :total])
-        kept.running = True
-        try:
-            return forward(**given)
-        finally:
-            kept.running = False
+            result = forward(**given)
+        else:
+            kept.running = True
+            try:
+                result = forward(**given)
+            finally:
+                kept.running = False
+        if static:
+            static.store()
+        return result
 
     def _set_positions(self, model: nn.Module, given: dict[str, Any], past: int) -> None:
         """Checks learned positions of a call, or limits them to places in the cache."""
@@ -126,7 +145,7 @@ class RollingGeneration:
     """The method by which `generate` prepares a cache.
 
     Attributes:
-        layers: as in RollingForward.
+        layers: as in CacheForward.
     """
 
     def __init__(self, layers: Layers) -> None:

@@ -10,7 +10,13 @@ from torch import nn
 from lckernels.checks import bad, linear_option
 from lckernels.hf.cache.rotation import set_rotations
 from lckernels.hf.masks.kinds import FAR, Window
-from lckernels.hf.patch.arguments import check_arguments, check_module, check_no_prefix_keys, check_window
+from lckernels.hf.patch.arguments import (
+    check_arguments,
+    check_module,
+    check_no_prefix_keys,
+    check_sides,
+    check_window,
+)
 from lckernels.hf.patch.cross import unwatch, watch
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.linear.plan import plan_linear
@@ -71,6 +77,7 @@ def patch(
     if window is not None:
         check_no_prefix_keys(model, run, window)
     report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
+    check_sides(model, settings)
     if positions == "cache":
         if window is None:
             raise bad("positions", "'cache'", "it requires a window; window is None")

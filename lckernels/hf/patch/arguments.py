@@ -1,5 +1,7 @@
 """Checks of the arguments of `patch`."""
 
+from collections.abc import Mapping
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -8,7 +10,8 @@ from lckernels.checks import bad, integer
 from lckernels.hf.masks.kinds import FULL, Window
 from lckernels.hf.patch.dry_run import DryRun
 from lckernels.hf.patch.modules import is_compiled, is_patched
-from lckernels.prompts import num_prefix_keys
+from lckernels.hf.settings import LayerSettings
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 
 POSITIONS = ("absolute", "cache")
 _LARGEST = 2**63 - 1  # a window beyond every sequence has no effect
@@ -60,6 +63,35 @@ def check_no_prefix_keys(model: nn.Module, run: DryRun, window: int | Window) ->
     if keys and any(call.kind is not None and call.kind.window == FULL for call in run.calls):
         got = f"{window} for bidirectional layers with {keys} keys of PEFT's prefix tuning"
         raise bad("window", got, "expected None, which is exact")
+
+
+def check_sides(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> None:
+    """Raises ValueError for sink tokens of bidirectional layers, and for a window wider than every row.
+
+    Args:
+        model: the model.
+        settings: of its attention layers, as planned.
+    """
+    narrowed = [(own, own.narrowed(own.kind)) for own in settings.values() if own.kind and own.narrows]
+    if not narrowed:
+        return
+    own = narrowed[0][0]
+    if own.sink_tokens and all(kind.window[1] != 0 for _, kind in narrowed) and not num_virtual_tokens(model):
+        got = f"{own.sink_tokens} for a model with bidirectional layers alone"
+        raise bad("sink_tokens", got, "expected 0: sink tokens belong to causal attention")
+    positions = _num_learned_positions(model)
+    sides = [kind.window[:1] if kind.window[1] == 0 else kind.window for _, kind in narrowed]
+    if positions and all(side >= positions or side < 0 for pair in sides for side in pair):
+        allowed = "no row has so many tokens, so that it bounds nothing; expected a smaller one"
+        raise bad("window", f"{own.window} for a model with {positions:,} positions", allowed)
+
+
+def _num_learned_positions(model: nn.Module) -> int | None:
+    """The number of positions of a model that has a table of them; None if none is known."""
+    if any("rotary" in type(module).__name__.lower() for module in model.modules()):
+        return None
+    configs = (module.config for module in model.modules() if isinstance(module, PreTrainedModel))
+    return next((getattr(x.get_text_config(), "max_position_embeddings", None) for x in configs), None)
 
 
 def check_window(
