@@ -31,6 +31,8 @@ class Family:
             functions get names lckernels' attention.
         own_attention: the model's attention does not go through transformers' interface, but that of the
             replacements does.
+        left_out: model -> why its attention, which has code of its own, is not supported, as the end of a
+            sentence about the model; empty if it is, or without such a reason.
         feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
         mixes_tokens: model -> what mixes neighbouring tokens outside attention, as the end of a sentence
             about the model; empty if nothing does.
@@ -59,6 +61,7 @@ class Family:
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
     replacements: Callable[[nn.Module], dict[str, Any]] | None = None
     own_attention: bool = False
+    left_out: Callable[[nn.Module], str] | None = None
     feed_forward: tuple[str, ...] = ()
     mixes_tokens: Callable[[nn.Module], str] | None = None
     dry_inputs: Callable[[nn.Module], dict[str, Tensor] | None] | None = None
@@ -140,6 +143,11 @@ def uses_interface(model: PreTrainedModel) -> bool:
     """Whether a model's attention goes through transformers' interface, at least with its replacements."""
     own = any(family.own_attention for family in families_of(type(model)))
     return own or can_set_attention(model)
+
+
+def left_out_reason(model: nn.Module) -> str:
+    """Why a model's attention with code of its own is not supported; empty if no family names it."""
+    return next(_results(model, "left_out"), "")
 
 
 def feed_forward_methods(module: nn.Module) -> tuple[str, ...]:

@@ -142,6 +142,7 @@ PEGASUS_X = {
     "decoder_start_token_id": PAD, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2,
     "max_position_embeddings": 128,
 }  # fmt: skip
+BIG_BIRD = {"block_size": 4, "num_random_blocks": 1, "sep_token_id": 3}
 # Buckets end within a short sequence.
 T5 = {
     "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
@@ -328,6 +329,11 @@ REFUSED = {
     "inkling": (text("Inkling", **HYBRID), "it adds a relative position bias"),
     "inkling2": (text("Inkling2", **HYBRID), "sinks: got Tensor"),
     "deberta-v2": (model("DebertaV2"), "DebertaV2Model does not go through"),
+    "big_bird": (model("BigBird", **BIG_BIRD), "its block-sparse attention has code of its own"),
+    "bigbird_pegasus": (
+        Model("BigBirdPegasusForConditionalGeneration", "BigBirdPegasusConfig", BART | BIG_BIRD),
+        "its block-sparse attention has code of its own",
+    ),
     "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
 }
 # Architectures with local attention that are not in the sweep, and why.

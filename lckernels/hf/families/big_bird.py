@@ -22,6 +22,16 @@ def _equal_rows(model: nn.Module) -> str:
     return "its sparse attention depends on the length that rows are padded to, and is full for short rows"
 
 
+def _left_out(model: nn.Module) -> str:
+    if model.attention_type != _SPARSE:
+        return ""
+    return (
+        "its block-sparse attention has code of its own: each training step draws its random blocks, outside "
+        "training all of them are the first block, whose keys then count 1 + num_random_blocks times, and a "
+        "short row changes the model to full attention"
+    )
+
+
 def _restore(model: nn.Module) -> Callable[[], None] | None:
     if model.attention_type != _SPARSE:
         return None
@@ -37,4 +47,6 @@ def _restore(model: nn.Module) -> Callable[[], None] | None:
     return undo
 
 
-FAMILY = Family(name="big_bird", matches=_is_member, equal_rows=_equal_rows, restore=_restore)
+FAMILY = Family(
+    name="big_bird", matches=_is_member, equal_rows=_equal_rows, restore=_restore, left_out=_left_out
+)

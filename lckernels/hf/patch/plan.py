@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
 from lckernels.devices import device_and_dtype, first_weight
-from lckernels.hf.family import uses_interface
+from lckernels.hf.family import left_out_reason, uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.attention_modules import attention_modules, is_reached
 from lckernels.hf.patch.config_notes import config_notes
@@ -99,9 +99,10 @@ def _nothing_to_do(model: nn.Module, run: DryRun, report: Report, window: Any) -
     """Why no layer would run on lckernels; empty if some do, or if the dry run failed."""
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     if not any(map(uses_interface, models)):
-        return f"the attention of {type(models[0]).__name__} does not go through {INTERFACE}"
+        own = f"the attention of {type(models[0]).__name__} does not go through {INTERFACE}"
+        return left_out_reason(model) or own
     if run.unsupported:
-        return run.error
+        return left_out_reason(model) or run.error
     if report.taken:
         changed = window is None or any(row.verdict != EXACT for row in report.taken) or run.error
         if isinstance(window, tuple) and window[0] == -1 and not changed:
