@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK, CROSS
+from bench.cases.generation import PREFILL_FULL, PREFILL_QUICK
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.cases.t5 import T5_FULL, T5_QUICK
@@ -68,6 +69,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "t5_case" in metafunc.fixturenames:
         cases = T5_FULL if full else T5_QUICK
         metafunc.parametrize("t5_case", cases, ids=[case.label for case in cases])
+    if "prefill_case" in metafunc.fixturenames:
+        cases = PREFILL_FULL if full else PREFILL_QUICK
+        metafunc.parametrize("prefill_case", cases, ids=[case.label for case in cases])
     if "cross_case" in metafunc.fixturenames:
         metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
 

@@ -6,7 +6,6 @@ tokens, and the caches of some positions; `--compare` then times steps from thes
 
 import argparse
 import copy
-import inspect
 import json
 import statistics
 import subprocess
@@ -20,11 +19,13 @@ from torch import Tensor
 
 import lckernels
 from bench.cases import book, smollm2
+from bench.cases.generation import SINKS, WINDOW
 from bench.harness.memory import peak_bytes, reset_peak
 from bench.harness.rows import dtype_name, machine
 from bench.harness.timing import Turns
+from bench.peers.decode import cache_argument
 
-WINDOW, SINKS, TOKENS, EVERY = 1024, 4, 100_000, 1_000
+TOKENS, EVERY = 100_000, 1_000
 PLACES = (2_000, 10_000, 32_000, 64_000, 100_000)  # tokens after which the cache is stored
 STEPS = "steps.jsonl"
 
@@ -87,7 +88,7 @@ def generate(folder: Path, num_tokens: int, dtype: torch.dtype) -> None:
     cache = transformers.DynamicCache(config=model.config)
     torch.manual_seed(0)
     model.generate(
-        ids, **{_cache_argument(model): cache}, max_new_tokens=num_tokens, min_new_tokens=num_tokens,
+        ids, **{cache_argument(model): cache}, max_new_tokens=num_tokens, min_new_tokens=num_tokens,
         do_sample=True, top_k=50, streamer=Recorder(folder, cache), pad_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
 
@@ -119,15 +120,9 @@ def patched_model(dtype: torch.dtype) -> tuple[Any, Any]:
 def _step(model: Any, place: dict[str, Any]) -> Any:
     @torch.inference_mode()
     def step() -> tuple[Tensor]:
-        return (model(place["token"], use_cache=True, **{_cache_argument(model): place["cache"]}).logits,)
+        return (model(place["token"], use_cache=True, **{cache_argument(model): place["cache"]}).logits,)
 
     return step
-
-
-def _cache_argument(model: Any) -> str:
-    """The forward's name for a cache: transformers 5.24 renamed it."""
-    names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
 
 
 def _commit() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.harness.report import (
     attention_goals,
     encoder_goals,
+    generation_goals,
     goals,
     host_time_goals,
     lengthen_goals,
@@ -120,6 +121,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
         ("whole models", model_goals.SUITE, model_goals.GOALS),
         ("LongEncoder", encoder_goals.SUITE, encoder_goals.GOALS),
         ("T5", t5_goals.SUITE, t5_goals.GOALS),
+        ("generation", generation_goals.SUITE, generation_goals.GOALS),
         ("lengthened models", lengthen_goals.SUITE, lengthen_goals.GOALS),
         ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):

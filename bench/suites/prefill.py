@@ -1,0 +1,114 @@
+"""A long prompt through SmolLM2 with a window: lckernels.patch against FlexAttention and SDPA, in turns."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bench.cases import book, smollm2
+from bench.cases.generation import Patch, PrefillCase
+from bench.cases.models import head_sizes
+from bench.harness.comparison import OWN, UNPACKED, Budget, Subject, chosen_backend, collect, make_rows
+from bench.harness.report.generation_goals import PREFILL, SUITE
+from bench.harness.rows import Row, dtype_name
+from bench.harness.timing import Turns
+from bench.peers import model_attention
+from bench.peers.models import ModelPeer
+from bench.suites.model_comparison import ExpectedStates, verify
+from bench.suites.verified import VerifiedCall
+
+# SDPA has a mask of all pairs: at 32,768 tokens 5 GiB.
+_SDPA_TOKENS = 8192
+
+
+def build(case: PrefillCase) -> tuple[nn.Module, Tensor]:
+    """The first layers of SmolLM2 with the window in its config, and the prompt (1, seqlen).
+
+    Raises:
+        ModuleNotFoundError: SmolLM2 is not installed.
+    """
+    causal, tokenizer = smollm2.load(case.window)
+    model = causal.base_model
+    model.layers = model.layers[: case.layers]
+    model.config.num_hidden_layers = case.layers
+    return model, book.token_ids(tokenizer, case.seqlen)[None]
+
+
+def prefill_rows(
+    case: PrefillCase, model: nn.Module, ids: Tensor, budget: Budget, log: Callable[[str], None] = print
+) -> list[Row]:
+    """The rows of one prompt; each way fills a cache, which is freed with the call.
+
+    Args:
+        case: Its sizes.
+        model: A base model with `case.window` in its config.
+        ids: The prompt.
+        budget: Limits of the rounds, of the seconds of each way, and of one call of a peer.
+        log: Receives a line per way.
+
+    Raises:
+        AssertionError: Our own result is wrong.
+    """
+    model.config.use_cache = True
+    expected = ExpectedStates(model, ids, model.dtype)
+    limit = budget.call_seconds
+    ways: dict[str, VerifiedCall] = {}
+    for name, linear in ((OWN, "packed"), (UNPACKED, None)):
+        ways[name] = verify(name, own(model, case, linear), ids, expected, float("inf"))
+    peers = ["flex_attention"] + ["sdpa"] * (case.seqlen <= _SDPA_TOKENS)
+    made = {
+        name.partition("_")[0]: partial(_verified_peer, model, name, ids, expected, limit) for name in peers
+    }
+    others, left_out = collect(made)
+    ways |= others
+    for name, reason in left_out.items():
+        log(f"  {name} is left out: {reason}")
+    for name, way in ways.items():
+        size = "memory not measured" if way.extra_bytes is None else f"{way.extra_bytes / 2**20:.0f} MiB"
+        log(f"  {case.label} {name}: off by {way.check.error:.2g}, {size}")
+    turns = Turns({name: way.call for name, way in ways.items()}, budget.peer_seconds)
+    for _ in range(budget.rounds):
+        turns.round()
+    return make_rows(
+        _subject(case, model),
+        turns.timings(),
+        {name: way.check for name, way in ways.items()},
+        {},
+        (),
+        extra_bytes={name: way.extra_bytes for name, way in ways.items()},
+        left_out=left_out,
+    )
+
+
+def own(model: nn.Module, case: PrefillCase, linear: str | None) -> ModelPeer:
+    """A copy with full attention and the window of lckernels.patch."""
+    import lckernels
+
+    copied = model_attention.with_attention(model, "sdpa")
+    copied.config.sliding_window = None
+    lckernels.patch(copied, **Patch(case.window, linear=linear).options())
+    return ModelPeer(copied)
+
+
+def _verified_peer(
+    model: nn.Module, attention: str, ids: Tensor, expected: ExpectedStates, limit: float
+) -> VerifiedCall:
+    peer = ModelPeer(model_attention.with_attention(model, attention))
+    return verify(attention, peer, ids, expected, limit)
+
+
+def _subject(case: PrefillCase, model: nn.Module) -> Subject:
+    heads, kv_heads, head_dim = head_sizes(model.config)
+    q, k = (torch.empty(1, case.seqlen, n, head_dim, dtype=model.dtype) for n in (heads, kv_heads))
+    weights = sum(x.numel() for x in model.layers.parameters())
+    return Subject(
+        suite=SUITE,
+        op=PREFILL,
+        direction="forward",
+        shape=case.shape(),
+        dtype=dtype_name(model.dtype),
+        work=case.flops(weights, heads, head_dim),
+        unit="GFLOP/s",
+        backend=chosen_backend("windowed_attention", q, k, k),
+    )
