@@ -18,8 +18,8 @@ from bench.peers.models import ModelPeer
 from bench.suites.model_comparison import ExpectedStates, verify
 from bench.suites.verified import VerifiedCall
 
-# SDPA has a mask of all pairs: at 32,768 tokens 5 GiB.
-_SDPA_TOKENS = 8192
+_SDPA_TOKENS = 8192  # SDPA has a mask of all pairs: at 32,768 tokens 5 GiB
+_PEERS = {"flex": "flex_attention", "sdpa": "sdpa"}  # provider -> implementation of transformers
 
 
 def build(case: PrefillCase) -> tuple[nn.Module, Tensor]:
@@ -56,11 +56,12 @@ def prefill_rows(
     ways: dict[str, VerifiedCall] = {}
     for name, linear in ((OWN, "packed"), (UNPACKED, None)):
         ways[name] = verify(name, own(model, case, linear), ids, expected, float("inf"))
-    peers = ["flex_attention"] + ["sdpa"] * (case.seqlen <= _SDPA_TOKENS)
-    made = {
-        name.partition("_")[0]: partial(_verified_peer, model, name, ids, expected, limit) for name in peers
+    peers = {
+        name: partial(_verified_peer, model, attention, ids, expected, limit)
+        for name, attention in _PEERS.items()
+        if attention != "sdpa" or case.seqlen <= _SDPA_TOKENS
     }
-    others, left_out = collect(made)
+    others, left_out = collect(peers)
     ways |= others
     for name, reason in left_out.items():
         log(f"  {name} is left out: {reason}")

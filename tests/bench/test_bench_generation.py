@@ -88,15 +88,15 @@ def test_a_wrong_window_is_found(model, monkeypatch, changed):
         generation.decode_rows(model, token_ids(20), [patch], PLACES[2:], BUDGET, lambda line: None)
 
 
-def test_prefill_rows(model):
+def test_prefill_rows(model, monkeypatch):
+    monkeypatch.setattr(prefill, "_PEERS", {"sdpa": "sdpa"})  # the compiler of flex takes a minute
     case, said = PrefillCase(70, 2, window=16), []
     base = transformers.MistralModel(
         transformers.MistralConfig(**model.config.to_dict() | {"sliding_window": 16})
     ).eval()
     made = prefill.prefill_rows(case, base, token_ids(70), BUDGET, said.append)
-    names = [row.provider for row in made]
-    assert names == [OWN, UNPACKED, *(name for name in ("flex", "sdpa") if name not in made[0].left_out)]
-    assert "sdpa" in names and all(row.check.passed for row in made)
+    assert [row.provider for row in made] == [OWN, UNPACKED, "sdpa"] and not made[0].left_out
+    assert all(row.check.passed for row in made)
     assert made[0].extra_bytes is None or made[0].extra_bytes >= 0
     assert rows.to_json(made[0])["shape"] == {"seqlen": 70, "layers": 2, "window": 16}
     assert case.flops(1000, 4, 8) > case.flops(0, 4, 8) > 0
