@@ -9,6 +9,7 @@ from helpers.docs_pages import (
     NOT_RUN,
     PAGES,
     PROSE,
+    REQUIRED,
     ROOT,
     blocks,
     command_lines,
@@ -34,6 +35,8 @@ def models_and_texts(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_every_block_runs(page, models_and_texts, monkeypatch):
     """In one namespace a page, in the order of the page."""
+    for module in REQUIRED.get(page.name, ()):
+        pytest.importorskip(module)
     monkeypatch.chdir(models_and_texts)
     names = {}
     for line, code in blocks(page):

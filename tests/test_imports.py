@@ -20,7 +20,7 @@ LEVELS = (
     {"tasks", "search", "perplexity"},
     {"integrations", "training", "distributed", "long"},
     {"hf"},
-    {"functional", "info"},
+    {"functional", "info", "onnx"},
     {"ops"},
     {"backends"},
 )

@@ -21,6 +21,7 @@ _OTHER = (
     "lckernels/backends/triton/README.md",
 )
 PROSE = [*PAGES, *(ROOT / name for name in _OTHER)]
+REQUIRED = {"export.md": ("onnxscript", "onnxruntime")}  # modules of extras that the blocks of a page import
 NOT_RUN = "# not run: "  # the first line of a block that the tests leave out, with the reason
 
 _BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
