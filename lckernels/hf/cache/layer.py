@@ -157,6 +157,7 @@ class RollingLayer(CacheLayerMixin):
         Raises:
             ValueError: a positive number, or more tokens than can be removed. The cache is then unchanged.
         """
+        tokens_to_remove = int(tokens_to_remove)  # transformers 5.17 passes a tensor
         if tokens_to_remove > 0:
             raise bad("tokens_to_remove", tokens_to_remove, "expected minus the number of tokens to remove")
         most = self.length - (self.kept.length if self.num_evicted else 0)
