@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
-KEYS = max(scaled_count(2100), 700)  # three tasks a sequence, two splits; a partial last tile
+KEYS = max(scaled_count(2100), 700)  # keys in several splits; a partial last tile
 DTYPES = supported(torch.float32, torch.bfloat16, torch.float16, torch.float64)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Queries, heads and key heads: below, at and above what is read in place.
@@ -31,12 +31,14 @@ by_rows = pytest.mark.parametrize(
 )
 
 
-def problem_of(rows, dtype, *, window_size=(-1, 0), dropout_p=0.0, layout=None, score=None, dims=(64, 32)):
+def problem_of(
+    rows, dtype, *, window_size=(-1, 0), dropout_p=0.0, layout=None, score=None, dims=(64, 32), keys=KEYS
+):
     seqlen_q, num_heads, num_kv_heads = rows
     shapes = (
         (2, seqlen_q, num_heads, dims[0]),
-        (2, KEYS, num_kv_heads, dims[0]),
-        (2, KEYS, num_kv_heads, dims[1]),
+        (2, keys, num_kv_heads, dims[0]),
+        (2, keys, num_kv_heads, dims[1]),
         (2, seqlen_q, num_heads, dims[1]),
     )
     q, k, v, dout = (torch.randn(shape).to(dtype) for shape in shapes)
@@ -53,6 +55,12 @@ def problem_of(rows, dtype, *, window_size=(-1, 0), dropout_p=0.0, layout=None, 
 @pytest.mark.parametrize("window_size", [(-1, 0), (130, 0)], ids=["full", "w131"])
 def test_against_the_reference(rows, dtype, window_size):
     compare_problem(problem_of(rows, dtype, window_size=window_size))
+
+
+@pytest.mark.parametrize("keys", [1024, 1025, 1029, 1088, 2049, 14400])
+def test_numbers_of_splits(keys):
+    """Parts of 16 tiles at most: one, two, four and sixteen, of equal and of unequal numbers of tiles."""
+    compare_problem(problem_of((1, 6, 2), torch.float32, keys=scaled_count(keys)))
 
 
 @by_dtype

@@ -61,9 +61,8 @@ void set_rows_ahead(const AttentionParams& p, DType dtype, int64_t step, std::ve
 int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks) {
   if (tasks.empty()) return 0;
   const QueryTask& task = tasks[tasks.size() / 2];
-  const int64_t tiles = count(tiles_of_task(p, task));
-  return task.heads * task.rows * std::min(tiles, task.num_splits > 1 ? kSplitTiles : tiles) * kTile *
-         (p.head_dim + p.head_dim_v);
+  const int64_t tiles = (count(tiles_of_task(p, task)) + task.num_splits - 1) / task.num_splits;
+  return task.heads * task.rows * tiles * kTile * (p.head_dim + p.head_dim_v);
 }
 
 }  // namespace lck

@@ -29,6 +29,13 @@ int64_t heads_of_short_task(const AttentionParams& p, DType dtype, int64_t rows,
   return std::clamp<int64_t>(most, 1, p.num_kv_heads);
 }
 
+// Parts of the keys of a task, which differ by at most one tile; an even number, so that an even number of
+// threads has equal work.
+int64_t splits_of(int64_t tiles) {
+  const int64_t fewest = (tiles + kSplitTiles - 1) / kSplitTiles;
+  return fewest <= 1 ? 1 : fewest + fewest % 2;
+}
+
 // Sequences with few rows: one task for several heads and a part of the keys, which the task packs itself.
 void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, const AttentionParams& p) {
   std::vector<QueryTask> tasks, merges;
@@ -40,7 +47,7 @@ void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, co
     if (rows == 0 || rows > kMostTileRows) continue;
     const int64_t tiles = count(tiles_of_queries(p, sequence, {0, sequence.q_len}));
     const int64_t heads = heads_of_short_task(p, dtype, rows, tiles);
-    const int64_t splits = std::max<int64_t>(1, (tiles + kSplitTiles - 1) / kSplitTiles);
+    const int64_t splits = splits_of(tiles);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += heads) {
       const int64_t some = std::min(heads, p.num_kv_heads - kv_head);
       const QueryTask whole{t, kv_head, some, 0, rows, {}, 0, splits, nullptr, nullptr, {}};

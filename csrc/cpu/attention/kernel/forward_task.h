@@ -58,9 +58,8 @@ void forward_task(const AttentionParams& p, const QueryTask& task, void* scratch
   if (may_stay) stage_queries(in_place);
 
   const TileList tiles = tiles_of_task(p, task);
-  const int64_t first_tile = task.split * kSplitTiles;
-  const int64_t stop_tile =
-      task.num_splits > 1 ? smaller(count(tiles), first_tile + kSplitTiles) : count(tiles);
+  const int64_t first_tile = count(tiles) * task.split / task.num_splits;
+  const int64_t stop_tile = count(tiles) * (task.split + 1) / task.num_splits;
   const int64_t panels =
       larger_of((stop_tile - first_tile) * task.heads * blocks * (kTile + p.head_dim_v) / kPanel<U>, 1);
   Prefetch ahead[] = {
