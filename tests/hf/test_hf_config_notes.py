@@ -141,7 +141,18 @@ def test_no_window():
 
 def test_layers_that_lckernels_does_not_see():
     """Layers with code of their own have no notes."""
-    model = make("LongformerModel", "LongformerConfig", attention_window=4)
+    assert notes_of(make("DebertaV2Model", "DebertaV2Config")) == []
+
+
+def test_global_layers_alone():
+    """GPT-Neo has a window_size whatever its attention_types are."""
+    sizes = {"num_layers": 2, "num_heads": 4, "window_size": WINDOW}
+    model = make("GPTNeoModel", "GPTNeoConfig", **sizes, attention_types=[[["global"], 2]])
+    (note,) = notes_of(model)
+    assert note.startswith(
+        f"config.window_size is {WINDOW} and no layer has a window: attention_layers names no"
+    )
+    model = make("GPTNeoModel", "GPTNeoConfig", **sizes, attention_types=[[["global", "local"], 1]])
     assert notes_of(model) == []
 
 
