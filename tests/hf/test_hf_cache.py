@@ -260,3 +260,14 @@ def test_unpatch_restores_the_methods():
     with lckernels.patched(model, window=W, sink_tokens=S):
         assert "_prepare_cache_for_generation" in model.__dict__
     assert [{name: id(x) for name, x in m.__dict__.items()} for m in model.modules()] == before
+
+
+def test_a_4d_mask_without_a_cache_runs_as_before():
+    model, ids = build("llama"), tokens(1)
+    mask = torch.ones(1, 1, N, N, dtype=torch.bool).tril()
+    with torch.no_grad():
+        expected = model(ids).logits
+        with lckernels.patched(model, window=W, sink_tokens=S):
+            result = model(ids, attention_mask=mask)
+    torch.testing.assert_close(result.logits, expected, rtol=1e-4, atol=1e-5)
+    assert not rolling_layers(cache_of(result))

@@ -172,7 +172,9 @@ def _rolling_now(cache: Any, layers: Layers) -> Kept | None:
 
 def _creates_cache(model: nn.Module, given: dict[str, Any]) -> bool:
     """Whether a forward without a cache would create one."""
-    use_cache = given.get("use_cache")
+    use_cache, mask = given.get("use_cache"), given.get("attention_mask")
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
+        return False  # such a mask, which the caller made, runs with a cache that keeps every key
     wanted = getattr(model.config, "use_cache", False) if use_cache is None else use_cache
     return bool(wanted) and not (model.training and getattr(model, "gradient_checkpointing", False))
 
