@@ -9,6 +9,7 @@ import pytest
 
 from bench.cases.attention import ATTENTION_FULL, ATTENTION_QUICK, CHUNKED_FULL, CHUNKED_QUICK, CROSS
 from bench.cases.generation import PREFILL_FULL, PREFILL_QUICK
+from bench.cases.longformer import LONGFORMER_FULL, LONGFORMER_QUICK
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.cases.t5 import T5_FULL, T5_QUICK
@@ -72,6 +73,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "prefill_case" in metafunc.fixturenames:
         cases = PREFILL_FULL if full else PREFILL_QUICK
         metafunc.parametrize("prefill_case", cases, ids=[case.label for case in cases])
+    if "longformer_case" in metafunc.fixturenames:
+        cases = LONGFORMER_FULL if full else LONGFORMER_QUICK
+        metafunc.parametrize("longformer_case", cases, ids=[case.label for case in cases])
     if "cross_case" in metafunc.fixturenames:
         metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
 

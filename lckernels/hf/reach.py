@@ -104,7 +104,7 @@ def mixing(model: nn.Module) -> str:
 
 
 def _side(kind: Kind, side: int) -> Side:
-    bounds = [n for n in (kind.window[side], kind.chunk - 1) if n >= 0]
+    bounds = [n for n in (kind.window[side], kind.chunk - 1) if n >= 0 and not kind.global_tokens]
     return min(bounds) if bounds else None
 
 
@@ -121,6 +121,10 @@ def _layer_reach(call: Call, settings: LayerSettings) -> LayerReach:
         first = format_count(settings.sink_tokens, "token")
         sinks = f"attends to the first {first} of a row, sink tokens of lckernels.patch"
         return LayerReach(call.layer, None, _side(kind, 1), sinks)
+    if kind.global_tokens:
+        return LayerReach(
+            call.layer, None, None, "attends to tokens with global attention, wherever they are"
+        )
     before, after = sides(kind)
     wide = f"has {kind} attention without a bound" if None in (before, after) else ""
     return LayerReach(call.layer, before, after, wide)

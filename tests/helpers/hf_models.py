@@ -151,6 +151,7 @@ T5 = {
 SWITCH = {
     "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 1,
 }  # fmt: skip
+LONGFORMER = {"attention_window": WINDOW, "sep_token_id": 2}
 GPT_NEO = {
     "num_layers": 2,
     "attention_types": [[["global", "local"], 1]],
@@ -311,6 +312,11 @@ FULL: dict[str, Model] = {
         T5
         | {"local_radius": 4, "global_block_size": 4, "encoder_attention_type": "transient-global"},
     ),
+    "longformer": Model("LongformerModel", "LongformerConfig", LONGFORMER, False, first_position=PAD + 1),
+    "longformer (global token)": Model(
+        "LongformerForSequenceClassification", "LongformerConfig", LONGFORMER, False, first_position=PAD + 1
+    ),
+    "led": Model("LEDForConditionalGeneration", "LEDConfig", BART | {"attention_window": WINDOW}),
     "switch_transformers": Model(
         "SwitchTransformersForConditionalGeneration",
         "SwitchTransformersConfig",
@@ -334,7 +340,6 @@ REFUSED = {
         Model("BigBirdPegasusForConditionalGeneration", "BigBirdPegasusConfig", BART | BIG_BIRD),
         "its block-sparse attention has code of its own",
     ),
-    "longformer": (model("Longformer", attention_window=4), "LongformerModel does not go through"),
 }
 # Architectures with local attention that are not in the sweep, and why.
 NOT_SWEPT = {

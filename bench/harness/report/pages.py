@@ -10,6 +10,7 @@ from bench.harness.report import (
     goals,
     host_time_goals,
     lengthen_goals,
+    longformer_goals,
     model_goals,
     plots,
     t5_goals,
@@ -122,6 +123,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
         ("LongEncoder", encoder_goals.SUITE, encoder_goals.GOALS),
         ("T5", t5_goals.SUITE, t5_goals.GOALS),
         ("generation", generation_goals.SUITE, generation_goals.GOALS),
+        ("Longformer", longformer_goals.SUITE, longformer_goals.GOALS),
         ("lengthened models", lengthen_goals.SUITE, lengthen_goals.GOALS),
         ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):

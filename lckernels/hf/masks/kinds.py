@@ -25,11 +25,13 @@ class Kind:
         window: (left, right), inclusive, -1 for no bound, as in windowed_attention.
         chunk: length of the chunks that attention is restricted to; 0 for none.
         cross: keys and queries belong to different sequences.
+        global_tokens: some tokens of a call may see all tokens, which all see them.
     """
 
     window: Window
     chunk: int = 0
     cross: bool = False
+    global_tokens: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -43,7 +45,8 @@ class Kind:
             return f"{'causal' if self.window[1] == 0 else 'bidirectional'}, chunks of {self.chunk}"
         if self.is_full:
             return "causal" if self.window == CAUSAL else "bidirectional"
-        return "causal window" if self.window[1] == 0 else "bidirectional window"
+        kind = "causal window" if self.window[1] == 0 else "bidirectional window"
+        return f"{kind}, global tokens" if self.global_tokens else kind
 
 
 def kind_without_mask(causal: bool, seqlen_q: int, seqlen_k: int) -> Kind:

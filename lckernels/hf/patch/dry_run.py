@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -248,6 +248,8 @@ def _attention(
         dense = f"it uses {record.dense_masks[id(attention_mask)][0]}"
     shapes = tuple(tuple(x.transpose(1, 2).shape) for x in (query, key, value))
     kind = call.kind if isinstance(call, Served) else None
+    if kind is not None and options.get("global_tokens"):
+        kind = replace(kind, global_tokens=True)
     size = options.get("sliding_window")
     size = size if type(size) is int else None
     biased = options.get("position_bias") is not None

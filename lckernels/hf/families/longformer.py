@@ -1,0 +1,153 @@
+"""Longformer: a window of attention_window // 2 keys on either side, beside tokens with global attention.
+
+One softmax has the keys of the tokens with global attention and those of the window. Queries of these tokens
+have projections of their own and see all valid keys. LED's encoder has the same attention.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from lckernels.checks import bad
+from lckernels.hf.calls import WEIGHTS
+from lckernels.hf.family import Family, own_method
+from lckernels.hf.global_tokens import GlobalTokens, attend_from_tokens
+from lckernels.hf.masks.create import mask_of_keys
+from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.settings import settings_of
+from lckernels.hf.warn import warn_once
+
+_META_TOKENS = 4
+
+
+class EagerMasks:
+    """A model's config, by which transformers creates masks that the model computes with itself."""
+
+    _attn_implementation = "eager"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "config":  # those that copying and pickling look up
+            raise AttributeError(name)
+        return getattr(self.config, name)
+
+
+def self_attention(
+    module: nn.Module,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    is_index_masked: Tensor | None = None,
+    is_index_global_attn: Tensor | None = None,
+    is_global_attn: bool | None = None,
+    output_attentions: bool = False,
+) -> tuple[Tensor, ...]:
+    """The layer's forward; its mask is (batch, seqlen), < 0 for padding and > 0 for global tokens.
+
+    As in the model, rows of padding are zero before the output projection.
+    """
+    if output_attentions:
+        warn_once(f"{WEIGHTS}; these calls run as the model's own attention")
+        own = own_method(module, "forward", self_attention)
+        masks = attention_mask, is_index_masked, is_index_global_attn, is_global_attn
+        return own(module, hidden_states, *masks, output_attentions)
+    q, k, v = (_projected(module, name, hidden_states) for name in ("query", "key", "value"))
+    valid = ~is_index_masked
+    options = {
+        "softmax_scale": module.head_dim**-0.5,
+        "dropout_p": module.dropout if module.training else 0.0,
+        "backend": settings_of(module).backend,
+    }
+    # The dry run on the meta device has no values.
+    some = is_global_attn and not hidden_states.is_meta
+    tokens = GlobalTokens.of(is_index_global_attn) if some else None
+    mask, other_keys = _visible_keys(module, valid, is_index_global_attn, tokens)
+    attention = AttentionInterface()[module.config._attn_implementation]
+    out, _ = attention(
+        module, *(x.transpose(1, 2) for x in (q, k, v)), mask, dropout=options["dropout_p"],
+        scaling=options["softmax_scale"], global_tokens=is_global_attn,
+        **({"other_keys": partial(tokens.keys, q, k, v, **options)} if other_keys else {}),
+    )  # fmt: skip
+    out = _zeroed(out.flatten(2), is_index_masked)
+    if tokens is not None:
+        q = _projected(module, "query_global", tokens.of_rows(hidden_states))
+        layers = module.key_global, module.value_global
+        new = attend_from_tokens(q, hidden_states, valid, *layers, **options)
+        out = tokens.replaced(out, new.flatten(2))
+    return (out,)
+
+
+def _visible_keys(
+    module: nn.Module, valid: Tensor, is_global: Tensor, tokens: GlobalTokens | None
+) -> tuple[KeyMask, bool]:
+    """The mask of a call, and whether the tokens' keys are not among its keys."""
+    window = (module.one_sided_attn_window_size,) * 2
+    if tokens is None:
+        return mask_of_keys(valid, valid.shape[1], window), False
+    if torch.compiler.is_compiling() or not tokens.are_first(valid):
+        return mask_of_keys(valid & ~is_global, valid.shape[1], window), True
+    # Sink tokens of the kernel are left of the window, as these are for all other tokens.
+    mask = mask_of_keys(valid, valid.shape[1], window)
+    visible = replace(mask.visible, sink_tokens=tokens.positions.shape[1])
+    return KeyMask.create(tuple(mask.shape), mask.device, window, visible), False
+
+
+def _zeroed(out: Tensor, hidden: Tensor) -> Tensor:
+    """out (batch, seqlen, dim) with zeros where `hidden`, (batch, seqlen), is True; may change out."""
+    traced = torch.compiler.is_compiling() or out.is_meta
+    if not traced and not hidden.any():
+        return out
+    if torch.is_grad_enabled() and out.requires_grad:
+        return out.masked_fill(hidden[..., None], 0)
+    return out.masked_fill_(hidden[..., None], 0)
+
+
+def _projected(module: nn.Module, name: str, x: Tensor) -> Tensor:
+    """A linear layer of the module, (batch, seqlen, heads, head_dim)."""
+    return getattr(module, name)(x).unflatten(-1, (module.num_heads, module.head_dim))
+
+
+def checked_forward(
+    module: nn.Module,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    global_attention_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The model's forward, after a check of global_attention_mask."""
+    given = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
+    if global_attention_mask is not None and given is not None:
+        shape, expected = tuple(global_attention_mask.shape), tuple(given.shape[:2])
+        # The model broadcasts it.
+        pairs = zip(reversed(shape), reversed(expected), strict=False)
+        if not shape or len(shape) > 2 or any(size not in (1, wanted) for size, wanted in pairs):
+            allowed = f"expected (batch, seqlen) = {expected}"
+            raise bad("global_attention_mask", f"shape {shape}", allowed)
+    own = own_method(module, "forward", checked_forward)
+    return own(module, input_ids, attention_mask, global_attention_mask, *args, **kwargs)
+
+
+def _replacements(module: nn.Module) -> dict[str, Any]:
+    name = type(module).__name__
+    if name == "LongformerSelfAttention":
+        return {"forward": self_attention}
+    if name == "LongformerModel":
+        return {"forward": checked_forward, "config": EagerMasks(module.config)}
+    return {}
+
+
+def _dry_inputs(model: nn.Module) -> dict[str, Tensor]:
+    """Inputs with a mask of global tokens, which some heads else compute from the values of input_ids."""
+    shape = (2, 1, _META_TOKENS) if "MultipleChoice" in type(model).__name__ else (2, _META_TOKENS)
+    ids = torch.zeros(shape, dtype=torch.long, device="meta")
+    ones = torch.ones_like(ids)
+    return {"input_ids": ids, "attention_mask": ones, "global_attention_mask": ones}
+
+
+FAMILY = Family(name="longformer", replacements=_replacements, own_attention=True, dry_inputs=_dry_inputs)
