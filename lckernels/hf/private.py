@@ -10,6 +10,7 @@
 | `_prepare_cache_for_generation` | a cache rolls from its first forward on; assisted decoding raises |
 | `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
 | `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
+| `_prepare_4d_attention_mask_inverted` of LED | a patched LED makes its mask for every query, as before |
 | `PreTrainedModel._can_set_attn_implementation` | only a dry run shows that no attention uses the interface |
 """
 
@@ -45,6 +46,7 @@ except ImportError:
     SLIDING_LAYER = ()
 
 PREPARE_CACHE = "_prepare_cache_for_generation"  # method of a model that generates
+LED_MASK = "_prepare_4d_attention_mask_inverted"  # function in its module
 STORED_IMPLEMENTATION = "_attn_implementation_internal"  # field of a config
 sdpa_attention_forward = AttentionInterface()["sdpa"]
 sdpa_mask = AttentionMaskInterface()["sdpa"]

@@ -225,7 +225,7 @@ def test_gradients(kind, checkpoints, tokens):
         torch.testing.assert_close(ours[key], want, rtol=1e-8, atol=1e-10, msg=key)
 
 
-@pytest.mark.parametrize("tokens", ["none", "first", "others"])
+@pytest.mark.parametrize("tokens", ["first", "others"])
 @of_each_kind
 def test_dropout(kind, tokens):
     """Its probability is the layer's: with it the states differ, and their mean is that without it."""
@@ -237,11 +237,11 @@ def test_dropout(kind, tokens):
     expected = states(model, inputs)
     layer.train()
     layer.dropout = 0.3
-    for _ in range(400):
+    for _ in range(150):
         states(model, inputs)
     exact, drawn = seen[0], torch.stack(seen[1:])
     assert (drawn[0] - drawn[1]).abs().max() > 1e-3
-    error = (drawn.mean(0) - exact).abs() / (drawn.std(0) / 400**0.5 + 1e-9)
+    error = (drawn.mean(0) - exact).abs() / (drawn.std(0) / 150**0.5 + 1e-9)
     assert error.mean() < 1.5
     layer.eval()
     close(states(model, inputs), expected, 1e-12)
@@ -275,11 +275,13 @@ def test_generate(options):
     model = make("led", cls="LEDForConditionalGeneration")
     inputs = inputs_of(23, "others")
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, **options}
+    settings |= {"return_dict_in_generate": True, "output_logits": True}
     expected = model.generate(**inputs, **settings)
     report = lckernels.patch(model)
     assert len(report.taken) == len(report.rows) == 6
-    assert torch.equal(model.generate(**inputs, **settings), expected)
-    assert len(set(expected.flatten().tolist())) > 5  # not the same token again and again
+    ours = model.generate(**inputs, **settings)
+    assert torch.equal(ours.sequences, expected.sequences)
+    close(torch.stack(ours.logits), torch.stack(expected.logits))
 
 
 @pytest.mark.parametrize("shape", [(3, 22), (2, 23), (3, 23, 1), (23, 3)], ids=str)
@@ -410,7 +412,7 @@ def test_compiled(kind, tokens):
 @of_each_kind
 def test_no_scores_in_memory(kind, tokens):
     model = make(
-        kind, max_position_embeddings=2002, max_encoder_position_embeddings=2002, attention_window=64
+        kind, max_position_embeddings=2050, max_encoder_position_embeddings=2050, attention_window=64
     )
     inputs = inputs_of(2000, tokens)
     with LargestTensor() as own:

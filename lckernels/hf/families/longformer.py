@@ -4,8 +4,10 @@ One softmax has the keys of the tokens with global attention and those of the wi
 have projections of their own and see all valid keys. LED's encoder has the same attention.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,24 +20,11 @@ from lckernels.hf.family import Family, own_method
 from lckernels.hf.global_tokens import GlobalTokens, attend_from_tokens
 from lckernels.hf.masks.create import mask_of_keys
 from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.private import LED_MASK
 from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
 
 _META_TOKENS = 4
-
-
-class EagerMasks:
-    """A model's config, by which transformers creates masks that the model computes with itself."""
-
-    _attn_implementation = "eager"
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "config":  # those that copying and pickling look up
-            raise AttributeError(name)
-        return getattr(self.config, name)
 
 
 def self_attention(
@@ -129,8 +118,42 @@ def checked_forward(
         if not shape or len(shape) > 2 or any(size not in (1, wanted) for size, wanted in pairs):
             allowed = f"expected (batch, seqlen) = {expected}"
             raise bad("global_attention_mask", f"shape {shape}", allowed)
-    own = own_method(module, "forward", checked_forward)
+    own = _with_masks_of_one_query(own_method(module, "forward", checked_forward))
     return own(module, input_ids, attention_mask, global_attention_mask, *args, **kwargs)
+
+
+def _with_masks_of_one_query(forward: FunctionType) -> FunctionType:
+    """The model's forward with a mask of one query; its own has seqlen equal ones, of which it reads one."""
+    known = {name: function for name, function in _MASKS.items() if name in forward.__code__.co_names}
+    names = {name: partial(function, forward.__globals__[name]) for name, function in known.items()}
+    changed = FunctionType(
+        forward.__code__, {**forward.__globals__, **names}, forward.__name__, forward.__defaults__,
+        forward.__closure__,
+    )  # fmt: skip
+    changed.__kwdefaults__ = forward.__kwdefaults__
+    return changed
+
+
+def _bidirectional_mask(
+    own: Callable, config: Any, inputs_embeds: Tensor, attention_mask: Tensor, **options: Any
+) -> Tensor:
+    """Longformer's mask, as for eager attention: numbers to add, (batch, 1, 1, seqlen)."""
+    hidden = ~attention_mask.bool()[:, None, None]
+    return torch.zeros_like(hidden, dtype=inputs_embeds.dtype).masked_fill(
+        hidden, torch.finfo(inputs_embeds.dtype).min
+    )
+
+
+def _inverted_mask(own: Callable, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """LED's mask, (batch, 1, 1, seqlen)."""
+    return own(mask, dtype, tgt_len=1)
+
+
+# By the names in the models' modules.
+_MASKS = {
+    "create_bidirectional_mask": _bidirectional_mask,
+    LED_MASK: _inverted_mask,
+}
 
 
 def _replacements(module: nn.Module) -> dict[str, Any]:
@@ -138,7 +161,7 @@ def _replacements(module: nn.Module) -> dict[str, Any]:
     if name == "LongformerSelfAttention":
         return {"forward": self_attention}
     if name == "LongformerModel":
-        return {"forward": checked_forward, "config": EagerMasks(module.config)}
+        return {"forward": checked_forward}
     return {}
 
 
