@@ -15,6 +15,7 @@ from helpers.hf_parity import count_kernel_calls
 
 import lckernels
 from lckernels.hf import global_tokens, warn
+from lckernels.hf.families import longformer as family
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -422,6 +423,27 @@ def test_no_scores_in_memory(kind, tokens):
         states(model, inputs)
     assert own.elements >= 3 * 4 * 2000 * 64
     assert ours.elements <= 3 * 2048 * 32  # the states
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_feed_forward_runs_in_pieces(hooked, monkeypatch):
+    """Without gradients, and where no hook sees it."""
+    model, inputs = make(dtype=torch.float64), inputs_of(45, "others")
+    expected = states(model, inputs)
+    monkeypatch.setattr(family, "_PIECE_TOKENS", 3 * 20)
+    seen = []
+    own = type(model.encoder.layer[0]).ff_chunk
+    monkeypatch.setattr(
+        type(model.encoder.layer[0]), "ff_chunk", lambda self, x: seen.append(x.shape[1]) or own(self, x)
+    )
+    if hooked:
+        model.encoder.layer[0].intermediate.dense.register_forward_hook(lambda *_: None)
+    lckernels.patch(model)
+    close(states(model, inputs), expected)
+    assert seen == ([48] if hooked else [20, 20, 8]) + [20, 20, 8]
+    seen.clear()
+    assert model(**inputs).last_hidden_state.requires_grad
+    assert seen == [48, 48]
 
 
 @pytest.mark.parametrize("change", ["hook", "subclass", "dropout", "many"])

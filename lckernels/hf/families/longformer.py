@@ -25,6 +25,7 @@ from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
 
 _META_TOKENS = 4
+_PIECE_TOKENS = 1024  # of a feed-forward: their products take as long as those of all tokens
 
 
 def self_attention(
@@ -156,10 +157,34 @@ _MASKS = {
 }
 
 
+def _feed_forward(module: nn.Module, attn_output: Tensor) -> Tensor:
+    """The layer's feed-forward, without gradients in pieces, so that its wide activations are small."""
+    own = own_method(module, "ff_chunk", _feed_forward)
+    batch, seqlen, _ = attn_output.shape
+    width = max(1, _PIECE_TOKENS // max(batch, 1))
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or seqlen <= width or _is_seen(module):
+        return own(module, attn_output)
+    first = own(module, attn_output[:, :width])
+    out = first.new_empty(attn_output.shape)
+    out[:, :width] = first
+    for begin in range(width, seqlen, width):
+        piece = slice(begin, begin + width)
+        out[:, piece] = own(module, attn_output[:, piece])
+    return out
+
+
+def _is_seen(module: nn.Module) -> bool:
+    """Whether a hook is on a module of the layer's feed-forward, which would see the pieces."""
+    inside = (m for part in (module.intermediate, module.output) for m in part.modules())
+    return any(m._forward_hooks or m._forward_pre_hooks for m in inside)
+
+
 def _replacements(module: nn.Module) -> dict[str, Any]:
     name = type(module).__name__
     if name == "LongformerSelfAttention":
         return {"forward": self_attention}
+    if name == "LongformerLayer":
+        return {"ff_chunk": _feed_forward}
     if name == "LongformerModel":
         return {"forward": checked_forward}
     return {}
