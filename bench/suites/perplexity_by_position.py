@@ -27,12 +27,12 @@ from bench.peers.decode import cache_argument
 from bench.peers.model_attention import with_attention
 
 WINDOW, SINKS, PIECE, BIN = 512, 4, 512, 128
-FULL = "full attention"
+IN_CACHE = 'the same, positions="cache"'
 WAYS: dict[str, Patch] = {
-    FULL: Patch(),
+    "full attention": Patch(),
     "window": Patch(WINDOW),
     "window and sink tokens": Patch(WINDOW, SINKS),
-    'the same, positions="cache"': Patch(WINDOW, SINKS, "cache"),
+    IN_CACHE: Patch(WINDOW, SINKS, "cache"),
 }
 COLORS = dict(zip(WAYS, ("#8c959f", "#b0413e", "#1f4e79", "#1a7f37"), strict=True))
 
@@ -71,7 +71,9 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
     for name, perplexities in curves.items():
         middles = [BIN * (i + 0.5) for i in range(len(perplexities))]
-        axes.plot(middles, perplexities, color=COLORS[name], label=name, marker=".", linewidth=1.3)
+        style = "--" if name == IN_CACHE else "-"  # it is on the line of sink tokens
+        options = {"color": COLORS[name], "linestyle": style, "marker": ".", "linewidth": 1.3}
+        axes.plot(middles, perplexities, label=name, **options)
     axes.axvline(WINDOW, color="#24292f", linestyle=":", linewidth=1)
     axes.annotate(
         " the first token is evicted",
