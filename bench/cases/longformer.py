@@ -84,6 +84,6 @@ LONGFORMER_FULL = [
     *LONGFORMER_QUICK,
     LongformerCase(ATTENTION, FORWARD, global_tokens=0),
     LongformerCase(MODEL, FORWARD, layers=2),
-    LongformerCase(MODEL, TRAINING, layers=2),
+    LongformerCase(MODEL, TRAINING),
     LongformerCase(MODEL, FORWARD, layers=12),
 ]
