@@ -190,6 +190,7 @@ def _served_or_dense(
             layout = replace(layout, sink_tokens=settings.sink_tokens)
     if has_cu_seqlens(options) and not has_segments(mask):
         layout = packed_layout(layout, key.shape[2], options)
+        kind = replace(kind, packed=True)
     window_only = score is None and has_offset_only(layout)
     return Served(kind, narrow.window, layout, score, window_only)
 

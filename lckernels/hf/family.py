@@ -29,6 +29,8 @@ class Family:
         replacements: module -> functions (module, ...) by name that replace its methods, such as forward,
             while lckernels runs it, and values that replace its attributes; a config in the module that the
             functions get names lckernels' attention.
+        packs_sequences: where the name of the attention implementation has "flash", the module's forward
+            passes all sequences of a packed row to one call, with cu_seq_lens_q; else each to a call.
         own_attention: the model's attention does not go through transformers' interface, but that of the
             replacements does.
         left_out: model -> why its attention, which has code of its own, is not supported, as the end of a
@@ -36,7 +38,8 @@ class Family:
         feed_forward: names of methods (batch, seqlen, dim) -> the same that may run over pieces of seqlen.
         mixes_tokens: model -> what mixes neighbouring tokens outside attention, as the end of a sentence
             about the model; empty if nothing does.
-        dry_inputs: model -> the keyword arguments of a forward on the meta device; None: the usual ones.
+        dry_inputs: model, or layer that packs sequences -> the keyword arguments of a forward on the meta
+            device; None: the usual ones.
         equal_rows: model -> why its states depend on padding to the longest row of a batch, as the end of a
             sentence about the model, where a trial run of short rows may not show it; empty if they do not.
         single_rows: the same for states that depend on the other rows of a batch.
@@ -60,6 +63,7 @@ class Family:
     unsupported: Callable[[nn.Module], str] | None = None
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
     replacements: Callable[[nn.Module], dict[str, Any]] | None = None
+    packs_sequences: bool = False
     own_attention: bool = False
     left_out: Callable[[nn.Module], str] | None = None
     feed_forward: tuple[str, ...] = ()
@@ -137,6 +141,11 @@ def own_method(module: nn.Module, name: str, replacement: Callable) -> Callable:
     """The function of the module's class that `replacement` replaces."""
     functions = (vars(cls).get(name) for cls in type(module).__mro__)
     return next(function for function in functions if function not in (None, replacement))
+
+
+def packs_sequences(cls: type) -> bool:
+    """Whether a module's class passes all sequences of a packed row to one call of flash attention."""
+    return any(family.packs_sequences for family in families_of(cls))
 
 
 def uses_interface(model: PreTrainedModel) -> bool:

@@ -14,9 +14,11 @@ from lckernels.hf.cache.rotation import attend_in_cache_places, is_full
 from lckernels.hf.calls import OWN_MASK, WEIGHTS, Chunked, Served, classify, mask_sizes
 from lckernels.hf.chunked import attention_in_chunks
 from lckernels.hf.dense import dense_attention
+from lckernels.hf.family import packs_sequences
 from lckernels.hf.masks.create import create_mask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, layout_of
+from lckernels.hf.masks.packing import has_cu_seqlens
 from lckernels.hf.private import collected_outputs
 from lckernels.hf.settings import PLAIN, settings_of
 from lckernels.hf.warn import warn_once
@@ -24,6 +26,8 @@ from lckernels.ops.attention import attend_window
 
 # Without "flash", "sdpa" or a slash: transformers derives options from such names.
 NAME = "lckernels"
+# The name in a module that makes one call for a packed row where the name has "flash", else one a sequence.
+PACKED = "lckernels_flash"
 # Attention of a layer's queries to other keys: () -> out (batch, seqlen_q, num_heads, head_dim_v), lse.
 OtherKeys = Callable[[], tuple[Tensor, Tensor]]
 _WARNINGS = {
@@ -33,9 +37,15 @@ _WARNINGS = {
 
 
 def register() -> None:
-    """Registers the name `lckernels` in transformers; no model changes. Importing lckernels.hf calls it."""
-    AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(NAME, create_mask)
+    """Registers lckernels' names in transformers; no model changes. Importing lckernels.hf calls it."""
+    for name in (NAME, PACKED):
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, create_mask)
+
+
+def packed_name() -> str:
+    """The name in a module that packs sequences: each has weights of its own where the call returns them."""
+    return NAME if returns_weights({}) else PACKED
 
 
 def attention(
@@ -75,7 +85,7 @@ def attention(
         NotServed: an option or a mask that is not supported and would change the result.
     """
     settings = settings_of(module)
-    weights = returns_weights(options)
+    weights = returns_weights(options) and not _is_packed(module, options)
     call = classify(module, query, key, attention_mask, options, settings, weights)
     if isinstance(call, Served):
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
@@ -138,6 +148,11 @@ def returns_weights(options: dict[str, Any]) -> bool:
         return False
     names = collected_outputs()
     return bool(names) and any(name.endswith("attentions") for name in names)
+
+
+def _is_packed(module: nn.Module, options: dict[str, Any]) -> bool:
+    """Whether a layer has packed its sequences, as it does where nothing collects the weights."""
+    return packs_sequences(type(module)) and has_cu_seqlens(options)
 
 
 def _offset(mask: Tensor | None, query: Tensor, key: Tensor) -> int | Tensor:

@@ -36,10 +36,9 @@ def test_a_vision_tower_is_reported_and_runs_on_the_named_backend(name, runs):
     report = lckernels.patch(model, backend="eager")
     tower = [row for row in report.rows if is_tower(row)]
     assert len(tower) == 2
-    known = name != "qwen2_vl"  # its tower reads the sizes of the images
-    assert [row.backend for row in tower] == ["eager" if known else ""] * 2
-    assert [row.verdict for row in tower] == ["exact" if known else LATER] * 2
-    assert bool(report.unknown) != known
+    assert [row.backend for row in tower] == ["eager"] * 2
+    assert [row.verdict for row in tower] == ["exact"] * 2
+    assert not report.unknown
     torch.testing.assert_close(logits(model, **inputs), expected, rtol=1e-5, atol=1e-5)
     assert len(runs) >= 2
     assert {run.backend for run in runs} == {"eager"}

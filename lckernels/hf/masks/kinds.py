@@ -26,12 +26,14 @@ class Kind:
         chunk: length of the chunks that attention is restricted to; 0 for none.
         cross: keys and queries belong to different sequences.
         global_tokens: some tokens of a call may see all tokens, which all see them.
+        packed: a row has several sequences, by cu_seq_lens_q.
     """
 
     window: Window
     chunk: int = 0
     cross: bool = False
     global_tokens: bool = False
+    packed: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -39,6 +41,9 @@ class Kind:
         return self.window in (FULL, CAUSAL) and not self.chunk and not self.cross
 
     def __str__(self) -> str:
+        return f"{self._words()}, packed" if self.packed else self._words()
+
+    def _words(self) -> str:
         if self.cross:
             return "cross"
         if self.chunk:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from lckernels.hf.calls import Dense, Served, classify
-from lckernels.hf.family import families
+from lckernels.hf.family import families, packs_sequences
 from lckernels.hf.masks.create import describe, key_mask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.kinds import FULL, Kind
@@ -30,6 +30,7 @@ from lckernels.hf.patch.skeleton import (
 from lckernels.hf.settings import PLAIN, LayerSettings
 
 _NAME = "lckernels_dry_run"
+_PACKED = f"{_NAME}_flash"
 _LABELS = ("id2label", "label2id")  # fields of a config that may be large and change no attention
 
 
@@ -62,8 +63,8 @@ class DryRun:
         calls: in their order.
         error: what stopped the run; empty if nothing did.
         unsupported: whether a call that lckernels does not support stopped it.
-        parts: the calls of models in the model that the run did not enter, such as a vision tower; each ran
-            on inputs of its own.
+        parts: the calls of models in the model that the run did not enter, such as a vision tower, or of its
+            layers; each ran on inputs of its own.
         part_errors: by the name of such a model, what stopped its run.
         finished: names of the modules that returned a result.
     """
@@ -178,15 +179,16 @@ def _run(model: nn.Module, seqlen: int) -> DryRun:
 
 def _attempt(model: nn.Module, seqlen: int, shapes_only: list[nn.Module]) -> DryRun:
     """A run in which the modules of `shapes_only` return the shape of their result alone."""
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, _create_mask)
+    for name in (_NAME, _PACKED):
+        AttentionInterface.register(name, _attention)
+        AttentionMaskInterface.register(name, _create_mask)
     record = _Record()
     token = _record.set(record)
     error, unsupported, parts, part_errors = "", False, (), {}
     try:
         with torch.no_grad(), META, _BoolsAreTrue():
             prefix, main = outermost(model)
-            copied = skeleton(main, _NAME, shapes_only)
+            copied = skeleton(main, _NAME, _PACKED, shapes_only)
             record.names = {module: name for name, module in copied.named_modules(prefix=prefix)}
             for module in record.names:
                 record.watch(module)
@@ -219,13 +221,20 @@ def _message(error: Exception) -> str:
 
 
 def _run_parts(record: _Record) -> tuple[tuple[Call, ...], dict[str, str]]:
-    """Runs each model in the model that no run has entered, outer ones first; their calls and errors."""
+    """Runs each model in the model that no run has entered, outer ones first; their calls and errors.
+
+    Then the layers that pack sequences, whose model may read the sizes of its images.
+    """
     begin, errors = len(record.calls), {}
     for module, name in record.names.items():
-        if isinstance(module, PreTrainedModel) and module not in record.entered:
+        if module in record.entered:
+            continue
+        if isinstance(module, PreTrainedModel):
             error, _ = _forward(module)
             if error:
                 errors[name] = error
+        elif packs_sequences(type(module)):
+            _forward(module)
     return tuple(record.calls[begin:]), errors
 
 
@@ -234,7 +243,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **options: Any,

@@ -196,7 +196,7 @@ def _values(module: nn.Module, methods: list[Method], settings: Settings) -> dic
     runs_on_view = any(method.name in FORWARDS for method in methods)
     if reads_configs(module, configs) and not runs_on_view:
         # A function of the instance is its forward, and reads the module's own attributes.
-        values.update({name: config_view(config) for name, config in configs.items()})
+        values.update({name: config_view(config, module) for name, config in configs.items()})
     return values
 
 

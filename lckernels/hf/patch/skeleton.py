@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from types import MethodType
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from lckernels.hf.family import dry_inputs, replacements
+from lckernels.hf.family import dry_inputs, packs_sequences, replacements
 from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.patch.methods import lock
+from lckernels.hf.private import STORED_IMPLEMENTATION
 from lckernels.module_copy import copy_without_hooks
 
 META = torch.device("meta")
@@ -53,17 +55,20 @@ def packed_linear_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in linear_layers(model) if next(module.parameters(), None) is None]
 
 
-def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Module] = ()) -> nn.Module:
+def skeleton(
+    model: nn.Module, implementation: str, packed: str, shapes_only: Sequence[nn.Module] = ()
+) -> nn.Module:
     """The model without weights, hooks or methods of the instance, in eval mode, with this attention.
 
-    The linear layers in `shapes_only` return the shape of their result alone.
+    `packed` is its name in modules that pack sequences. The linear layers in `shapes_only` return the shape
+    of their result alone.
     """
     instead = {
         id(module): _ShapeOnly(module.in_features, module.out_features, device=META) for module in shapes_only
     }
     with lock:
         result = copy_without_hooks(model, _on_meta, instead)
-    set_attention(result, implementation)
+    set_attention(result, implementation, packed)
     for module in result.modules():
         if own_config(module) is not None:
             # The other implementations of experts read the values that route tokens.
@@ -71,13 +76,22 @@ def skeleton(model: nn.Module, implementation: str, shapes_only: Sequence[nn.Mod
     return result
 
 
-def set_attention(copied: nn.Module, implementation: str) -> None:
-    """Sets the attention of a copy that has configs of its own, with what families replace for lckernels."""
+def set_attention(copied: nn.Module, implementation: str, packed: str = "") -> None:
+    """Sets the attention of a copy that has configs of its own, with what families replace for lckernels.
+
+    Args:
+        copied: the copy.
+        implementation: the name of the attention.
+        packed: another name of it, in modules that pack sequences.
+    """
     for module in copied.modules():
         for name, value in replacements(module).items():
             module.__dict__[name] = MethodType(value, module) if callable(value) else value
         if own_config(module) is not None:
             module.config._attn_implementation = implementation
+            if packed and packs_sequences(type(module)):
+                module.config = copy(module.config)
+                module.config.__dict__[STORED_IMPLEMENTATION] = packed
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from lckernels.hf.interface import NAME
+from lckernels.hf.family import packs_sequences
+from lckernels.hf.interface import NAME, packed_name
 from lckernels.hf.private import STORED_IMPLEMENTATION
 from lckernels.hf.settings import OF_VIEW, PLAIN, LayerSettings, OwnSettings
 
@@ -37,11 +38,15 @@ class ConfigView:
     @property
     def _attn_implementation(self) -> str | None:
         own = _attribute_of(self, "__dict__").get(STORED_IMPLEMENTATION)
-        return NAME if own == _attribute_of(self, _REPLACED) else own
+        return type(self)._lckernels_name() if own == _attribute_of(self, _REPLACED) else own
 
     @_attn_implementation.setter
     def _attn_implementation(self, value: Any) -> None:
         PreTrainedConfig._attn_implementation.fset(self, value)
+
+    @staticmethod
+    def _lckernels_name() -> str:
+        return NAME
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreTrainedConfig:
         """Like the copy by `__reduce_ex__`, with a class that torch.compile can trace back to this view."""
@@ -54,6 +59,16 @@ class ConfigView:
     def __reduce_ex__(self, protocol: int) -> tuple:
         """A copy is a view with fields of its own."""
         return _empty_view, (*type(self)._lckernels_class, self._lckernels_replaced), self.__dict__
+
+
+class PackedConfigView(ConfigView):
+    """The same for a module that packs sequences: transformers reads there whether the name has "flash"."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _lckernels_name() -> str:
+        return packed_name()
 
 
 class ModuleView(OwnSettings):
@@ -70,14 +85,19 @@ def configs_in(attributes: dict[str, Any]) -> dict[str, PreTrainedConfig]:
     return {name: value for name, value in attributes.items() if isinstance(value, PreTrainedConfig)}
 
 
-def config_view(config: PreTrainedConfig) -> PreTrainedConfig:
+def config_view(config: PreTrainedConfig, owner: Any = None) -> PreTrainedConfig:
     """An object with the config's fields, of a subclass of its class, whose attention is lckernels.
 
     An implementation that is set on the config later is the view's too.
+
+    Args:
+        config: the config.
+        owner: what has it as an attribute.
     """
     nested = configs_in(config.__dict__)
-    view = _empty_view(type(config), tuple(nested), config.__dict__.get(STORED_IMPLEMENTATION))
-    getattr(view, _VIEWS).update(_views(nested))
+    first = PackedConfigView if packs_sequences(type(owner)) else ConfigView
+    view = _empty_view(type(config), tuple(nested), first, config.__dict__.get(STORED_IMPLEMENTATION))
+    getattr(view, _VIEWS).update(_views(config, nested))
     object.__setattr__(view, "__dict__", config.__dict__)
     return view
 
@@ -105,18 +125,20 @@ def module_view(
     own.update((name, _in_pieces(own[name])) for name in pieces if name in own)
     view = object.__new__(_subclass(cls, own) if own else cls)
     object.__setattr__(view, "__dict__", module.__dict__)
-    object.__setattr__(view, _VIEWS, _views(configs))
+    object.__setattr__(view, _VIEWS, _views(module, configs))
     object.__setattr__(view, _PIECE_TOKENS, piece_tokens)
     object.__setattr__(view, OF_VIEW, settings)
     return view
 
 
-def _views(configs: dict[str, PreTrainedConfig]) -> dict[str, tuple[PreTrainedConfig, PreTrainedConfig]]:
-    return {name: (config, config_view(config)) for name, config in configs.items()}
+def _views(
+    owner: Any, configs: dict[str, PreTrainedConfig]
+) -> dict[str, tuple[PreTrainedConfig, PreTrainedConfig]]:
+    return {name: (config, config_view(config, owner)) for name, config in configs.items()}
 
 
-def _empty_view(base: type, names: tuple[str, ...], replaced: str | None) -> PreTrainedConfig:
-    view = object.__new__(_config_class(base, names))
+def _empty_view(base: type, names: tuple[str, ...], first: type, replaced: str | None) -> PreTrainedConfig:
+    view = object.__new__(_config_class(base, names, first))
     object.__setattr__(view, _REPLACED, replaced)
     object.__setattr__(view, _VIEWS, {})
     return view
@@ -132,7 +154,7 @@ def _attribute(name: str) -> property:
             return view
         if not isinstance(config, PreTrainedConfig):
             return config
-        view = config_view(config)
+        view = config_view(config, self)
         self._lckernels_views[name] = config, view
         return view
 
@@ -148,9 +170,9 @@ def _fixed(value: Any) -> property:
 
 
 @cache
-def _config_class(base: type, names: tuple[str, ...]) -> type:
+def _config_class(base: type, names: tuple[str, ...], first: type) -> type:
     attributes = {name: _attribute(name) for name in names}
-    return _subclass(base, {**attributes, "_lckernels_class": (base, names)}, ConfigView)
+    return _subclass(base, {**attributes, "_lckernels_class": (base, names, first)}, first)
 
 
 @cache
