@@ -97,6 +97,11 @@ def attention(
         return served_attention(query, key, value, call, dropout, scaling, settings.backend, other_keys), None
     if other_keys is not None:
         raise NotServed("other_keys: got a function in a call that does not run as windowed_attention")
+    if weights and settings.narrows:
+        raise NotServed(
+            "output_attentions: got True under a window of lckernels.patch; the weights are those of eager "
+            "attention, which has no window. Call lckernels.unpatch before"
+        )
     if isinstance(call, Chunked):
         return attention_in_chunks(query, key, value, call.mask, dropout, scaling, settings.backend), None
     if call.reason in _WARNINGS:

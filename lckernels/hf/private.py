@@ -9,6 +9,7 @@
 | `ACT2FN` | activations of transformers' own classes run after a packed linear layer, not in its product |
 | `_prepare_cache_for_generation` | a cache rolls from its first forward on; assisted decoding raises |
 | `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
+| `DummyLayer` | a cache of layers that share keys raises under a window |
 | `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
 | `_prepare_4d_attention_mask_inverted` of LED | a patched LED makes its mask for every query, as before |
 | `is_flash_attention_requested`, `get_max_seqlen`, `get_vision_attention_seqlens` | a tower that loops over \
@@ -40,6 +41,12 @@ try:
     LAYERS_WITH_STATES = (LinearAttentionCacheLayerMixin,)
 except ImportError:
     LAYERS_WITH_STATES = ()
+try:
+    from transformers.cache_utils import DummyLayer
+
+    LAYERS_WITHOUT_KEYS = (DummyLayer,)
+except ImportError:
+    LAYERS_WITHOUT_KEYS = ()
 try:
     from transformers.cache_utils import DynamicSlidingWindowLayer
 

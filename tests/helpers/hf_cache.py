@@ -14,8 +14,13 @@ _NAMES = ("cache", "past_key_values")  # from transformers 5.24 on, and before
 
 def logits_of(model: nn.Module, ids: Tensor, cache: Cache | None, **more: Any) -> Tensor:
     """The logits of one call with a cache."""
-    name = next(x for x in _NAMES if x in inspect.signature(model.forward).parameters)
-    return model(ids, use_cache=True, **{name: cache}, **more).logits
+    return model(ids, use_cache=True, **{cache_argument(model): cache}, **more).logits
+
+
+def cache_argument(model: nn.Module) -> str:
+    """The name of a model's argument for a cache, also if torch.compile has wrapped the model."""
+    forward = getattr(model, "_orig_mod", model).forward
+    return next(x for x in _NAMES if x in inspect.signature(forward).parameters)
 
 
 def cache_of(result: Any) -> Cache | None:
@@ -34,7 +39,7 @@ def by_steps(
 ) -> tuple[Tensor, Cache]:
     """Logits and the cache of calls of these sizes, the last of which ends with the last id."""
     at, out = ids.shape[1] - sum(sizes), []
-    name = next(x for x in _NAMES if x in inspect.signature(model.forward).parameters)
+    name = cache_argument(model)
     for size in sizes:
         more = {} if mask is None else of_mask(mask, at, at + size)
         result = model(ids[:, at : at + size], use_cache=True, **{name: cache}, **more)

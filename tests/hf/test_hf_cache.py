@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from helpers.hf_cache import by_steps, cache_of, generate, logits_of, rolling_layers, tokens, windowed
-from helpers.hf_models import build, has
+from helpers.hf_models import MODELS, build, has, make_config
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 import lckernels
@@ -270,3 +270,89 @@ def test_a_4d_mask_without_a_cache_runs_as_before():
             result = model(ids, attention_mask=mask)
     torch.testing.assert_close(result.logits, expected, rtol=1e-4, atol=1e-5)
     assert not rolling_layers(cache_of(result))
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4_text"])
+def test_layers_that_share_keys(name):
+    """The layers without keys of their own read those that the rolling layer returns."""
+    known = MODELS[name]
+    layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    config = make_config(known.config, **{**known.sizes, **layers, "num_kv_shared_layers": 2})
+    torch.manual_seed(0)
+    model, ids = getattr(transformers, known.make)(config).eval(), tokens()
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        expected = windowed(model, ids)
+        got, cache = by_steps(model, ids, STEPS["turns"])
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert rolling_layers(cache)
+
+
+@pytest.mark.parametrize("trained", ["q_proj", "k_proj", "v_proj"])
+def test_gradients_of_some_weights_through_several_calls(trained):
+    """A step in place would change what the backward of the step before reads."""
+    model, ids = build("llama"), tokens(1)
+    gradients = []
+    model.requires_grad_(False)
+    weight = getattr(model.model.layers[0].self_attn, trained).weight.requires_grad_(True)
+    with lckernels.patched(model, window=W, sink_tokens=S):
+        for steps in ([N], [12, *[1] * 36]):
+            weight.grad = None
+            by_steps(model, ids, steps)[0].square().sum().backward()
+            gradients.append(weight.grad)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("change", ["reorder_cache", "batch_select_indices"])
+def test_padded_rows_that_change_places_while_recording(change):
+    model, ids, rows = build("llama"), tokens(3), torch.tensor([2, 0])
+    mask = torch.ones_like(ids)
+    mask[0, :12], mask[1, :5] = 0, 0
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        _, cache = by_steps(model, ids[:, :15], [15], mask[:, :15])
+        cache.activate_past_recording()
+        by_steps(model, ids[:, :18], [3], mask[:, :18], cache)
+        getattr(cache, change)(rows)
+        cache.crop(-2)
+        ids, mask = ids[rows], mask[rows]
+        got, _ = by_steps(model, ids, [1, 1, 4, 26], mask, cache)
+        expected = windowed(model, ids, mask)[:, 16:]
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_generate_ends_the_recording_of_prompt_lookup():
+    model, ids = build("llama"), tokens(1, 12)
+    with lckernels.patched(model, window=W, sink_tokens=S):
+        cache = DynamicCache()
+        name = next(
+            x for x in ("cache", "past_key_values") if x in inspect.signature(model.forward).parameters
+        )
+        sequence, _, _ = generate(model, {"input_ids": ids}, prompt_lookup_num_tokens=3, **{name: cache})
+        generate(model, {"input_ids": sequence}, **{name: cache})
+    assert cache.layers[0].keys.shape[2] <= S + W
+
+
+def test_encoders_keys_stay_in_a_decoder_with_windows_of_its_own():
+    model, ids = build("t5gemma"), tokens(1, 36)
+    with lckernels.patched(model, window=W), torch.no_grad():
+        states = model.get_encoder()(ids[:, :20])
+        mask = torch.ones(1, 16, dtype=torch.long)
+        options = {"encoder_outputs": states, "decoder_attention_mask": mask}
+        expected = model(decoder_input_ids=ids[:, 20:], use_cache=False, **options).logits
+        options["decoder_attention_mask"] = mask[:, :15]
+        first = model(decoder_input_ids=ids[:, 20:35], use_cache=True, **options)
+        options["decoder_attention_mask"] = mask
+        name = next(
+            x for x in ("cache", "past_key_values") if x in inspect.signature(model.forward).parameters
+        )
+        last = model(decoder_input_ids=ids[:, 35:], **{name: cache_of(first)}, **options)
+    torch.testing.assert_close(last.logits, expected[:, -1:], rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_steps():
+    model, ids = build("llama"), tokens(1)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        expected = windowed(model, ids)
+        _, cache = by_steps(model, ids[:, :20], [20])
+        compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
+        got = [logits_of(compiled, ids[:, n : n + 1], cache) for n in range(20, 24)]
+    torch.testing.assert_close(torch.cat(got, 1), expected[:, 20:24], rtol=1e-5, atol=1e-5)

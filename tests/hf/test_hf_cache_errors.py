@@ -169,3 +169,26 @@ def test_windows_and_sinks_that_do_not_fit_the_model(name, options, message):
     with pytest.raises(ValueError, match=message):
         lckernels.patch(model, **options)
     assert [{key: id(x) for key, x in module.__dict__.items()} for module in model.modules()] == before
+
+
+def test_attention_weights_under_a_window():
+    model, ids = build("llama"), tokens(1)
+    message = r"output_attentions: got True under a window of lckernels\.patch"
+    with (
+        lckernels.patched(model, window=W, sink_tokens=S),
+        torch.no_grad(),
+        pytest.raises(ValueError, match=message),
+    ):
+        model(ids, output_attentions=True)
+    with lckernels.patched(model), torch.no_grad():
+        assert model(ids, output_attentions=True).attentions[0].shape == (1, 4, 48, 48)
+
+
+def test_another_number_of_rows_than_in_the_cache():
+    model, ids = build("llama"), tokens(3)
+    with lckernels.patched(model, window=W, sink_tokens=S), torch.no_grad():
+        _, cache = by_steps(model, ids[:1, :20], [20])
+        before = cache.layers[0].keys.clone()
+        with pytest.raises(ValueError, match="cache: got keys of 1 rows for 3; expected as many rows"):
+            logits_of(model, ids[:, 20:21], cache)
+        assert torch.equal(cache.layers[0].keys, before)

@@ -147,3 +147,13 @@ def test_rotations_that_depend_on_the_length_are_not_supported(kind):
     model = transformers.LlamaForCausalLM(config)
     with pytest.raises(ValueError, match=f"rope_type '{kind}'; its rotation depends on the length"):
         lckernels.patch(model, window=4, sink_tokens=1, positions="cache")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_learned_positions_without_a_mask_and_without_a_cache(name):
+    """Equal positions are no borders of packed sequences."""
+    model, ids = build(name), tokens()
+    with torch.no_grad(), lckernels.patched(model, window=W, sink_tokens=S, positions="cache"):
+        expected = model(ids, use_cache=False, attention_mask=torch.ones_like(ids)).logits
+        assert relative(model(ids, use_cache=False).logits, expected) < 1e-6
+        assert relative(by_steps(model, ids, [20, *[1] * 25]), expected) < 1e-5

@@ -21,6 +21,7 @@ NAMES = [
     ("activations", "ACT2FN"),
     ("cache_utils", "LinearAttentionCacheLayerMixin"),
     ("cache_utils", "DynamicSlidingWindowLayer"),
+    ("cache_utils", "DummyLayer"),
 ]
 # lckernels gets a copy of the module without the name, or with what transformers exports; transformers itself
 # keeps its own.

@@ -14,7 +14,7 @@ from transformers import (
 
 from lckernels.checks import bad
 from lckernels.hf.cache.layer import Kept, RollingLayer
-from lckernels.hf.private import LAYERS_WITH_STATES, SLIDING_LAYER
+from lckernels.hf.private import LAYERS_WITH_STATES, LAYERS_WITHOUT_KEYS, SLIDING_LAYER
 from lckernels.hf.settings import LayerSettings
 
 _FULL = (DynamicLayer, StaticLayer)
@@ -64,15 +64,23 @@ def roll(cache: Cache, layers: Layers) -> Kept | None:
         return None
     while own.layer_class_to_replicate is not None and len(own.layers) <= max(layers):
         own.layers.append(own.layer_class_to_replicate())
-    found = {number: own.layers[number] for number in layers}
+    found = _layers_with_keys(own, layers)
     if any(isinstance(layer, LAYERS_WITH_STATES) for layer in found.values()):
         return None
     _check_kind(own, found, kept)
     static = next((layer for layer in found.values() if type(layer) is StaticLayer), None)
     kept.max_length = None if static is None else static.max_cache_len
+    records = any(getattr(layer, "record_past", False) for layer in own.layers)
     for number, layer in found.items():
         own.layers[number] = _rolling(layer, kept)
+        own.layers[number].record_past = records
     return kept
+
+
+def _layers_with_keys(cache: Cache, layers: Layers) -> dict[int, CacheLayerMixin]:
+    """The layers of the cache, without those of attention layers that read the keys of other ones."""
+    found = {number: cache.layers[number] for number in layers if number < len(cache.layers)}
+    return {number: layer for number, layer in found.items() if not isinstance(layer, LAYERS_WITHOUT_KEYS)}
 
 
 def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept) -> None:
@@ -89,8 +97,8 @@ def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept)
 
 def _checked(cache: Cache, layers: Layers, kept: Kept) -> Kept:
     """What a rolling cache keeps, if it belongs to these layers and is whole."""
-    found = [cache.layers[number] for number in layers if number < len(cache.layers)]
-    if len(found) < len(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):
+    found = list(_layers_with_keys(cache, layers).values())
+    if len(cache.layers) <= max(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):
         raise bad("cache", "a KV cache with a window in other layers", "expected the cache of this model")
     expected = kept_by(layers)
     if expected is None or (expected.window, expected.sink_tokens) != (kept.window, kept.sink_tokens):
@@ -118,4 +126,12 @@ def _rolling(layer: CacheLayerMixin, kept: Kept) -> RollingLayer:
 def new_cache(config: object, encoder_decoder: bool) -> Cache:
     """The cache that a model creates by default."""
     cache = DynamicCache(config=config)
-    return EncoderDecoderCache(cache, DynamicCache(config=config)) if encoder_decoder else cache
+    return EncoderDecoderCache(cache, DynamicCache()) if encoder_decoder else cache
+
+
+def record(cache: Cache, past: bool) -> None:
+    """Sets whether the rolling layers of a cache keep every key of a call until `crop`."""
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    for layer in own.layers:
+        if isinstance(layer, RollingLayer):
+            layer.record_past = past

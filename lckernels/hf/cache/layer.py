@@ -1,5 +1,6 @@
 """A layer of transformers' KV cache that keeps the sink tokens and the window of a patched layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ class RollingLayer(CacheLayerMixin):
         length: number of keys, at most `kept.length` and those of the last call.
         num_evicted: number of keys that are not kept.
         record_past: whether keys are evicted by `crop` alone, as in assisted decoding.
+        first: the slot of each row's first token, (batch,), as of the last call; None as in Kept.
     """
 
     is_sliding = False  # transformers sizes the mask of full attention by it
@@ -61,6 +63,7 @@ class RollingLayer(CacheLayerMixin):
         self.buffers: tuple[Tensor, Tensor] | None = None
         self.begin = self.length = self.num_evicted = 0
         self.record_past = False
+        self.first: Tensor | None = None
         self._sink_states: list[Tensor] | None = None  # keys and values of the sink tokens, once evicted
 
     @property
@@ -113,10 +116,15 @@ class RollingLayer(CacheLayerMixin):
                 "cache", f"a KV cache that keeps a window of {self.kept.window} keys",
                 "expected a model under lckernels.patch with this window; another one requires a new cache",
             )  # fmt: skip
+        rows = key_states.shape[0]
+        if self.length and self.buffers[0].shape[0] != rows:
+            got = f"keys of {self.buffers[0].shape[0]} rows for {rows}"
+            raise bad("cache", got, "expected as many rows as in the calls before")
+        self.first = self.kept.first
         if excess := self._excess():
             self._evict(excess)
         new, count = (key_states, value_states), key_states.shape[2]
-        if self._has_room(new, count):
+        if self._has_room(count):
             end = self.begin + self.length
             for buffer, x in zip(self.buffers, new, strict=True):
                 buffer[:, :, end : end + count] = x
@@ -184,15 +192,19 @@ class RollingLayer(CacheLayerMixin):
 
     def reorder_cache(self, rows: Tensor) -> None:
         """Takes these rows of the batch, (batch,)."""
-        self._replace([x.index_select(0, rows.to(x.device)) for x in self.buffers or ()])
+        self._change_rows(lambda x: x.index_select(0, rows.to(x.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats each row."""
-        self._replace([x.repeat_interleave(repeats, dim=0) for x in self.buffers or ()])
+        self._change_rows(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps these rows."""
-        self._replace([x[indices] for x in self.buffers or ()])
+        self._change_rows(lambda x: x[indices])
+
+    def _change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        self._replace([change(x) for x in self.buffers or ()])
+        self.first = None if self.first is None else change(self.first)
 
     def _replace(self, buffers: list[Tensor]) -> None:
         if buffers:
@@ -202,21 +214,23 @@ class RollingLayer(CacheLayerMixin):
         """Number of keys that no later query sees."""
         return 0 if self.record_past else max(self.length - self.kept.length, 0)
 
-    def _is_writable(self, *new: Tensor) -> bool:
-        """Whether the buffers can be written in place."""
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (*new, *self.buffers)):
+    def _is_writable(self) -> bool:
+        """Whether the buffers can be written in place: no backward reads them."""
+        if torch.is_grad_enabled():
             return False
+        if torch.compiler.is_compiling():
+            return True
         return not self.buffers[0].is_inference() or torch.is_inference_mode_enabled()
 
-    def _has_room(self, new: tuple[Tensor, Tensor], count: int) -> bool:
+    def _has_room(self, count: int) -> bool:
         """Whether `count` more keys can be appended in place."""
         if not self.length or self.begin + self.length + count > self.buffers[0].shape[2]:
             return False
-        return self._is_writable(*new)
+        return self._is_writable()
 
     def _evict(self, count: int) -> None:
         """Evicts keys from the buffers: those after the sink tokens, whose keys move to their end."""
-        if self._sink_states is None or self.kept.first is not None:
+        if self._sink_states is None or self.first is not None:
             self._sink_states = [self._sinks(self._part(i), count) for i in (0, 1)]
         self.begin, self.length = self.begin + count, self.length - count
         self.num_evicted += count
@@ -231,7 +245,7 @@ class RollingLayer(CacheLayerMixin):
 
     def _sinks(self, x: Tensor, evicted: int) -> Tensor:
         """The keys of the sink tokens after `evicted` more keys of x are evicted, in memory of their own."""
-        sinks, first = self.kept.sink_tokens, self.kept.first
+        sinks, first = self.kept.sink_tokens, self.first
         if first is None or not sinks:
             return x[:, :, :sinks].clone()
         first = first.to(x.device)

@@ -10,7 +10,7 @@ from lckernels.checks import bad
 
 def num_tokens(given: dict[str, Any]) -> int:
     """Number of tokens of each row of a call with these arguments."""
-    return _tokens(given).shape[1]
+    return tokens_of(given).shape[1]
 
 
 def learned_positions_of(
@@ -46,7 +46,7 @@ def learned_positions_of(
 
 def _positions(given: dict[str, Any], past: int, of_mask: bool) -> Tensor:
     """The positions of a call's tokens, (batch or 1, seqlen), as the model has them."""
-    own, mask, tokens = given.get("position_ids"), given.get("attention_mask"), _tokens(given)
+    own, mask, tokens = given.get("position_ids"), given.get("attention_mask"), tokens_of(given)
     if own is not None:
         return own
     if of_mask and mask is not None:
@@ -54,6 +54,7 @@ def _positions(given: dict[str, Any], past: int, of_mask: bool) -> Tensor:
     return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]
 
 
-def _tokens(given: dict[str, Any]) -> Tensor:
+def tokens_of(given: dict[str, Any]) -> Tensor:
+    """The ids or embeddings of a call with these arguments."""
     found = (given.get(name) for name in ("input_ids", "inputs_embeds"))
     return next(x for x in found if isinstance(x, Tensor))

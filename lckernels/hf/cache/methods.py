@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from lckernels.checks import bad
-from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, roll
+from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, record, roll
 from lckernels.hf.cache.layer import Kept
-from lckernels.hf.cache.learned import learned_positions_of, num_tokens
+from lckernels.hf.cache.learned import learned_positions_of, num_tokens, tokens_of
 from lckernels.hf.cache.static_windows import StaticWindows
 from lckernels.hf.family import learned_positions
 from lckernels.hf.masks.kept import first_tokens
@@ -109,7 +109,7 @@ class CacheForward:
             if cache is None and _creates_cache(view, given):
                 cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
             kept = roll(cache, self.layers) if isinstance(cache, Cache) else None
-            self._set_positions(view, given, 0 if cache is None else int(cache.get_seq_length()))
+            self._set_positions(view, given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
         if kept is not None:
             mask = given.get("attention_mask")
             total = int(cache.get_seq_length()) + num_tokens(given)
@@ -139,6 +139,10 @@ class CacheForward:
             positions = learned_positions_of(given, past, *table, limit)
             if positions is not None:
                 given["position_ids"] = positions
+            if positions is not None and given.get("attention_mask") is None:
+                # Without a mask transformers takes equal positions for the borders of packed sequences.
+                rows, tokens = tokens_of(given).shape[:2]
+                given["attention_mask"] = positions.new_ones(rows, past + tokens)
 
 
 class RollingGeneration:
@@ -158,8 +162,9 @@ class RollingGeneration:
         prepare = getattr(super(type(view), view), PREPARE_CACHE)
         result = prepare(generation_config, model_kwargs, *args, **more)
         cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
-        if isinstance(cache, Cache) and roll(cache, self.layers) and generation_config.is_assistant:
-            cache.activate_past_recording()
+        if isinstance(cache, Cache) and roll(cache, self.layers):
+            # The recording of an earlier assisted decoding ends here.
+            record(cache, bool(generation_config.is_assistant))
         return result
 
 
