@@ -141,7 +141,15 @@ def test_a_cache_of_another_window_or_model_raises():
             logits_of(model, ids[:, 20:21], cache)
         with (
             lckernels.patched(model, window=9, sink_tokens=1),
-            pytest.raises(ValueError, match=r"the patch requires 9 and 1; expected a new cache"),
+            pytest.raises(
+                ValueError,
+                match=r"the patch requires a window of 9 keys, 1 sink tokens, .*; expected a new cache",
+            ),
+        ):
+            logits_of(model, ids[:, 20:21], cache)
+        with (
+            lckernels.patched(model, window=W, sink_tokens=S, positions="cache"),
+            pytest.raises(ValueError, match=r"positions 'absolute'; the patch requires .* positions 'cache'"),
         ):
             logits_of(model, ids[:, 20:21], cache)
 

@@ -114,6 +114,7 @@ def test_bfloat16_error_is_that_of_bfloat16():
     ("name", "options", "message"),
     [
         ("llama", {}, "positions: got 'cache'; it requires a window"),
+        ("bert", {"window": 4}, "positions: got 'cache' for a model without causal layers"),
         (
             "llama",
             {"window": 4, "positions": "places"},

@@ -22,12 +22,17 @@ _SLIDING = (*SLIDING_LAYER, StaticSlidingWindowLayer)
 Layers = Mapping[int, LayerSettings]  # by the number of the layer in the cache
 
 
-def kept_by(layers: Layers) -> Kept | None:
-    """What the layers of a new cache keep; None where one of them requires every key."""
+def kept_by(layers: Layers, positions: str) -> Kept | None:
+    """What the layers of a new cache keep; None where one of them requires every key.
+
+    Args:
+        layers: the settings of the layers that roll, by their number.
+        positions: as in `patch`.
+    """
     if not all(map(can_roll, layers.values())):
         return None
     settings = next(iter(layers.values()))
-    return Kept(settings.narrowed(settings.kind).window[0] + 1, settings.sink_tokens)
+    return Kept(settings.narrowed(settings.kind).window[0] + 1, settings.sink_tokens, positions)
 
 
 def can_roll(settings: LayerSettings) -> bool:
@@ -42,12 +47,13 @@ def can_roll(settings: LayerSettings) -> bool:
     return narrow is not kind and narrow.window[1] == 0 and narrow.window[0] >= 0
 
 
-def roll(cache: Cache, layers: Layers) -> Kept | None:
+def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
     """Gives a cache rolling layers, with the keys that it has.
 
     Args:
         cache: the cache; a part of it for self attention, if it has one.
         layers: the settings of the layers that roll, by their number.
+        positions: as in `patch`.
 
     Returns:
         What the layers keep; None for a cache whose layers have a memory besides keys, which does not roll.
@@ -58,8 +64,8 @@ def roll(cache: Cache, layers: Layers) -> Kept | None:
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     first = own.layers[min(layers)] if min(layers) < len(own.layers) else None
     if isinstance(first, RollingLayer):
-        return _checked(own, layers, first.kept)
-    kept = kept_by(layers)
+        return _checked(own, layers, first.kept, kept_by(layers, positions))
+    kept = kept_by(layers, positions)
     if kept is None:
         return None
     while own.layer_class_to_replicate is not None and len(own.layers) <= max(layers):
@@ -95,16 +101,15 @@ def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept)
             raise bad("cache", got, f"it keeps no window of {kept.window} keys. {allowed}")
 
 
-def _checked(cache: Cache, layers: Layers, kept: Kept) -> Kept:
+def _checked(cache: Cache, layers: Layers, kept: Kept, expected: Kept | None) -> Kept:
     """What a rolling cache keeps, if it belongs to these layers and is whole."""
     found = list(_layers_with_keys(cache, layers).values())
     if len(cache.layers) <= max(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):
         raise bad("cache", "a KV cache with a window in other layers", "expected the cache of this model")
-    expected = kept_by(layers)
-    if expected is None or (expected.window, expected.sink_tokens) != (kept.window, kept.sink_tokens):
-        got = f"a KV cache that keeps a window of {kept.window} keys and {kept.sink_tokens} sink tokens"
-        wanted = "every key" if expected is None else f"{expected.window} and {expected.sink_tokens}"
-        raise bad("cache", got, f"the patch requires {wanted}; expected a new cache")
+    if expected is None or _described(expected) != _described(kept):
+        wanted = "every key" if expected is None else _described(expected)
+        allowed = f"the patch requires {wanted}; expected a new cache"
+        raise bad("cache", f"a KV cache that keeps {_described(kept)}", allowed)
     lengths = sorted({layer.get_seq_length() for layer in found})
     if len(lengths) > 1:
         raise bad(
@@ -112,6 +117,10 @@ def _checked(cache: Cache, layers: Layers, kept: Kept) -> Kept:
             "a forward was interrupted; expected a new cache, or one after reset()",
         )  # fmt: skip
     return kept
+
+
+def _described(kept: Kept) -> str:
+    return f"a window of {kept.window} keys, {kept.sink_tokens} sink tokens, positions {kept.positions!r}"
 
 
 def _rolling(layer: CacheLayerMixin, kept: Kept) -> RollingLayer:

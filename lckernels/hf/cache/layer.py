@@ -22,6 +22,7 @@ class Kept:
     Attributes:
         window: keys that a query sees, itself included.
         sink_tokens: first tokens of each row that it sees beside them.
+        positions: as in `patch`.
         max_length: number of tokens that a static cache was made for; None for no bound.
         first: the slot of each row's first token, (batch,); None if every row begins with one.
         running: whether a patched model that rolls the cache is running.
@@ -29,6 +30,7 @@ class Kept:
 
     window: int
     sink_tokens: int
+    positions: str = "absolute"
     max_length: int | None = None
     first: Tensor | None = None
     running: bool = False

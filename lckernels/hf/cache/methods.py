@@ -41,7 +41,7 @@ def cache_methods(
         if (layers or widths) and not inner:
             found[module] = {"forward": CacheForward(layers, widths, _parameters(type(module)), positions)}
         if layers and hasattr(type(module), PREPARE_CACHE):
-            found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers)
+            found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers, positions)
     return found
 
 
@@ -108,7 +108,7 @@ class CacheForward:
         elif self.layers:
             if cache is None and _creates_cache(view, given):
                 cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
-            kept = roll(cache, self.layers) if isinstance(cache, Cache) else None
+            kept = roll(cache, self.layers, self.positions) if isinstance(cache, Cache) else None
             self._set_positions(view, given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
         if kept is not None:
             mask = given.get("attention_mask")
@@ -133,7 +133,7 @@ class CacheForward:
     def _set_positions(self, model: nn.Module, given: dict[str, Any], past: int) -> None:
         """Checks learned positions of a call, or limits them to places in the cache."""
         table = learned_positions(model)
-        kept = None if table is None else kept_by(self.layers)
+        kept = None if table is None else kept_by(self.layers, self.positions)
         if kept is not None:
             limit = kept.length if self.positions == "cache" else None
             positions = learned_positions_of(given, past, *table, limit)
@@ -150,10 +150,11 @@ class RollingGeneration:
 
     Attributes:
         layers: as in CacheForward.
+        positions: as in `patch`.
     """
 
-    def __init__(self, layers: Layers) -> None:
-        self.layers = layers
+    def __init__(self, layers: Layers, positions: str) -> None:
+        self.layers, self.positions = layers, positions
 
     def __call__(
         self, view: nn.Module, generation_config: Any, model_kwargs: dict, *args: Any, **more: Any
@@ -162,7 +163,7 @@ class RollingGeneration:
         prepare = getattr(super(type(view), view), PREPARE_CACHE)
         result = prepare(generation_config, model_kwargs, *args, **more)
         cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
-        if isinstance(cache, Cache) and roll(cache, self.layers):
+        if isinstance(cache, Cache) and roll(cache, self.layers, self.positions):
             # The recording of an earlier assisted decoding ends here.
             record(cache, bool(generation_config.is_assistant))
         return result
