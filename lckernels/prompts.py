@@ -1,6 +1,7 @@
 """What PEFT's prompt learning adds to each row of a model."""
 
 import inspect
+import sys
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def prompt_of_call() -> tuple[int, Tensor | None]:
         How many virtual tokens; 0 outside of a call of PEFT's prompt tuning. The ids (batch, seqlen) that
         PEFT's model was called with, without virtual tokens; None if they are not known.
     """
-    frame = inspect.currentframe()
+    frame = inspect.currentframe() if "peft" in sys.modules else None
     while frame is not None:
         in_peft = str(frame.f_globals.get("__name__")).partition(".")[0] == "peft"
         if in_peft and any(name in frame.f_code.co_name for name in ("forward", "generate")):

@@ -16,8 +16,10 @@ from lckernels.hf.masks.chunk_mask import ChunkMask
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask, kind_of_mask, layout_of
 from lckernels.hf.masks.kinds import CAUSAL, FAR, FULL, Kind, Window, is_causal, kind_without_mask
+from lckernels.hf.masks.moved import Moved, with_padding_first
 from lckernels.hf.masks.packing import CU_SEQLENS, has_cu_seqlens, has_segments, packed_layout
 from lckernels.hf.settings import PLAIN, LayerSettings
+from lckernels.hf.virtual_tokens import virtual_tokens_of_call, with_prefix_keys
 from lckernels.options import Layout, Score
 
 WEIGHTS = "output_attentions requires all attention weights"
@@ -41,6 +43,7 @@ class Served(NamedTuple):
         layout: of windowed_attention.
         score: of windowed_attention; None where the scores have no options.
         window_only: whether an offset and the window are all that the call has as options.
+        moved: the order of keys and queries that the layout is for; None: theirs.
     """
 
     kind: Kind
@@ -48,6 +51,7 @@ class Served(NamedTuple):
     layout: Layout
     score: Score | None
     window_only: bool
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,10 @@ def _classify(
 ) -> Served | Chunked | Dense:
     if isinstance(mask, KeyMask) and mask.hides_nothing and mask.shape[3] < key.shape[2]:
         # transformers omits such a mask, and a layer's cache, as in prefix tuning, may have keys before it.
-        mask = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, layout_of(mask))
+        whole = KeyMask.create(mask_sizes(query, key), mask.device, mask.window, layout_of(mask))
+        if settings.window is not None:
+            whole.virtual_tokens = virtual_tokens_of_call(mask, settings)
+        mask = whole
     _check_supported(query, key, mask, options)
     if any_length and (reason := unsupported_reason(module)):
         raise NotServed(f"model: {reason}")
@@ -182,17 +189,22 @@ def _served_or_dense(
     kind, layout = found
     if settings.cross:
         kind = replace(kind, cross=True)
-    narrow = settings.narrowed(kind)
-    if narrow is not kind:
-        if _sees_all(query, layout, narrow, settings.sink_tokens):
-            narrow = kind
-        elif settings.sink_tokens:
+    virtual = 0 if settings.window is None else virtual_tokens_of_call(mask, settings)
+    if virtual:
+        kind, layout = with_prefix_keys(kind, layout, virtual, mask_sizes(query, key), settings)
+    narrow, moved = settings.narrowed(kind), None
+    if narrow is not kind and _sees_all(query, layout, narrow, settings.sink_tokens):
+        narrow = kind
+    elif narrow is not kind:
+        if virtual and layout.kv_mask is not None:
+            layout, moved = with_padding_first(layout, query.shape[2])
+        if settings.sink_tokens:
             layout = replace(layout, sink_tokens=settings.sink_tokens)
     if has_cu_seqlens(options) and not has_segments(mask):
         layout = packed_layout(layout, key.shape[2], options)
         kind = replace(kind, packed=True)
     window_only = score is None and has_offset_only(layout)
-    return Served(kind, narrow.window, layout, score, window_only)
+    return Served(kind, narrow.window, layout, score, window_only, moved)
 
 
 def _sees_all(query: Tensor, layout: Layout, kind: Kind, sink_tokens: int) -> bool:

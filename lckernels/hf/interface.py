@@ -91,6 +91,11 @@ def attention(
         if settings.kind is None and settings is not PLAIN and attention_mask is not None:
             settings.kind = call.kind
         if settings.rotation is not None and is_full(query, attention_mask, call.layout, settings):
+            if call.moved is not None:
+                raise NotServed(
+                    "attention_mask: got a mask with PEFT's virtual tokens, with positions='cache'; "
+                    "expected no mask, or positions='absolute'"
+                )
             return attend_in_cache_places(
                 query, key, value, attention_mask, call, settings, scaling, dropout
             ), None  # fmt: skip
@@ -129,6 +134,10 @@ def served_attention(
 
     With other_keys it is merged with their attention.
     """
+    if call.moved is not None:
+        moved, call = call.moved, call._replace(moved=None)
+        query, key, value = moved.inputs(query, key, value)
+        return moved.output(served_attention(query, key, value, call, dropout, scaling, backend, other_keys))
     if call.window_only and backend is None and not dropout:
         offset = call.layout.offset
         states = attend_window(query, key, value, call.window, scaling, offset, heads_first=True)

@@ -47,7 +47,8 @@ class Report:
         rows: each attention layer in the order of the model's calls, then those that no call reached.
         unknown: why some layers are known only at their first call; empty if there are none.
         linear: with linear="packed", the linear layers; else None.
-        notes: fields of the model's config with another effect than their names, a sentence for each.
+        notes: fields of the model's config with another effect than their names, and what windows do to
+            PEFT's virtual tokens; a sentence for each.
     """
 
     model: str

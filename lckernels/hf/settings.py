@@ -20,6 +20,7 @@ class LayerSettings:
         sink_tokens: as given to `patch`; 0 for none.
         backend: as given to `patch`.
         kind: the layer's kind of attention; None until its first call.
+        virtual_tokens: of PEFT's adapter before each row, at `patch`.
         cross: whether the layer's call is known to have keys of another sequence than its queries.
         has_bias: whether the layer adds a relative position bias to its scores, as far as a dry run shows.
         rotation: (queries, distances) -> queries rotated by them, for positions="cache"; else None.
@@ -30,6 +31,7 @@ class LayerSettings:
     backend: str | None = None
     kind: Kind | None = None
     cross: bool = False
+    virtual_tokens: int = 0
     has_bias: bool = False
     rotation: Callable[[Tensor, Tensor], Tensor] | None = None
 

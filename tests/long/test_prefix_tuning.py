@@ -76,12 +76,12 @@ def test_patched(masked):
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_window_is_not_supported():
-    model = tuned()
-    with pytest.raises(
-        ValueError, match="window: got 3 for bidirectional layers with 4 keys of PEFT's prefix"
-    ):
-        lckernels.patch(model, window=3)
+def test_one_chunk_with_a_window_is_the_patched_model():
+    model, ids = tuned(), token_ids(20)[None]
+    with torch.no_grad(), lckernels.patched(model, window=6, sink_tokens=KEYS):
+        expected = model(input_ids=ids).last_hidden_state
+        output = lckernels.LongEncoder(model)(ids).last_hidden_state
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_adapters_beside_prefix_tuning_are_counted_as_nothing():

@@ -18,6 +18,7 @@ from lckernels.hf.family import learned_positions
 from lckernels.hf.masks.kept import first_tokens
 from lckernels.hf.private import PREPARE_CACHE
 from lckernels.hf.settings import LayerSettings
+from lckernels.hf.virtual_tokens import keeps_padding
 
 _CACHES = ("cache", "past_key_values")  # names of the argument: from transformers 5.24 on, and before
 
@@ -108,7 +109,8 @@ class CacheForward:
         elif self.layers:
             if cache is None and _creates_cache(view, given):
                 cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
-            kept = roll(cache, self.layers, self.positions) if isinstance(cache, Cache) else None
+            rolls = isinstance(cache, Cache) and not keeps_padding(self.layers, given.get("attention_mask"))
+            kept = roll(cache, self.layers, self.positions) if rolls else None
             self._set_positions(view, given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
         if kept is not None:
             mask = given.get("attention_mask")
@@ -163,6 +165,8 @@ class RollingGeneration:
         prepare = getattr(super(type(view), view), PREPARE_CACHE)
         result = prepare(generation_config, model_kwargs, *args, **more)
         cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
+        if isinstance(cache, Cache) and keeps_padding(self.layers, model_kwargs.get("attention_mask")):
+            return result
         if isinstance(cache, Cache) and roll(cache, self.layers, self.positions):
             # The recording of an earlier assisted decoding ends here.
             record(cache, bool(generation_config.is_assistant))

@@ -13,5 +13,6 @@ supports gives the dense mask.
     create.py      arguments of transformers' mask interface -> descriptor
     traced.py      the same under torch.compile, where mask functions cannot be read
     padding.py     2-D padding mask -> bounds of the valid keys
+    moved.py       padding behind virtual tokens -> padding before them
     packing.py     cu_seq_lens_q, cu_seq_lens_k -> layout
 """

@@ -39,6 +39,7 @@ class KeyMask(Mask):
             `hf.calls.classify` returned it; None before.
         angles: what the layers that share the mask rotate queries by, for positions="cache"; None before.
         evicted: tokens of each row that a rolling cache has evicted, an int or (batch,); None if not known.
+        virtual_tokens: of PEFT in the call, as `hf.virtual_tokens` found them; None before.
     """
 
     window: Window | None = FULL
@@ -49,6 +50,7 @@ class KeyMask(Mask):
     call: Any = None
     angles: Any = None
     evicted: int | Tensor | None = None
+    virtual_tokens: int | None = None
 
     @staticmethod
     def __new__(

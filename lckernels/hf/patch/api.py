@@ -1,5 +1,6 @@
 """The public functions patch, unpatch and patched."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,6 @@ from lckernels.hf.masks.kinds import FAR, Window
 from lckernels.hf.patch.arguments import (
     check_arguments,
     check_module,
-    check_no_prefix_keys,
     check_sides,
     check_window,
 )
@@ -24,6 +24,7 @@ from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_module
 from lckernels.hf.patch.plan import plan_patch
 from lckernels.hf.report import Report
 from lckernels.hf.settings import LayerSettings
+from lckernels.hf.virtual_tokens import under_window, virtual_tokens_in
 
 
 def patch(
@@ -49,7 +50,8 @@ def patch(
             those that the model's main input does not reach, such as a vision tower. An int above 2**30, more
             keys than any sequence has, is None.
         sink_tokens: number of first tokens of a sequence that stay visible beside the window; default 0. The
-            KV cache of causal layers keeps these and the window (docs/generation.md).
+            virtual tokens of PEFT's prompt learning are the first: with fewer sink tokens than these, `patch`
+            warns. The KV cache of causal layers keeps these and the window (docs/generation.md).
         positions: "absolute" (default): each key has its position in the sequence. "cache", with a window:
             its position in the KV cache, as in StreamingLLM, for rotary and learned positions.
         backend: name of a backend; default: the first that supports the call.
@@ -74,14 +76,16 @@ def patch(
     if isinstance(window, int) and window > FAR:
         window, sink_tokens = None, None
     run = padded_dry_run(model)
-    if window is not None:
-        check_no_prefix_keys(model, run, window)
-    report, settings = plan_patch(model, run, LayerSettings(window, min(sink_tokens or 0, FAR), backend))
+    virtual = virtual_tokens_in(model)
+    requested = LayerSettings(window, min(sink_tokens or 0, FAR), backend, virtual_tokens=virtual)
+    report, settings = plan_patch(model, run, requested)
     check_sides(model, settings)
     if positions == "cache":
         if window is None:
             raise bad("positions", "'cache'", "it requires a window; window is None")
         set_rotations(model, settings)
+    if virtual > requested.sink_tokens and not report.exact:
+        warnings.warn(f"lckernels.patch: {under_window(virtual, requested.sink_tokens)}", stacklevel=2)
     plan = None if linear is None else plan_linear(model)
     patch_modules(model, settings, positions, () if plan is None else plan.forwards)
     watch(settings)

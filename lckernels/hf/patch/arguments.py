@@ -7,11 +7,9 @@ from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BACKENDS
 from lckernels.checks import bad, integer
-from lckernels.hf.masks.kinds import FULL, Window
-from lckernels.hf.patch.dry_run import DryRun
+from lckernels.hf.masks.kinds import Window
 from lckernels.hf.patch.modules import is_compiled, is_patched
 from lckernels.hf.settings import LayerSettings
-from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 
 POSITIONS = ("absolute", "cache")
 _LARGEST = 2**63 - 1  # a window beyond every sequence has no effect
@@ -54,17 +52,6 @@ def check_module(model: object) -> None:
     raise TypeError(f"model: got {got}; expected a model of transformers{hint}")
 
 
-def check_no_prefix_keys(model: nn.Module, run: DryRun, window: int | Window) -> None:
-    """Raises ValueError for a window in bidirectional layers with the keys of prefix tuning.
-
-    Their queries are not aligned with their keys, as those of causal layers after a cache are.
-    """
-    keys = num_prefix_keys(model)
-    if keys and any(call.kind is not None and call.kind.window == FULL for call in run.calls):
-        got = f"{window} for bidirectional layers with {keys} keys of PEFT's prefix tuning"
-        raise bad("window", got, "expected None, which is exact")
-
-
 def check_sides(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> None:
     """Raises ValueError for sink tokens of bidirectional layers, and for a window wider than every row.
 
@@ -76,7 +63,7 @@ def check_sides(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -
     if not narrowed:
         return
     own = narrowed[0][0]
-    if own.sink_tokens and all(kind.window[1] != 0 for _, kind in narrowed) and not num_virtual_tokens(model):
+    if own.sink_tokens and all(kind.window[1] != 0 for _, kind in narrowed) and not own.virtual_tokens:
         got = f"{own.sink_tokens} for a model with bidirectional layers alone"
         raise bad("sink_tokens", got, "expected 0: sink tokens belong to causal attention")
     positions = _num_learned_positions(model)

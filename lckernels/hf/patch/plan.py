@@ -1,5 +1,6 @@
 """From a dry run to the report of a patch and the settings of its layers."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from lckernels.hf.patch.dry_run import Call, DryRun
 from lckernels.hf.patch.modules import Settings
 from lckernels.hf.report import APPROXIMATE, BY_DEVICE, EXACT, LATER, Report, Row
 from lckernels.hf.settings import LayerSettings
+from lckernels.hf.virtual_tokens import under_own_windows, under_window
 
 _OWN_CODE = f"its code does not go through {INTERFACE}"
 _NOT_ENTERED = "the model's main input does not reach them"
@@ -59,7 +61,7 @@ def plan_patch(
         settings[modules[name]] = own = replace(requested if run.error else exact)
         verdict = LATER if own.window is None else f"{APPROXIMATE} if full, {LATER}"
         rows.append(Row(name, "not known", None, "", verdict))
-    notes = config_notes(model, run)
+    notes = (*config_notes(model, run), *_notes(rows, requested))
     report = Report(type(model).__name__, tuple(rows), _unknown(run, rows), notes=notes)
     why = _nothing_to_do(model, run, report, requested.window)
     if why:
@@ -73,6 +75,16 @@ def _unknown(run: DryRun, rows: list[Row]) -> str:
         return ""
     parts = "; ".join(f"{name}: {error}" for name, error in run.part_errors.items())
     return run.error or parts or _NOT_ENTERED
+
+
+def _notes(rows: list[Row], requested: LayerSettings) -> Iterator[str]:
+    """What the windows of the layers do to PEFT's virtual tokens."""
+    count = requested.virtual_tokens
+    own = [row for row in rows if row.verdict == EXACT and row.window is not None and row.window[0] >= 0]
+    if count and any(row.verdict.startswith(APPROXIMATE) for row in rows):
+        yield under_window(count, requested.sink_tokens)
+    if count and own:
+        yield under_own_windows(count, len(own))
 
 
 def _row(model: nn.Module, call: Call, settings: LayerSettings, device_type: str | None) -> Row:
