@@ -68,11 +68,8 @@ def set_rotations(model: nn.Module, settings: Mapping[nn.Module, LayerSettings])
     learned = any(learned_positions(module) for module in model.modules())
     known = [own for own in settings.values() if own.window is not None and own.kind is not None]
     if known and not any(map(can_roll, known)):
-        raise bad(
-            "positions",
-            "'cache' for a model without causal layers that a window narrows",
-            "expected 'absolute'",
-        )
+        got = "'cache' for a model without causal layers that a window narrows"
+        raise bad("positions", got, "expected 'absolute'")
     for name, module in model.named_modules():
         own = settings.get(module)
         if own is None or own.window is None or (own.kind is not None and not can_roll(own)):
