@@ -86,14 +86,16 @@ def masked(model: nn.Module, window: int, sinks: int, virtual: int = VIRTUAL) ->
         inputs = kwargs.get("inputs_embeds")
         inputs = kwargs["input_ids"] if inputs is None else inputs
         rows, seqlen_q = inputs.shape[:2]
-        seqlen_k = seqlen_q + (virtual if kwargs.get("past_key_values") is not None else 0)
+        cached = any(kwargs.get(name) is not None for name in ("cache", "past_key_values"))
+        seqlen_k = seqlen_q + virtual * cached
         valid = kwargs.get("attention_mask")
         valid = torch.ones(rows, seqlen_k) if valid is None else valid
         seen = visible(valid.bool(), window, sinks, causal)[:, None, seqlen_k - seqlen_q :]
         mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
         return args, {**kwargs, "attention_mask": mask}
 
-    handle = base.register_forward_pre_hook(replace, with_kwargs=True)
+    # Some methods of PEFT call the forward of the model itself, past its hooks.
+    handle = base.base_model.register_forward_pre_hook(replace, with_kwargs=True)
     try:
         yield
     finally:
