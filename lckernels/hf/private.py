@@ -11,7 +11,7 @@
 | `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
 | `DummyLayer` | a cache of layers that share keys raises under a window |
 | `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
-| `_prepare_4d_attention_mask_inverted` of LED | a patched LED makes its mask for every query, as before |
+| `_prepare_4d_attention_mask_inverted` | a model that calls it makes its mask for every query, as unpatched |
 | `is_flash_attention_requested`, `get_max_seqlen`, `get_vision_attention_seqlens` | a tower that loops over \
   windows makes a call of attention for each |
 | `PreTrainedModel._can_set_attn_implementation` | only a dry run shows that no attention uses the interface |
@@ -55,7 +55,7 @@ except ImportError:
     SLIDING_LAYER = ()
 
 PREPARE_CACHE = "_prepare_cache_for_generation"  # method of a model that generates
-LED_MASK = "_prepare_4d_attention_mask_inverted"  # function in its module
+INVERTED_MASK = "_prepare_4d_attention_mask_inverted"  # function in its module
 READS_FLASH = "is_flash_attention_requested"  # of a config: whether its implementation's name has "flash"
 READ_LONGEST = ("get_max_seqlen", "get_vision_attention_seqlens")  # the same, for the longest sequence
 STORED_IMPLEMENTATION = "_attn_implementation_internal"  # field of a config

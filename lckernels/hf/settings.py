@@ -1,9 +1,9 @@
 """What a patch stores on an attention layer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lckernels.hf.masks.kinds import CAUSAL, Kind, Window, bounded
 
@@ -23,7 +23,7 @@ class LayerSettings:
         virtual_tokens: of PEFT's adapter before each row, at `patch`.
         cross: whether the layer's call is known to have keys of another sequence than its queries.
         has_bias: whether the layer adds a relative position bias to its scores, as far as a dry run shows.
-        rotation: (queries, distances) -> queries rotated by them, for positions="cache"; else None.
+        rotation: a Rotation of lckernels.hf.cache.rotation, for positions="cache"; else None.
     """
 
     window: int | Window | None = None
@@ -33,7 +33,7 @@ class LayerSettings:
     cross: bool = False
     virtual_tokens: int = 0
     has_bias: bool = False
-    rotation: Callable[[Tensor, Tensor], Tensor] | None = None
+    rotation: Any = None
 
     @property
     def narrows(self) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.kinds import FULL, Kind
+from lckernels.hf.masks.padding import has_values
 from lckernels.hf.settings import LayerSettings
 from lckernels.hf.warn import warn_once
 from lckernels.options import Layout
@@ -77,7 +78,7 @@ def keeps_padding(layers: Mapping[int, LayerSettings], attention_mask: object) -
     count = prompt_of_call()[0] or settings.virtual_tokens
     if not count or count == settings.sink_tokens:
         return False
-    return attention_mask.device.type != "cpu" or not bool(attention_mask.all())
+    return not has_values(attention_mask) or not bool(attention_mask.all())
 
 
 def with_prefix_keys(

@@ -200,3 +200,36 @@ def test_another_number_of_rows_than_in_the_cache():
         with pytest.raises(ValueError, match="cache: got keys of 1 rows for 3; expected as many rows"):
             logits_of(model, ids[:, 20:21], cache)
         assert torch.equal(cache.layers[0].keys, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": W, "sink_tokens": S}])
+def test_a_call_without_input_raises_the_models_own_error(options):
+    model = build("gemma3_text")
+    with pytest.raises(ValueError) as expected:
+        model()
+    with lckernels.patched(model, **options):
+        with pytest.raises(ValueError) as got:
+            model()
+        with pytest.raises(TypeError):
+            model.model(tokens(1), input_ids=tokens(1))
+    assert str(got.value) == str(expected.value)
+
+
+def test_patches_do_not_accumulate():
+    """No cache of the process keeps the classes that a patch makes, and with them its model."""
+    from lckernels.hf.family import families_of
+
+    model, ids, sizes = build("llama"), tokens(1), []
+    for _ in range(3):
+        with lckernels.patched(model, window=W, sink_tokens=S, positions="cache"), torch.no_grad():
+            model(ids)
+        sizes.append(families_of.cache_info().currsize)
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_masks_keep_what_was_evicted():
+    from lckernels.hf.masks.create import create_mask
+    from lckernels.hf.masks.kept import KeptOffset
+
+    mask = create_mask(1, 2, 9, 20, KeptOffset(13, 3))
+    assert [x.evicted for x in (mask, mask.to("meta"), mask[:, :, -1:])] == [13, 13, 13]

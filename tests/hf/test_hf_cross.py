@@ -68,7 +68,9 @@ def test_a_window_does_not_narrow_cross_attention(name, unknown, windows):
     logits(model, **case.inputs(case.num_states))
     assert windows().count((-1, -1)) == num_cross > 0
     assert len(windows()) == len(report.rows) > num_cross
-    assert set(windows()) <= {(-1, -1), (3, 0), (2, 2)}
+    # A window that leaves no key out is none.
+    none = {(-1, 0)} if case.num_states <= 4 else set()
+    assert set(windows()) <= {(-1, -1), (3, 0), (2, 2)} | none
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)

@@ -54,7 +54,7 @@ def _positions(given: dict[str, Any], past: int, of_mask: bool) -> Tensor:
     return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None]
 
 
-def tokens_of(given: dict[str, Any]) -> Tensor:
-    """The ids or embeddings of a call with these arguments."""
+def tokens_of(given: dict[str, Any]) -> Tensor | None:
+    """The ids or embeddings of a call with these arguments; None without any."""
     found = (given.get(name) for name in ("input_ids", "inputs_embeds"))
-    return next(x for x in found if isinstance(x, Tensor))
+    return next((x for x in found if isinstance(x, Tensor) and x.ndim > 1), None)

@@ -40,7 +40,8 @@ def cache_methods(
         layers, widths = _layers(module, settings), _widths(module, settings)
         inner = any(_layers(child, settings) or _widths(child, settings) for child in _models_in(module))
         if (layers or widths) and not inner:
-            found[module] = {"forward": CacheForward(layers, widths, _parameters(type(module)), positions)}
+            known = _parameters(type(module)), learned_positions(module), positions
+            found[module] = {"forward": CacheForward(layers, widths, *known)}
         if layers and hasattr(type(module), PREPARE_CACHE):
             found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers, positions)
     return found
@@ -88,19 +89,28 @@ class CacheForward:
         layers: the settings of its layers that have a window of a patch, by their number in the cache.
         widths: keys that its layers with a window of their own see.
         parameters: names of the forward's parameters.
+        table: the model's learned positions, as in Family; None without them.
         positions: as in `patch`.
     """
 
     def __init__(
-        self, layers: Layers, widths: dict[int, int], parameters: tuple[str, ...], positions: str
+        self,
+        layers: Layers,
+        widths: dict[int, int],
+        parameters: tuple[str, ...],
+        table: tuple[int, bool] | None,
+        positions: str,
     ) -> None:
-        self.layers, self.widths = layers, widths
-        self.parameters, self.positions = parameters, positions
+        self.layers, self.widths, self.parameters = layers, widths, parameters
+        self.table, self.positions = table, positions
 
     def __call__(self, view: nn.Module, *args: Any, **options: Any) -> Any:
         """The model's forward; `view` is the module's view."""
         forward = super(type(view), view).forward
-        given = {**dict(zip(self.parameters, args, strict=False)), **options}
+        named = dict(zip(self.parameters, args, strict=False))
+        given = {**named, **options}
+        if len(args) + len(options) > len(given) or tokens_of(given) is None:
+            return forward(*args, **options)  # raises the model's own error
         own = _CACHES[0] if _CACHES[0] in self.parameters else _CACHES[1]
         name = next((x for x in _CACHES if given.get(x) is not None), own)
         cache, kept = given.get(name), None
@@ -111,7 +121,7 @@ class CacheForward:
                 cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
             rolls = isinstance(cache, Cache) and not keeps_padding(self.layers, given.get("attention_mask"))
             kept = roll(cache, self.layers, self.positions) if rolls else None
-            self._set_positions(view, given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
+            self._set_positions(given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
         if kept is not None:
             mask = given.get("attention_mask")
             total = int(cache.get_seq_length()) + num_tokens(given)
@@ -132,13 +142,12 @@ class CacheForward:
             static.store()
         return result
 
-    def _set_positions(self, model: nn.Module, given: dict[str, Any], past: int) -> None:
+    def _set_positions(self, given: dict[str, Any], past: int) -> None:
         """Checks learned positions of a call, or limits them to places in the cache."""
-        table = learned_positions(model)
-        kept = None if table is None else kept_by(self.layers, self.positions)
+        kept = None if self.table is None else kept_by(self.layers, self.positions)
         if kept is not None:
             limit = kept.length if self.positions == "cache" else None
-            positions = learned_positions_of(given, past, *table, limit)
+            positions = learned_positions_of(given, past, *self.table, limit)
             if positions is not None:
                 given["position_ids"] = positions
             if positions is not None and given.get("attention_mask") is None:

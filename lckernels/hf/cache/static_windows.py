@@ -1,4 +1,4 @@
-"""Static caches of layers with a window of their own: two uses that transformers 5.24 takes silently.
+"""Static caches of layers with a window of their own: two uses that transformers 5.24 does not check.
 
 A static cache that is shorter than the window of a layer, and is filled beyond its length, has a window of
 its length from then on. One that is cropped after its window was passed lacks the keys before.
@@ -11,7 +11,8 @@ from transformers import Cache, EncoderDecoderCache, StaticSlidingWindowLayer
 
 from lckernels.checks import bad
 
-_LENGTH = "_lckernels_length"  # attribute of such a layer: tokens after the last forward of a patched model
+# Attribute of such a layer: its tokens, and the version of its keys, after the last call of a patched model.
+_LAST = "_lckernels_last_call"
 
 
 class StaticWindows:
@@ -33,13 +34,14 @@ class StaticWindows:
         """Raises ValueError for a call whose result would be wrong, before it runs."""
         for layer, width in self.layers:
             length, size = int(layer.get_seq_length()), layer.max_cache_len
-            total, before = length + num_tokens, getattr(layer, _LENGTH, 0)
+            total = length + num_tokens
+            before, version = getattr(layer, _LAST, (0, None))
             if size < width and total > size:
                 raise bad(
                     "cache", f"a static cache of {size} tokens for {total}",
                     f"a layer with a window of {width} keys would see {size}; expected a longer cache",
                 )  # fmt: skip
-            if 0 < length < before and before > size:
+            if 0 < length < before and before > size and version == _version(layer):
                 raise bad(
                     "cache", f"a static cache that was cropped from {before} to {length} tokens",
                     f"it keeps the last {size} keys of a layer, so that the ones before are lost; expected a "
@@ -49,7 +51,12 @@ class StaticWindows:
     def store(self) -> None:
         """Stores the lengths after a call."""
         for layer, _ in self.layers:
-            setattr(layer, _LENGTH, int(layer.get_seq_length()))
+            setattr(layer, _LAST, (int(layer.get_seq_length()), _version(layer)))
+
+
+def _version(layer: StaticSlidingWindowLayer) -> int | None:
+    """A number that each change of the layer's keys increases; None where torch has none."""
+    return None if layer.keys is None or layer.keys.is_inference() else layer.keys._version
 
 
 def _static_layers(cache: Cache, widths: Mapping[int, int]) -> Iterator[tuple[StaticSlidingWindowLayer, int]]:

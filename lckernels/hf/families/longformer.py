@@ -20,7 +20,7 @@ from lckernels.hf.family import Family, own_method
 from lckernels.hf.global_tokens import GlobalTokens, attend_from_tokens
 from lckernels.hf.masks.create import mask_of_keys
 from lckernels.hf.masks.key_mask import KeyMask
-from lckernels.hf.private import LED_MASK
+from lckernels.hf.private import INVERTED_MASK
 from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
 
@@ -153,7 +153,7 @@ def _inverted_mask(own: Callable, mask: Tensor, dtype: torch.dtype) -> Tensor:
 # By the names in the models' modules.
 _MASKS = {
     "create_bidirectional_mask": _bidirectional_mask,
-    LED_MASK: _inverted_mask,
+    INVERTED_MASK: _inverted_mask,
 }
 
 

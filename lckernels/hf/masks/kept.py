@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lckernels.hf.masks.padding import has_values
+
 
 class KeptOffset(int):
     """The number of keys that a rolling cache has evicted, as transformers' `kv_offset`.
@@ -32,8 +34,7 @@ def first_tokens(attention_mask: Tensor) -> Tensor | None:
     """
     valid = attention_mask != 0
     first = torch.where(valid.any(1), valid.to(torch.uint8).argmax(1), valid.shape[1])
-    read = first.device.type == "cpu" and not torch.compiler.is_compiling()
-    return None if read and not bool(first.any()) else first
+    return None if has_values(first) and not bool(first.any()) else first
 
 
 def sink_slots(first: Tensor, num_evicted: int, sink_tokens: int) -> Tensor:

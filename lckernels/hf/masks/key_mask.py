@@ -148,21 +148,30 @@ class KeyMask(Mask):
         if dim in (2, -2):
             shape = (batch, heads, max(last - first, 0), seqlen_k)
             visible = replace(visible, offset=visible.offset + first)
-            return self.create(shape, self.device, self.window, visible)
+            return self._like(self.create(shape, self.device, self.window, visible))
         if dim not in (3, -1) or first != 0 or visible.segment_ids is not None:
             return super().sliced(dim, start, end, step)
         if visible.kv_mask is not None:
             visible = replace(visible, kv_mask=visible.kv_mask[:, :last])
-        return self.create((batch, heads, seqlen_q, last), self.device, self.window, visible)
+        return self._like(self.create((batch, heads, seqlen_q, last), self.device, self.window, visible))
 
     def to_device(self, device: torch.device) -> Self:
         moved = {name: getattr(self.visible, name) for name in _FIELDS}
         moved = {name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)}
-        return self.create(
+        mask = self.create(
             tuple(self.shape), device, self.window, replace(self.visible, **moved),
             dense_mask=None if self.dense_mask is None else self.dense_mask.to(device),
             local_size=self.local_size, causal=self.causal,
         )  # fmt: skip
+        return self._like(mask)
+
+    def _like(self, mask: Self) -> Self:
+        """A mask of the same keys, with what this one has of the rows."""
+        if not torch.compiler.is_dynamo_compiling():
+            evicted = self.evicted
+            mask.evicted = evicted.to(mask.device) if isinstance(evicted, Tensor) else evicted
+            mask.virtual_tokens = self.virtual_tokens
+        return mask
 
 
 for _name in _FIELDS:  # torch.compile reads the tensors as attributes of the mask itself

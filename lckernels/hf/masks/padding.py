@@ -26,7 +26,7 @@ def padding_layout(valid: Tensor | None) -> Layout:
     Args:
         valid: (batch, seqlen_k) bool; None: all keys are valid.
     """
-    read = valid is not None and _has_values(valid)
+    read = valid is not None and has_values(valid)
     if valid is None or (read and bool(valid.all())):
         return Layout()
     seqlen_k = valid.shape[1]
@@ -38,7 +38,7 @@ def padding_layout(valid: Tensor | None) -> Layout:
     return Layout(kv_start=kv_start, kv_end=kv_end, kv_mask=None if whole else valid)
 
 
-def _has_values(x: Tensor) -> bool:
+def has_values(x: Tensor) -> bool:
     """Whether the host may read the values: not on a GPU, and not where a later call has other values."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return type(x) is Tensor and x.device.type == "cpu" and not traced

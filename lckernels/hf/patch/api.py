@@ -53,7 +53,8 @@ def patch(
             virtual tokens of PEFT's prompt learning are the first: with fewer sink tokens than these, `patch`
             warns. The KV cache of causal layers keeps these and the window (docs/generation.md).
         positions: "absolute" (default): each key has its position in the sequence. "cache", with a window:
-            its position in the KV cache, as in StreamingLLM, for rotary and learned positions.
+            its position in the KV cache. Rotary positions then are those of StreamingLLM; with learned ones
+            every token after the cache is full has the same, so that the table does not end.
         backend: name of a backend; default: the first that supports the call.
         linear: None (default): linear layers run as they are. "packed": in calls without gradients on a CPU,
             a layer runs on a copy of its weight that oneDNN packed, where a measurement of at most 0.2 s
@@ -73,16 +74,17 @@ def patch(
     check_arguments(model, positions, backend)
     linear_option(linear)
     window, sink_tokens = check_window(window, sink_tokens)
+    given = window
     if isinstance(window, int) and window > FAR:
         window, sink_tokens = None, None
+    if positions == "cache" and window is None:
+        raise bad("positions", "'cache'", f"it requires a window; window is {given}")
     run = padded_dry_run(model)
     virtual = virtual_tokens_in(model)
     requested = LayerSettings(window, min(sink_tokens or 0, FAR), backend, virtual_tokens=virtual)
     report, settings = plan_patch(model, run, requested)
     check_sides(model, settings)
     if positions == "cache":
-        if window is None:
-            raise bad("positions", "'cache'", "it requires a window; window is None")
         set_rotations(model, settings)
     if virtual > requested.sink_tokens and not report.exact:
         warnings.warn(f"lckernels.patch: {under_window(virtual, requested.sink_tokens)}", stacklevel=2)
