@@ -22,6 +22,11 @@ _SLIDING = (*SLIDING_LAYER, StaticSlidingWindowLayer)
 Layers = Mapping[int, LayerSettings]  # by the number of the layer in the cache
 
 
+def own_part(cache: Cache) -> Cache:
+    """The part of a cache for self attention."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
 def kept_by(layers: Layers, positions: str) -> Kept | None:
     """What the layers of a new cache keep; None where one of them requires every key.
 
@@ -61,7 +66,7 @@ def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
     Raises:
         ValueError: a cache that cannot roll; one of another window; one that a forward has left half done.
     """
-    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    own = own_part(cache)
     first = own.layers[min(layers)] if min(layers) < len(own.layers) else None
     if isinstance(first, RollingLayer):
         return _checked(own, layers, first.kept, kept_by(layers, positions))
@@ -140,7 +145,7 @@ def new_cache(config: object, encoder_decoder: bool) -> Cache:
 
 def record(cache: Cache, past: bool) -> None:
     """Sets whether the rolling layers of a cache keep every key of a call until `crop`."""
-    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    own = own_part(cache)
     for layer in own.layers:
         if isinstance(layer, RollingLayer):
             layer.record_past = past

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from lckernels.checks import bad
-from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, record, roll
+from lckernels.hf.cache.convert import Layers, can_roll, kept_by, new_cache, own_part, record, roll
 from lckernels.hf.cache.layer import Kept
 from lckernels.hf.cache.learned import learned_positions_of, num_tokens, tokens_of
 from lckernels.hf.cache.static_windows import StaticWindows
@@ -184,7 +184,7 @@ class RollingGeneration:
 
 def _rolling_now(cache: Any, layers: Layers) -> Kept | None:
     """What a rolling cache keeps; while torch.compile traces, another one stays what it is."""
-    own = getattr(cache, "self_attention_cache", cache)
+    own = own_part(cache) if isinstance(cache, Cache) else None
     found = own.layers[min(layers)] if own is not None and min(layers) < len(own.layers) else None
     return getattr(found, "kept", None)
 

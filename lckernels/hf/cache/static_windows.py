@@ -7,9 +7,10 @@ its length from then on. One that is cropped after its window was passed lacks t
 from collections.abc import Iterator, Mapping
 
 import torch
-from transformers import Cache, EncoderDecoderCache, StaticSlidingWindowLayer
+from transformers import Cache, StaticSlidingWindowLayer
 
 from lckernels.checks import bad
+from lckernels.hf.cache.convert import own_part
 
 # Attribute of such a layer: its tokens, and the version of its keys, after the last call of a patched model.
 _LAST = "_lckernels_last_call"
@@ -23,9 +24,8 @@ class StaticWindows:
     """
 
     def __init__(self, cache: Cache, widths: Mapping[int, int]) -> None:
-        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         compiled = torch.compiler.is_compiling()
-        self.layers = () if compiled else tuple(_static_layers(own, widths))
+        self.layers = () if compiled else tuple(_static_layers(own_part(cache), widths))
 
     def __bool__(self) -> bool:
         return bool(self.layers)

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from lckernels.hf.family import Family
 from lckernels.hf.masks.key_mask import KeyMask, layout_of
 from lckernels.hf.masks.kinds import CAUSAL, Window
+from lckernels.hf.own_attention import attention_of
 from lckernels.options import Layout
 
 _LAYERS = ("GPTNeoSelfAttention", "GPTNeoFlashAttention2")
@@ -32,7 +32,7 @@ def _attention(
     mask = _mask(module, attention_mask, q, k)
     if output_attentions:  # the kernels accumulate in fp32, dense attention does not
         q, k = q.float(), k.float()
-    attention = AttentionInterface()[module.config._attn_implementation]
+    attention = attention_of(module)
     out, weights = attention(
         module, q, k, v, mask, dropout=module.attn_dropout.p if module.training else 0.0, scaling=1.0,
         output_attentions=output_attentions,

@@ -3,11 +3,11 @@
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, EncoderDecoderCache, PreTrainedConfig
+from transformers import EncoderDecoderCache
 
 from lckernels.hf.families.longformer import checked_forward, self_attention
 from lckernels.hf.family import Family
-from lckernels.hf.interface import NAME
+from lckernels.hf.own_attention import attention_of, dropout_of, with_config
 
 
 def _decoder_attention(
@@ -24,9 +24,9 @@ def _decoder_attention(
     is_cross = key_value_states is not None
     q = _heads(module, module.q_proj(hidden_states))
     k, v = _keys_and_values(module, key_value_states if is_cross else hidden_states, cache, is_cross)
-    attention = AttentionInterface()[module.config._attn_implementation]
+    attention = attention_of(module)
     out, weights = attention(
-        module, q, k, v, attention_mask, dropout=module.dropout if module.training else 0.0,
+        module, q, k, v, attention_mask, dropout=dropout_of(module),
         scaling=module.scaling, is_causal=not is_cross, output_attentions=output_attentions,
     )  # fmt: skip
     return module.out_proj(out.flatten(2)), weights, cache
@@ -60,8 +60,7 @@ def _replacements(module: nn.Module) -> dict[str, Any]:
     if name == "LEDEncoder":
         return {"forward": checked_forward}
     if name == "LEDDecoderAttention":
-        # The layer has no config, by which transformers selects an attention.
-        return {"forward": _decoder_attention, "config": PreTrainedConfig(attn_implementation=NAME)}
+        return with_config(_decoder_attention)
     return {}
 
 

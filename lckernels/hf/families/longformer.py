@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from lckernels.checks import bad
 from lckernels.hf.calls import WEIGHTS
@@ -20,6 +19,7 @@ from lckernels.hf.family import Family, own_method
 from lckernels.hf.global_tokens import GlobalTokens, attend_from_tokens
 from lckernels.hf.masks.create import mask_of_keys
 from lckernels.hf.masks.key_mask import KeyMask
+from lckernels.hf.own_attention import attention_of, dropout_of, projected
 from lckernels.hf.private import INVERTED_MASK
 from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
@@ -46,18 +46,18 @@ def self_attention(
         own = own_method(module, "forward", self_attention)
         masks = attention_mask, is_index_masked, is_index_global_attn, is_global_attn
         return own(module, hidden_states, *masks, output_attentions)
-    q, k, v = (_projected(module, name, hidden_states) for name in ("query", "key", "value"))
+    q, k, v = projected(module, hidden_states, module.num_heads, "query", "key", "value")
     valid = ~is_index_masked
     options = {
         "softmax_scale": module.head_dim**-0.5,
-        "dropout_p": module.dropout if module.training else 0.0,
+        "dropout_p": dropout_of(module),
         "backend": settings_of(module).backend,
     }
     # The dry run on the meta device has no values.
     some = is_global_attn and not hidden_states.is_meta
     tokens = GlobalTokens.of(is_index_global_attn) if some else None
     mask, other_keys = _visible_keys(module, valid, is_index_global_attn, tokens)
-    attention = AttentionInterface()[module.config._attn_implementation]
+    attention = attention_of(module)
     out, _ = attention(
         module, *(x.transpose(1, 2) for x in (q, k, v)), mask, dropout=options["dropout_p"],
         scaling=options["softmax_scale"], global_tokens=is_global_attn,
@@ -65,7 +65,7 @@ def self_attention(
     )  # fmt: skip
     out = _zeroed(out.flatten(2), is_index_masked)
     if tokens is not None:
-        q = _projected(module, "query_global", tokens.of_rows(hidden_states))
+        (q,) = projected(module, tokens.of_rows(hidden_states), module.num_heads, "query_global")
         layers = module.key_global, module.value_global
         new = attend_from_tokens(q, hidden_states, valid, *layers, **options)
         out = tokens.replaced(out, new.flatten(2))
@@ -95,11 +95,6 @@ def _zeroed(out: Tensor, hidden: Tensor) -> Tensor:
     if torch.is_grad_enabled() and out.requires_grad:
         return out.masked_fill(hidden[..., None], 0)
     return out.masked_fill_(hidden[..., None], 0)
-
-
-def _projected(module: nn.Module, name: str, x: Tensor) -> Tensor:
-    """A linear layer of the module, (batch, seqlen, heads, head_dim)."""
-    return getattr(module, name)(x).unflatten(-1, (module.num_heads, module.head_dim))
 
 
 def checked_forward(

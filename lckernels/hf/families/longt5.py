@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedConfig
 
 from lckernels.functional import windowed_attention
 from lckernels.hf.families.t5 import has_last_bucket
 from lckernels.hf.family import Family, own_method
-from lckernels.hf.interface import NAME
 from lckernels.hf.masks.create import mask_of_keys
+from lckernels.hf.own_attention import attention_of, dropout_of, projected, with_config
 from lckernels.hf.position_bias import by_distance, table
 from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
@@ -100,15 +99,15 @@ def _attend(
     """The layer's output: a window over the valid keys, and the sums of blocks if there are some."""
     batch, seqlen, _ = x.shape
     reach = module.local_radius
-    q, k, v = (y.transpose(1, 2) for y in _projected(module, x, "q", "k", "v"))
+    q, k, v = (y.transpose(1, 2) for y in projected(module, x, module.n_heads, "q", "k", "v"))
     more: dict[str, Any] = {}
     if sums is not None:
         values, position_bias = position_bias[..., 2 * reach + 1 :], position_bias[..., : 2 * reach + 1]
         if sums.shape[1]:
             more["other_keys"] = partial(_attend_to_sums, module, q.transpose(1, 2), sums, valid, values)
-    attention = AttentionInterface()[module.config._attn_implementation]
+    attention = attention_of(module)
     out, _ = attention(
-        module, q, k, v, mask_of_keys(valid, seqlen, (reach, reach)), dropout=_dropout(module),
+        module, q, k, v, mask_of_keys(valid, seqlen, (reach, reach)), dropout=dropout_of(module),
         scaling=1.0, position_bias=position_bias, **more,
     )  # fmt: skip
     return module.o(out.reshape(batch, seqlen, -1))
@@ -119,11 +118,11 @@ def _attend_to_sums(
 ) -> tuple[Tensor, Tensor]:
     """Attention of q (batch, seqlen, heads, head_dim) to the sums of whole blocks, and its lse."""
     seqlen, heads, size = q.shape[1], q.shape[2], module.global_block_size
-    k, v = _projected(module, sums, "k", "v")
+    k, v = projected(module, sums, module.n_heads, "k", "v")
     blocks = F.pad(q, (0, 0, 0, 0, 0, -seqlen % size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(2, 3)
     values, center = table(position_bias)
     attend = partial(
-        windowed_attention, softmax_scale=1.0, dropout_p=_dropout(module), return_lse=True,
+        windowed_attention, softmax_scale=1.0, dropout_p=dropout_of(module), return_lse=True,
         score=Score(rel_bias=values.repeat_interleave(size, 0), bias_center=center),
         backend=settings_of(module).backend,
     )  # fmt: skip
@@ -152,15 +151,6 @@ def _sums_of_blocks(x: Tensor, valid: Tensor, size: int) -> Tensor:
     return sums[:, : x.shape[1] // size].to(x.dtype)
 
 
-def _projected(module: nn.Module, x: Tensor, *names: str) -> list[Tensor]:
-    """Linear layers of the module, each (batch, seqlen, heads, head_dim)."""
-    return [getattr(module, name)(x).unflatten(-1, (module.n_heads, -1)) for name in names]
-
-
-def _dropout(module: nn.Module) -> float:
-    return module.dropout if module.training else 0.0
-
-
 def _local_values(module: nn.Module) -> Tensor:
     """The bias of distances up to local_radius, from the model's for a block's first query."""
     return module.compute_bias(module.block_len)[0, 0, :, 0, 1 : 2 * module.block_len]
@@ -187,8 +177,7 @@ _FORWARDS = {
 
 def _replacements(module: nn.Module) -> dict[str, Any]:
     forward = _FORWARDS.get(type(module).__name__)
-    # The layer has no config, by which transformers selects an attention.
-    return {"forward": forward, "config": PreTrainedConfig(attn_implementation=NAME)} if forward else {}
+    return with_config(forward) if forward else {}
 
 
 def _mixes_tokens(model: nn.Module) -> str:
