@@ -56,7 +56,9 @@ def create_mask(
     )  # fmt: skip
     mask = key_mask(*arguments, device, **options)
     if mask is not None:
-        if not torch.compiler.is_dynamo_compiling():
+        # Only layers whose cache has sink tokens read it.
+        rolls = isinstance(kv_offset, KeptOffset) or not kv_offset
+        if rolls and not torch.compiler.is_dynamo_compiling():
             mask.evicted = evicted_tokens(attention_mask, kv_offset)
         return mask
     if isinstance(kv_offset, KeptOffset):
