@@ -7,6 +7,11 @@ from torch import nn
 DYNAMIC, LONGROPE = "dynamic", "longrope"
 
 
+def depends_on_length(rope_type: str) -> bool:
+    """Whether the frequencies of a rope_type depend on the length of the sequence."""
+    return DYNAMIC in rope_type or rope_type == LONGROPE
+
+
 def rope_types(model: nn.Module) -> Iterator[tuple[nn.Module, str | None, str]]:
     """Each module with rotary embeddings, the type of layer they are for, and their rope_type."""
     for module in model.modules():

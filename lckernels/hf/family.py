@@ -51,8 +51,8 @@ class Family:
         restore: model -> what undoes the changes that a call makes to the model itself; None without any.
         config_notes: config of a module -> the effect of fields that differs from their names, by field, as
             the end of a sentence after "config.FIELD is VALUE: ".
-        rotates: attention layer -> whether it rotates its queries and keys by the rotary embedding of its
-            model and the function apply_rotary_pos_emb of its modeling file, and has no other positions.
+        rotation: attention layer whose only positions are those of its model's rotary_emb -> the function
+            (q, k, cos, sin) -> (q, k) by which it rotates; None: the layer has no positions.
         learned_positions: model -> the number of positions in its table, and whether it counts the tokens of
             the attention mask where a call has no position_ids (else it counts all); None without a table.
     """
@@ -75,7 +75,7 @@ class Family:
     fused: Callable[[nn.Module], dict[str, Callable]] | None = None
     restore: Callable[[nn.Module], Callable[[], None] | None] | None = None
     config_notes: Callable[[PreTrainedConfig], dict[str, str]] | None = None
-    rotates: Callable[[nn.Module], bool] | None = None
+    rotation: Callable[[nn.Module], Callable | None] | None = None
     learned_positions: Callable[[nn.Module], tuple[int, bool] | None] | None = None
 
     def has(self, cls: type) -> bool:
@@ -187,10 +187,10 @@ def fixed_rows(model: nn.Module) -> tuple[int, str] | None:
     return next(_results(model, "fixed_rows"), None)
 
 
-def rotates(layer: nn.Module) -> bool | None:
-    """Whether an attention layer rotates its queries and keys; None if no family has it."""
-    hooks = (family.rotates for family in families_of(type(layer)))
-    return next((hook(layer) for hook in hooks if hook is not None), None)
+def rotation_of(layer: nn.Module) -> tuple[bool, Callable | None]:
+    """Whether a family has the rotation of an attention layer, and the function, as in Family."""
+    hooks = (family.rotation for family in families_of(type(layer)))
+    return next(((True, hook(layer)) for hook in hooks if hook is not None), (False, None))
 
 
 def learned_positions(model: nn.Module) -> tuple[int, bool] | None:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lckernels.rope_types import DYNAMIC, LONGROPE, rope_types
+from lckernels.rope_types import DYNAMIC, LONGROPE, depends_on_length, rope_types
 
 Rotary = tuple[nn.Module, dict[str, str]]  # a module, and its arguments beside states and positions
 
@@ -23,7 +23,7 @@ def dynamic_rotary(model: nn.Module) -> list[Rotary]:
 def rope_by_length(model: nn.Module) -> str:
     """The rope_type whose frequencies depend on the length of a row; empty if none do."""
     types = (rope_type for _, _, rope_type in rope_types(model))
-    return next((name for name in types if DYNAMIC in name or name == LONGROPE), "")
+    return next(filter(depends_on_length, types), "")
 
 
 def length_borders(model: nn.Module) -> tuple[int, ...]:

@@ -179,6 +179,16 @@ def test_windows_and_sinks_that_do_not_fit_the_model(name, options, message):
     assert [{key: id(x) for key, x in module.__dict__.items()} for module in model.modules()] == before
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_rows_without_a_table_of_positions_have_no_longest_one(name):
+    """A window may be wider than max_position_embeddings."""
+    model = build(name)
+    lckernels.patch(model, window=4096)
+    ids = torch.randint(3, 50, (1, 150), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        assert model(ids).logits.isfinite().all()
+
+
 def test_attention_weights_under_a_window():
     model, ids = build("llama"), tokens(1)
     message = r"output_attentions: got True under a window of lckernels\.patch"

@@ -167,21 +167,20 @@ def test_the_feed_forward_runs_in_pieces(hooked, monkeypatch):
     """Without gradients, and where no hook sees it."""
     model, inputs = make(dtype=torch.float64), inputs_of(45, "others")
     expected = states(model, inputs)
-    monkeypatch.setattr(family, "_PIECE_TOKENS", 3 * 20)
+    monkeypatch.setattr(family, "_PIECE_ROWS", 24 // torch.get_num_threads())
     seen = []
-    own = type(model.encoder.layer[0]).ff_chunk
-    monkeypatch.setattr(
-        type(model.encoder.layer[0]), "ff_chunk", lambda self, x: seen.append(x.shape[1]) or own(self, x)
-    )
+    layer = type(model.encoder.layer[0])
+    own = layer.ff_chunk
+    monkeypatch.setattr(layer, "ff_chunk", lambda self, x: seen.append(x[..., 0].numel()) or own(self, x))
     if hooked:
         model.encoder.layer[0].intermediate.dense.register_forward_hook(lambda *_: None)
     lckernels.patch(model)
     seen.clear()  # of the dry run
     close(states(model, inputs), expected)
-    assert seen == ([48] if hooked else [20, 20, 8]) + [20, 20, 8]
+    assert seen == ([3 * 48] if hooked else 6 * [24]) + 6 * [24]
     seen.clear()
     assert model(**inputs).last_hidden_state.requires_grad
-    assert seen == [48, 48]
+    assert seen == [3 * 48, 3 * 48]
 
 
 @pytest.mark.parametrize("change", ["hook", "subclass", "dropout", "many"])

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.moonshine_streaming import modeling_moonshine_streaming as moonshine
 from transformers.models.t5gemma2 import modeling_t5gemma2 as t5gemma2
 
+import lckernels
 from lckernels import Layout, windowed_attention
 
 PAGE = ROOT / "docs" / "windows.md"
@@ -132,11 +133,20 @@ def sdpa(M: int, N: int, W: int) -> Tensor:
     return scaled_dot_product_attention(*one_hot(M, N), is_causal=True)[0, 0] > 0
 
 
+def patched(name: str, config: hf.PreTrainedConfig, N: int, window: int | tuple[int, int]) -> Tensor:
+    module = model(name, config)
+    lckernels.patch(module, window=window)
+    return by_change(lambda x: module(inputs_embeds=x).last_hidden_state, N)
+
+
 # The keys of a row's call, by its beginning: of M queries and N keys, or of a model for N tokens.
 CALLS = {
     "scaled_dot_product_attention": sdpa,
     "lambda b, h, i, j": flex,
     "GroupQueryAttention(local": group_query_attention,
+    "windowed_attention(": lambda M, N, W: (
+        windowed_attention(*one_hot(M, N, heads_first=False), window_size=(W, 0))[0, :, 0] > 0
+    ),
 }
 MODELS = {
     "MistralConfig": lambda N, W: of_decoder(
@@ -170,6 +180,9 @@ MODELS = {
     "GPTNeoConfig": gpt_neo,
     "LongformerConfig": longformer,
     "LongT5Config": longt5,
+    "patch(decoder, window=W": lambda N, W: patched("LlamaModel", hf.LlamaConfig(**SMALL), N, W),
+    "patch(encoder, window=W": lambda N, W: patched("BertModel", hf.BertConfig(**SMALL), N, W),
+    "patch(encoder, window=(W, 2)": lambda N, W: patched("BertModel", hf.BertConfig(**SMALL), N, (W, 2)),
     "sliding_window_mask_function": lambda N, W: of_mask(moonshine.sliding_window_mask_function((W, 4)), N),
 }  # fmt: skip
 
@@ -179,7 +192,7 @@ def of_row(table: dict[str, Callable], call: str) -> Callable | None:
 
 
 def test_the_table_is_read():
-    assert len(ROWS) == PAGE.read_text(encoding="utf-8").partition("\n### NATTEN")[0].count("\n| ") - 1
+    assert len(ROWS) == PAGE.read_text(encoding="utf-8").partition("\n### NATTEN")[0].count("\n| ") - 2
     checked = [call for call, _, _, checked_by in ROWS if checked_by == "test"]
     assert len(checked) == len(CALLS) + len(MODELS)
     assert all(of_row(CALLS | MODELS, call) for call in checked)

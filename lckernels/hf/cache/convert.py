@@ -1,6 +1,6 @@
 """From a cache of transformers to one whose layers roll: the same object, with other layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers import (
     Cache,
@@ -73,24 +73,25 @@ def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
     kept = kept_by(layers, positions)
     if kept is None:
         return None
-    while own.layer_class_to_replicate is not None and len(own.layers) <= max(layers):
-        own.layers.append(own.layer_class_to_replicate())
-    found = _layers_with_keys(own, layers)
+    missing = max(layers) + 1 - len(own.layers) if own.layer_class_to_replicate is not None else 0
+    whole = own.layers + [own.layer_class_to_replicate() for _ in range(missing)]
+    found = _layers_with_keys(whole, layers)
     if any(isinstance(layer, LAYERS_WITH_STATES) for layer in found.values()):
         return None
     _check_kind(own, found, kept)
     static = next((layer for layer in found.values() if type(layer) is StaticLayer), None)
     kept.max_length = None if static is None else static.max_cache_len
-    records = any(getattr(layer, "record_past", False) for layer in own.layers)
+    records = any(getattr(layer, "record_past", False) for layer in whole)
     for number, layer in found.items():
-        own.layers[number] = _rolling(layer, kept)
-        own.layers[number].record_past = records
+        whole[number] = _rolling(layer, kept)
+        whole[number].record_past = records
+    own.layers[:] = whole
     return kept
 
 
-def _layers_with_keys(cache: Cache, layers: Layers) -> dict[int, CacheLayerMixin]:
-    """The layers of the cache, without those of attention layers that read the keys of other ones."""
-    found = {number: cache.layers[number] for number in layers if number < len(cache.layers)}
+def _layers_with_keys(whole: Sequence[CacheLayerMixin], layers: Layers) -> dict[int, CacheLayerMixin]:
+    """The layers of a cache that roll, without those of attention layers that read the keys of other ones."""
+    found = {number: whole[number] for number in layers if number < len(whole)}
     return {number: layer for number, layer in found.items() if not isinstance(layer, LAYERS_WITHOUT_KEYS)}
 
 
@@ -108,7 +109,7 @@ def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept)
 
 def _checked(cache: Cache, layers: Layers, kept: Kept, expected: Kept | None) -> Kept:
     """What a rolling cache keeps, if it belongs to these layers and is whole."""
-    found = list(_layers_with_keys(cache, layers).values())
+    found = list(_layers_with_keys(cache.layers, layers).values())
     if len(cache.layers) <= max(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):
         raise bad("cache", "a KV cache with a window in other layers", "expected the cache of this model")
     if expected is None or _described(expected) != _described(kept):

@@ -218,7 +218,7 @@ class RollingLayer(CacheLayerMixin):
 
     def _is_writable(self) -> bool:
         """Whether the buffers can be written in place: no backward reads them."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(x.requires_grad for x in self.buffers):
             return False
         if torch.compiler.is_compiling():
             return True
@@ -258,19 +258,20 @@ class RollingLayer(CacheLayerMixin):
         return x.take_along_dim(index[:, None, :, None], 2)
 
     def _store(self, whole: tuple[Tensor, Tensor]) -> None:
-        """Stores those of the keys that are kept, with room for more where no gradient is recorded."""
+        """Stores those of the keys that are kept, with room for more; where a backward reads them, all."""
         length = whole[0].shape[2]
+        if torch.is_grad_enabled() and any(x.requires_grad for x in whole):
+            self._replace(list(whole))
+            self.begin, self.length = 0, length
+            return
         parts = [[x] for x in whole]
         if length > self.kept.length and not self.record_past:
             end, evicted = length - self.kept.window + 1, length - self.kept.length
             parts = [[self._sinks(x, evicted), x[:, :, end:]] for x in whole]
             self.num_evicted, length = self.num_evicted + evicted, self.kept.length
         self.begin, self.length = 0, length
-        if torch.is_grad_enabled() and any(x.requires_grad for x in whole):
-            self._replace([torch.cat(part, dim=2) for part in parts])
-        else:
-            room = max(min(2 * length, self.kept.length), length) + _SPARE
-            self._replace([_with_room(part, room) for part in parts])
+        room = max(min(2 * length, self.kept.length), length) + _SPARE
+        self._replace([_with_room(part, room) for part in parts])
 
 
 def _with_room(parts: list[Tensor], capacity: int) -> Tensor:

@@ -5,8 +5,7 @@ token stops growing when the cache is full: it is that of their places in the ca
 by the difference for the sink tokens, and one softmax has both parts.
 """
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,16 +16,14 @@ from lckernels.fields import has_offset_only
 from lckernels.functional import merge_attention_states, windowed_attention
 from lckernels.hf.cache.convert import can_roll
 from lckernels.hf.calls import Served
-from lckernels.hf.family import learned_positions, rotates
+from lckernels.hf.family import learned_positions, rotation_of
 from lckernels.hf.masks.descriptor import NotServed
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.masks.kinds import Window
 from lckernels.hf.settings import LayerSettings
 from lckernels.ops.attention import attend_window
 from lckernels.options import Layout
-
-_APPLY = "apply_rotary_pos_emb"  # function of a modeling file: (q, k, cos, sin) -> rotated q and k
-_CHANGING = ("dynamic", "longrope")  # rope types whose frequencies depend on the longest row
+from lckernels.rope_types import depends_on_length
 
 
 @dataclass
@@ -35,12 +32,12 @@ class Rotation:
 
     Attributes:
         rotary: the model's rotary embedding.
-        apply: the function that rotates, of the layer's modeling file.
+        apply: the function that rotates, as in Family.
         layer_type: of the layer, where the embedding has several.
     """
 
     rotary: nn.Module
-    apply: object
+    apply: Callable
     layer_type: str | None
 
     def angles(self, x: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,14 +71,14 @@ def set_rotations(model: nn.Module, settings: Mapping[nn.Module, LayerSettings])
         own = settings.get(module)
         if own is None or own.window is None or (own.kind is not None and not can_roll(own)):
             continue
-        rotated = rotates(module)
-        if rotated is None and not learned:
+        known, apply = rotation_of(module)
+        if not (known or learned):
             allowed = "'cache' requires rotary or learned positions that lckernels.hf.families has"
             raise bad("positions", f"'cache' for {name} of class {type(module).__name__}", allowed)
-        own.rotation = _rotation(model, name, module) if rotated and own.sink_tokens else None
+        own.rotation = _rotation(model, name, module, apply) if apply and own.sink_tokens else None
 
 
-def _rotation(model: nn.Module, name: str, layer: nn.Module) -> Rotation:
+def _rotation(model: nn.Module, name: str, layer: nn.Module, apply: Callable) -> Rotation:
     parents = [name.rpartition(".")[0]]
     while parents[-1]:
         parents.append(parents[-1].rpartition(".")[0])
@@ -90,10 +87,10 @@ def _rotation(model: nn.Module, name: str, layer: nn.Module) -> Rotation:
     kinds = getattr(rotary, "rope_type", "default")
     layer_type = layer.config.layer_types[layer.layer_idx] if isinstance(kinds, dict) else None
     kind = kinds[layer_type] if isinstance(kinds, dict) else kinds
-    if kind in _CHANGING:
+    if depends_on_length(kind):
         got = f"'cache' for a model with rope_type {kind!r}"
         raise bad("positions", got, "its rotation depends on the length of the sequence; expected 'absolute'")
-    return Rotation(rotary, getattr(sys.modules[type(layer).__module__], _APPLY), layer_type)
+    return Rotation(rotary, apply, layer_type)
 
 
 def attend_in_cache_places(

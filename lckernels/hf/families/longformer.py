@@ -20,12 +20,13 @@ from lckernels.hf.global_tokens import GlobalTokens, attend_from_tokens
 from lckernels.hf.masks.create import mask_of_keys
 from lckernels.hf.masks.key_mask import KeyMask
 from lckernels.hf.own_attention import attention_of, dropout_of, projected
+from lckernels.hf.pieces import in_pieces
 from lckernels.hf.private import INVERTED_MASK
 from lckernels.hf.settings import settings_of
 from lckernels.hf.warn import warn_once
 
 _META_TOKENS = 4
-_PIECE_TOKENS = 1024  # of a feed-forward: their products take as long as those of all tokens
+_PIECE_ROWS = 512  # per thread: their products take as long as those of all tokens
 
 
 def self_attention(
@@ -154,18 +155,8 @@ _MASKS = {
 
 def _feed_forward(module: nn.Module, attn_output: Tensor) -> Tensor:
     """The layer's feed-forward, without gradients in pieces, so that its wide activations are small."""
-    own = own_method(module, "ff_chunk", _feed_forward)
-    batch, seqlen, _ = attn_output.shape
-    width = max(1, _PIECE_TOKENS // max(batch, 1))
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or seqlen <= width or _is_seen(module):
-        return own(module, attn_output)
-    first = own(module, attn_output[:, :width])
-    out = first.new_empty(attn_output.shape)
-    out[:, :width] = first
-    for begin in range(width, seqlen, width):
-        piece = slice(begin, begin + width)
-        out[:, piece] = own(module, attn_output[:, piece])
-    return out
+    own = partial(own_method(module, "ff_chunk", _feed_forward), module)
+    return own(attn_output) if _is_seen(module) else in_pieces(own, attn_output, _PIECE_ROWS)
 
 
 def _is_seen(module: nn.Module) -> bool:

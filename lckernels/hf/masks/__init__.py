@@ -12,6 +12,7 @@ supports gives the dense mask.
     readers.py     mask function -> pattern
     create.py      arguments of transformers' mask interface -> descriptor
     traced.py      the same under torch.compile, where mask functions cannot be read
+    kept.py        the keys that a rolling KV cache keeps, and the part of a 2-D mask for them
     padding.py     2-D padding mask -> bounds of the valid keys
     moved.py       padding behind virtual tokens -> padding before them
     packing.py     cu_seq_lens_q, cu_seq_lens_k -> layout

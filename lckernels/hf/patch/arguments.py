@@ -12,6 +12,7 @@ from lckernels.hf.patch.modules import is_compiled, is_patched
 from lckernels.hf.settings import LayerSettings
 
 POSITIONS = ("absolute", "cache")
+_ROWS_OF_PADDING = 2
 _LARGEST = 2**63 - 1  # a window beyond every sequence has no effect
 
 
@@ -74,11 +75,12 @@ def check_sides(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -
 
 
 def _num_learned_positions(model: nn.Module) -> int | None:
-    """The number of positions of a model that has a table of them; None if none is known."""
-    if any("rotary" in type(module).__name__.lower() for module in model.modules()):
-        return None
+    """The number of positions of a model that has a table of them; None without one."""
     configs = (module.config for module in model.modules() if isinstance(module, PreTrainedModel))
-    return next((getattr(x.get_text_config(), "max_position_embeddings", None) for x in configs), None)
+    positions = next((getattr(x.get_text_config(), "max_position_embeddings", None) for x in configs), None)
+    rows = {module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)}
+    # Some tables have rows for padding beside the positions.
+    return positions if positions and any(0 <= n - positions <= _ROWS_OF_PADDING for n in rows) else None
 
 
 def check_window(

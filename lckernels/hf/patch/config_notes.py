@@ -100,7 +100,7 @@ def _other_windows(layers: ConfigLayers, field: str) -> Iterator[str]:
 def _cache_slides(config: PreTrainedConfig) -> bool:
     try:
         return any(DynamicCache(config=config).is_sliding)
-    except Exception:  # the config of a model without a cache
+    except AttributeError:  # the config of a model without a cache has no num_hidden_layers
         return False
 
 
