@@ -13,6 +13,7 @@ from bench.cases.longformer import LONGFORMER_FULL, LONGFORMER_QUICK
 from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.cases.t5 import T5_FULL, T5_QUICK
+from bench.cases.towers import TOWERS_FULL, TOWERS_QUICK
 from bench.harness import finished, rows
 from bench.harness.comparison import Budget
 from bench.harness.report import summary
@@ -76,6 +77,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "longformer_case" in metafunc.fixturenames:
         cases = LONGFORMER_FULL if full else LONGFORMER_QUICK
         metafunc.parametrize("longformer_case", cases, ids=[case.label for case in cases])
+    if "tower_case" in metafunc.fixturenames:
+        cases = TOWERS_FULL if full else TOWERS_QUICK
+        metafunc.parametrize("tower_case", cases, ids=[case.label for case in cases])
     if "cross_case" in metafunc.fixturenames:
         metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
 

@@ -15,6 +15,7 @@ from bench.harness.report import (
     plots,
     t5_goals,
     tables,
+    tower_goals,
 )
 from bench.harness.report.stored import (
     Stored,
@@ -124,6 +125,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
         ("T5", t5_goals.SUITE, t5_goals.GOALS),
         ("generation", generation_goals.SUITE, generation_goals.GOALS),
         ("Longformer", longformer_goals.SUITE, longformer_goals.GOALS),
+        ("vision towers", tower_goals.SUITE, tower_goals.GOALS),
         ("lengthened models", lengthen_goals.SUITE, lengthen_goals.GOALS),
         ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):
