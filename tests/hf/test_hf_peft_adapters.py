@@ -56,6 +56,7 @@ METHODS = {
 }
 NO_MERGE = ("adaption prompt", "BEFT", "ShadowPEFT")
 ONE_ADAPTER = ("AdaLoRA", "ShadowPEFT")
+STEPS = {"AdaLoRA": 0.01}  # at 0.1 three steps multiply rounding errors by 50
 WINDOWED = ("LoRA", "AdaLoRA", "IA3", "OFT", "adaption prompt")
 
 
@@ -83,7 +84,7 @@ def logits(model):
 
 def train(model, method):
     model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], STEPS.get(method, 0.1))
     for step in range(3):
         model(input_ids=IDS, attention_mask=MASK, labels=LABELS).loss.backward()
         optimizer.step()
