@@ -72,6 +72,8 @@ def test_generate_is_that_without_a_cache(name, mode, sinks):
         mask[0, :5] = 0
     if model.config.is_encoder_decoder and mode == "prefill":
         pytest.skip("transformers 5.24 cuts the encoder's mask to the length of the decoder's prompt")
+    if model.config.is_encoder_decoder and mode == "lookup" and transformers.__version__ == "5.17.0":
+        pytest.skip("transformers 5.17.0 generates no token for an encoder-decoder by prompt lookup")
     inputs = {"input_ids": ids, "attention_mask": mask}
     plain = {k: x for k, x in options.items() if k in ("num_beams", "num_return_sequences", "do_sample")}
     with lckernels.patched(model, window=W, sink_tokens=sinks):
