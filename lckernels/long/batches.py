@@ -147,7 +147,7 @@ def read_batch(
     if token_type_ids is not None:
         _same_shape("token_type_ids", token_type_ids, shape[:2], name)
         sources["token_type_ids"] = token_type_ids
-    ranges = None if attention_mask is None else _token_ranges(attention_mask, shape[:2], name)
+    ranges = None if attention_mask is None else token_ranges(attention_mask, shape[:2], name)
     short = [] if ranges is None else (ranges[1] < num_special).nonzero()
     if len(short) or shape[1] < num_special:
         row = int(short[0]) if len(short) else 0
@@ -223,10 +223,12 @@ def _same_shape(argument: str, x: Tensor, shape: tuple[int, int], name: str) -> 
         raise bad(argument, f"shape {tuple(x.shape)}", f"{name} has (batch, seqlen) = {shape}")
 
 
-def _token_ranges(mask: Tensor, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor] | None:
+def token_ranges(
+    mask: Tensor, shape: tuple[int, int], name: str, allow_empty: bool = False
+) -> tuple[Tensor, Tensor] | None:
     """First column and number of tokens of each row; None if the mask has no padding.
 
-    Raises ValueError for a row without tokens, or with padding between its tokens.
+    Raises ValueError for padding between a row's tokens, and unless allow_empty for a row without tokens.
     """
     _same_shape("attention_mask", mask, shape, name)
     mask = mask.detach().cpu()
@@ -238,7 +240,7 @@ def _token_ranges(mask: Tensor, shape: tuple[int, int], name: str) -> tuple[Tens
     mask = mask.to(torch.uint8)
     lengths = mask.sum(1, dtype=torch.long)
     empty = (lengths == 0).nonzero()
-    if len(empty):
+    if len(empty) and not allow_empty:
         got = f"row {int(empty[0])} with padding only, an empty sequence"
         raise bad("attention_mask", got, "expected at least one token")
     first = mask.argmax(1)
