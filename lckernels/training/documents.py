@@ -83,7 +83,8 @@ def read_documents(
 
     Raises:
         TypeError: an argument is no tensor.
-        ValueError: shapes that do not fit, padding between tokens, a label on padding, an unsupported argument.
+        ValueError: shapes that do not fit, padding between tokens, a label on padding, an argument that
+            chunks do not support.
     """
     shape = _check("input_ids", input_ids, None)
     _check("labels", labels, shape)

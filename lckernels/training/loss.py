@@ -51,7 +51,7 @@ def linear_cross_entropy(
     if len(labels) == 0:
         return _empty(F.linear(states, weight, bias))
     if has_torch_loss() and states.dtype in _TORCH_DTYPES and softcap is None and label_smoothing == 0:
-        options = nn.LinearCrossEntropyOptions()
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows_of_piece(len(weight)))
         reduction = "sum" if grads else "none"  # a loss per token computes the logits twice
         loss = F.linear_cross_entropy(
             states, weight, labels, linear_bias=bias, reduction=reduction, options=options
