@@ -13,7 +13,7 @@ from lckernels.checks import bad, boolean, integer, number
 from lckernels.devices import execution_device
 from lckernels.long.chunking import micro_batches
 from lckernels.training.documents import Documents, read_documents
-from lckernels.training.head import Tail, head_loss, model_inputs, states_before_head, try_head
+from lckernels.training.head import Tail, head_loss, model_inputs, states_before_head, try_head, vocab_size
 from lckernels.training.output import LossOutput
 from lckernels.training.scored import Scored
 from lckernels.training.tied_weights import TiedWeights
@@ -86,9 +86,9 @@ class ChunkLoss(nn.Module):
         if self._tail is None:  # the weights had no values before
             self._tail = try_head(self.model, device, self.causal)
         pad = getattr(self.config, "pad_token_id", None) or 0
-        documents = read_documents(
-            input_ids, attention_mask, labels, kwargs, device, pad if isinstance(pad, int) else 0, num_special
-        )
+        pad = pad if isinstance(pad, int) else 0
+        size = vocab_size(self.model)
+        documents = read_documents(input_ids, attention_mask, labels, kwargs, device, pad, size, num_special)
         scored = self._scored(documents)
         options = {name: x for name, x in kwargs.items() if name not in documents.sources}
         states = self._states(documents, scored, options)

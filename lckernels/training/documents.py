@@ -68,6 +68,7 @@ def read_documents(
     kwargs: dict[str, Any],
     device: torch.device,
     pad_token_id: int,
+    vocab_size: int,
     num_special: int = 0,
 ) -> Documents:
     """The documents of a call.
@@ -79,12 +80,13 @@ def read_documents(
         kwargs: further arguments; a tensor (batch, seqlen, ...) has an entry per token.
         device: of the model's inputs.
         pad_token_id: what padding reads.
+        vocab_size: of the model's head.
         num_special: special tokens of each document that is not empty.
 
     Raises:
         TypeError: an argument is no tensor.
-        ValueError: shapes that do not fit, padding between tokens, a label on padding, an argument that
-            chunks do not support.
+        ValueError: shapes that do not fit, padding between tokens, a label that is no id or on padding,
+            an argument that chunks do not support.
     """
     shape = _check("input_ids", input_ids, None)
     _check("labels", labels, shape)
@@ -101,13 +103,19 @@ def read_documents(
     if len(short):
         got = f"row {int(short[0])} with {int(lengths[short[0]])} tokens"
         raise bad("input_ids", got, f"expected at least the {num_special} special tokens")
-    has_label = labels.detach().cpu() != IGNORED
+    values = labels.detach().cpu()
+    has_label = values != IGNORED
+    unknown = (has_label & ((values < 0) | (values >= vocab_size))).nonzero()
+    if len(unknown):
+        row, at = unknown[0].tolist()
+        got = f"{int(values[row, at])} in row {row}, at column {at}"
+        raise bad("labels", got, f"expected ids from 0 to {vocab_size - 1}, or {IGNORED}")
     column = torch.arange(shape[1], device="cpu")
     outside = (column < first[:, None]) | (column >= (first + lengths)[:, None])
     wrong = (has_label & outside).nonzero()
     if len(wrong):
         row, at = wrong[0].tolist()
-        got = f"label {int(labels[row, at])} on the padding of row {row}, at column {at}"
+        got = f"label {int(values[row, at])} on the padding of row {row}, at column {at}"
         raise bad("labels", got, f"expected {IGNORED} there, as DataCollatorForLanguageModeling returns it")
     sources = {"input_ids": _flat(input_ids, device, pad_token_id)}
     for name, value in per_token(kwargs, shape).items():

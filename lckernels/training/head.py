@@ -90,7 +90,7 @@ def head_loss(
     if is_plain(head):
         options = {"scale": tail.scale, "softcap": tail.softcap, "label_smoothing": label_smoothing}
         return linear_cross_entropy(states, head.weight, head.bias, labels, **options)
-    rows = rows_of_piece(_vocab_size(model, head))
+    rows = rows_of_piece(vocab_size(model))
     return head_cross_entropy(states, lambda x: tail(head(x)), labels, rows, label_smoothing)
 
 
@@ -190,9 +190,9 @@ def _check_direction(model: nn.Module, inputs: dict[str, Any], logits: Tensor, c
         raise TypeError(f"model: got {name}, whose states do not depend on later tokens; {expected}")
 
 
-def _vocab_size(model: nn.Module, head: nn.Module) -> int:
-    size = getattr(head, "out_features", None)
-    return size or model.config.get_text_config().vocab_size
+def vocab_size(model: nn.Module) -> int:
+    """The number of logits of a token."""
+    return getattr(head_of(model), "out_features", None) or model.config.get_text_config().vocab_size
 
 
 @contextmanager

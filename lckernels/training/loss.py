@@ -139,7 +139,7 @@ class _Pieces(torch.autograd.Function):
             grad = logits.sub_(lse[:, None]).exp_()  # of the logits
             if label_smoothing:
                 grad -= label_smoothing / len(weight)
-            grad.scatter_add_(1, target, grad.new_full(target.shape, label_smoothing - 1))
+            grad.scatter_(1, target, grad.gather(1, target) - (1 - label_smoothing))
             if softcap is not None:
                 grad *= slope
             if found[2] is not None:
