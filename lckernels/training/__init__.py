@@ -1,5 +1,7 @@
 """Training on documents of any length: modules whose forward returns the loss, for any trainer.
 
+The modules run the model's own forward, chunk by chunk, and replace what its head computes.
+
 causal.py, masked.py  the public modules
 chunk_loss.py         what they share: a forward, from documents to a loss
 documents.py          the arguments of a forward

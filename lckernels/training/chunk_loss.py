@@ -59,13 +59,16 @@ class ChunkLoss(nn.Module):
         """The model's config."""
         return self.model.config
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Calls the model's method; with `recompute` each layer would run a third time."""
-        self.model.gradient_checkpointing_enable(*args, **kwargs)
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Calls the model's method, as Trainer does from transformers 5.24 on.
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Calls the model's method."""
-        self.model.gradient_checkpointing_disable()
+        With `recompute` it is of no use: each layer would run a third time.
+        """
+        self.model.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Calls the model's method, as Trainer does before transformers 5.24."""
+        self.model.gradient_checkpointing_enable(**options)
 
     @abstractmethod
     def _scored(self, documents: Documents) -> Scored:
