@@ -2,14 +2,14 @@
 
 The modules run the model's own forward, chunk by chunk, and replace what its head computes.
 
-causal.py, masked.py  the public modules
-chunk_loss.py         what they share: a forward, from documents to a loss
-documents.py          the arguments of a forward
-scored.py             the chunks of documents, and the tokens that each scores
-head.py               the head of a model, and what follows it
-loss.py               cross entropy without the logits of all tokens at once
-output.py             what a forward returns, and a metric for Trainer
-tied_weights.py       the state_dict of a module with tied weights
+    causal.py, masked.py  the public modules
+    chunk_loss.py         what they share: a forward, from documents to a loss
+    documents.py          the arguments of a forward
+    scored.py             the chunks of documents, and the tokens that each scores
+    head.py               the head of a model, and what follows it
+    loss.py               cross entropy without the logits of all tokens at once
+    output.py             what a forward returns, and a metric for Trainer
+    tied_weights.py       the state_dict of a module with tied weights
 """
 
 from lckernels.extras import import_extra

@@ -13,7 +13,8 @@ from lckernels.prompts import num_virtual_tokens
 from lckernels.training.loss import head_cross_entropy, linear_cross_entropy, rows_of_piece
 
 _TOKENS = 4  # of a row of the trial
-_SMALL, _LARGE = 2.0**-10, 2.0**20  # probes of a softcap: its slope, and its limit
+_SMALL, _LARGE = 2.0**-20, 2.0**20  # probes of a softcap: its slope, and its limit
+_EXPECTED = "expected a linear head, with a factor or a softcap on its logits"
 _ABSENT = object()
 
 
@@ -66,8 +67,8 @@ def states_before_head(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         except Exception as error:
             if not found:
                 raise
-            got = f"model: got {type(model).__name__}, whose forward reads the logits of single tokens"
-            raise TypeError(f"{got} ({error}); expected one that returns them") from error
+            got = f"model: got {type(model).__name__}, whose forward does more with the logits of its head"
+            raise TypeError(f"{got} ({error}); {_EXPECTED}") from error
     rows, width = inputs["input_ids"].shape
     shape = tuple(found[0].shape[:-1]) if len(found) == 1 else None
     if shape != (rows, width + num_virtual_tokens_before(model, shape, width)):
@@ -158,6 +159,7 @@ def _tail(model: nn.Module, inputs: dict[str, Any], logits: Tensor) -> Tail:
         raise _unknown_head(model, "have another shape than those of its head")
     slope, limit = (float(x) for x in found.flatten()[:2])
     scale = slope / _SMALL
+    scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     is_capped = abs(limit) < 0.5 * abs(scale) * _LARGE
     tail = Tail(scale, float(limit) if is_capped else None)
     if not torch.allclose(tail(probes), found, rtol=1e-4, atol=1e-4):
@@ -168,8 +170,7 @@ def _tail(model: nn.Module, inputs: dict[str, Any], logits: Tensor) -> Tail:
 
 
 def _unknown_head(model: nn.Module, what: str) -> TypeError:
-    expected = "expected a linear head, with a factor or a softcap on its logits"
-    return TypeError(f"model: got {type(model).__name__}, whose logits {what}; {expected}")
+    return TypeError(f"model: got {type(model).__name__}, whose logits {what}; {_EXPECTED}")
 
 
 def _check_direction(model: nn.Module, inputs: dict[str, Any], logits: Tensor, causal: bool) -> None:
