@@ -100,8 +100,9 @@ class ChunkLoss(nn.Module):
         if num_items_in_batch is None:
             loss = total / max(len(targets), 1)
         else:
-            items = torch.as_tensor(num_items_in_batch, device=total.device).to(total.dtype)
-            loss = total / items.clamp_(min=1) if items.dim() == 0 else total / items.flatten()[0]
+            # Trainer passes (devices, 1) under DataParallel, and 0 where no batch of a step has a label.
+            items = torch.as_tensor(num_items_in_batch, device=total.device).flatten()[0].to(total.dtype)
+            loss = total / torch.where(items > 0, items, 1)
         rows = (scored.labels // max(documents.shape[1], 1)).to(total.device)
         counts = torch.zeros(documents.shape[0], dtype=torch.int64, device=total.device)
         counts.index_add_(0, rows, torch.ones_like(rows))

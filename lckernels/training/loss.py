@@ -29,7 +29,7 @@ def linear_cross_entropy(
     pieces support no label smoothing and no softcap, and return the loss in the dtype of the states. Those
     cases, bf16, fp16 and an older torch use pieces of this module: products in the dtype of the inputs, all
     else in fp32 (fp64 for fp64). Under autocast the inputs have its dtype, as in a linear layer. The second
-    order raises.
+    order raises, and so does a second backward where torch computes the loss.
 
     Args:
         states: (num_tokens, dim) floating point.

@@ -1,6 +1,9 @@
 """CausalChunks: each token is scored once, by the chunk with the most tokens before it."""
 
 # ruff: noqa: E402
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,8 @@ from helpers.language_models import (
 )
 
 from lckernels.training import CausalChunks, LossOutput
+
+pytestmark = pytest.mark.hf
 
 CONTEXT, OVERLAP = 12, 5
 
@@ -181,8 +186,9 @@ def test_a_step_of_several_batches_is_that_of_one():
         module(token_ids(length, row)[None], num_items_in_batch=items).loss.backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     assert largest_difference(found, expected) < 1e-9
-    as_number = module(**batch(lengths), num_items_in_batch=int(items)).loss
-    torch.testing.assert_close(as_number, whole.loss, rtol=1e-12, atol=0)
+    for divisor in (int(items), float(items), items.double(), items[None, None]):
+        found = module(**batch(lengths), num_items_in_batch=divisor).loss
+        torch.testing.assert_close(found, whole.loss, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "cohere"])
@@ -209,6 +215,28 @@ def test_autocast(name):
     torch.testing.assert_close(found, expected, rtol=1e-5 if name == "llama" else 1e-3, atol=0)
     assert (found - exact).abs() > 0
     assert largest_difference(gradients(found, model), gradients(expected, model)) < 2e-2
+
+
+def test_copies():
+    module = CausalChunks(causal("tied"), CONTEXT, OVERLAP)
+    expected = module(token_ids(30)[None]).loss
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(copied(token_ids(30)[None]).loss, expected, rtol=1e-12, atol=0)
+        assert copied.state_dict().keys() == module.state_dict().keys()
+
+
+def test_weights_without_values_at_construction():
+    with torch.device("meta"):
+        module = CausalChunks(causal("gemma2"), CONTEXT, OVERLAP)
+    model = causal("gemma2")
+    module.model.load_state_dict(model.state_dict(), assign=True)
+    module.model.tie_weights()
+    for name, buffer in model.named_buffers():
+        owner, _, attribute = name.rpartition(".")
+        module.model.get_submodule(owner).register_buffer(attribute, buffer, persistent=False)
+    ids = token_ids(30)[None]
+    expected = CausalChunks(model, CONTEXT, OVERLAP)(ids).loss
+    torch.testing.assert_close(module(ids).loss, expected, rtol=1e-12, atol=0)
 
 
 def test_tuple_and_mode():

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 import lckernels
 from lckernels.training import CausalChunks, MaskedChunks, token_loss
 
+pytestmark = pytest.mark.hf
+
 LENGTHS = [50, 3, 21, 14]
 
 

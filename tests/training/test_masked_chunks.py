@@ -11,6 +11,8 @@ from helpers.language_models import CLS, MASKED, SEP, gradients, largest_differe
 
 from lckernels.training import MaskedChunks
 
+pytestmark = pytest.mark.hf
+
 CHUNK, OVERLAP = 14, 5
 ROOM = CHUNK - 2
 
