@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 from helpers.language_models import batch, causal, gradients, largest_difference, masked, token_ids
 from torch import multiprocessing
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import lckernels
@@ -192,6 +193,29 @@ def test_gradient_checkpointing_of_the_model(module):
     getattr(chunks, name if hasattr(model, name) else "gradient_checkpointing_enable")()
     assert model.is_gradient_checkpointing
     assert largest_difference(gradients(chunks(**documents).loss, model), expected) < 1e-12
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    store = tmp_path_factory.mktemp("gloo") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["head with the rest", "head apart"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_fsdp2(group, apart, recompute):
+    model = causal("llama")
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    module = CausalChunks(model, 12, 5, recompute=recompute, max_tokens=30)
+    for part in (*model.model.layers, *([model.lm_head] if apart else []), module):
+        fully_shard(part, mesh=mesh)
+    module(**batch([50, 3])).loss.backward()
+    found = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+    plain = causal("llama")
+    expected = gradients(CausalChunks(plain, 12, 5)(**batch([50, 3])).loss, plain)
+    assert largest_difference(found, expected) < 1e-12
 
 
 def _of_rank(rank, world, folder):
