@@ -134,13 +134,15 @@ else:
 
 
 def test_every_name_that_is_not_documented_is_in_one_file():
-    """Elsewhere only what `transformers` itself exports is imported."""
+    """Elsewhere only what `transformers` itself exports is imported, and what its documentation has."""
     package, found = Path(lckernels.__file__).parent, []
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers":
                 private = [x.name for x in node.names if x.name.startswith("_")]
-                if path.name != "private.py" and (node.module != "transformers" or private):
+                public = node.module == "transformers" and not private
+                public = public or ast.unparse(node) == "from transformers.utils import ModelOutput"
+                if path.name != "private.py" and not public:
                     found.append(f"{path.relative_to(package)}: {ast.unparse(node)}")
             if isinstance(node, ast.Import):
                 found += [f"{path}: {x.name}" for x in node.names if x.name.startswith("transformers.")]
