@@ -26,6 +26,8 @@ class Family:
             about the model, which `patch` then raises; empty if all are supported.
         relative_bias: (attention layer, its position_bias) -> (rel_bias, bias_center) as in Score; None: the
             call runs as dense attention.
+        bias_distance: attention layer with a relative position bias -> the distance of an earlier key from
+            which on the bias is the same for all; None: there is none.
         replacements: module -> functions (module, ...) by name that replace its methods, such as forward,
             while lckernels runs it, and values that replace its attributes; a config in the module that the
             functions get names lckernels' attention.
@@ -62,6 +64,7 @@ class Family:
     mask_readers: Mapping[tuple[str, str], Reader] = field(default_factory=dict)
     unsupported: Callable[[nn.Module], str] | None = None
     relative_bias: Callable[[nn.Module, Any], tuple[Tensor, int] | None] | None = None
+    bias_distance: Callable[[nn.Module], int | None] | None = None
     replacements: Callable[[nn.Module], dict[str, Any]] | None = None
     packs_sequences: bool = False
     own_attention: bool = False
@@ -125,6 +128,11 @@ def relative_bias(module: nn.Module, position_bias: Any) -> tuple[Tensor, int] |
     hooks = (family.relative_bias for family in families_of(type(module)))
     found = (hook(module, position_bias) for hook in hooks if hook is not None)
     return next((table for table in found if table is not None), None)
+
+
+def bias_distance(module: nn.Module) -> int | None:
+    """The distance from which on a layer's relative position bias is constant; None if no family has one."""
+    return next(_results_of(module, "bias_distance"), None)
 
 
 def replacements(module: nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 | `_attn_implementation_internal` | `set_attn_implementation` has no effect on a patched model |
 | `ACT2FN` | activations of transformers' own classes run after a packed linear layer, not in its product |
 | `_prepare_cache_for_generation` | a cache rolls from its first forward on; assisted decoding raises |
+| `layer_idx`, `layer_id` | a cache of a patched model keeps every key under a window |
 | `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
 | `DummyLayer` | a cache of layers that share keys raises under a window |
 | `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
@@ -54,6 +55,7 @@ try:
 except ImportError:
     SLIDING_LAYER = ()
 
+CACHE_PLACES = ("layer_idx", "layer_id")  # attribute of an attention layer: its number in a cache
 PREPARE_CACHE = "_prepare_cache_for_generation"  # method of a model that generates
 INVERTED_MASK = "_prepare_4d_attention_mask_inverted"  # function in its module
 READS_FLASH = "is_flash_attention_requested"  # of a config: whether its implementation's name has "flash"

@@ -22,7 +22,8 @@ class LayerSettings:
         kind: the layer's kind of attention; None until its first call.
         virtual_tokens: of PEFT's adapter before each row, at `patch`.
         cross: whether the layer's call is known to have keys of another sequence than its queries.
-        has_bias: whether the layer adds a relative position bias to its scores, as far as a dry run shows.
+        bias_distance: the distance of a key from which on the layer's relative position bias is constant; 0
+            without a bias, as far as a dry run shows; None where no distance is known.
         rotation: a Rotation of lckernels.hf.cache.rotation, for positions="cache"; else None.
     """
 
@@ -32,7 +33,7 @@ class LayerSettings:
     kind: Kind | None = None
     cross: bool = False
     virtual_tokens: int = 0
-    has_bias: bool = False
+    bias_distance: int | None = 0
     rotation: Any = None
 
     @property

@@ -1,6 +1,6 @@
 """From a cache of transformers to one whose layers roll: the same object, with other layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from transformers import (
     Cache,
@@ -27,37 +27,46 @@ def own_part(cache: Cache) -> Cache:
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
-def kept_by(layers: Layers, positions: str) -> Kept | None:
+def kept_by(layers: Layers, positions: str, own_width: int = 0) -> Kept | None:
     """What the layers of a new cache keep; None where one of them requires every key.
 
     Args:
-        layers: the settings of the layers that roll, by their number.
+        layers: the settings of the layers that a window of a patch changes, by their number.
         positions: as in `patch`.
+        own_width: keys that a query sees in layers with the same mask and a window of their own; 0 for none.
     """
     if not all(map(can_roll, layers.values())):
         return None
     settings = next(iter(layers.values()))
-    return Kept(settings.narrowed(settings.kind).window[0] + 1, settings.sink_tokens, positions)
+    window = max(settings.narrowed(settings.kind).window[0] + 1, own_width)
+    return Kept(window, settings.sink_tokens, positions)
 
 
 def can_roll(settings: LayerSettings) -> bool:
     """Whether a layer sees a bounded number of keys that a window of a patch bounds.
 
-    A bias by distance is wrong for sink tokens, whose distance in the cache is smaller than in the sequence.
+    Once keys are evicted, the distance of a sink token is smaller in the cache than in the sequence, and at
+    least the window: a bias by distance must be constant from there on.
     """
     kind = settings.kind
-    if kind is None or settings.window is None or kind.cross or (settings.has_bias and settings.sink_tokens):
+    if kind is None or settings.window is None or kind.cross:
         return False
-    narrow = settings.narrowed(kind)
+    narrow, distance = settings.narrowed(kind), settings.bias_distance
+    if settings.sink_tokens and (distance is None or distance > narrow.window[0] + 1):
+        return False
     return narrow is not kind and narrow.window[1] == 0 and narrow.window[0] >= 0
 
 
-def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
+def roll(cache: Cache, layers: Layers, widths: Mapping[int, int], positions: str) -> Kept | None:
     """Gives a cache rolling layers, with the keys that it has.
+
+    Layers with a window of their own roll with the others where the cache would keep all of their keys: they
+    have the mask, or at least the mask's sizes, of the others. Their windows end before the sink tokens.
 
     Args:
         cache: the cache; a part of it for self attention, if it has one.
-        layers: the settings of the layers that roll, by their number.
+        layers: the settings of the layers that a window of a patch changes, by their number.
+        widths: keys that a query sees in layers with a window of their own, by their number.
         positions: as in `patch`.
 
     Returns:
@@ -69,13 +78,16 @@ def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
     own = own_part(cache)
     first = own.layers[min(layers)] if min(layers) < len(own.layers) else None
     if isinstance(first, RollingLayer):
-        return _checked(own, layers, first.kept, kept_by(layers, positions))
-    kept = kept_by(layers, positions)
-    if kept is None:
+        beside = _without_own_layers(own.layers, widths)
+        return _checked(own, {*layers, *beside}, first.kept, kept_by(layers, positions, _widest(beside)))
+    if kept_by(layers, positions) is None:
         return None
-    missing = max(layers) + 1 - len(own.layers) if own.layer_class_to_replicate is not None else 0
+    total = max(*layers, *widths) + 1
+    missing = total - len(own.layers) if own.layer_class_to_replicate is not None else 0
     whole = own.layers + [own.layer_class_to_replicate() for _ in range(missing)]
-    found = _layers_with_keys(whole, layers)
+    beside = _without_own_layers(whole, widths)
+    kept = kept_by(layers, positions, _widest(beside))
+    found = _layers_with_keys(whole, {*layers, *beside})
     if any(isinstance(layer, LAYERS_WITH_STATES) for layer in found.values()):
         return None
     _check_kind(own, found, kept)
@@ -89,7 +101,17 @@ def roll(cache: Cache, layers: Layers, positions: str) -> Kept | None:
     return kept
 
 
-def _layers_with_keys(whole: Sequence[CacheLayerMixin], layers: Layers) -> dict[int, CacheLayerMixin]:
+def _without_own_layers(whole: Sequence[CacheLayerMixin], widths: Mapping[int, int]) -> dict[int, int]:
+    """The widths of the layers whose window the layers of a cache do not have."""
+    known = (*_FULL, RollingLayer)
+    return {n: width for n, width in widths.items() if n < len(whole) and type(whole[n]) in known}
+
+
+def _widest(widths: Mapping[int, int]) -> int:
+    return max(widths.values(), default=0)
+
+
+def _layers_with_keys(whole: Sequence[CacheLayerMixin], layers: Iterable[int]) -> dict[int, CacheLayerMixin]:
     """The layers of a cache that roll, without those of attention layers that read the keys of other ones."""
     found = {number: whole[number] for number in layers if number < len(whole)}
     return {number: layer for number, layer in found.items() if not isinstance(layer, LAYERS_WITHOUT_KEYS)}
@@ -107,7 +129,7 @@ def _check_kind(cache: Cache, layers: Mapping[int, CacheLayerMixin], kept: Kept)
             raise bad("cache", got, f"it keeps no window of {kept.window} keys. {allowed}")
 
 
-def _checked(cache: Cache, layers: Layers, kept: Kept, expected: Kept | None) -> Kept:
+def _checked(cache: Cache, layers: Iterable[int], kept: Kept, expected: Kept | None) -> Kept:
     """What a rolling cache keeps, if it belongs to these layers and is whole."""
     found = list(_layers_with_keys(cache.layers, layers).values())
     if len(cache.layers) <= max(layers) or any(getattr(layer, "kept", None) is not kept for layer in found):

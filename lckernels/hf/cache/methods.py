@@ -16,7 +16,7 @@ from lckernels.hf.cache.learned import learned_positions_of, num_tokens, tokens_
 from lckernels.hf.cache.static_windows import StaticWindows
 from lckernels.hf.family import learned_positions
 from lckernels.hf.masks.kept import first_tokens
-from lckernels.hf.private import PREPARE_CACHE
+from lckernels.hf.private import CACHE_PLACES, PREPARE_CACHE
 from lckernels.hf.settings import LayerSettings
 from lckernels.hf.virtual_tokens import keeps_padding
 
@@ -43,7 +43,7 @@ def cache_methods(
             known = _parameters(type(module)), learned_positions(module), positions
             found[module] = {"forward": CacheForward(layers, widths, *known)}
         if layers and hasattr(type(module), PREPARE_CACHE):
-            found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers, positions)
+            found.setdefault(module, {})[PREPARE_CACHE] = RollingGeneration(layers, widths, positions)
     return found
 
 
@@ -56,15 +56,25 @@ def _models_in(model: nn.Module) -> Iterator[PreTrainedModel]:
 
 def _layers(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> dict[int, LayerSettings]:
     """The attention layers in a model that a window changes, by their number in its cache."""
-    numbered = ((getattr(m, "layer_idx", None), settings[m]) for m in model.modules() if m in settings)
-    return {number: own for number, own in numbered if isinstance(number, int) and _may_roll(own)}
+    return {number: own for number, own in _numbered(model, settings) if _may_roll(own)}
 
 
 def _widths(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> dict[int, int]:
     """The keys that layers with a window or chunks of their own see, by their number in the cache."""
-    numbered = ((getattr(m, "layer_idx", None), settings[m].kind) for m in model.modules() if m in settings)
-    known = ((number, kind) for number, kind in numbered if isinstance(number, int) and kind is not None)
-    return {n: kind.chunk or kind.window[0] + 1 for n, kind in known if kind.chunk or kind.window[0] >= 0}
+    known = ((number, own.kind) for number, own in _numbered(model, settings) if own.kind is not None)
+    causal = ((number, kind) for number, kind in known if kind.window[1] == 0 and not kind.cross)
+    return {n: kind.chunk or kind.window[0] + 1 for n, kind in causal if kind.chunk or kind.window[0] >= 0}
+
+
+def _numbered(
+    model: nn.Module, settings: Mapping[nn.Module, LayerSettings]
+) -> Iterator[tuple[int, LayerSettings]]:
+    """The attention layers in a model that have a number in its cache."""
+    for module in model.modules():
+        if module in settings:
+            number = next((getattr(module, x) for x in CACHE_PLACES if hasattr(module, x)), None)
+            if isinstance(number, int):
+                yield number, settings[module]
 
 
 def _may_roll(settings: LayerSettings) -> bool:
@@ -120,7 +130,7 @@ class CacheForward:
             if cache is None and _creates_cache(view, given):
                 cache = given[name] = new_cache(view.config, _is_encoder_decoder(view, given))
             rolls = isinstance(cache, Cache) and not keeps_padding(self.layers, given.get("attention_mask"))
-            kept = roll(cache, self.layers, self.positions) if rolls else None
+            kept = roll(cache, self.layers, self.widths, self.positions) if rolls else None
             self._set_positions(given, int(cache.get_seq_length()) if isinstance(cache, Cache) else 0)
         if kept is not None:
             mask = given.get("attention_mask")
@@ -161,11 +171,12 @@ class RollingGeneration:
 
     Attributes:
         layers: as in CacheForward.
+        widths: as in CacheForward.
         positions: as in `patch`.
     """
 
-    def __init__(self, layers: Layers, positions: str) -> None:
-        self.layers, self.positions = layers, positions
+    def __init__(self, layers: Layers, widths: dict[int, int], positions: str) -> None:
+        self.layers, self.widths, self.positions = layers, widths, positions
 
     def __call__(
         self, view: nn.Module, generation_config: Any, model_kwargs: dict, *args: Any, **more: Any
@@ -176,7 +187,7 @@ class RollingGeneration:
         cache = next((model_kwargs[name] for name in _CACHES if model_kwargs.get(name) is not None), None)
         if isinstance(cache, Cache) and keeps_padding(self.layers, model_kwargs.get("attention_mask")):
             return result
-        if isinstance(cache, Cache) and roll(cache, self.layers, self.positions):
+        if isinstance(cache, Cache) and roll(cache, self.layers, self.widths, self.positions):
             # The recording of an earlier assisted decoding ends here.
             record(cache, bool(generation_config.is_assistant))
         return result

@@ -46,6 +46,11 @@ def _replacements(module: nn.Module) -> dict[str, Any]:
     return {_BIAS: _compute_bias, f"has_{_TABLE}": True}
 
 
+def _bias_distance(module: nn.Module) -> int | None:
+    """The distance at which the values of `_compute_bias` end."""
+    return None if _has_own_bias(type(module)) else module.relative_attention_max_distance
+
+
 def _is_member(cls: type) -> bool:
     """Whether a class is an attention that hands its dense bias to transformers' attention interface."""
     bias = getattr(cls, _BIAS, None)
@@ -54,4 +59,4 @@ def _is_member(cls: type) -> bool:
     return "ALL_ATTENTION_FUNCTIONS" in unwrap(cls.forward).__code__.co_names
 
 
-FAMILY = Family(name="t5", matches=_is_member, replacements=_replacements)
+FAMILY = Family(name="t5", matches=_is_member, replacements=_replacements, bias_distance=_bias_distance)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lckernels.backends.registry import BackendError, Problem, choose, why_no_kernel
 from lckernels.devices import device_and_dtype, first_weight
-from lckernels.hf.family import left_out_reason, uses_interface
+from lckernels.hf.family import bias_distance, left_out_reason, uses_interface
 from lckernels.hf.masks.descriptor import INTERFACE
 from lckernels.hf.patch.attention_modules import attention_modules, is_reached
 from lckernels.hf.patch.config_notes import config_notes
@@ -50,7 +50,8 @@ def plan_patch(
     main = {call.layer for call in run.calls}
     for name, call in first.items():
         given = requested if run.error or name in main else exact
-        settings[modules[name]] = own = replace(given, kind=call.kind, has_bias=call.has_bias)
+        distance = bias_distance(modules[name]) if call.has_bias else 0
+        settings[modules[name]] = own = replace(given, kind=call.kind, bias_distance=distance)
         rows.append(_row(model, call, own, device_type))
     for name in attention_modules(model):
         if is_reached(name, first):
