@@ -10,6 +10,7 @@
 | `_prepare_cache_for_generation` | a cache rolls from its first forward on; assisted decoding raises |
 | `layer_idx`, `layer_id` | a cache of a patched model keeps every key under a window |
 | `LinearAttentionCacheLayerMixin` | a cache of layers with further states raises under a window |
+| `is_kv_shared_layer` | a `DynamicCache()` of a model whose layers share keys raises under a window |
 | `DummyLayer` | a cache of layers that share keys raises under a window |
 | `DynamicSlidingWindowLayer` | the sliding cache of a layer with full attention raises under a window |
 | `_prepare_4d_attention_mask_inverted` | a model that calls it makes its mask for every query, as unpatched |
@@ -56,6 +57,7 @@ except ImportError:
     SLIDING_LAYER = ()
 
 CACHE_PLACES = ("layer_idx", "layer_id")  # attribute of an attention layer: its number in a cache
+SHARES_KEYS = "is_kv_shared_layer"  # attribute of one that reads the keys of another layer
 PREPARE_CACHE = "_prepare_cache_for_generation"  # method of a model that generates
 INVERTED_MASK = "_prepare_4d_attention_mask_inverted"  # function in its module
 READS_FLASH = "is_flash_attention_requested"  # of a config: whether its implementation's name has "flash"

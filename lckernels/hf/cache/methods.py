@@ -16,7 +16,7 @@ from lckernels.hf.cache.learned import learned_positions_of, num_tokens, tokens_
 from lckernels.hf.cache.static_windows import StaticWindows
 from lckernels.hf.family import learned_positions
 from lckernels.hf.masks.kept import first_tokens
-from lckernels.hf.private import CACHE_PLACES, PREPARE_CACHE
+from lckernels.hf.private import CACHE_PLACES, PREPARE_CACHE, SHARES_KEYS
 from lckernels.hf.settings import LayerSettings
 from lckernels.hf.virtual_tokens import keeps_padding
 
@@ -69,9 +69,9 @@ def _widths(model: nn.Module, settings: Mapping[nn.Module, LayerSettings]) -> di
 def _numbered(
     model: nn.Module, settings: Mapping[nn.Module, LayerSettings]
 ) -> Iterator[tuple[int, LayerSettings]]:
-    """The attention layers in a model that have a number in its cache."""
+    """The attention layers in a model that have keys of their own, with their number in its cache."""
     for module in model.modules():
-        if module in settings:
+        if module in settings and not getattr(module, SHARES_KEYS, False):
             number = next((getattr(module, x) for x in CACHE_PLACES if hasattr(module, x)), None)
             if isinstance(number, int):
                 yield number, settings[module]
