@@ -129,3 +129,14 @@ def test_layers_that_share_keys():
         got, cache = by_steps(model, ids, STEPS["turns"], cache=DynamicCache())
     assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
     assert rolling_layers(cache)
+
+
+@pytest.mark.parametrize("window", SIZES)
+def test_positions_of_the_cache(window):
+    model, ids = build("gemma3_text"), tokens()
+    options = {"window": window, "sink_tokens": S, "positions": "cache"}
+    with lckernels.patched(model, **options), torch.no_grad():
+        expected = windowed(model, ids)
+        got, cache = by_steps(model, ids, STEPS["turns"], cache=DynamicCache())
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert len(rolling_layers(cache)) == 2

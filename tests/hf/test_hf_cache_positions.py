@@ -54,7 +54,7 @@ def test_equal_to_streaming_llm(name, padded):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", ["gpt2", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neo"])
 def test_learned_positions_stop_at_the_last_place(name, padded):
     """A token's position is its place in the cache; keys stay those of their tokens."""
     model, ids = build(name), tokens()
@@ -74,7 +74,7 @@ def test_learned_positions_stop_at_the_last_place(name, padded):
             assert relative(got * mask[..., None], expected * mask[..., None]) < 1e-5, sizes
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neo"])
 def test_the_table_of_learned_positions_ends(name):
     model = build(name)
     ids = torch.randint(3, 50, (1, 128), generator=torch.Generator().manual_seed(0))
@@ -150,7 +150,7 @@ def test_rotations_that_depend_on_the_length_are_not_supported(kind):
         lckernels.patch(model, window=4, sink_tokens=1, positions="cache")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neo"])
 def test_learned_positions_without_a_mask_and_without_a_cache(name):
     """Equal positions are no borders of packed sequences."""
     model, ids = build(name), tokens()

@@ -154,7 +154,9 @@ class CacheForward:
 
     def _set_positions(self, given: dict[str, Any], past: int) -> None:
         """Checks learned positions of a call, or limits them to places in the cache."""
-        kept = None if self.table is None else kept_by(self.layers, self.positions)
+        kept = None
+        if self.table is not None:
+            kept = kept_by(self.layers, self.positions, max(self.widths.values(), default=0))
         if kept is not None:
             limit = kept.length if self.positions == "cache" else None
             positions = learned_positions_of(given, past, *self.table, limit)

@@ -75,4 +75,9 @@ def _replacements(module: nn.Module) -> dict[str, Any]:
     return {"forward": _attention} if type(module).__name__ in _LAYERS else {}
 
 
-FAMILY = Family(name="gpt_neo", replacements=_replacements, own_attention=True)
+def _positions(module: nn.Module) -> tuple[int, bool] | None:
+    table = getattr(module, "wpe", None)
+    return None if table is None else (table.num_embeddings, False)
+
+
+FAMILY = Family(name="gpt_neo", replacements=_replacements, own_attention=True, learned_positions=_positions)
