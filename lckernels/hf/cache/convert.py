@@ -82,7 +82,7 @@ def roll(cache: Cache, layers: Layers, widths: Mapping[int, int], positions: str
         return _checked(own, {*layers, *beside}, first.kept, kept_by(layers, positions, _widest(beside)))
     if kept_by(layers, positions) is None:
         return None
-    total = max(*layers, *widths) + 1
+    total = max({*layers, *widths}) + 1
     missing = total - len(own.layers) if own.layer_class_to_replicate is not None else 0
     whole = own.layers + [own.layer_class_to_replicate() for _ in range(missing)]
     beside = _without_own_layers(whole, widths)
