@@ -14,6 +14,7 @@ from lckernels.long.batches import Entries
 from lckernels.long.layer_rows import PackedRow, PackedRows
 from lckernels.long.outputs import Outputs
 from lckernels.long.positions import chunk_positions
+from lckernels.long.recompute import Recompute
 
 
 def run_rows(
@@ -25,31 +26,31 @@ def run_rows(
     weights: str | Tensor,
     device: torch.device | str,
     advance: Callable[[int], object],
+    recompute: Recompute | None,
 ) -> list[Tensor]:
     """The states (total_len, dim) on `device`, in the order of `Outputs.states`.
 
     Requires lckernels' attention in the model, which `call` runs. `advance` receives the number of tokens
-    read.
+    read. With `recompute` the backward runs each row again.
     """
     positions = chunk_positions(model, rows.chunks.index, entries.sources.get("input_ids"))
     layers = getattr(model.config, "num_hidden_layers", 1)
     parts: list[list[Tensor]] = []
+
+    def run(row: PackedRow, on_layer: Callable[[], None]) -> list[Tensor]:
+        options = {"output_hidden_states": outputs.hidden_states, "return_dict": True}
+        output = _run_row(call, type(model).__name__, entries, row, on_layer, **options)
+        results = row.results.to(entries.device)
+        states = outputs.states(output, (1, row.num_tokens))
+        return [state[0].index_select(0, results) for state in states]
+
+    read = run if recompute is None else recompute.of(run)
     for start, stop in rows.ranges:
         row = rows.pack(start, stop, weights, positions)
         done = [row.num_tokens * n // layers for n in range(layers + 1)]
         shares = (after - before for before, after in pairwise(done))
-        output = _run_row(
-            call,
-            type(model).__name__,
-            entries,
-            row,
-            lambda shares=shares: advance(next(shares, 0)),
-            output_hidden_states=outputs.hidden_states,
-            return_dict=True,
-        )
-        results = row.results.to(entries.device)
-        states = outputs.states(output, (1, row.num_tokens))
-        parts.append([state[0].index_select(0, results).to(device) for state in states])
+        states = read(row, lambda shares=shares: advance(next(shares, 0)))
+        parts.append([state.to(device) for state in states])
     return [torch.cat(states) if len(states) > 1 else states[0] for states in zip(*parts, strict=True)]
 
 

@@ -15,6 +15,7 @@ from lckernels.long.layer_rows import PackedRows
 from lckernels.long.merging import run_chunks
 from lckernels.long.outputs import Outputs
 from lckernels.long.ranks import Runs
+from lckernels.long.recompute import Recompute
 from lckernels.long.sizes import Chunking
 from lckernels.long.trial import check_row_length
 from lckernels.progress import token_bar
@@ -99,7 +100,7 @@ def _run_chunks(
     def attention() -> Any:
         return encoder._attention_contexts.of(encoder.model, encoder.attention, chunks.chunk_len)
 
-    options = {"summary": encoder.summary, "recompute": encoder.recompute}
+    options = {"summary": encoder.summary, "recompute": Recompute.of_call(encoder, attention)}
     runs = Runs(encoder, batch.first_tokens, len(ranges))
     with token_bar(chunks.num_tokens, "LongEncoder", encoder.progress) as advance:
         states = run_chunks(
@@ -113,10 +114,16 @@ def _run_rows(
 ) -> list[Tensor]:
     """merge="layer": the states (total_len, dim) of rows of whole documents."""
     rows = PackedRows(chunks, encoder.chunking, encoder.max_tokens)
-    attention = encoder._attention_contexts.of(
-        encoder.model, "lckernels", chunks.chunk_len, encoder.max_tokens
-    )
+
+    def attention() -> Any:
+        return encoder._attention_contexts.of(
+            encoder.model, "lckernels", chunks.chunk_len, encoder.max_tokens
+        )
+
+    recompute = Recompute.of_call(encoder, attention)
     runs = Runs(encoder, batch.first_tokens, len(rows.ranges))
-    with attention, token_bar(sum(rows.num_tokens()), "LongEncoder", encoder.progress) as advance:
-        states = run_rows(encoder.model, encoder._model_call, entries, rows, outputs, *merge, advance)
+    with attention(), token_bar(sum(rows.num_tokens()), "LongEncoder", encoder.progress) as advance:
+        states = run_rows(
+            encoder.model, encoder._model_call, entries, rows, outputs, *merge, advance, recompute
+        )
     return runs.finish(states)
