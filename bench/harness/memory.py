@@ -43,6 +43,13 @@ def peak_bytes() -> int | None:
     return _resident("VmHWM") if _CLEAR.exists() else None
 
 
+def resident_bytes() -> int | None:
+    """Resident bytes now, after freed memory is returned; None where the system does not count them."""
+    gc.collect()
+    _trim_heap()
+    return _resident("VmRSS") if _STATUS.exists() else None
+
+
 def _resident(field: str) -> int:
     lines = (line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return 1024 * int(next(lines).split()[1])

@@ -72,8 +72,9 @@ class LongEncoder(CallSteps):
             Results are the same up to rounding; `linear_report` has the layers and the memory of the copies.
         max_tokens: bound on the tokens of a micro-batch. A longer chunk is a micro-batch of its own; with
             merge="layer" a longer sequence is, and its feed-forward runs in pieces of at most max_tokens.
-        recompute: the backward runs each micro-batch again, so that a call with gradients stores the merged
-            states and the activations of one micro-batch.
+        recompute: the backward runs each micro-batch again, so that a call with gradients stores the states
+            of the chunks and the activations of one micro-batch. With merge="layer" a micro-batch is a row of
+            whole sequences. Gradients are the same: a second run has the random state of the first.
         output_device: where chunks are merged and results returned. Default: the model's device.
         progress: show a progress bar (tqdm) over the tokens read.
 
@@ -319,8 +320,8 @@ class LongEncoder(CallSteps):
 
         Raises:
             ValueError: bad input, naming argument and row.
-            TypeError: an input that is no numbers, or the model's output has no last_hidden_state, or not
-                one state per token.
+            TypeError: an input that is no numbers; or the model's output has no last_hidden_state, or not
+                one state per token; or with recompute and gradients the model changes a buffer in a forward.
 
         Warns:
             UserWarning: a row has none of the special tokens whose ids the model's config has.

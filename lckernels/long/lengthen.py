@@ -77,7 +77,8 @@ def lengthen(
         merge: "final" (default) or "layer", as in LongEncoder; "layer" requires summary="first".
         attention: "auto" (default), "lckernels" or "model", as in LongEncoder.
         max_tokens: bound on the tokens of a micro-batch of chunks.
-        recompute: the backward runs each micro-batch again, instead of storing its activations.
+        recompute: the backward runs each micro-batch of a longer row again, instead of storing its
+            activations; as in LongEncoder.
         output_device: where chunks are merged. Default: the model's device.
         progress: show a progress bar (tqdm) over the tokens of rows longer than a chunk.
 

@@ -78,7 +78,7 @@ class ChunkStates:
     def add(self, state: Tensor) -> None:
         """Appends state (rows, width, dim), width <= chunk_len; columns from width on are never read."""
         if state.requires_grad and torch.is_grad_enabled():
-            self.buffer = _WriteRows.apply(self.buffer, state, self.rows)
+            self.buffer = _write_rows(self.buffer, state, self.rows)
         else:
             _part(self.buffer, state.shape, self.rows).copy_(state)
         self.rows += len(state)
@@ -118,6 +118,12 @@ class _WriteRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         # The rows of `state` in the buffer before have no effect, and their gradient is read by no one.
         return grad, _part(grad, ctx.shape, ctx.start).to(ctx.device), None
+
+
+@torch.compiler.disable  # a compiled graph loses the gradient of what is written
+def _write_rows(buffer: Tensor, state: Tensor, start: int) -> Tensor:
+    """`buffer` with the states in its rows from `start` on."""
+    return _WriteRows.apply(buffer, state, start)
 
 
 def _part(buffer: Tensor, shape: torch.Size, start: int) -> Tensor:
