@@ -1,0 +1,1 @@
+"""The tasks: each file generates documents from a seed, with evidence at a known place."""
