@@ -1,1 +1,1 @@
-"""Synthetic tasks that only long context can teach, trained from scratch: `python -m bench.long_tasks FOLDER`."""
+"""Synthetic tasks that only long context can teach: `python -m bench.long_tasks FOLDER`."""

@@ -1,4 +1,4 @@
-"""`python -m bench.long_tasks FOLDER [--task NAME] [--quick]` trains each way of each task and writes the tables."""
+"""`python -m bench.long_tasks FOLDER [--task NAME] [--quick]` trains every way of a task; writes tables."""
 
 import argparse
 import time

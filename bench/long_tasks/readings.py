@@ -26,7 +26,7 @@ class Pieces:
     overlap: int
 
     def of(self, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """((batch, num_chunks, content) tokens, (num_chunks,) first places); the last chunk is shifted left."""
+        """Chunks (batch, num_chunks, content) and their first places; the last one is shifted left."""
         seqlen = documents.shape[1]
         content = min(self.content, seqlen)
         step = content - min(self.overlap, content - 1)
@@ -35,15 +35,21 @@ class Pieces:
 
 
 def rows(questions: Tensor, documents: Tensor) -> Tensor:
-    """[CLS] document [SEP], or [CLS] question [SEP] document [SEP], (batch, row_len)."""
+    """[CLS] question [SEP] document [SEP] (batch, row_len); without a question [CLS] document [SEP]."""
     cls, sep = (documents.new_full((len(documents), 1), x) for x in (CLS, SEP))
     first = (questions, sep) if questions.shape[1] else ()
     return torch.cat((cls, *first, documents, sep), dim=1)
 
 
+def named_rows(questions: Tensor, documents: Tensor) -> Tensor:
+    """question document [SEP] (batch, row_len): a question of one word takes the place of [CLS]."""
+    return torch.cat((questions, rows(questions[:, :0], documents)[:, 1:]), dim=1)
+
+
 def classes(model: nn.Module, questions: Tensor, documents: Tensor) -> Tensor:
-    """(batch, num_classes) scores of a sequence classifier."""
-    return model(input_ids=rows(questions, documents)).logits
+    """(batch, num_classes) scores of a sequence classifier, which reads the state of the first token."""
+    arrange = named_rows if questions.shape[1] else rows
+    return model(input_ids=arrange(questions, documents)).logits
 
 
 def spans(model: nn.Module, questions: Tensor, documents: Tensor) -> Tensor:
@@ -109,7 +115,7 @@ def truncated(read: Read, content: int, places: bool = False) -> Read:
 
 
 def best_spans(scores: Tensor, widest: int) -> Tensor:
-    """(batch, 2) first and last token of the best span of at most `widest` tokens; scores (batch, seqlen, 2)."""
+    """(batch, 2) first and last token of the best span of at most `widest`; scores (batch, seqlen, 2)."""
     starts, ends = scores.unbind(-1)
     ends = F.pad(ends, (0, widest - 1), value=2 * NONE).unfold(1, widest, 1)
     best = (starts[..., None] + ends).flatten(1).argmax(1)

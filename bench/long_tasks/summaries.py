@@ -34,10 +34,9 @@ def words(model: nn.Module, documents: Tensor, num_items: int) -> Tensor:
 
 
 def chunk_labels(batch: Batch, pieces: Pieces) -> tuple[Tensor, Tensor]:
-    """((batch * num_chunks, content) tokens, (batch * num_chunks, num_items + 1) words of each chunk).
+    """Chunks (batch * num_chunks, content) and the summary of each (batch * num_chunks, num_items + 1).
 
-    A chunk's summary has the words of the document's summary whose evidence is in the chunk, in the same order,
-    then [SEP].
+    It has the words of the document's summary whose evidence is in the chunk, in the same order, then [SEP].
     """
     chunks, starts = pieces.of(batch.documents)
     place = batch.evidence[:, None] - starts[:, None]  # (batch, num_chunks, num_items)
@@ -50,7 +49,7 @@ def chunk_labels(batch: Batch, pieces: Pieces) -> tuple[Tensor, Tensor]:
 
 
 def joined(found: Tensor, num_documents: int, num_items: int) -> Tensor:
-    """(num_documents, num_items): the words of all chunks of a document in order, each once, PAD behind them."""
+    """(num_documents, num_items) words of all chunks of a document in order, each once, PAD behind them."""
     lists = found.view(num_documents, -1).tolist()
     once = [list(dict.fromkeys(x for x in words if x != PAD))[:num_items] for words in lists]
     return torch.tensor([words + [PAD] * (num_items - len(words)) for words in once])

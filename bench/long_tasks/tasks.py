@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.long_tasks import ways
 from bench.long_tasks.data import agreement, answer, recall, sentence, summary
-from bench.long_tasks.data.documents import Batch
+from bench.long_tasks.data.documents import NUM_NAMES, NUM_VALUES, Batch
 from bench.long_tasks.ways import Way
 
 Generate = Callable[[np.random.Generator, int, int], Batch]
@@ -37,29 +37,29 @@ class Task:
 
 
 _LENGTH, _FAR = 512, 3200
-_SORTED_CHANCE = (2 * 3 / 16 + 56 / 560) / 3  # the likeliest first, middle and last of 3 of 16 values
+_SORTED_CHANCE = (21 + 12 + 21) / 56 / 3  # the likeliest first, middle and last of 3 of 8 values: of 56 sets
 _ALL = (
     Task(
-        "recall", "Key-value recall, encoder", recall.recall, recall.NUM_CLASSES, 1 / recall.NUM_CLASSES,
-        _LENGTH, ways.classification(1),
+        "recall", "Key-value recall, encoder", recall.recall, NUM_VALUES, 1 / NUM_VALUES,
+        _LENGTH, ways.classification(),
     ),
     Task(
-        "recall-causal", "Key-value recall, decoder", recall.recall, recall.NUM_CLASSES,
-        1 / recall.NUM_CLASSES, _LENGTH, ways.causal(recall.NUM_CLASSES),
+        "recall-causal", "Key-value recall, decoder", recall.recall, NUM_VALUES,
+        1 / NUM_VALUES, _LENGTH, ways.causal(NUM_VALUES),
     ),
     Task(
         "sentence", "Class by a sentence anywhere", sentence.sentence, sentence.NUM_CLASSES,
-        1 / sentence.NUM_CLASSES, _LENGTH, ways.classification(0),
+        1 / sentence.NUM_CLASSES, _LENGTH, ways.classification(),
     ),
     Task(
-        "answer", "Answer span named by the question", answer.answer, 0, 1 / answer.NUM_FACTS,
-        _LENGTH, ways.question_answering(1),
+        "answer", "Answer span named by the question", answer.answer, 0, 1 / NUM_NAMES,
+        _LENGTH, ways.question_answering(),
     ),
     Task(
         "agreement", "Two mentions 3,000 tokens apart", agreement.agreement, agreement.NUM_CLASSES, 0.5,
         _FAR, ways.agreement(),
     ),
-    Task("copy", "Copy, T5", summary.copy, 0, 1 / summary.NUM_VALUES, _LENGTH, ways.summarization()),
+    Task("copy", "Copy, T5", summary.copy, 0, 1 / NUM_VALUES, _LENGTH, ways.summarization()),
     Task("sort", "Sort, T5", summary.sort, 0, _SORTED_CHANCE, _LENGTH, ways.summarization()),
 )  # fmt: skip
 TASKS = {task.name: task for task in _ALL}

@@ -29,7 +29,7 @@ class Way:
         build: makes the model with random weights from the number of classes.
         change: what is called with the model before it reads documents longer than a chunk.
         loss: (model, batch) -> the mean loss.
-        correct: (model, batch) -> (batch, num_parts) bool, a part per piece of evidence that has its own place.
+        correct: (model, batch) -> (batch, num_parts) bool, a part per place that evidence has.
         sees: batch -> (batch, num_parts) bool, whether the scores can depend on all of the evidence.
     """
 
@@ -45,8 +45,12 @@ def unchanged(model: nn.Module) -> None:
     """The model as it is."""
 
 
-def lengthened(question_len: int, model: nn.Module) -> object:
-    """`lckernels.lengthen`, with chunks of `CONTENT` tokens of the document; each reads the question first."""
+def lengthened(model: nn.Module, question_len: int = 0) -> object:
+    """`lckernels.lengthen`: chunks have `CONTENT` tokens of the document, after the question if there is one.
+
+    A question of a row [CLS] question [SEP] document [SEP] is the first segment of a pair; in other rows the
+    first and the last token are special tokens.
+    """
     specials = 2 + (question_len + 1 if question_len else 0)
     options = {"chunk_len": CONTENT + specials, "overlap": OVERLAP, "special_tokens": (1, 1)}
     return lckernels.lengthen(model, prefix="pair" if question_len else None, **options)
@@ -69,7 +73,7 @@ def first(count: int, batch: Batch) -> Tensor:
 
 
 def last_and_sinks(sinks: int, batch: Batch) -> Tensor:
-    """What a decoder's last token can depend on; before the document is [CLS], behind it [SEP] and the question."""
+    """What a decoder's last token can depend on; rows are [CLS] document [SEP] question."""
     row_len = batch.documents.shape[1] + 2 + batch.questions.shape[1]
     place = 1 + batch.evidence
     return ((place >= row_len - 1 - REACH) | (place < sinks)).all(1, keepdim=True)
@@ -82,28 +86,29 @@ def one_chunk(batch: Batch) -> Tensor:
     return ((place >= 0) & (place < chunks.shape[2])).all(2).any(1, keepdim=True)
 
 
-def classification(question_len: int) -> tuple[Way, ...]:
-    """The ways of a sequence classifier, whose head reads the state of [CLS]."""
+def classification() -> tuple[Way, ...]:
+    """The ways of a sequence classifier, whose head reads the state of the first token."""
     make = partial(_classes, models.classifier)
     pieces, read = Pieces(CONTENT, OVERLAP), readings.classes
-    before = 1 + (question_len + 1 if question_len else 0)
     return (
         make("truncated", readings.truncated(read, CONTENT), sees=partial(first, CONTENT)),
         make("per chunk, mean of scores", readings.merged_classes(read, pieces, "mean"), sees=one_chunk),
         make("per chunk, max of scores", readings.merged_classes(read, pieces, "max"), sees=one_chunk),
-        make("lengthened", read, partial(lengthened, question_len)),
-        make("windowed", read, windowed, partial(first, 1 + REACH - before)),
+        make("lengthened", read, lengthened),
+        make("windowed", read, windowed, partial(first, REACH)),  # the document begins at place 1
     )
 
 
-def question_answering(question_len: int) -> tuple[Way, ...]:
+def question_answering() -> tuple[Way, ...]:
     """The ways of a model with a start and an end score per token."""
     read, seen = readings.spans, partial(first, CONTENT)
     near = partial(_begins, REACH - 1)  # the question is at place 1 of the row, the document begins at 3
     return (
         _spans("truncated", readings.truncated(read, CONTENT, places=True), sees=seen),
-        _spans("per chunk, best span", readings.merged_places(read, Pieces(CONTENT, OVERLAP)), sees=one_chunk),
-        _spans("lengthened", read, partial(lengthened, question_len)),
+        _spans(
+            "per chunk, best span", readings.merged_places(read, Pieces(CONTENT, OVERLAP)), sees=one_chunk
+        ),
+        _spans("lengthened", read, partial(lengthened, question_len=1)),
         _spans("windowed", read, windowed, near),
     )
 
@@ -125,12 +130,11 @@ def causal(num_classes: int) -> tuple[Way, ...]:
 def agreement() -> tuple[Way, ...]:
     """A classifier per token, read at the second mention, and heads that read the states of all chunks."""
     near = partial(_within, REACH)
-    change = partial(lengthened, 0)
     return (
-        *classification(0)[:3],
-        _tag("lengthened, head per token", readings.tags, change, one_chunk),
+        *classification()[:3],
+        _tag("lengthened, head per token", readings.tags, lengthened, one_chunk),
         _tag("windowed, head per token", readings.tags, windowed, near),
-        _classes(models.classifier, "lengthened, head on [CLS]", readings.classes, change),
+        _classes(models.classifier, "lengthened, head on [CLS]", readings.classes, lengthened),
     )
 
 
@@ -171,7 +175,9 @@ def _classes(
     return Way(name, build, change, loss, correct, sees)
 
 
-def _tag(name: str, read: Read, change: Callable[[nn.Module], object], sees: Callable[[Batch], Tensor]) -> Way:
+def _tag(
+    name: str, read: Read, change: Callable[[nn.Module], object], sees: Callable[[Batch], Tensor]
+) -> Way:
     def scores(model: nn.Module, batch: Batch) -> Tensor:
         found = read(model, batch.questions, batch.documents)
         return found[torch.arange(len(found)), batch.evidence[:, -1]]

@@ -1,22 +1,23 @@
 """bench.long_tasks: what the documents contain, what each way can see, and that a small training learns."""
 
-# ruff: noqa: E402
-import json
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 
-from bench.long_tasks import __main__ as program
-from bench.long_tasks import models, table, train, ways
 from bench.long_tasks.data import agreement
-from bench.long_tasks.data.documents import FILLER, MARKER, NAME, SENTENCE, VALUE, without_evidence
-from bench.long_tasks.data.recall import NUM_FACTS
+from bench.long_tasks.data.documents import (
+    FACT,
+    FILLER,
+    MARKER,
+    NAME,
+    NUM_NAMES,
+    NUM_VALUES,
+    VALUE,
+    without_evidence,
+)
 from bench.long_tasks.tasks import TASKS
-from bench.long_tasks.train import Stage
 
 DATA = {name: TASKS[name] for name in ("recall", "sentence", "answer", "agreement", "copy", "sort")}
 CLASSES = ("recall", "sentence", "agreement")
@@ -56,11 +57,12 @@ def test_labels_are_balanced(name):
 
 def test_the_evidence_determines_the_label():
     recall, sentence, pair = (generated(DATA[name], 64) for name in CLASSES)
-    for batch in (recall, sentence):
-        found = batch.documents.gather(1, batch.evidence)
-        assert torch.equal(found[:, 1] - VALUE, batch.labels)
-    assert torch.equal(recall.documents.gather(1, recall.evidence)[:, :1], recall.questions)
-    assert ((recall.documents >= NAME) & (recall.documents < VALUE)).sum(1).eq(NUM_FACTS).all()
+    facts = recall.documents.gather(1, recall.evidence) - FACT
+    assert torch.equal(facts, (recall.questions - NAME) * NUM_VALUES + recall.labels[:, None])
+    written = (recall.documents[recall.documents < FILLER] - FACT).view(64, NUM_NAMES) // NUM_VALUES
+    assert torch.equal(written.sort(1).values, torch.arange(NUM_NAMES).expand(64, -1))
+    marked = sentence.documents.gather(1, sentence.evidence)
+    assert (marked[:, 0] == MARKER).all() and torch.equal(marked[:, 1] - VALUE, sentence.labels)
     assert (sentence.documents == MARKER).sum(1).eq(1).all()
     names = pair.documents.gather(1, pair.evidence)
     assert torch.equal((names[:, 0] == names[:, 1]).long(), pair.labels)
@@ -72,12 +74,12 @@ def test_two_mentions_are_3000_tokens_apart():
     assert agreement.distance(TASKS["agreement"].length) == 3000
 
 
-def test_an_answer_is_the_values_after_the_name():
+def test_an_answer_is_the_name_and_its_values():
     batch = generated(DATA["answer"], 64)
     for question, document, (start, end) in zip(batch.questions, batch.documents, batch.labels, strict=True):
-        assert document[start - 1] == question and (document == question).sum() == 1
-        assert ((document[start : end + 1] >= VALUE) & (document[start : end + 1] < FILLER)).all()
-        assert end + 1 == LENGTH or not VALUE <= document[end + 1] < FILLER
+        assert document[start] == question and (document == question).sum() == 1
+        assert ((document[start + 1 : end + 1] >= VALUE) & (document[start + 1 : end + 1] < FACT)).all()
+        assert end + 1 == LENGTH or not VALUE <= document[end + 1] < FACT
     assert (batch.candidates == batch.labels[:, :1]).sum(1).eq(1).all()
 
 
@@ -90,7 +92,7 @@ def test_summaries_are_the_values_of_the_document():
 
 
 def fitted_accuracy(batch):
-    """Accuracy on the second half of a naive Bayes classifier of all words and pairs, fitted on the first half."""
+    """Accuracy on the second half of a naive Bayes classifier of word pairs, fitted on the first half."""
     low = batch.documents.clamp(max=FILLER)  # filler words are one word
     pairs = low[:, :-1] * (FILLER + 1) + low[:, 1:]
     features = torch.zeros(len(low), (FILLER + 1) ** 2).scatter_(1, pairs, 1.0)
@@ -103,7 +105,7 @@ def fitted_accuracy(batch):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_document_without_its_evidence_has_no_information(name):
-    """Accuracy is that of permuted labels; with the evidence the same classifier of word pairs finds the sentence."""
+    """Accuracy is that of permuted labels; with the evidence the same classifier finds the sentence."""
     batch = generated(DATA[name])
     bare = without_evidence(batch, np.random.default_rng(1))
     kept = torch.ones_like(batch.documents, dtype=torch.bool).scatter_(1, batch.evidence, False)

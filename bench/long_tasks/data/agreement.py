@@ -1,18 +1,18 @@
-"""Agreement of two mentions that are far apart: the document has two names; the class is whether they are equal."""
+"""Agreement of two mentions that are far apart: a document has two names; the class is whether they agree."""
 
 import numpy as np
 
 from bench.long_tasks.data.documents import NAME, SENTENCE, Batch, batch_of, fillers
 
-NUM_NAMES = 4
 NUM_CLASSES = 2
+NUM_NAMES = 2
 
 
 def agreement(rng: np.random.Generator, num: int, length: int) -> Batch:
     """Documents whose two names are `distance(length)` tokens apart; half of the pairs agree.
 
-    The place of the first name is uniform over the rest of the document. All names are equally frequent in both
-    places and in both classes.
+    The place of the first name is uniform over the rest of the document. All names are equally frequent in
+    both places and in both classes.
 
     Args:
         rng: the generator of all draws.

@@ -1,7 +1,8 @@
 """Documents of sentences of filler words, into which a task writes its evidence.
 
-The vocabulary of all tasks: special tokens, 16 names, 16 values, 32 filler words. Every draw comes from the
-generator that the caller passes, so that a seed determines the documents.
+The vocabulary of all tasks: special tokens, names, values, facts (a name with its value, as one word) and
+filler words. Every draw comes from the generator that the caller passes, so that a seed
+determines the documents.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor
 
 PAD, CLS, SEP, MARKER = 0, 1, 2, 3
-NAME, VALUE, FILLER = 4, 20, 36  # the first id of each kind
+NUM_NAMES = NUM_VALUES = 8
 NUM_FILLERS = 32
+NAME = 4  # the first id of each kind
+VALUE = NAME + NUM_NAMES
+FACT = VALUE + NUM_VALUES
+FILLER = FACT + NUM_NAMES * NUM_VALUES
 VOCAB_SIZE = FILLER + NUM_FILLERS
 SENTENCE = 8  # tokens of a sentence
 

@@ -1,10 +1,17 @@
-"""Summaries: the marked values of a document, in the document's order (copy) or in increasing order (sort)."""
+"""Summaries: the values of a document, in the document's order (copy) or in increasing order (sort)."""
 
 import numpy as np
 
-from bench.long_tasks.data.documents import VALUE, Batch, batch_of, fillers, offsets, sentence_places
+from bench.long_tasks.data.documents import (
+    NUM_VALUES,
+    VALUE,
+    Batch,
+    batch_of,
+    fillers,
+    offsets,
+    sentence_places,
+)
 
-NUM_VALUES = 16
 NUM_ITEMS = 3
 
 
