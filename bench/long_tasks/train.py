@@ -2,35 +2,17 @@
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
 from bench.long_tasks import models
-from bench.long_tasks.tasks import Task
+from bench.long_tasks.tasks import Stage, Task
 from bench.long_tasks.ways import Way
 
 EVALUATION = 1 << 20  # added to the seed of the documents that accuracy is measured on
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Steps of training on documents of one length.
-
-    Attributes:
-        length: tokens of a document.
-        batch: documents of a step.
-        steps: optimizer steps.
-        learning_rate: the largest; it rises in the first twentieth of the steps and falls as a cosine.
-    """
-
-    length: int
-    batch: int
-    steps: int
-    learning_rate: float = 3e-3
 
 
 def train(model: nn.Module, way: Way, task: Task, stage: Stage, seed: int) -> list[float]:
@@ -82,18 +64,20 @@ def evaluate(
     return found
 
 
-def short_model(task: Task, way: Way, stage: Stage, seed: int) -> nn.Module:
+def short_model(task: Task, way: Way, stages: Iterable[Stage], seed: int) -> nn.Module:
     """A model trained on documents of one chunk, where all ways that have its class are one computation."""
     model = models.seeded(way.build, task.num_classes, seed)
-    train(model, way, task, stage, seed)
+    for i, stage in enumerate(stages):
+        train(model, way, task, stage, seed + i)
     return model
 
 
-def long_model(task: Task, way: Way, short: nn.Module, stage: Stage, seed: int) -> nn.Module:
-    """A copy of `short` that reads in this way, trained on long documents."""
+def long_model(task: Task, way: Way, short: nn.Module, stages: Iterable[Stage], seed: int) -> nn.Module:
+    """A copy of `short` that reads in this way, trained on documents of several chunks."""
     model = copy.deepcopy(short)
     way.change(model)
-    train(model, way, task, stage, seed + 1)
+    for i, stage in enumerate(stages):
+        train(model, way, task, stage, seed + 100 + i)
     return model
 
 

@@ -10,8 +10,7 @@ pytest.importorskip("transformers")
 
 from bench.long_tasks import __main__ as program
 from bench.long_tasks import models, table, train
-from bench.long_tasks.tasks import TASKS
-from bench.long_tasks.train import Stage
+from bench.long_tasks.tasks import TASKS, Stage
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -38,9 +37,9 @@ def test_bins_of_places():
 
 
 def test_the_program_writes_rows_and_tables(tmp_path, monkeypatch, capsys):
-    task = replace(TASKS["copy"], length=128)
+    stages = {"short": (Stage(64, 2, 1),), "long": (Stage(128, 2, 1),)}
+    task = replace(TASKS["copy"], length=128, **stages)
     monkeypatch.setattr(program, "TASKS", {"copy": task})
-    monkeypatch.setattr(program, "stages", lambda task, quick: [Stage(64, 2, 1), Stage(task.length, 2, 1)])
     monkeypatch.setattr(sys, "argv", ["long_tasks", str(tmp_path), "--quick", "--documents", "4"])
     program.main()
     rows = [json.loads(line) for line in (tmp_path / "long_tasks.jsonl").read_text().splitlines()]
