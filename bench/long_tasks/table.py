@@ -61,6 +61,7 @@ def markdown(rows: Iterable[dict[str, Any]]) -> str:
 def _table(task: Task, rows: list[dict[str, Any]]) -> str:
     length = rows[0]["length"]
     used = [i for i in range(len(rows[0]["counts"])) if rows[0]["counts"][i]]
+    used = used if len(used) > 1 else []
     step = length // len(rows[0]["counts"])
     heads = ["way", "all", *(f"{i * step:,}" for i in used), "unseen evidence"]
     lines = [

@@ -5,11 +5,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
 from bench.long_tasks import __main__ as program
-from bench.long_tasks import models, table, train
+from bench.long_tasks import models, table, train, ways
+from bench.long_tasks.data import sentence
 from bench.long_tasks.tasks import TASKS, Stage
 
 
@@ -26,6 +28,33 @@ def test_a_seed_determines_the_training():
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Chunks of 16 tokens, a reach of 8, and two sentences more per document than the evidence."""
+    for name, value in (("CONTENT", 16), ("OVERLAP", 4), ("WINDOW", 4)):
+        monkeypatch.setattr(ways, name, value)
+    monkeypatch.setattr(sentence, "NUM_OTHERS", 1)
+    return models.LAYERS * 4
+
+
+def test_lengthened_learns_and_a_window_is_at_chance_beyond_its_reach(small):
+    """Bounds: four standard deviations of the accuracy of a guess."""
+    task, num = TASKS["sentence"], 512
+    by_name = {way.name: way for way in task.ways}
+    short = train.short_model(task, by_name["lengthened"], (Stage(16, 32, 120),), 0)
+    found = {}
+    for name in ("lengthened", "windowed"):
+        model = train.long_model(task, by_name[name], short, (Stage(64, 16, 40, 1e-3),), 0)
+        found[name] = train.evaluate(model, by_name[name], task, 64, num, 0)
+    place, right = (torch.tensor(found["windowed"][key]) for key in ("place", "correct"))
+    beyond = right[place * 64 >= small]
+    spread = (task.chance * (1 - task.chance) / len(beyond)) ** 0.5
+    assert abs(beyond.mean() - task.chance) < 4 * spread
+    learned = torch.tensor(found["lengthened"]["correct"])[place * 64 >= small]
+    assert learned.mean() > 0.8
+    print("lengthened", learned.mean(), "windowed", beyond.mean())
 
 
 def test_bins_of_places():

@@ -20,7 +20,7 @@ from bench.suites.attention_comparison import compare
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 # Each folder imports from those before it, and from itself.
 FOLDERS = ("harness", "cases", "peers", "suites", "gpu")
-OTHERS = {"demo": {"harness", "cases"}, "compile": {"harness"}}
+OTHERS = {"demo": {"harness", "cases"}, "compile": {"harness"}, "long_tasks": {"harness"}}
 
 
 def test_the_peer_of_the_readme_is_checked_and_timed(monkeypatch):
