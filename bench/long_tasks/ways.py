@@ -31,6 +31,7 @@ class Way:
         loss: (model, batch) -> the mean loss.
         correct: (model, batch) -> (batch, num_parts) bool, a part per place that evidence has.
         sees: batch -> (batch, num_parts) bool, whether the scores can depend on all of the evidence.
+        scores: (model, batch) -> (batch, ...) what the loss is computed from; None for summaries.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Way:
     loss: Callable[[nn.Module, Batch], Tensor]
     correct: Callable[[nn.Module, Batch], Tensor]
     sees: Callable[[Batch], Tensor]
+    scores: Callable[[nn.Module, Batch], Tensor] | None = None
 
 
 def unchanged(model: nn.Module) -> None:
@@ -166,13 +168,10 @@ def _classes(
     change: Callable[[nn.Module], object] = unchanged,
     sees: Callable[[Batch], Tensor] = everything,
 ) -> Way:
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(read(model, batch.questions, batch.documents), batch.labels)
+    def scores(model: nn.Module, batch: Batch) -> Tensor:
+        return read(model, batch.questions, batch.documents)
 
-    def correct(model: nn.Module, batch: Batch) -> Tensor:
-        return (read(model, batch.questions, batch.documents).argmax(-1) == batch.labels)[:, None]
-
-    return Way(name, build, change, loss, correct, sees)
+    return _of_scores(name, build, change, sees, scores)
 
 
 def _tag(
@@ -182,13 +181,25 @@ def _tag(
         found = read(model, batch.questions, batch.documents)
         return found[torch.arange(len(found)), batch.evidence[:, -1]]
 
+    return _of_scores(name, models.tagger, change, sees, scores)
+
+
+def _of_scores(
+    name: str,
+    build: Callable[[int], nn.Module],
+    change: Callable[[nn.Module], object],
+    sees: Callable[[Batch], Tensor],
+    scores: Callable[[nn.Module, Batch], Tensor],
+) -> Way:
+    """A way whose scores are (batch, num_classes)."""
+
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(scores(model, batch), batch.labels)
 
     def correct(model: nn.Module, batch: Batch) -> Tensor:
         return (scores(model, batch).argmax(-1) == batch.labels)[:, None]
 
-    return Way(name, models.tagger, change, loss, correct, sees)
+    return Way(name, build, change, loss, correct, sees, scores)
 
 
 def _spans(
