@@ -68,7 +68,12 @@ _SHORT_FACTS = (Stage(CONTENT, 64, 150),)
 _SHORT_ANSWERS = (Stage(CONTENT, 32, 300),)
 _LONG = (Stage(_LENGTH, 8, 50, 1e-3),)
 _SHORT_PAIRS = (Stage(2 * SENTENCE, 32, 100), Stage(CONTENT, 32, 60))
-_LONG_PAIRS = (Stage(256, 8, 40), Stage(1024, 4, 25, 1e-3), Stage(_FAR, 2, 25, 1e-3))
+_LONG_PAIRS = (
+    Stage(2 * CONTENT, 16, 120, 2e-3),
+    Stage(256, 8, 40, 2e-3),
+    Stage(1024, 4, 40, 1e-3),
+    Stage(_FAR, 2, 20, 1e-3),
+)
 _SORTED_CHANCE = (21 + 12 + 21) / 56 / 3  # the likeliest first, middle and last of 3 of 8 values: of 56 sets
 _ALL = (
     Task(

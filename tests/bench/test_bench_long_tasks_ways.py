@@ -34,14 +34,19 @@ def with_other_evidence(batch):
 
 @pytest.mark.parametrize(("name", "way"), PAIRS, ids=[f"{name}-{way.name}" for name, way in PAIRS])
 def test_scores_depend_on_seen_evidence_alone(name, way):
-    """Another word in the last place of the evidence changes the loss of a row where it can be seen."""
+    """Another word in the last place of the evidence changes the scores of a row where it can be seen.
+
+    The maximum over chunks may be that of another chunk.
+    """
     batch = generated(name, 32)
     last = Batch(*list(vars(batch).values())[:3], batch.evidence[:, -1:], batch.candidates)
     model = changed_model(way, TASKS[name].num_classes)
     with torch.no_grad():
         first, second = (way.scores(model, x) for x in (last, with_other_evidence(last)))
     seen = way.sees(last)[:, 0]
-    assert torch.equal((first != second).any(1), seen)
+    differs = (first != second).any(1)
+    assert differs.any() and not (differs & ~seen).any()
+    assert torch.equal(differs, seen) or "max" in way.name
     if way.name.startswith(("windowed", "truncated")):
         assert 0 < seen.sum() < len(seen)
 
@@ -106,7 +111,7 @@ def test_scores_of_places_are_the_highest_of_the_chunks():
 
 
 def test_the_best_span_is_no_longer_than_allowed():
-    scores = torch.zeros(1, 6, 2)
+    scores = torch.tensor([-20.0, 0.0]).expand(1, 6, 2).clone()
     scores[0, 1, 0], scores[0, 5, 1], scores[0, 3, 1], scores[0, 0, 1] = 3, 9, 2, 5
     assert readings.best_spans(scores, 3).tolist() == [[1, 3]]
     assert readings.best_spans(scores, 5).tolist() == [[1, 5]]
@@ -133,7 +138,7 @@ def test_the_order_of_distant_chunks_is_unknown_to_a_decoder():
     model = models.seeded(way.build, 0, 0).eval()
     ways.lckernels.lengthen(model, chunk_len=65, overlap=0, special_tokens=(0, 1), prefix=None)
     batch = generated("copy", 2)
-    order = torch.tensor([2, 0, 3, 1])
+    order = torch.tensor([2, 0, 1, 3])  # the state of [SEP] is that in the last chunk
     moved = batch.documents.view(2, 4, 64)[:, order].flatten(1)
     labels = summaries.with_end(batch.labels)
     with torch.no_grad():
