@@ -67,6 +67,7 @@ _SHORT = (Stage(CONTENT, 32, 200),)
 _SHORT_FACTS = (Stage(CONTENT, 64, 150),)
 _SHORT_ANSWERS = (Stage(CONTENT, 32, 300),)
 _LONG = (Stage(_LENGTH, 8, 50, 1e-3),)
+_LONG_FACTS = (Stage(2 * CONTENT, 16, 100, 2e-3), *_LONG)
 _SHORT_PAIRS = (Stage(2 * SENTENCE, 32, 100), Stage(CONTENT, 32, 60))
 _LONG_PAIRS = (
     Stage(2 * CONTENT, 16, 120, 2e-3),
@@ -78,7 +79,7 @@ _SORTED_CHANCE = (21 + 12 + 21) / 56 / 3  # the likeliest first, middle and last
 _ALL = (
     Task(
         "recall", "Key-value recall, encoder", recall.recall, NUM_VALUES, 1 / NUM_VALUES,
-        _LENGTH, ways.classification(), _SHORT_FACTS, _LONG,
+        _LENGTH, ways.classification(), _SHORT_FACTS, _LONG_FACTS,
     ),
     Task(
         "recall-causal", "Key-value recall, decoder", recall.recall, NUM_VALUES,
