@@ -50,7 +50,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def markdown(rows: Iterable[dict[str, Any]]) -> str:
     """One table per task, in the order of `TASKS`: accuracy in percent by the place of the evidence.
 
-    A row of each way: accuracy overall, in each part of the document, and of the evidence that it cannot see.
+    Its ways are in the task's order; a row has accuracy overall, in each part of the document, and of the evidence that it cannot see.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -59,6 +59,8 @@ def markdown(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _table(task: Task, rows: list[dict[str, Any]]) -> str:
+    order = [way.name for way in task.ways]
+    rows = sorted(rows, key=lambda row: order.index(row["way"]))
     length = rows[0]["length"]
     used = [i for i in range(len(rows[0]["counts"])) if rows[0]["counts"][i]]
     used = used if len(used) > 1 else []
