@@ -50,7 +50,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def markdown(rows: Iterable[dict[str, Any]]) -> str:
     """One table per task, in the order of `TASKS`: accuracy in percent by the place of the evidence.
 
-    Its ways are in the task's order; a row has accuracy overall, in each part of the document, and of the evidence that it cannot see.
+    Its ways are in the task's order; a row has accuracy overall, in each part of the
+    document, and of the evidence that it cannot see.
     """
     by_task: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
