@@ -68,7 +68,7 @@ def _table(task: Task, rows: list[dict[str, Any]]) -> str:
     step = length // len(rows[0]["counts"])
     heads = ["way", "all", *(f"{i * step:,}" for i in used), "unseen evidence"]
     lines = [
-        f"**{task.title}** (`{task.name}`): {length:,} tokens, chance {_percent(task.chance)} %.",
+        f"**{task.title}** (`{task.name}`): {length:,} tokens, chance {100 * task.chance:.3g} %.",
         "",
         f"| {' | '.join(heads)} |",
         f"|{'---|' * len(heads)}",

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,8 +78,14 @@ def test_the_program_writes_rows_and_tables(tmp_path, monkeypatch, capsys):
         assert {"machine", "versions", "commit", "dirty", "stages", "seed"} <= row.keys()
     text = (tmp_path / "long_tasks.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.startswith("**Copy, T5** (`copy`): 128 tokens, chance 12 %.\n\n| way | all | ")
+    assert text.startswith("**Copy, T5** (`copy`): 128 tokens, chance 12.5 %.\n\n| way | all | ")
     assert len(text.splitlines()) == 4 + len(task.ways)
     table.append(rows[0] | {"accuracy": 0.5}, tmp_path)
     newest = {row["way"]: row["accuracy"] for row in table.read(tmp_path)}
     assert len(newest) == len(rows) and newest[rows[0]["way"]] == 0.5
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_stored_rows():
+    root = Path(__file__).resolve().parents[2]
+    text = table.markdown(table.read(root / "bench" / "results" / "long_tasks"))
+    assert text in (root / "docs" / "training.md").read_text(encoding="utf-8")
