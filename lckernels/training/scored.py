@@ -76,7 +76,7 @@ def masked_chunks(documents: Documents, chunking: Chunking) -> Scored:
     some = (documents.lengths > 0).nonzero().squeeze(1)
     if not len(some):
         empty = torch.zeros(0, 0, dtype=torch.int64, device="cpu")
-        return _scored(documents, empty, empty[:, 0:1].flatten(), empty)
+        return _scored(documents, empty, documents.lengths[:0], empty)
     chunks = chunk_documents(
         documents.flat_first[some], documents.lengths[some], documents.num_entries, chunking
     )
