@@ -11,6 +11,7 @@ from bench.long_tasks.data.documents import (
     batch_of,
     fillers,
     offsets,
+    place_of,
     sentence_places,
 )
 
@@ -36,7 +37,7 @@ def answer(rng: np.random.Generator, num: int, length: int) -> Batch:
     for i in range(1, WIDEST):
         filler = documents[rows, sentences, begin + i]
         documents[rows, sentences, begin + i] = np.where(i < widths, values[..., i - 1], filler)
-    first = sentences * documents.shape[2] + begin
+    first = place_of(sentences, begin)
     labels = first[:, :1] + np.stack([np.zeros(num, dtype=np.int64), widths[:, 0] - 1], axis=1)
     evidence = np.minimum(first[:, :1] + np.arange(WIDEST), labels[:, 1:])
     return batch_of(NAME + names[:, :1], documents, labels, evidence, first)

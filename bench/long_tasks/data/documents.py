@@ -64,6 +64,11 @@ def offsets(rng: np.random.Generator, shape: tuple[int, ...], width: int) -> np.
     return rng.integers(0, SENTENCE - width + 1, shape)
 
 
+def place_of(sentences: np.ndarray, begin: np.ndarray) -> np.ndarray:
+    """The places in the document of tokens `begin` of sentences; both have one shape."""
+    return sentences * SENTENCE + begin
+
+
 def batch_of(
     questions: np.ndarray,
     documents: np.ndarray,

@@ -14,6 +14,7 @@ from bench.long_tasks.data.documents import (
     batch_of,
     fillers,
     offsets,
+    place_of,
     sentence_places,
 )
 
@@ -33,5 +34,5 @@ def recall(rng: np.random.Generator, num: int, length: int) -> Batch:
     sentences = sentence_places(rng, num, documents.shape[1], NUM_NAMES)
     begin = offsets(rng, sentences.shape, 1)
     documents[np.arange(num)[:, None], sentences, begin] = FACT + names * NUM_VALUES + values
-    first = sentences * documents.shape[2] + begin
+    first = place_of(sentences, begin)
     return batch_of(NAME + names[:, :1], documents, values[:, 0], first[:, :1])

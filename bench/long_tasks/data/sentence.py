@@ -9,6 +9,7 @@ from bench.long_tasks.data.documents import (
     batch_of,
     fillers,
     offsets,
+    place_of,
     sentence_places,
 )
 
@@ -32,5 +33,5 @@ def sentence(rng: np.random.Generator, num: int, length: int) -> Batch:
     rows = np.arange(num)
     documents[rows[:, None], sentences, begin + 1] = VALUE + np.concatenate([labels[:, None], others], 1)
     documents[rows, sentences[:, 0], begin[:, 0]] = MARKER
-    first = sentences[:, :1] * documents.shape[2] + begin[:, :1]
+    first = place_of(sentences, begin)[:, :1]
     return batch_of(np.zeros((num, 0)), documents, labels, first + np.arange(2))

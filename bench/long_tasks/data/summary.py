@@ -9,6 +9,7 @@ from bench.long_tasks.data.documents import (
     batch_of,
     fillers,
     offsets,
+    place_of,
     sentence_places,
 )
 
@@ -28,7 +29,7 @@ def copy(rng: np.random.Generator, num: int, length: int) -> Batch:
     sentences = np.sort(sentence_places(rng, num, documents.shape[1], NUM_ITEMS), axis=1)
     begin = offsets(rng, sentences.shape, 1)
     documents[np.arange(num)[:, None], sentences, begin] = values
-    return batch_of(np.zeros((num, 0)), documents, values, sentences * documents.shape[2] + begin)
+    return batch_of(np.zeros((num, 0)), documents, values, place_of(sentences, begin))
 
 
 def sort(rng: np.random.Generator, num: int, length: int) -> Batch:
