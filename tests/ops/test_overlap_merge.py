@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.backends import BACKENDS, DEVICE, TESTED, by_backend
+from helpers.backends import BACKENDS, DEVICE, TESTED, by_backend, scaled_count
 from helpers.chunked_cases import hand_made_plan
 from helpers.compare import assert_as_good_as, interpreter_rounding
 from helpers.opcheck import opcheck
@@ -361,8 +361,9 @@ def test_every_instruction_set():
 
 
 def test_one_long_segment_over_many_short_ones():
-    """Each tile's range then has thousands of segments, of which few overlap it."""
-    total, short = 20_000, 4000
+    """Each tile's range then has many segments, of which few overlap it."""
+    short = scaled_count(4000)
+    total = 5 * short
     rows = [[0, 0, 0, total], *([1 + i, 0, 5 * i, 5] for i in range(short))]
     plan = Plan.from_segments(rows, num_chunks=short + 1, chunk_len=total, total_len=total)
     chunks = torch.arange(short + 1.0).view(-1, 1, 1).expand(-1, total, 2)
