@@ -10,7 +10,7 @@ from lckernels.onnx.operators import INVISIBLE
 
 # What a key is invisible by: the score of a valid key must be far above that of an invalid one.
 _MIN_MARGIN = 1e3
-_WINDOW_LIMIT = 2**30
+_WINDOW_LIMIT = 2**30  # no sequence is as long
 
 
 class NotTranslated(ValueError):

@@ -17,7 +17,7 @@ from lckernels.hf.patch.arguments import (
     check_sides,
     check_window,
 )
-from lckernels.hf.patch.cross import unwatch, watch
+from lckernels.hf.patch.cross import register_hooks, remove_hooks
 from lckernels.hf.patch.dry_run import padded_dry_run
 from lckernels.hf.patch.linear.plan import plan_linear
 from lckernels.hf.patch.modules import is_patched, patch_modules, unpatch_modules
@@ -90,7 +90,7 @@ def patch(
         warnings.warn(f"lckernels.patch: {under_window(virtual, requested.sink_tokens)}", stacklevel=2)
     plan = None if linear is None else plan_linear(model)
     patch_modules(model, settings, positions, () if plan is None else plan.forwards)
-    watch(settings)
+    register_hooks(settings)
     return report if plan is None else replace(report, linear=plan.report)
 
 
@@ -105,7 +105,7 @@ def unpatch(model: nn.Module) -> None:
     if not is_patched(model):
         raise bad("model", f"{type(model).__name__}, not patched", "expected a model after lckernels.patch")
     unpatch_modules(model)
-    unwatch(model)
+    remove_hooks(model)
 
 
 @contextmanager

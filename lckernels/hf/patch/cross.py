@@ -50,15 +50,15 @@ def _parameters(cls: type) -> tuple[str, ...]:
         return ()
 
 
-def watch(settings: dict[nn.Module, LayerSettings]) -> None:
-    """Layers whose kind is not known store at each call whether it is cross attention, if a window is set."""
+def register_hooks(settings: dict[nn.Module, LayerSettings]) -> None:
+    """With a window, layers whose kind is not known store at each call whether it is cross attention."""
     for module, own in settings.items():
         if own.kind is None and own.window is not None and may_have_other_keys(type(module)):
             module.register_forward_pre_hook(_StoreCross(type(module)), with_kwargs=True)
 
 
-def unwatch(model: nn.Module) -> None:
-    """Undoes `watch`, in copies too."""
+def remove_hooks(model: nn.Module) -> None:
+    """Removes the hooks of `register_hooks`, those of copies too."""
     for module in model.modules():
         for number in [n for n, hook in module._forward_pre_hooks.items() if isinstance(hook, _StoreCross)]:
             del module._forward_pre_hooks[number]

@@ -113,7 +113,7 @@ class _Record:
     cross: set[nn.Module] = field(default_factory=set)  # whose present call is cross attention
     dense_masks: dict[int, tuple[str, Tensor]] = field(default_factory=dict)  # description and mask, by id
 
-    def watch(self, module: nn.Module) -> None:
+    def register_hooks(self, module: nn.Module) -> None:
         """Records the calls of a module."""
         module.register_forward_pre_hook(self._enter, with_kwargs=True)
         module.register_forward_hook(lambda module, args, output: self.finished.add(module))
@@ -191,7 +191,7 @@ def _attempt(model: nn.Module, seqlen: int, shapes_only: list[nn.Module]) -> Dry
             copied = skeleton(main, _NAME, _PACKED, shapes_only)
             record.names = {module: name for name, module in copied.named_modules(prefix=prefix)}
             for module in record.names:
-                record.watch(module)
+                record.register_hooks(module)
             error, unsupported = _forward(copied, row_inputs(seqlen) if seqlen else None)
             calls = tuple(record.calls)
             if not seqlen and not unsupported:
