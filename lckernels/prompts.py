@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 # These put keys before those of the tokens, in each layer; all other types put states before the tokens'.
 _PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
+# What a forward of transformers calls keys before those of its rows; the second is the older name.
+KEY_ARGUMENTS = ("cache", "past_key_values")
 
 
 def num_prefix_keys(model: nn.Module) -> int:
@@ -15,6 +17,34 @@ def num_prefix_keys(model: nn.Module) -> int:
     config = _active_config(model)
     kind = getattr(config, "peft_type", None)
     return config.num_virtual_tokens if getattr(kind, "value", kind) in _PREFIX_TYPES else 0
+
+
+def unread_prefix_keys(model: nn.Module) -> str:
+    """That a model in PEFT does not read the keys of its prefix tuning, in words; empty if it may read them.
+
+    So it is where no forward in it names keys: PEFT passes them, and a forward without a KV cache drops them.
+    """
+    for module in model.modules():
+        keys = num_prefix_keys(module) if hasattr(type(module), "active_peft_config") else 0
+        inner = module.get_base_model() if keys else None
+        if inner is not None and not any(map(_takes_keys, inner.modules())):
+            return not_read(type(inner).__name__, keys)
+    return ""
+
+
+def not_read(name: str, keys: int) -> str:
+    """That a model of this class does not read keys of prefix tuning, in words."""
+    return (
+        f"{name} with prefix tuning, whose {keys} virtual tokens it does not read: "
+        "its states are the same without them, and no gradient reaches them"
+    )
+
+
+def _takes_keys(module: nn.Module) -> bool:
+    """Whether a model of transformers has a forward that takes keys."""
+    if not hasattr(type(module), "base_model_prefix"):
+        return False
+    return any(name in inspect.signature(type(module).forward).parameters for name in KEY_ARGUMENTS)
 
 
 def num_virtual_tokens(model: nn.Module) -> int:

@@ -24,7 +24,7 @@ from lckernels.long.seams import SeamCounts, SeamRule
 from lckernels.long.text_limits import NO_LIMIT, own_limit, raise_limit, restore_limit
 from lckernels.long.tokenizer_state import restored
 from lckernels.long.tokens import count_special_tokens, prefix_ids
-from lckernels.prompts import num_prefix_keys, num_virtual_tokens
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens, unread_prefix_keys
 
 
 def lengthen(
@@ -95,7 +95,10 @@ def lengthen(
     name = type(model).__name__
     if parts.is_lengthened:
         raise bad("model", f"{name}, lengthened already", "call lckernels.unlengthen(model) first")
-    if num_prefix_keys(model):
+    if num_prefix_keys(model) and not parts.is_encoder_decoder:  # whose decoder alone has the keys
+        unread = unread_prefix_keys(model)
+        if unread:
+            raise TypeError(f"model: got {unread}; expected another PEFT method")
         got = f"{name} with prefix tuning, whose keys are arguments of the encoder's call"
         raise bad("model", got, "expected another PEFT method; LongEncoder(model) supports this one")
     if boundaries == "sentence":
@@ -135,7 +138,7 @@ def lengthen(
         reader.head, reader.ranks = head, encoder.ranks
     if marker is not None:
         _add_joints(parts, marker, encoder, prefixed)
-    virtual = num_virtual_tokens(model)
+    virtual = num_virtual_tokens(model) - num_prefix_keys(model)  # those that the chunks read
     report = _report(name, parts, encoder, prefixed, pairs, source, tokenizer, virtual, prefix)
     left_padding = parts.is_encoder_decoder
     forward = LengthenedForward(encoder, prefixed, pairs, report, parts, left_padding)

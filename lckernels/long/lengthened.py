@@ -22,7 +22,7 @@ from lckernels.long.parts import Parts
 from lckernels.long.pooling import pool
 from lckernels.long.ranks import Runs
 from lckernels.long.readers import prompt_length
-from lckernels.prompts import prompt_of_call
+from lckernels.prompts import KEY_ARGUMENTS, not_read, prompt_of_call
 
 # Arguments that a task head or `generate` hands on to the encoder, which change no state.
 _IGNORED = ("num_items_in_batch", "use_cache", "logits_to_keep")
@@ -120,6 +120,10 @@ class LengthenedForward(OuterForward):
             example = "model(**tokenizer(text, return_tensors='pt'))"
             got = type(tokens).__name__
             raise TypeError(f"input_ids: got {got}; expected a tensor (batch, seqlen), as in {example}")
+        keys = _num_keys(kwargs)
+        if keys and not self._takes_keys:
+            got = not_read(type(self.module).__name__, keys)
+            raise TypeError(f"past_key_values: got {got}; expected another PEFT method")
         fits = tokens.dim() < 2 or tokens.shape[1] <= self.encoder.chunk_len
         shared = self.encoder.ranks.find()
         for encoder in (self.encoder, self.prefixed) if shared else ():
@@ -146,6 +150,10 @@ class LengthenedForward(OuterForward):
             got = f"{virtual}a first segment of {error.got}"
             raise bad("prefix", got, error.allowed) from None
 
+    @property
+    def _takes_keys(self) -> bool:
+        return any(name in self.__signature__.parameters for name in KEY_ARGUMENTS)
+
     def _as_before(self, shared: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         """The encoder's own output; where ranks share its weights, each runs it equally often."""
         call = self.encoder._unchanged(self.inner)
@@ -167,9 +175,9 @@ class LengthenedForward(OuterForward):
         if not fits and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
             expected = f"expected at most {self.encoder.chunk_len} tokens: chunks are planned on the host"
             raise bad("input_ids", "a row longer than a chunk in torch.export or torch.jit.trace", expected)
-        keys = next((given[name] for name in ("past_key_values", "cache") if name in given), None)
-        if keys is not None and keys.get_seq_length():
-            got = f"{keys.get_seq_length()} keys before the rows"
+        keys = _num_keys(given)
+        if keys:
+            got = f"{keys} keys before the rows"
             allowed = "PEFT's prefix tuning is supported by LongEncoder(model), not by lengthen"
             raise bad("past_key_values", got, allowed)
 
@@ -232,6 +240,12 @@ class LengthenedForward(OuterForward):
 @partial(torch.compiler.disable, reason="lckernels plans the chunks of a row on the host")
 def _read_long(forward: LengthenedForward, *args: Any) -> Any:
     return forward.read(*args)
+
+
+def _num_keys(given: dict[str, Any]) -> int:
+    """The keys before those of the rows, as PEFT's prefix tuning passes them."""
+    keys = next((given[name] for name in KEY_ARGUMENTS if given.get(name) is not None), None)
+    return 0 if keys is None else keys.get_seq_length()
 
 
 def _prompt(given: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, Tensor | None]:

@@ -17,7 +17,7 @@ from lckernels.long.chunking import Rows
 from lckernels.long.direction import check_direction
 from lckernels.long.short_rows import RunError, ShortRows, are_numbers
 from lckernels.module_copy import copy_without_hooks
-from lckernels.prompts import num_prefix_keys
+from lckernels.prompts import not_read, num_prefix_keys
 
 _SMALL = 2**28  # parameters up to which a model of half precision is tried in fp32
 _KEPT = 2**18  # elements up to which a buffer is copied; a larger one is a weight
@@ -185,9 +185,8 @@ def _check_prefix_keys(model: nn.Module, rows: Tensor, states: Tensor) -> None:
     except RunError:
         return
     if torch.equal(states, without):
-        name = type(encoder).__name__
-        got = f"model: got {name} with prefix tuning, whose {keys} virtual tokens it does not read"
-        raise TypeError(f"{got}: its states are the same without them; expected another PEFT method")
+        got = not_read(type(encoder).__name__, keys)
+        raise TypeError(f"model: got {got}; expected another PEFT method")
 
 
 def _try(

@@ -194,6 +194,17 @@ def test_the_report_names_both_numbers():
     assert lckernels.patch(torch.nn.ModuleDict({"inside": model})).notes == ()  # exact: nothing is hidden
 
 
+@pytest.mark.parametrize("window", [None, 6])
+def test_virtual_tokens_that_the_model_does_not_read(window):
+    """ModernBERT has no KV cache: `patch` warns before training, and says nothing of windows then."""
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = transformers.ModernBertConfig(**sizes, num_attention_heads=4, pad_token_id=0)
+    model = prompted(transformers.ModernBertModel(config).eval(), "prefix tuning")
+    with pytest.warns(UserWarning, match="whose 4 virtual tokens it does not read") as warned:
+        report = lckernels.patch(model, window=window)
+    assert len(warned) == 1 and len(report.notes) == 1 and "does not read" in report.notes[0]
+
+
 def test_windows_of_the_model_have_a_note():
     """Mistral's own window hides virtual tokens too; sink_tokens does not change it."""
     config = transformers.MistralConfig(

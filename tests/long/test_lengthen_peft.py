@@ -10,6 +10,8 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import CLS, FAMILIES, SEP, SIZES, WIDE, pad, tiny, token_ids
+from helpers.seq2seq import CHUNK, LABELS, SPECIAL, batch, build, encoder_outputs, loop_states
+from helpers.seq2seq import row as seq2seq_row
 
 import lckernels
 
@@ -236,8 +238,45 @@ NO_KEYS = {
 
 @pytest.mark.parametrize("family", NO_KEYS)
 def test_an_encoder_that_does_not_read_the_keys_of_prefix_tuning(family):
+    """An error before any training, in each way and order."""
     config = peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=VIRTUAL, **SIZE)
     model = tuned(NO_KEYS[family](), config)
     message = "with prefix tuning, whose 4 virtual tokens it does not read: its states are the same"
     with pytest.raises(TypeError, match=message):
         lckernels.LongEncoder(model, 20, 6)
+    with pytest.raises(TypeError, match=message):
+        lckernels.lengthen(model)
+    before = NO_KEYS[family]()
+    lckernels.lengthen(before, prefix=None)
+    for ids in (token_ids(20)[None], IDS):
+        with pytest.raises(TypeError, match=f"past_key_values: got .*{message}"):
+            tuned(before, config)(input_ids=ids)
+
+
+@pytest.mark.parametrize("first", ["peft", "lengthen"])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_prefix_tuning_of_a_decoder(name, first):
+    """Its keys are the decoder's: the states of the document are those of the encoder without PEFT."""
+    model = build(name)
+    sizes = {"special_tokens": SPECIAL[name], **({"chunk_len": CHUNK} if name == "t5" else {})}
+    if first == "lengthen":
+        lckernels.lengthen(model, **sizes)
+    config = peft.PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=VIRTUAL)
+    model = tuned(model, config)
+    torch.nn.init.normal_(model.prompt_encoder.default.embedding.weight)
+    if first == "peft":
+        assert "virtual" not in lckernels.lengthen(model, **sizes).prefix
+    documents = [seq2seq_row(70, SPECIAL[name]), seq2seq_row(30, SPECIAL[name], 1)]
+    inputs = {**batch(documents), "labels": LABELS[:2]}
+    ours = model(**inputs)
+    ours.loss.backward()
+    weight = model.prompt_encoder.default.embedding.weight
+    gradient, weight.grad = weight.grad, None
+    assert gradient.abs().sum(1).min() > 0
+    lckernels.unlengthen(model)
+    with torch.no_grad():
+        states = [loop_states(model.get_base_model().get_encoder(), x, SPECIAL[name]) for x in documents]
+    expected = model(**{**inputs, **encoder_outputs(states)})
+    expected.loss.backward()
+    torch.testing.assert_close(ours.logits, expected.logits, **CLOSE)
+    torch.testing.assert_close(gradient, weight.grad, **CLOSE)

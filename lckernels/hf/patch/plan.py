@@ -18,6 +18,7 @@ from lckernels.hf.patch.modules import Settings
 from lckernels.hf.report import APPROXIMATE, BY_DEVICE, EXACT, LATER, Report, Row
 from lckernels.hf.settings import LayerSettings
 from lckernels.hf.virtual_tokens import under_own_windows, under_window
+from lckernels.prompts import unread_prefix_keys
 
 _OWN_CODE = f"its code does not go through {INTERFACE}"
 _NOT_ENTERED = "the model's main input does not reach them"
@@ -62,7 +63,7 @@ def plan_patch(
         settings[modules[name]] = own = replace(requested if run.error else exact)
         verdict = LATER if own.window is None else f"{APPROXIMATE} if full, {LATER}"
         rows.append(Row(name, "not known", None, "", verdict))
-    notes = (*config_notes(model, run), *_notes(rows, requested))
+    notes = (*config_notes(model, run), *_notes(model, rows, requested))
     report = Report(type(model).__name__, tuple(rows), _unknown(run, rows), notes=notes)
     why = _nothing_to_do(model, run, report, requested.window)
     if why:
@@ -78,9 +79,13 @@ def _unknown(run: DryRun, rows: list[Row]) -> str:
     return run.error or parts or _NOT_ENTERED
 
 
-def _notes(rows: list[Row], requested: LayerSettings) -> Iterator[str]:
-    """What the windows of the layers do to PEFT's virtual tokens."""
+def _notes(model: nn.Module, rows: list[Row], requested: LayerSettings) -> Iterator[str]:
+    """What the windows of the layers do to PEFT's virtual tokens, or that the model does not read them."""
     count = requested.virtual_tokens
+    unread = unread_prefix_keys(model) if count else ""
+    if unread:
+        yield unread
+        return
     own = [row for row in rows if row.verdict == EXACT and row.window is not None and row.window[0] >= 0]
     if count and any(row.verdict.startswith(APPROXIMATE) for row in rows):
         yield under_window(count, requested.sink_tokens)
