@@ -123,7 +123,7 @@ def test_fresh_memory_is_not_used():
         assert_same_bits(forward_backward(run_backend, problem), want)
 
 
-@pytest.mark.skipif(not EXACT_NAN, reason="with Triton, NaN may reach the rows that share its tile (its README)")
+@pytest.mark.skipif(not EXACT_NAN, reason="NaN may reach the rows of its tile, as Triton's README says")
 @by_dtype
 @pytest.mark.parametrize("sinks", (False, True))
 def test_a_bad_value_of_few_queries_leaves_the_others(dtype, sinks):
