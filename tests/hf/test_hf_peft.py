@@ -196,7 +196,7 @@ def test_the_report_names_both_numbers():
 
 @pytest.mark.parametrize("window", [None, 6])
 def test_virtual_tokens_that_the_model_does_not_read(window):
-    """ModernBERT has no KV cache: `patch` warns before training, and says nothing of windows then."""
+    """ModernBERT has no KV cache: `patch` warns before training, and then not about windows."""
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     config = transformers.ModernBertConfig(**sizes, num_attention_heads=4, pad_token_id=0)
     model = prompted(transformers.ModernBertModel(config).eval(), "prefix tuning")
