@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from lckernels.long.encoder import LongEncoder
+
+Result = TypeVar("Result")  # a tensor, or a list of tensors
 
 
 class Recompute:
@@ -39,7 +41,7 @@ class Recompute:
             return None
         return cls(encoder.model, encoder.device, attention)
 
-    def of(self, run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    def of(self, run: Callable[..., Result]) -> Callable[..., Result]:
         """`run`, without stored activations.
 
         It takes what a second run requires as arguments that it does not change.
@@ -48,10 +50,10 @@ class Recompute:
             TypeError: in a call, the model changes one of its buffers: a second run would have other values.
         """
 
-        def read(*args: Any) -> list[Tensor]:
+        def read(*args: Any) -> Result:
             is_first = True
 
-            def run_once(_: Tensor, *args: Any) -> list[Tensor]:
+            def run_once(_: Tensor, *args: Any) -> Result:
                 nonlocal is_first
                 context = _unchanged_buffers if is_first else _restored_statistics
                 is_first = False

@@ -1,17 +1,17 @@
 """The module around a language model whose forward returns the loss of documents, read in chunks."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lckernels.checks import bad, boolean, integer, number
 from lckernels.devices import execution_device
 from lckernels.long.chunking import micro_batches
+from lckernels.long.recompute import Recompute
 from lckernels.training.documents import Documents, read_documents
 from lckernels.training.head import Tail, head_loss, model_inputs, states_before_head, try_head, vocab_size
 from lckernels.training.output import LossOutput
@@ -114,25 +114,28 @@ class ChunkLoss(nn.Module):
         """(num_scored, dim): the states that the head reads, in the order of `scored`."""
         if not scored.widths:
             return self._no_states(documents, options)
-        run: Callable[..., Tensor] = self._states_of
+        run = partial(self._states_of, documents, options)
         if self.recompute and torch.is_grad_enabled():
-            run = partial(checkpoint, run, use_reentrant=False)
+            run = Recompute(self.model, self.device, nullcontext).of(run)
         found = []
         for start, stop in micro_batches(scored.widths, self.max_tokens):
             index, columns = scored.of_rows(start, stop)
-            inputs, mask = documents.inputs(index, scored.widths[start:stop])
-            found.append(run({**options, **inputs}, mask, columns.to(index.device)))
+            found.append(run(index, scored.widths[start:stop], columns))
         return torch.cat(found)
 
     def _no_states(self, documents: Documents, options: dict[str, Any]) -> Tensor:
         """(0, dim), of a run on one token: every parameter of a usual run gets a gradient of zeros."""
         index = torch.tensor([[documents.num_entries]], device="cpu")
-        inputs, _ = documents.inputs(index, [1])
-        return self._states_of({**options, **inputs}, None, index.flatten()[:0])
+        return self._states_of(documents, options, index, [1], index.flatten()[:0])
 
-    def _states_of(self, inputs: dict[str, Any], mask: Tensor | None, columns: Tensor) -> Tensor:
-        """States (num_columns, dim) of a micro-batch, at these entries of its flattened chunks."""
-        states = states_before_head(
-            self.model, {**inputs, **model_inputs(inputs["input_ids"], mask, self.causal)}
-        )
+    def _states_of(
+        self, documents: Documents, options: dict[str, Any], index: Tensor, widths: list[int], columns: Tensor
+    ) -> Tensor:
+        """States (num_columns, dim) of a micro-batch, at these entries of its flattened chunks.
+
+        The model's inputs are made here: it may overwrite them, and with `recompute` it runs twice.
+        """
+        inputs, mask = documents.inputs(index, widths)
+        given = {**options, **inputs, **model_inputs(inputs["input_ids"], mask, self.causal)}
+        states = states_before_head(self.model, given)
         return states.flatten(0, 1).index_select(0, columns.to(states.device))

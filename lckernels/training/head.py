@@ -121,13 +121,13 @@ def try_head(model: nn.Module, device: torch.device, causal: bool) -> Tail:
     inputs = model_inputs(ids, torch.ones_like(ids), causal)
     with eval_mode(model), undisturbed(device):
         try:
-            logits = model(**inputs).logits
+            logits = model(**_copied(inputs)).logits
         except Exception as error:
             what = "causal" if causal else "masked"
             got = f"model: got {name}, whose forward does not run on token ids alone ({error})"
             raise TypeError(f"{got}; expected a {what} language model") from error
         _check_direction(model, inputs, logits, causal)
-        states = states_before_head(model, inputs)
+        states = states_before_head(model, _copied(inputs))
         tail = _tail(model, inputs, logits)
         ours = tail(head_of(model)(states)).to(logits)
     logits = logits[:, -_TOKENS:]
@@ -147,6 +147,11 @@ def model_inputs(input_ids: Tensor, attention_mask: Tensor | None, causal: bool)
     return inputs
 
 
+def _copied(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same inputs, for a model that may overwrite them."""
+    return {name: x.clone() if isinstance(x, Tensor) else x for name, x in inputs.items()}
+
+
 def _tail(model: nn.Module, inputs: dict[str, Any], logits: Tensor) -> Tail:
     """What the model's forward makes of logits that replace those of its head."""
     generator = torch.Generator().manual_seed(0)
@@ -154,7 +159,7 @@ def _tail(model: nn.Module, inputs: dict[str, Any], logits: Tensor) -> Tail:
     probes.view(-1)[:2] = torch.tensor([_SMALL, _LARGE], dtype=torch.float64, device="cpu")
     probes = probes.to(logits.device)
     with _forward_replaced(head_of(model), lambda _: probes.clone()):
-        found = model(**inputs).logits.double()
+        found = model(**_copied(inputs)).logits.double()
     if found.shape != probes.shape:
         raise _unknown_head(model, "have another shape than those of its head")
     slope, limit = (float(x) for x in found.flatten()[:2])
@@ -179,7 +184,7 @@ def _check_direction(model: nn.Module, inputs: dict[str, Any], logits: Tensor, c
     ids[0, 1:] = ids[0, 1:].flip(0)
     first, other = (
         logits[0, -_TOKENS].double(),
-        model(**{**inputs, "input_ids": ids}).logits[0, -_TOKENS].double(),
+        model(**_copied({**inputs, "input_ids": ids})).logits[0, -_TOKENS].double(),
     )
     name = type(model).__name__
     # In a mixture of experts rounding may depend on the other tokens.

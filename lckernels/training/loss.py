@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from lckernels.ops.registration import first_order
+
 PIECE_BYTES = 64 * 2**20  # of fp32 logits at a time
 _TORCH_DTYPES = (torch.float32, torch.float64)
 
@@ -29,7 +31,7 @@ def linear_cross_entropy(
     pieces support no label smoothing and no softcap, and return the loss in the dtype of the states. Those
     cases, bf16, fp16 and an older torch use pieces of this module: products in the dtype of the inputs, all
     else in fp32 (fp64 for fp64). Under autocast the inputs have its dtype, as in a linear layer. The second
-    order raises, and so does a second backward where torch computes the loss.
+    order (create_graph=True) raises, and so does a second backward where torch computes the loss.
 
     Args:
         states: (num_tokens, dim) floating point.
@@ -56,8 +58,9 @@ def linear_cross_entropy(
         loss = F.linear_cross_entropy(
             states, weight, labels, linear_bias=bias, reduction=reduction, options=options
         )
-        return (loss, None) if grads else (loss.sum(), loss)
-    return _Pieces.apply(states, weight, bias, labels, softcap, label_smoothing, grads)
+        return (_FirstOrder.apply(loss), None) if grads else (loss.sum(), loss)
+    total, losses = _Pieces.apply(states, weight, bias, labels, softcap, label_smoothing, grads)
+    return (_FirstOrder.apply(total), losses) if grads else (total, losses)
 
 
 def head_cross_entropy(
@@ -97,6 +100,23 @@ def rows_of_piece(vocab_size: int) -> int:
 def has_torch_loss() -> bool:
     """Whether torch has `linear_cross_entropy` in pieces (2.13 and later)."""
     return hasattr(F, "linear_cross_entropy") and hasattr(nn, "LinearCrossEntropyOptions")
+
+
+class _FirstOrder(torch.autograd.Function):
+    """The loss itself; the backward raises where autograd records it (create_graph=True).
+
+    Without it the gradients of the pieces, which the forward computed, are constants of the second order:
+    in torch's loss too (2.13).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    @first_order("training.loss.linear_cross_entropy")
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
 
 
 class _Pieces(torch.autograd.Function):

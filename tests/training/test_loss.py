@@ -120,6 +120,31 @@ def test_any_head(smoothing):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+def second_order(loss, inputs):
+    """The gradients of the gradients' squares."""
+    first = torch.autograd.grad(loss, inputs, create_graph=True)
+    return torch.autograd.grad(sum(x.square().sum() for x in first), inputs)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=str)
+def test_the_second_order_is_an_error(way, options):
+    """Without it the gradient is a constant: a second-order gradient without the terms of the head."""
+    *inputs, labels = problem()
+    loss, _ = linear_cross_entropy(*inputs, labels, **options)
+    with pytest.raises(RuntimeError, match=r"loss\.linear_cross_entropy: got create_graph=True"):
+        torch.autograd.grad(loss, inputs, create_graph=True)
+    loss, _ = head_cross_entropy(inputs[0], lambda x: F.linear(x, *inputs[1:]), labels, 10)
+    plain = truth(*inputs, labels).sum()
+    found, expected = (
+        torch.autograd.grad(
+            sum(x.square().sum() for x in torch.autograd.grad(y, inputs, create_graph=True)), inputs
+        )
+        for y in (loss, plain)
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
 class Largest(TorchDispatchMode):
     """The largest number of elements of a result."""
 
