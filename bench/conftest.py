@@ -14,6 +14,7 @@ from bench.cases.models import MODELS_FULL, MODELS_QUICK
 from bench.cases.overlap import OVERLAP_FULL, OVERLAP_QUICK, SPLIT_QUICK
 from bench.cases.t5 import T5_FULL, T5_QUICK
 from bench.cases.towers import TOWERS_FULL, TOWERS_QUICK
+from bench.cases.training import HEADS_FULL, HEADS_QUICK, STEPS_FULL, STEPS_QUICK
 from bench.harness import finished, rows
 from bench.harness.comparison import Budget
 from bench.harness.report import summary
@@ -80,6 +81,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "tower_case" in metafunc.fixturenames:
         cases = TOWERS_FULL if full else TOWERS_QUICK
         metafunc.parametrize("tower_case", cases, ids=[case.label for case in cases])
+    if "step_case" in metafunc.fixturenames:
+        cases = STEPS_FULL if full else STEPS_QUICK
+        metafunc.parametrize("step_case", cases, ids=[case.label for case in cases])
+    if "head_case" in metafunc.fixturenames:
+        cases = HEADS_FULL if full else HEADS_QUICK
+        metafunc.parametrize("head_case", cases, ids=[case.label for case in cases])
     if "cross_case" in metafunc.fixturenames:
         metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
 

@@ -16,6 +16,7 @@ from bench.harness.report import (
     t5_goals,
     tables,
     tower_goals,
+    training_goals,
 )
 from bench.harness.report.stored import (
     Stored,
@@ -126,6 +127,7 @@ def index(rows: list[Stored], pages: dict[str, str]) -> str:
         ("generation", generation_goals.SUITE, generation_goals.GOALS),
         ("Longformer", longformer_goals.SUITE, longformer_goals.GOALS),
         ("vision towers", tower_goals.SUITE, tower_goals.GOALS),
+        ("training", training_goals.SUITE, training_goals.GOALS),
         ("lengthened models", lengthen_goals.SUITE, lengthen_goals.GOALS),
         ("host time", host_time_goals.SUITE, host_time_goals.GOALS),
     ):

@@ -6,32 +6,42 @@ from bench.harness.report.goals import Found
 from bench.harness.report.stored import Stored
 from bench.harness.rows import OWN
 
+Shape = dict[str, int | str]
 DEFAULT = "default"  # the provider on transformers' own attention
 
 
-def faster(suite: str, op: str, direction: str) -> Callable[[list[Stored], str], Found]:
-    """The default's time over ours."""
+def faster(
+    suite: str, op: str, direction: str, peer: str = DEFAULT, shape: Shape | None = None
+) -> Callable[[list[Stored], str], Found]:
+    """The peer's time over ours, of rows whose shape has these sizes."""
 
     def found(rows: list[Stored], dtype: str) -> Found:
-        return ((row["ratios"][DEFAULT], row) for row in _rows(rows, suite, dtype, OWN, op, direction))
+        for row in _rows(rows, suite, dtype, OWN, op, direction, shape):
+            if peer in row["ratios"]:
+                yield row["ratios"][peer], row
 
     return found
 
 
-def smaller(suite: str, op: str, direction: str) -> Callable[[list[Stored], str], Found]:
-    """The default's peak memory above the model over ours."""
+def smaller(
+    suite: str, op: str, direction: str, peer: str = DEFAULT, shape: Shape | None = None
+) -> Callable[[list[Stored], str], Found]:
+    """The peer's peak memory above the model over ours."""
 
     def found(rows: list[Stored], dtype: str) -> Found:
-        of_default = _rows(rows, suite, dtype, DEFAULT, op, direction)
-        peers = {str(row["shape"]): row["extra_bytes"] for row in of_default}
-        for row in _rows(rows, suite, dtype, OWN, op, direction):
-            if row["extra_bytes"] and peers.get(str(row["shape"])):
-                yield peers[str(row["shape"])] / row["extra_bytes"], row
+        of_peer = _rows(rows, suite, dtype, peer, op, direction, shape)
+        sizes = {str(row["shape"]): row["extra_bytes"] for row in of_peer}
+        for row in _rows(rows, suite, dtype, OWN, op, direction, shape):
+            if row["extra_bytes"] and sizes.get(str(row["shape"])):
+                yield sizes[str(row["shape"])] / row["extra_bytes"], row
 
     return found
 
 
-def _rows(rows: list[Stored], suite: str, dtype: str, provider: str, op: str, direction: str) -> list[Stored]:
+def _rows(
+    rows: list[Stored], suite: str, dtype: str, provider: str, op: str, direction: str, shape: Shape | None
+) -> list[Stored]:
     wanted = (suite, provider, dtype, op, direction)
     names = ("suite", "provider", "dtype", "op", "direction")
-    return [row for row in rows if tuple(row[name] for name in names) == wanted]
+    sizes = (shape or {}).items()
+    return [row for row in rows if tuple(row[n] for n in names) == wanted and sizes <= row["shape"].items()]
