@@ -240,7 +240,7 @@ print((peak - before) / 2**20, loss.item(), stock.item())
     ],
 )
 def test_32k_tokens(options, reentrant, autocast):
-    """Peak memory above the model; 157, 263 and 182 MiB were measured."""
+    """Peak memory above the model; 157, 263 and 182 MiB were measured, 513 MiB without checkpoints."""
     tokens, dim, layers = 32_768, 32, 6
     sizes = {
         **LLAMA, "hidden_size": dim, "num_attention_heads": 2, "num_key_value_heads": 1,
