@@ -6,6 +6,9 @@ namespace lck {
 
 namespace {
 
+// Keys and values of at least so many bytes are prefetched; less stays in the second cache.
+constexpr int64_t kLeastBytesAhead = int64_t{1} << 20;
+
 QueryTask task_of(const QueryPart& part, int64_t first, int64_t rows) {
   return {part.sequence, part.kv_head, 1, first, rows, part.tiles, 0, 1, nullptr, nullptr, {}};
 }
@@ -55,6 +58,28 @@ void set_rows_ahead(const AttentionParams& p, DType dtype, int64_t step, std::ve
     };
     (*tasks)[i - step].next[0] = rows(p.q, p.head_dim);
     (*tasks)[i - step].next[1] = rows(p.out, p.head_dim_v);
+  }
+}
+
+void set_first_keys_ahead(const AttentionParams& p, DType dtype, int64_t step,
+                          std::vector<QueryTask>* tasks) {
+  const int64_t row_bytes = p.num_kv_heads * (p.head_dim + p.head_dim_v) * element_bytes(dtype);
+  if (p.batch * p.seqlen_k * row_bytes < kLeastBytesAhead) return;
+  const int64_t number = tasks->size();
+  for (int64_t i = step; i < number; ++i) {
+    const QueryTask& next = (*tasks)[i];
+    const Sequence& sequence = p.sequences[next.sequence];
+    const TileList tiles = tiles_of_queries(p, sequence, {0, sequence.q_len});
+    if (count(tiles) == 0 || next.num_splits > 1 || reads_in_place(p, next.rows)) continue;
+    const int64_t key = tile_at(tiles, 0) * kTile;
+    const int64_t keys = std::min<int64_t>(kTile, sequence.bounds.num_keys - key);
+    const auto rows = [&](const HeadsTensor& x, int64_t dim) {
+      const bool contiguous = next.heads == 1 || x.head_stride == dim;
+      return rows_ahead(dtype, x, sequence.batch, sequence.k_begin + key, next.kv_head, contiguous ? keys : 0,
+                        next.heads * dim);
+    };
+    (*tasks)[i - step].next[2] = rows(p.k, p.head_dim);
+    (*tasks)[i - step].next[3] = rows(p.v, p.head_dim_v);
   }
 }
 

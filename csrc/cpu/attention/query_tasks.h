@@ -33,6 +33,10 @@ RowsAhead rows_ahead(DType dtype, const HeadsTensor& x, int64_t batch, int64_t r
 // Each task prefetches queries and outputs of the task `step` later.
 void set_rows_ahead(const AttentionParams& p, DType dtype, int64_t step, std::vector<QueryTask>* tasks);
 
+// Each task prefetches the first key tile of the task `step` later, which packs it: of its heads together
+// where they are contiguous. Queries and outputs are not: measured, they gain nothing beside keys and values.
+void set_first_keys_ahead(const AttentionParams& p, DType dtype, int64_t step, std::vector<QueryTask>* tasks);
+
 // The work of the task in the middle, used for all: an upper bound of its products.
 int64_t usual_work(const AttentionParams& p, const std::vector<QueryTask>& tasks);
 

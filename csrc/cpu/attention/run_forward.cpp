@@ -59,6 +59,7 @@ void run_short_sequences(const AttentionForwardKernels& kernels, DType dtype, co
       for (int64_t split = 0; split < splits; ++split) tasks.push_back(whole), tasks.back().split = split;
     }
   }
+  set_first_keys_ahead(p, dtype, num_threads(), &tasks);
   // Partial results: all outs of a merge, then its lses.
   const Workspace partial = make_workspace(partial_bytes);
   std::byte* place = partial.get();
