@@ -22,6 +22,13 @@ class LossOutput(ModelOutput):
     document_losses: Tensor | None = None
     num_scored: Tensor | None = None
 
+    def __getitem__(self, k: Any) -> Any:
+        """As of ModelOutput. Raises KeyError for "logits", which Trainer's label smoothing reads."""
+        if k == "logits":
+            expected = "for label smoothing pass label_smoothing= to the module, not label_smoothing_factor="
+            raise KeyError(f"logits: got a loss that is computed without all logits; {expected} to Trainer")
+        return super().__getitem__(k)
+
 
 def token_loss(prediction: Any) -> dict[str, float]:
     """Loss per token over all documents of an evaluation, for `Trainer(compute_metrics=token_loss)`.

@@ -98,6 +98,12 @@ def test_metric_of_another_model():
         token_loss(prediction)
 
 
+def test_label_smoothing_of_the_trainer(tmp_path):
+    run = trainer(CausalChunks(causal("llama").float(), 12, 5), tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(KeyError, match=r"logits: .* pass label_smoothing= to the module"):
+        run.train()
+
+
 @pytest.mark.parametrize("name", ["llama", "tied"])
 def test_trainer_saves_and_resumes(name, tmp_path):
     options = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "seed": 1}
