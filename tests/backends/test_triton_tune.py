@@ -186,6 +186,7 @@ def test_tiles_of_calls_with_options_are_tried_with_them():
             assert len(others) == (0 if has_heavy and key.kind in ("half", "narrow") else 2)
 
 
+@pytest.mark.slow
 def test_it_finds_the_fastest_in_the_interpreter():
     program = Path(__file__).parents[1] / "helpers/tune_in_interpreter.py"
     environment = {

@@ -12,6 +12,7 @@ from bench.harness.timing import Timing
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_checkout_is_compared_with_itself(capsys):
     assert before_after.main(["--base", str(ROOT), "--rounds", "2", "--only", "12 tokens|64 keys"]) in (0, 1)
     printed = capsys.readouterr().out

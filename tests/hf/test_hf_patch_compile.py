@@ -85,7 +85,7 @@ def test_a_compiled_layer_has_one_graph_for_all_steps(layer):
     assert len(graphs) == 3  # the prompt, the first step, and all others
 
 
-@pytest.mark.parametrize("cache", ["static", "dynamic"])
+@pytest.mark.parametrize("cache", [pytest.param("static", marks=pytest.mark.slow), "dynamic"])
 def test_compiled_step_by_step_without_a_mask(cache):
     """Chunks count positions, which are not the slots of a sliding cache."""
     model = model_of("llama4_text")

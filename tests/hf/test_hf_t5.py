@@ -261,7 +261,7 @@ def test_bf16():
     assert error <= 2 * of_eager + 1e-3
 
 
-@pytest.mark.parametrize("name", ["t5", "switch"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("switch", marks=pytest.mark.slow)])
 def test_compiled(name):
     model = make(name)
     expected = outputs(model)

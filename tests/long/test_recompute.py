@@ -156,8 +156,15 @@ def test_frozen_layers(frozen):
     assert_same(run(True), run(False))
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("mode", ["inner", "outer"])
+@pytest.mark.parametrize(
+    ("mode", "recompute"),
+    [
+        ("inner", False),
+        ("inner", True),
+        pytest.param("outer", False, marks=pytest.mark.slow),
+        ("outer", True),
+    ],
+)
 def test_compile(mode, recompute):
     """Without recompute too: the states are written in the same way."""
     torch._dynamo.reset()
