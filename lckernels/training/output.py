@@ -1,9 +1,11 @@
-"""What a forward of a loss module returns, and a metric of it that depends on no batch size."""
+"""What a forward of a loss module returns, and the loss per label of Trainer's evaluation."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
 
@@ -30,6 +32,62 @@ class LossOutput(ModelOutput):
         return super().__getitem__(k)
 
 
+def document_losses(
+    logits: Tensor | tuple[Tensor, ...], labels: Tensor | tuple[Tensor, ...] | None, shift: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each document, for `Trainer(preprocess_logits_for_metrics=document_losses)`.
+
+    For any model with logits and labels, such as a lengthened one; with `compute_metrics=token_loss`,
+    `eval_loss` is then the loss per label over all documents. Trainer keeps two numbers per document instead
+    of its logits and states, so `predict` returns these too.
+
+    Args:
+        logits: of a batch: (batch, num_labels), (batch, seqlen, num_labels), or a tuple that begins with
+            these. Of question answering: a tuple of start and end logits, (batch, seqlen) each.
+        labels: int64: (batch,), or (batch, seqlen) where -100 is not scored. Of question answering: a tuple
+            of start and end positions, (batch,) each; a position past the end is not scored.
+        shift: whether the label of a token is scored by the token before, as in decoders. For Trainer:
+            `functools.partial(document_losses, shift=True)`.
+
+    Returns:
+        (batch,) fp32 (fp64 for fp64), the sum over the labels of each document; (batch,) int64, their number.
+
+    Raises:
+        TypeError: labels that are no classes, as of a regression; logits of another shape.
+    """
+    if isinstance(labels, tuple | list):
+        return _position_losses(logits, labels)
+    found = logits[0] if isinstance(logits, tuple | list) else logits
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(
+            f"labels: got {getattr(labels, 'dtype', type(labels).__name__)}; expected int64 classes"
+        )
+    if found.shape[:-1] != labels.shape:
+        got = f"shape {tuple(found.shape)}"
+        raise TypeError(
+            f"logits: got {got}; expected the classes of labels {tuple(labels.shape)} as the last dim"
+        )
+    if shift:
+        found, labels = found[:, :-1], labels[:, 1:]
+    found = found.double() if found.dtype == torch.float64 else found.float()
+    losses = cross_entropy(found.flatten(0, -2), labels.flatten(), reduction="none")
+    rows = len(labels)
+    return losses.view(rows, -1).sum(1), (labels != -100).view(rows, -1).sum(1)
+
+
+def _position_losses(logits: Any, positions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """`document_losses` of question answering."""
+    if not isinstance(logits, tuple | list) or len(logits) < len(positions):
+        got = type(logits).__name__
+        raise TypeError(f"logits: got {got}; expected a tuple with the logits of start and end positions")
+    parts = []
+    for scores, position in zip(logits, positions, strict=False):
+        past = position >= scores.shape[1]
+        parts.append(document_losses(scores, position.clamp(min=0).masked_fill(past, -100)))
+    losses, counts = zip(*parts, strict=True)
+    return torch.stack(losses).sum(0), torch.stack(counts).sum(0)
+
+
 def token_loss(prediction: Any) -> dict[str, float]:
     """Loss per token over all documents of an evaluation, for `Trainer(compute_metrics=token_loss)`.
 
@@ -37,17 +95,19 @@ def token_loss(prediction: Any) -> dict[str, float]:
     depends on the batch size. This one replaces it as `eval_loss`.
 
     Args:
-        prediction: transformers' EvalPrediction of a CausalChunks or a MaskedChunks.
+        prediction: transformers' EvalPrediction of a CausalChunks or a MaskedChunks, or of `document_losses`.
 
     Returns:
         "loss": the sum over all scored tokens divided by their number, 0 if there are none; "scored_tokens".
 
     Raises:
-        TypeError: the predictions are not those of such a module.
+        TypeError: the predictions are none of these.
     """
     predictions = prediction.predictions
     if not isinstance(predictions, tuple | list) or len(predictions) != 2:
-        expected = "expected the outputs document_losses and num_scored of CausalChunks or MaskedChunks"
+        expected = (
+            "expected those of CausalChunks or MaskedChunks, or preprocess_logits_for_metrics=document_losses"
+        )
         raise TypeError(f"prediction: got predictions of type {type(predictions).__name__}; {expected}")
     losses, counts = predictions
     total = int(counts.sum())
