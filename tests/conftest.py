@@ -19,6 +19,8 @@ def pytest_addoption(parser):
     traces.addoption("--every-trace", action="store_true", help="of every call, not of new forms only")
     parity = parser.getgroup("transformers' models (test_hf_parity.py)")
     parity.addoption("--hf-table", metavar="PATH", help="write the table of what came out")
+    trainer = parser.getgroup("transformers' Trainer (test_trainer_matrix.py)")
+    trainer.addoption("--trainer-table", metavar="PATH", help="write the table into this page")
 
 
 def pytest_itemcollected(item):
