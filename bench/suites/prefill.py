@@ -1,5 +1,11 @@
-"""A long prompt through SmolLM2 with a window: lckernels.patch against FlexAttention and SDPA, in turns."""
+"""A long prompt through SmolLM2 with a window: lckernels.patch against FlexAttention and SDPA, in turns.
 
+`python -m bench.suites.prefill TOKENS LAYERS` times ours and FlexAttention without the suite's check in fp64,
+which takes too long at 32,768 tokens, and compares their states with each other.
+"""
+
+import argparse
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +16,7 @@ from bench.cases import book, smollm2
 from bench.cases.generation import Patch, PrefillCase
 from bench.cases.models import head_sizes
 from bench.harness.comparison import OWN, UNPACKED, Budget, Subject, chosen_backend, collect, make_rows
+from bench.harness.memory import with_extra_bytes
 from bench.harness.report.generation_goals import PREFILL, SUITE
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import Turns
@@ -113,3 +120,35 @@ def _subject(case: PrefillCase, model: nn.Module) -> Subject:
         unit="GFLOP/s",
         backend=chosen_backend("windowed_attention", q, k, k),
     )
+
+
+@torch.inference_mode()
+def unchecked(case: PrefillCase, rounds: int) -> None:
+    """Prints seconds and peak memory of each call, in turns, and how far its states are from the first."""
+    model, ids = build(case)
+    model.config.use_cache = True
+    flex = ModelPeer(model_attention.with_attention(model, _PEERS["flex"]))
+    ways = {OWN: own(model, case, "packed"), UNPACKED: own(model, case, None), "flex": flex}
+    states: Tensor | None = None
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            (found,), size = with_extra_bytes(partial(model_attention.run, way.model, ids))
+            seconds = time.perf_counter() - start
+            states = found if states is None else states
+            error = float((found - states).abs().max())
+            print(f"{name}: {seconds:.1f} s, {(size or 0) / 2**20:.0f} MiB, off by {error:.2g}", flush=True)
+            del found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("tokens", type=int)
+    parser.add_argument("layers", type=int)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    unchecked(PrefillCase(options.tokens, options.layers), options.rounds)
+
+
+if __name__ == "__main__":
+    main()

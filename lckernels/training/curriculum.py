@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
 
 from lckernels.checks import bad, integer, integers, number
+
+_SEEDS_OF_EPOCH = 2**20  # more than the passes of an epoch
 
 
 class LengthCurriculum(TrainerCallback):
@@ -17,7 +20,8 @@ class LengthCurriculum(TrainerCallback):
     Trainer's own sampler, in batches grouped by length too, is read past the documents that are still too
     long, and from its start again until an epoch is full. So steps and epochs are as many as without the
     callback, documents that fit are read more than once in an early epoch, and a run continues from a
-    checkpoint with the batches that it would have had. The dataset does not change.
+    checkpoint with the batches that it would have had. A sampler without a generator of its own, such as
+    that of group_by_length, draws by Trainer's seed. The dataset does not change.
 
     Args:
         lengths: tokens of each document of `train_dataset`, in its order.
@@ -29,10 +33,10 @@ class LengthCurriculum(TrainerCallback):
         stages: the same, in increasing order; inf for None.
 
     Raises:
-        TypeError: a length or a limit that is no integer; stages that are no mapping.
-        ValueError: no length; stages without 0.0, outside [0, 1) or with limits that do not increase; no
-            document that fits in the first stage. At the start of training: lengths of another number of
-            documents; a dataset without a sampler, such as an iterable one.
+        TypeError: a limit that is no integer; stages that are no mapping.
+        ValueError: no length, or one that is no integer; stages without 0.0, outside [0, 1) or with limits
+            that do not increase; no document that fits in the first stage. At the start of training: lengths
+            of another number of documents; a dataset without a sampler, such as an iterable one.
     """
 
     def __init__(self, lengths: Sequence[int], stages: Mapping[float, int | None]) -> None:
@@ -45,8 +49,8 @@ class LengthCurriculum(TrainerCallback):
             )
 
     def limit(self, progress: float) -> float:
-        """The most tokens of a document after this fraction of the training; inf without a limit."""
-        return next(limit for start, limit in reversed(self.stages) if progress >= start)
+        """The most tokens of a document after this fraction of the training, >= 0; inf without a limit."""
+        return next(limit for start, limit in reversed(self.stages) if max(progress, 0.0) >= start)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, train_dataloader: DataLoader | None = None, **kwargs: Any
@@ -61,7 +65,8 @@ class LengthCurriculum(TrainerCallback):
             raise bad("lengths", f"{len(self.lengths)} lengths", f"train_dataset has {count} documents")
         steps = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)  # of an epoch
         epochs = state.max_steps / max(1, steps)
-        train_dataloader.set_sampler(_Admitted(sampler, self.lengths, self.limit, epochs))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        train_dataloader.set_sampler(_Admitted(sampler, self.lengths, self.limit, epochs, seed))
 
 
 class _Admitted(Sampler[int]):
@@ -72,13 +77,19 @@ class _Admitted(Sampler[int]):
         lengths: tokens of each document.
         limit: fraction of the training -> the most tokens.
         epochs: of the training.
+        seed: of what the sampler draws from torch's global generator.
     """
 
     def __init__(
-        self, sampler: Sampler[int], lengths: Sequence[int], limit: Callable[[float], float], epochs: float
+        self,
+        sampler: Sampler[int],
+        lengths: Sequence[int],
+        limit: Callable[[float], float],
+        epochs: float,
+        seed: int,
     ) -> None:
         self.sampler, self.lengths, self.limit, self.epochs = sampler, lengths, limit, epochs
-        self.epoch = 0
+        self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer before each epoch."""
@@ -90,10 +101,10 @@ class _Admitted(Sampler[int]):
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
-        start, size, count = self.epoch, len(self), 0
+        start, size, count, passes = self.epoch, len(self), 0, 0
         while count < size:
             before = count
-            for index in self.sampler:
+            for index in self._order(start, passes):
                 if self.lengths[index] <= self.limit((start + count / size) / self.epochs):
                     yield index
                     count += 1
@@ -102,6 +113,13 @@ class _Admitted(Sampler[int]):
             if count == before:
                 allowed = "expected a sampler that has one that fits in the stage"
                 raise bad("train_dataset", "a sampler without a short document", allowed)
+            passes += 1
+
+    def _order(self, epoch: int, number: int) -> list[int]:
+        """The sampler's indices in a pass of an epoch, whatever was drawn before."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed + _SEEDS_OF_EPOCH * epoch + number)
+            return list(self.sampler)
 
 
 def _stages(stages: Mapping[float, int | None]) -> list[tuple[float, float]]:

@@ -45,7 +45,8 @@ def document_losses(
         logits: of a batch: (batch, num_labels), (batch, seqlen, num_labels), or a tuple that begins with
             these. Of question answering: a tuple of start and end logits, (batch, seqlen) each.
         labels: int64: (batch,), or (batch, seqlen) where -100 is not scored. Of question answering: a tuple
-            of start and end positions, (batch,) each; a position past the end is not scored.
+            of start and end positions, (batch,) each; a position past the end is not scored,
+            a negative one is the first token, as in the heads of transformers.
         shift: whether the label of a token is scored by the token before, as in decoders. For Trainer:
             `functools.partial(document_losses, shift=True)`.
 
@@ -53,8 +54,12 @@ def document_losses(
         (batch,) fp32 (fp64 for fp64), the sum over the labels of each document; (batch,) int64, their number.
 
     Raises:
-        TypeError: labels that are no classes, as of a regression; logits of another shape.
+        TypeError: labels that are no classes, as of a regression; logits of another shape; shift of labels
+            without tokens.
     """
+    if shift and (isinstance(labels, tuple | list) or (isinstance(labels, Tensor) and labels.dim() != 2)):
+        got = type(labels).__name__ if isinstance(labels, tuple | list) else f"shape {tuple(labels.shape)}"
+        raise TypeError(f"labels: got {got} with shift=True; expected (batch, seqlen)")
     if isinstance(labels, tuple | list):
         return _position_losses(logits, labels)
     found = logits[0] if isinstance(logits, tuple | list) else logits

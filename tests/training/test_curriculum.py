@@ -62,11 +62,13 @@ def test_a_stage_begins_within_an_epoch(tmp_path):
     assert max(batches[2]) <= 64 and len(batches) == 4
 
 
-@pytest.mark.parametrize("step", [6, 8])
-def test_a_run_continues_with_the_same_documents(step, tmp_path):
+@pytest.mark.parametrize("step, strategy", [(6, "random"), (8, "random"), (6, "group_by_length")])
+def test_a_run_continues_with_the_same_documents(step, strategy, tmp_path):
     """From a checkpoint within an epoch and at its end."""
-    batches, model, _ = run(tmp_path, save_steps=2)
-    again, other, _ = run(tmp_path, resume=str(tmp_path / f"checkpoint-{step}"), save_strategy="no")
+    options = {"train_sampling_strategy": strategy}
+    batches, model, _ = run(tmp_path, save_steps=2, **options)
+    checkpoint = str(tmp_path / f"checkpoint-{step}")
+    again, other, _ = run(tmp_path, resume=checkpoint, save_strategy="no", **options)
     assert again[-len(batches[step:]) :] == batches[step:]
     pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)

@@ -80,7 +80,7 @@ def test_half_precision_is_summed_in_fp32():
     torch.testing.assert_close(losses[0], cross_entropy(logits[0].float(), labels[0], reduction="sum"))
 
 
-def test_positions_outside_of_a_document_are_not_scored():
+def test_positions_outside_of_a_document():
     """As in the heads of transformers: a position past the end is ignored, a negative one is 0."""
     start, end = torch.randn(3, 6), torch.randn(3, 6)
     positions = torch.tensor([2, 6, -1]), torch.tensor([4, 9, 5])
@@ -105,6 +105,12 @@ def test_positions_outside_of_a_document_are_not_scored():
 def test_what_is_no_class(logits, labels, error):
     with pytest.raises(TypeError, match=error):
         document_losses(logits, labels)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2).long(), (torch.zeros(2).long(),) * 2])
+def test_a_shift_requires_labels_of_tokens(labels):
+    with pytest.raises(TypeError, match=r"labels: got .* with shift=True; expected \(batch, seqlen\)"):
+        document_losses(torch.zeros(2, 3), labels, shift=True)
 
 
 def test_states_beside_the_logits_are_not_kept(tmp_path):

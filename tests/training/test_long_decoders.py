@@ -189,7 +189,7 @@ def test_trainer(reentrant, bf16, tmp_path):
         options["gradient_checkpointing_kwargs"] = {"use_reentrant": reentrant}
     found = losses_of_trainer(model, tmp_path, **options)
     assert stock[2] < stock[0] - 0.05
-    assert found == pytest.approx(stock, rel=1e-2 if bf16 else 1e-4)
+    assert found == pytest.approx(stock, rel=3e-3 if bf16 else 1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"window": WINDOW, "sink_tokens": SINKS}], ids=["exact", "window"])
@@ -212,9 +212,12 @@ torch.set_num_threads(2)
 config = transformers.LlamaConfig(**SIZES)
 model = transformers.LlamaForCausalLM(config).train()
 ids = torch.randint(5, config.vocab_size, (1, config.max_position_embeddings))
+if OPTIONS:
+    lckernels.patch(model, **OPTIONS)
 with torch.no_grad():
-    stock = model(input_ids=ids, labels=ids, use_cache=False).loss
-lckernels.patch(model, **OPTIONS)
+    plain = model(input_ids=ids, labels=ids, use_cache=False).loss
+if not OPTIONS:
+    lckernels.patch(model)
 model.gradient_checkpointing_enable({"use_reentrant": REENTRANT})
 model.enable_input_require_grads()
 model(input_ids=ids[:, :64], labels=ids[:, :64], use_cache=False).loss.backward()
@@ -225,22 +228,26 @@ with torch.autocast("cpu", torch.bfloat16, enabled=AUTOCAST):
 loss.backward()
 peak = peak_bytes()
 assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
-print((peak - before) / 2**20, loss.item(), stock.item())
+print((peak - before) / 2**20, loss.item(), plain.item())
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
-    "options, reentrant, autocast",
+    "options, reentrant, autocast, bound",
     [
-        pytest.param({}, True, False, id="exact"),
-        pytest.param({"window": 1024, "sink_tokens": 4}, False, False, id="window"),
-        pytest.param({"window": 1024, "sink_tokens": 4}, True, True, id="window, bf16 autocast"),
+        pytest.param({}, True, False, 200, id="exact"),
+        pytest.param({"window": 1024, "sink_tokens": 4}, False, False, 320, id="window"),
+        pytest.param({"window": 1024, "sink_tokens": 4}, True, True, 230, id="window, bf16 autocast"),
     ],
 )
-def test_32k_tokens(options, reentrant, autocast):
-    """Peak memory above the model; 157, 263 and 182 MiB were measured, 513 MiB without checkpoints."""
+def test_32k_tokens(options, reentrant, autocast, bound):
+    """Peak MiB above the model: 157, 263 and 182 were measured, 513 without checkpoints.
+
+    The loss is that of a forward alone in fp32: of the stock model where the patch is exact, else of the
+    patched one.
+    """
     tokens, dim, layers = 32_768, 32, 6
     sizes = {
         **LLAMA, "hidden_size": dim, "num_attention_heads": 2, "num_key_value_heads": 1,
@@ -250,7 +257,6 @@ def test_32k_tokens(options, reentrant, autocast):
     code = "\n".join(f"{name} = {value!r}" for name, value in given.items())
     done = run(code + LONG, Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    peak, loss, stock = map(float, done.stdout.split())
-    assert peak < 320
-    if not options:
-        assert loss == pytest.approx(stock, rel=1e-2 if autocast else 1e-5)
+    peak, loss, plain = map(float, done.stdout.split())
+    assert peak < bound
+    assert loss == pytest.approx(plain, rel=3e-3 if autocast else 1e-5)

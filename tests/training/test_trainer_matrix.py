@@ -5,6 +5,7 @@ or transformers alone. `--trainer-table PATH` writes the table of docs/training.
 """
 
 # ruff: noqa: E402
+import inspect
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,11 @@ def check_the_error(task, method, folder):
         plain = tuned(base(task), task, method)
         with pytest.raises(ValueError, match=error):
             trainer(plain, task, folder, documents(task, (12, 8)), max_steps=1).train()
+    elif "cache" in inspect.signature(transformers.BertModel.forward).parameters:
+        with pytest.raises(ValueError, match=r"past.key.values"):
+            trainer(
+                tuned(base(task), task, method), task, folder, documents(task, (12, 8)), max_steps=1
+            ).train()
 
 
 def test_the_documentation_has_every_case():

@@ -69,8 +69,9 @@ void set_first_keys_ahead(const AttentionParams& p, DType dtype, int64_t step,
   for (int64_t i = step; i < number; ++i) {
     const QueryTask& next = (*tasks)[i];
     const Sequence& sequence = p.sequences[next.sequence];
+    if (next.num_splits > 1 || reads_in_place(p, next.rows)) continue;
     const TileList tiles = tiles_of_queries(p, sequence, {0, sequence.q_len});
-    if (count(tiles) == 0 || next.num_splits > 1 || reads_in_place(p, next.rows)) continue;
+    if (count(tiles) == 0) continue;
     const int64_t key = tile_at(tiles, 0) * kTile;
     const int64_t keys = std::min<int64_t>(kTile, sequence.bounds.num_keys - key);
     const auto rows = [&](const HeadsTensor& x, int64_t dim) {
