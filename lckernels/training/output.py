@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -85,6 +86,9 @@ def _position_losses(logits: Any, positions: tuple[Tensor, ...]) -> tuple[Tensor
     if not isinstance(logits, tuple | list) or len(logits) < len(positions):
         got = type(logits).__name__
         raise TypeError(f"logits: got {got}; expected a tuple with the logits of start and end positions")
+    if len(positions) != 2 or any(not isinstance(x, Tensor) or x.dim() != 1 for x in positions):
+        got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in positions]
+        raise TypeError(f"labels: got a tuple of {got}; expected start and end positions, (batch,) each")
     parts = []
     for scores, position in zip(logits, positions, strict=False):
         past = position >= scores.shape[1]
@@ -109,7 +113,7 @@ def token_loss(prediction: Any) -> dict[str, float]:
         TypeError: the predictions are none of these.
     """
     predictions = prediction.predictions
-    if not isinstance(predictions, tuple | list) or len(predictions) != 2:
+    if not _are_document_losses(predictions):
         expected = (
             "expected those of CausalChunks or MaskedChunks, or preprocess_logits_for_metrics=document_losses"
         )
@@ -118,3 +122,13 @@ def token_loss(prediction: Any) -> dict[str, float]:
     total = int(counts.sum())
     loss = float(losses.astype("float64").sum()) / total if total else 0.0
     return {"loss": loss, "scored_tokens": total}
+
+
+def _are_document_losses(predictions: Any) -> bool:
+    """Whether predictions are arrays of losses and of numbers of labels, one of each per document."""
+    if not isinstance(predictions, tuple | list) or len(predictions) != 2:
+        return False
+    if not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in predictions):
+        return False
+    losses, counts = predictions
+    return len(losses) == len(counts) and losses.dtype.kind == "f" and counts.dtype.kind == "i"

@@ -1,6 +1,7 @@
 """A loss per label in Trainer's evaluation of lengthened models, whatever the batch size."""
 
 # ruff: noqa: E402
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -118,3 +119,22 @@ def test_states_beside_the_logits_are_not_kept(tmp_path):
     model, data = read_any_length(base(SEQ2SEQ), SEQ2SEQ), documents(SEQ2SEQ, LENGTHS)
     predictions = trainer(model, SEQ2SEQ, tmp_path, data, trainer=PER_LABEL).predict(data).predictions
     assert [x.shape for x in predictions] == [(len(LENGTHS),)] * 2
+
+
+def test_positions_are_two_of_each_document():
+    """BertForPreTraining has a tuple of labels too: of tokens and of the next sentence."""
+    labels = torch.zeros(2, 5).long(), torch.zeros(2).long()
+    with pytest.raises(
+        TypeError, match=r"labels: got a tuple of \[\(2, 5\), \(2,\)\]; expected start and end"
+    ):
+        document_losses((torch.zeros(2, 5), torch.zeros(2, 5)), labels)
+
+
+@pytest.mark.parametrize(
+    "counts", [np.zeros((2, 5), "float32"), np.zeros(2, "float32"), np.zeros(3, "int64"), None]
+)
+def test_predictions_of_another_kind(counts):
+    """Start and end logits of question answering are two arrays as well."""
+    prediction = transformers.EvalPrediction((np.zeros(2, "float32"), counts), None)
+    with pytest.raises(TypeError, match="prediction: got predictions of type tuple; expected those of"):
+        token_loss(prediction)
