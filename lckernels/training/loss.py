@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from lckernels.ops.registration import first_order
@@ -59,8 +58,7 @@ def linear_cross_entropy(
             states, weight, labels, linear_bias=bias, reduction=reduction, options=options
         )
         return (_FirstOrder.apply(loss), None) if grads else (loss.sum(), loss)
-    total, losses = _Pieces.apply(states, weight, bias, labels, softcap, label_smoothing, grads)
-    return (_FirstOrder.apply(total), losses) if grads else (total, losses)
+    return _Pieces.apply(states, weight, bias, labels, softcap, label_smoothing, grads)
 
 
 def head_cross_entropy(
@@ -103,10 +101,9 @@ def has_torch_loss() -> bool:
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The loss itself; the backward raises where autograd records it (create_graph=True).
+    """torch's loss; the backward raises where autograd records it (create_graph=True).
 
-    Without it the gradients of the pieces, which the forward computed, are constants of the second order:
-    in torch's loss too (2.13).
+    Without it the gradients, which torch's forward computed (2.13), are constants of the second order.
     """
 
     @staticmethod
@@ -177,7 +174,7 @@ class _Pieces(torch.autograd.Function):
         return total, losses
 
     @staticmethod
-    @once_differentiable
+    @first_order("training.loss.linear_cross_entropy")
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         found = (None if x is None else x * grad.to(x.dtype) for x in ctx.saved_tensors)
         return *found, None, None, None, None
