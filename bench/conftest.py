@@ -25,6 +25,19 @@ ATTENTION = Budget(rounds=15, seconds=1.5, peer_seconds=0.4, call_seconds=3.0)
 MODELS = Budget(rounds=7, seconds=6.0, peer_seconds=4.0, call_seconds=60.0)
 MODELS_TABLE = Budget(rounds=7, seconds=60.0, peer_seconds=30.0, call_seconds=120.0)
 
+# Cases whose id is their label, by fixture: quick, full.
+CASES = {
+    "chunked_case": (CHUNKED_QUICK, CHUNKED_FULL),
+    "model_case": (MODELS_QUICK, MODELS_FULL),
+    "t5_case": (T5_QUICK, T5_FULL),
+    "prefill_case": (PREFILL_QUICK, PREFILL_FULL),
+    "longformer_case": (LONGFORMER_QUICK, LONGFORMER_FULL),
+    "tower_case": (TOWERS_QUICK, TOWERS_FULL),
+    "step_case": (STEPS_QUICK, STEPS_FULL),
+    "head_case": (HEADS_QUICK, HEADS_FULL),
+    "cross_case": (CROSS, CROSS),
+}
+
 _MEASURED = pytest.StashKey[list[rows.Row]]()
 
 
@@ -63,32 +76,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = ATTENTION_FULL if full else ATTENTION_QUICK
         ids = [f"{direction}-{case.label}" for direction, case in cases]
         metafunc.parametrize(("direction", "attention_case"), cases, ids=ids)
-    if "chunked_case" in metafunc.fixturenames:
-        cases = CHUNKED_FULL if full else CHUNKED_QUICK
-        metafunc.parametrize("chunked_case", cases, ids=[case.label for case in cases])
-    if "model_case" in metafunc.fixturenames:
-        cases = MODELS_FULL if full else MODELS_QUICK
-        metafunc.parametrize("model_case", cases, ids=[case.label for case in cases])
-    if "t5_case" in metafunc.fixturenames:
-        cases = T5_FULL if full else T5_QUICK
-        metafunc.parametrize("t5_case", cases, ids=[case.label for case in cases])
-    if "prefill_case" in metafunc.fixturenames:
-        cases = PREFILL_FULL if full else PREFILL_QUICK
-        metafunc.parametrize("prefill_case", cases, ids=[case.label for case in cases])
-    if "longformer_case" in metafunc.fixturenames:
-        cases = LONGFORMER_FULL if full else LONGFORMER_QUICK
-        metafunc.parametrize("longformer_case", cases, ids=[case.label for case in cases])
-    if "tower_case" in metafunc.fixturenames:
-        cases = TOWERS_FULL if full else TOWERS_QUICK
-        metafunc.parametrize("tower_case", cases, ids=[case.label for case in cases])
-    if "step_case" in metafunc.fixturenames:
-        cases = STEPS_FULL if full else STEPS_QUICK
-        metafunc.parametrize("step_case", cases, ids=[case.label for case in cases])
-    if "head_case" in metafunc.fixturenames:
-        cases = HEADS_FULL if full else HEADS_QUICK
-        metafunc.parametrize("head_case", cases, ids=[case.label for case in cases])
-    if "cross_case" in metafunc.fixturenames:
-        metafunc.parametrize("cross_case", CROSS, ids=[case.label for case in CROSS])
+    for name, (quick, whole) in CASES.items():
+        if name in metafunc.fixturenames:
+            cases = whole if full else quick
+            metafunc.parametrize(name, cases, ids=[case.label for case in cases])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cases.training import HEAD, TRAINING, HeadCase
-from bench.harness.check import check
 from bench.harness.comparison import OWN, Budget, Subject, make_rows
-from bench.harness.memory import with_extra_bytes
 from bench.harness.report.training_goals import LOGITS, SUITE
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import Turns
+from bench.suites.patched import checked_calls
 from lckernels.training.loss import linear_cross_entropy
 
 _PIECE = 256  # tokens of a piece of the truth
@@ -28,13 +27,7 @@ def head_rows(case: HeadCase, budget: Budget, log: Callable[[str], None] = print
     inputs = case.build()
     calls = {OWN: partial(_in_pieces, *inputs), LOGITS: partial(_all_logits, *inputs)}
     want, baseline = _exact(*inputs), calls[LOGITS]()
-    checks, extra_bytes = {}, {}
-    for name, call in calls.items():
-        results, extra_bytes[name] = with_extra_bytes(call)
-        checks[name] = check(name, results, want, baseline)
-        size = "memory not measured" if extra_bytes[name] is None else f"{extra_bytes[name] / 2**20:.0f} MiB"
-        log(f"  {case.label} {name}: off by {checks[name].error:.2g}, {size}")
-        del results
+    checks, extra_bytes = checked_calls(calls, want, baseline, case.label, log)
     turns = Turns(calls, budget.peer_seconds)
     for _ in range(budget.rounds):
         turns.round()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bench.harness.check import check
+from bench.harness.check import Checked, check
 from bench.harness.comparison import OWN, Budget, Subject, make_rows
 from bench.harness.memory import with_extra_bytes
 from bench.harness.report.patched_goals import DEFAULT
@@ -47,17 +47,41 @@ def patched_rows(
     lckernels.patch(ours)
     calls = {OWN: make_call(ours), DEFAULT: make_call(model)}
     baseline = calls[DEFAULT]()
+    checks, extra_bytes = checked_calls(calls, want, baseline, label, log)
+    del baseline, want
+    turns = Turns(calls, budget.peer_seconds)
+    for _ in range(budget.rounds):
+        turns.round()
+    return make_rows(subject, turns.timings(), checks, {}, (), extra_bytes=extra_bytes)
+
+
+def checked_calls(
+    calls: dict[str, Call],
+    want: tuple[Tensor, ...],
+    baseline: tuple[Tensor, ...],
+    label: str,
+    log: Callable[[str], None],
+) -> tuple[dict[str, Checked], dict[str, int | None]]:
+    """By provider: the check of its results, and the peak memory of a call above what was there before.
+
+    Args:
+        calls: by provider.
+        want: the exact results.
+        baseline: results by honest torch arithmetic, whose error is the measure.
+        label: of the case, for the log.
+        log: gets a line for each provider.
+
+    Raises:
+        AssertionError: our result is wrong.
+    """
     checks, extra_bytes = {}, {}
     for name, call in calls.items():
         results, extra_bytes[name] = with_extra_bytes(call)
         checks[name] = check(name, results, want, baseline)
         size = "memory not measured" if extra_bytes[name] is None else f"{extra_bytes[name] / 2**20:.0f} MiB"
         log(f"  {label} {name}: off by {checks[name].error:.2g}, {size}")
-    del baseline, want, results
-    turns = Turns(calls, budget.peer_seconds)
-    for _ in range(budget.rounds):
-        turns.round()
-    return make_rows(subject, turns.timings(), checks, {}, (), extra_bytes=extra_bytes)
+        del results
+    return checks, extra_bytes
 
 
 def results_of(
