@@ -3,8 +3,8 @@
 Every way has gradient checkpoints. Ours and two peers have the loss of `lckernels.training`, in pieces; the
 default has transformers' own, on all logits. Each is checked on the model's first layers.
 
-`python -m bench.suites.training_step TOKENS LAYERS [--autocast]` prints seconds and memory of each way, without
-the check, whose truth in fp64 takes longer than the steps.
+`python -m bench.suites.training_step TOKENS LAYERS [--autocast]` prints seconds and memory of each way,
+without the check, whose truth in fp64 takes longer than the steps.
 """
 
 import argparse
@@ -168,7 +168,7 @@ def _subject(case: StepCase, model: nn.Module) -> Subject:
 
 
 def unchecked(case: StepCase, rounds: int) -> None:
-    """Prints seconds and peak memory of a step of each way, in turns, and how far its loss is from the first."""
+    """Prints seconds and peak memory of a step of each way, in turns, and the difference of its loss."""
     model, ids = case.build()
     steps = {name: partial(step, make(model, case), case, ids) for name, (make, step) in WAYS.items()}
     first: dict[str, float] = {}
@@ -178,7 +178,9 @@ def unchecked(case: StepCase, rounds: int) -> None:
             results, size = with_extra_bytes(step)
             seconds = time.perf_counter() - start
             off = float(results[0]) - first.setdefault("loss", float(results[0]))
-            print(f"{name}: {seconds:.1f} s, {(size or 0) / 2**20:.0f} MiB, loss off by {off:.2g}", flush=True)
+            print(
+                f"{name}: {seconds:.1f} s, {(size or 0) / 2**20:.0f} MiB, loss off by {off:.2g}", flush=True
+            )
             del results
 
 

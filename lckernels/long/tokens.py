@@ -17,12 +17,14 @@ class Tokens:
     Attributes:
         input_ids: (1, seqlen) int64, special tokens included.
         offsets: (num_tokens, 2) int64, the characters of each token, without the special tokens.
-        leading: how many special tokens come first.
+        leading: how many tokens come before those of the text: special tokens, and a first segment.
+        token_type_ids: (1, seqlen) int64; None where the tokenizer returns none.
     """
 
     input_ids: Tensor
     offsets: Tensor
     leading: int
+    token_type_ids: Tensor | None = None
 
 
 # A byte-level vocabulary without merges may lack a letter; one of proteins has capitals alone.
@@ -47,26 +49,38 @@ def prefix_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def tokenize(tokenizer: Any, text: str, name: str) -> Tokens:
+def tokenize(tokenizer: Any, text: str, name: str, first: str | None = None) -> Tokens:
     """The tokens of a text of any length; names of special tokens in it are tokenized as text.
 
     Args:
         tokenizer: a fast tokenizer.
         text: any text.
         name: of the model, for error messages.
+        first: a segment before the text, such as a question; the offsets are those of the text alone.
 
     Raises:
         InputError: a piece of the text is a special token, and the vocabulary has no unknown token.
     """
+    texts = (text,) if first is None else (first, text)
     encoding = tokenizer(
-        text, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
+        *texts, return_offsets_mapping=True, truncation=False, verbose=False, split_special_tokens=True
     )
-    leading, trailing = count_special_tokens(tokenizer, name)
     ids = torch.tensor(encoding["input_ids"], device="cpu")
-    inside = slice(leading, len(ids) - trailing)
+    if first is None:
+        leading, trailing = count_special_tokens(tokenizer, name)
+        inside = slice(leading, len(ids) - trailing)
+    else:
+        segments = encoding.sequence_ids(0)
+        leading = segments.index(1) if 1 in segments else len(ids)
+        before = [column for column, segment in enumerate(segments[:leading]) if segment == 0]
+        for segment in (slice(before[0], before[-1] + 1),) if before else ():
+            _replace_special(tokenizer, ids[segment], name)
+        inside = slice(leading, leading + segments.count(1))
     _replace_special(tokenizer, ids[inside], name)
     offsets = torch.tensor(encoding["offset_mapping"], device="cpu").reshape(-1, 2)
-    return Tokens(ids[None], offsets[inside], leading)
+    types = encoding.get("token_type_ids")
+    types = None if types is None else torch.tensor(types, device="cpu")[None]
+    return Tokens(ids[None], offsets[inside], leading, types)
 
 
 def _replace_special(tokenizer: Any, content: Tensor, name: str) -> None:

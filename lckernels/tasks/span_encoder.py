@@ -16,6 +16,7 @@ from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
 from lckernels.long.tokens import Tokens, count_special_tokens, prefix_ids, tokenize
 from lckernels.prompts import num_virtual_tokens
+from lckernels.tasks.documents import check_eval_mode, check_tokenizer
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names that `encode_document` looks for
 
@@ -85,7 +86,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
             else:
                 hint = f"{prompt!r} is not read; unlengthen the model, then every chunk reads it"
                 warnings.warn(f"model: its prompt for documents {hint}", stacklevel=outer_stacklevel())
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     special_tokens = count_special_tokens(tokenizer, name)
     if encoder is None:
         options = _with_defaults(options, parts.encoder, parts.readers, tokenizer)
@@ -96,9 +97,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
     if encoder.special_tokens != special_tokens:
         got = f"{special_tokens} special tokens of the tokenizer"
         raise bad("tokenizer", got, f"special_tokens of the encoder are {encoder.special_tokens}")
-    modules = (*encoder.model.modules(), *(m for part in rest for m in part.modules()))
-    if encoder.model.training or any(isinstance(m, nn.Dropout) and m.training for m in modules):
-        raise bad("model", f"{name} in training mode", "expected model.eval()")
+    check_eval_mode(name, encoder.model, *rest)
     return SpanEncoder(encoder, tokenizer, name, rest, getattr(model, "truncate_dim", None))
 
 
@@ -147,12 +146,3 @@ def _document_prompt(model: nn.Module) -> str:
     prompts = getattr(model, "prompts", None) or {}
     names = (*_DOCUMENT_PROMPTS, getattr(model, "default_prompt_name", None))
     return next((prompts[name] for name in names if name in prompts), "")
-
-
-def _check_tokenizer(tokenizer: Any) -> None:
-    """Raises TypeError for a tokenizer without offsets of tokens."""
-    if not getattr(tokenizer, "is_fast", False):
-        kind = "None" if tokenizer is None else f"{type(tokenizer).__name__}, without offsets of its tokens"
-        raise TypeError(
-            f"tokenizer: got {kind}; expected the model's fast tokenizer, as AutoTokenizer loads it"
-        )

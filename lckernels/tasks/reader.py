@@ -1,0 +1,200 @@
+"""A model with a task head that reads documents of any length: states are merged, the head runs once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lckernels.checks import bad, boolean, integer
+from lckernels.extras import import_extra
+from lckernels.long.chunking import micro_batches
+from lckernels.long.lengthen import lengthened
+from lckernels.long.parts import find_parts
+from lckernels.long.readers import longest_chunk
+from lckernels.tasks.documents import Document, check_eval_mode, check_tokenizer, read_document
+
+_CALL_TOKENS = 2**16  # of documents that share a call of the model
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kind of task head.
+
+    Attributes:
+        name: in words, for messages.
+        example: the class of transformers that loads one.
+        fits: whether a model has it, from its config and its output for a row of tokens.
+    """
+
+    name: str
+    example: str
+    fits: Callable[[Any, Any], bool]
+
+
+def _has_labels(config: Any, output: Any, rank: int) -> bool:
+    logits = getattr(output, "logits", None)
+    return isinstance(logits, Tensor) and logits.dim() == rank and logits.shape[-1] == config.num_labels
+
+
+QUESTION_ANSWERING = Head(
+    "question answering",
+    "AutoModelForQuestionAnswering",
+    lambda config, output: getattr(output, "start_logits", None) is not None,
+)
+TOKEN_CLASSIFICATION = Head(
+    "token classification",
+    "AutoModelForTokenClassification",
+    lambda config, output: _has_labels(config, output, 3),
+)
+SEQUENCE_CLASSIFICATION = Head(
+    "sequence classification",
+    "AutoModelForSequenceClassification",
+    lambda config, output: _has_labels(config, output, 2),
+)
+
+
+class DocumentReader:
+    """A model and its tokenizer, which read documents.
+
+    Args:
+        model: of transformers, with a task head, in eval mode; lengthened or not.
+        tokenizer: of the model, a fast one.
+        head: which head the model must have.
+        chunk_len: tokens of a chunk, special tokens and first segment included. Default: that of `defaults`,
+            at most the model's positions.
+        overlap: tokens that neighbouring chunks share. Default: that of `defaults`.
+        batch: the most documents of a call of the model.
+        progress: show a progress bar: over the tokens of one document, over several documents.
+        limit: the most tokens of a text that are read. Default: all.
+        defaults: (chunk_len, overlap) of the task; None for those of `lengthen`.
+
+    Raises:
+        TypeError: a model without an encoder or without the head; a tokenizer without offsets.
+        ValueError: an option that is out of range, options for a model that is lengthened already, a model in
+            training mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        head: Head,
+        *,
+        chunk_len: int | None = None,
+        overlap: int | None = None,
+        batch: int = 8,
+        progress: bool = False,
+        limit: int | None = None,
+        defaults: tuple[int, int] | None = None,
+    ) -> None:
+        check_tokenizer(tokenizer)
+        self.model, self.tokenizer, self.name = model, tokenizer, type(model).__name__
+        self.parts = find_parts(model)
+        check_eval_mode(self.name, model)
+        self.batch = integer("batch", batch, 1)
+        self.progress = boolean("progress", progress)
+        self.limit = None if limit is None else integer("limit", limit, 1)
+        given = {"chunk_len": chunk_len, "overlap": overlap}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.parts.is_lengthened and given:
+            raise bad(next(iter(given)), f"{next(iter(given.values()))} for {self.name}, which is lengthened",
+                      "expected None, or a model that is not lengthened")  # fmt: skip
+        self._options = given if self.parts.is_lengthened else self._with_defaults(given, defaults)
+        self._check_head(head)
+
+    def documents(self, texts: Sequence[str], first: str | Sequence[str] | None = None) -> list[Document]:
+        """The rows of the texts, in their order.
+
+        Args:
+            texts: of any length.
+            first: a segment before each text, or one for each of them.
+        """
+        firsts = [first] * len(texts) if first is None or isinstance(first, str) else list(first)
+        return [
+            read_document(self.tokenizer, text, self.name, index=i, first=before, limit=self.limit)
+            for i, (text, before) in enumerate(zip(texts, firsts, strict=True))
+        ]
+
+    @torch.no_grad()
+    def read(self, documents: Sequence[Document]) -> Iterator[tuple[Document, Any, int]]:
+        """Each document, the model's output for its batch, and its row there; long documents come first.
+
+        Output tensors of tokens have the columns of the row: `output.logits[row, document.columns]`.
+        """
+        order = sorted(documents, key=len, reverse=True)
+        ranges = micro_batches([len(document) for document in order], _CALL_TOKENS) if order else ()
+        with self._lengthened(len(order) == 1), self._bar(len(order)) as bar:
+            for first, last in ranges:
+                for begin in range(first, last, self.batch):
+                    part = order[begin : min(begin + self.batch, last)]
+                    output = self.model(**self._inputs(part), return_dict=True)
+                    yield from ((document, output, row) for row, document in enumerate(part))
+                    bar(len(part))
+
+    @property
+    def _reads_types(self) -> bool:
+        """Whether the model has embeddings of token types; RoBERTa's one type has no meaning."""
+        return (getattr(self.parts.encoder.config, "type_vocab_size", 0) or 0) > 1
+
+    def _with_defaults(self, given: dict[str, Any], defaults: tuple[int, int] | None) -> dict[str, Any]:
+        if defaults is None:
+            return given
+        found = longest_chunk(self.parts.encoder, self.parts.readers)
+        positions = defaults[0] if found is None else found[0]
+        if "chunk_len" in given:
+            return given
+        chunk_len = min(defaults[0], positions)
+        if "overlap" in given or chunk_len < defaults[0]:
+            return {"chunk_len": chunk_len, **given}
+        return {"chunk_len": chunk_len, "overlap": defaults[1]}
+
+    def _inputs(self, documents: Sequence[Document]) -> dict[str, Tensor]:
+        """Padded on the right."""
+        device = next(self.model.parameters()).device
+        padding = self.tokenizer.pad_token_id or 0
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = [document.input_ids for document in documents]
+        inputs = {
+            "input_ids": pad(ids, batch_first=True, padding_value=padding),
+            "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
+        }
+        types = [document.token_type_ids for document in documents]
+        if types[0] is not None and self._reads_types:
+            inputs["token_type_ids"] = pad(types, batch_first=True)
+        return {name: x.to(device) for name, x in inputs.items()}
+
+    @contextmanager
+    def _lengthened(self, single: bool = False) -> Iterator[None]:
+        if self.parts.is_lengthened:
+            yield
+            return
+        with lengthened(self.model, self.tokenizer, **self._options, progress=self.progress and single):
+            yield
+
+    @contextmanager
+    def _bar(self, count: int) -> Iterator[Callable[[int], Any]]:
+        """What is called with the number of documents that were read."""
+        if not self.progress or count == 1:
+            yield lambda read: None
+            return
+        with import_extra("tqdm", "hf").tqdm(total=count, unit="document") as bar:
+            yield bar.update
+
+    @torch.no_grad()
+    def _check_head(self, head: Head) -> None:
+        """Raises TypeError for a model without the head, from a row of a few tokens."""
+        text = next(
+            text
+            for text in ("x", "a", "A", "1")
+            if self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
+        with self._lengthened():
+            output = self.model(
+                **self._inputs([read_document(self.tokenizer, text, self.name)]), return_dict=True
+            )
+        if not head.fits(self.model.config, output):
+            got = f"{self.name}, without a head for {head.name}"
+            raise TypeError(f"model: got {got}; expected one as {head.example} loads it")
