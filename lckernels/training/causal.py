@@ -94,12 +94,13 @@ class CausalChunks(ChunkLoss):
             `LossOutput`. Without a scored token the loss is 0, with zero gradients.
 
         Raises:
-            TypeError: an argument is no tensor.
-            ValueError: shapes that do not fit, a label on padding, an argument that chunks do not support.
+            TypeError: an argument is no tensor, num_items_in_batch no number.
+            ValueError: shapes that do not fit, a label on padding, an argument that chunks do not support,
+                num_items_in_batch that is negative, not finite, or 0 where a token is scored.
         """
         if labels is None and isinstance(input_ids, Tensor):
             labels = input_ids
-            if attention_mask is not None and attention_mask.shape == labels.shape:
+            if isinstance(attention_mask, Tensor) and attention_mask.shape == labels.shape:
                 labels = labels.masked_fill(attention_mask.to(labels.device) == 0, IGNORED)
         return self._loss(input_ids, attention_mask, labels, num_items_in_batch, return_dict, 0, kwargs)
 

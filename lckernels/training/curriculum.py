@@ -34,13 +34,17 @@ class LengthCurriculum(TrainerCallback):
 
     Raises:
         TypeError: a limit that is no integer; stages that are no mapping.
-        ValueError: no length, or one that is no integer; stages without 0.0, outside [0, 1) or with limits
-            that do not increase; no document that fits in the first stage. At the start of training: lengths
-            of another number of documents; a dataset without a sampler, such as an iterable one.
+        ValueError: no length, or one that is no integer >= 1; stages without 0.0, outside [0, 1) or with
+            limits that do not increase; no document that fits in the first stage. At the start of training:
+            lengths of another number of documents; a dataset without a sampler, such as an iterable one.
     """
 
     def __init__(self, lengths: Sequence[int], stages: Mapping[float, int | None]) -> None:
         self.lengths = integers("lengths", lengths).tolist()
+        wrong = [i for i, length in enumerate(self.lengths) if length < 1]
+        if wrong:
+            got = f"{self.lengths[wrong[0]]} for document {wrong[0]}"
+            raise bad("lengths", got, "expected integers >= 1, the tokens of each document")
         self.stages = _stages(stages)
         if not any(length <= self.stages[0][1] for length in self.lengths):
             got = f"documents of {min(self.lengths, default=0)} or more tokens"
@@ -129,7 +133,7 @@ def _stages(stages: Mapping[float, int | None]) -> list[tuple[float, float]]:
     for start in stages:
         number("stages", start, 0)
     found = sorted(
-        (float(start), math.inf if limit is None else integer("stages", limit, 1))
+        (float(start), math.inf if limit is None else integer("stages", limit, 1, alternative=" or None"))
         for start, limit in stages.items()
     )
     starts, limits = [start for start, _ in found], [limit for _, limit in found]

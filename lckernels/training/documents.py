@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lckernels.checks import bad
+from lckernels.checks import bad, number
 from lckernels.long.batches import token_ranges
 
 IGNORED = -100  # a label that is not scored
@@ -17,6 +17,7 @@ _WHY_NOT = {
     "output_hidden_states": "only the states that are scored are kept",
     "past_key_values": "a cache is not supported",
     "cache": "a cache is not supported",
+    "logits_to_keep": "no logits are kept",
     "shift_labels": "pass labels, which are shifted within each document",
 }
 
@@ -95,8 +96,9 @@ def read_documents(
         torch.zeros(shape[0], dtype=torch.int64, device="cpu"),
         torch.full(shape[:1], shape[1], device="cpu"),
     )
-    if attention_mask is not None and input_ids.numel():
+    if attention_mask is not None:
         _check("attention_mask", attention_mask, shape)
+    if attention_mask is not None and input_ids.numel():
         ranges = token_ranges(attention_mask, shape, "input_ids", allow_empty=True)
         first, lengths = (first, lengths) if ranges is None else ranges
     short = ((lengths > 0) & (lengths < num_special)).nonzero()
@@ -133,8 +135,28 @@ def check_unsupported(kwargs: dict[str, Any]) -> None:
     """Raises ValueError for an argument that chunks do not support."""
     for name, why in _WHY_NOT.items():
         value = kwargs.get(name)
-        if value is not None and value is not False:
+        is_default = value is None or (isinstance(value, int) and value == 0)
+        if not is_default:
             raise bad(name, type(value).__name__, why)
+
+
+def read_num_items(value: Any) -> float | None:
+    """The divisor of a loss, which Trainer passes as a tensor: 0-d, or (devices, 1) under DataParallel.
+
+    0 is where no batch of a step has a label.
+
+    Raises:
+        TypeError: no number.
+        ValueError: a number that is negative or not finite.
+    """
+    name, x = "num_items_in_batch", value
+    if isinstance(x, Tensor):
+        if not x.numel() or x.dtype == torch.bool or x.is_complex():
+            raise TypeError(f"{name}: got shape {tuple(x.shape)} of {x.dtype}; expected one number")
+        x = x.flatten()[0].item()
+    if x is not None:
+        number(name, x, 0)
+    return x
 
 
 def _check(name: str, x: object, shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -94,9 +94,10 @@ class MaskedChunks(ChunkLoss):
             `LossOutput`. Without a scored token the loss is 0, with zero gradients.
 
         Raises:
-            TypeError: an argument is no tensor.
+            TypeError: an argument is no tensor, num_items_in_batch no number.
             ValueError: no labels, shapes that do not fit, a document without its special tokens, a label on
-                padding, an argument that chunks do not support.
+                padding, an argument that chunks do not support, num_items_in_batch that is negative, not
+                finite, or 0 where a token is scored.
         """
         if labels is None:
             raise bad("labels", "None", "expected the ids of the masked tokens, -100 elsewhere")

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
+from lckernels.checks import bad
+from lckernels.training.documents import IGNORED
+
 
 @dataclass
 class LossOutput(ModelOutput):
@@ -47,7 +50,8 @@ def document_losses(
             these. Of question answering: a tuple of start and end logits, (batch, seqlen) each.
         labels: int64: (batch,), or (batch, seqlen) where -100 is not scored. Of question answering: a tuple
             of start and end positions, (batch,) each; a position past the end is not scored,
-            a negative one is the first token, as in the heads of transformers.
+            a negative one is the first token, as in the heads of transformers. Last columns in which all
+            logits are -100 are no tokens: with several processes Trainer adds them.
         shift: whether the label of a token is scored by the token before, as in decoders. For Trainer:
             `functools.partial(document_losses, shift=True)`.
 
@@ -55,30 +59,47 @@ def document_losses(
         (batch,) fp32 (fp64 for fp64), the sum over the labels of each document; (batch,) int64, their number.
 
     Raises:
-        TypeError: labels that are no classes, as of a regression; logits of another shape; shift of labels
-            without tokens.
+        TypeError: labels that are no classes, as of a regression; logits of another kind or shape; shift of
+            labels without tokens.
+        ValueError: a label that is no class and not -100.
     """
     if shift and (isinstance(labels, tuple | list) or (isinstance(labels, Tensor) and labels.dim() != 2)):
         got = type(labels).__name__ if isinstance(labels, tuple | list) else f"shape {tuple(labels.shape)}"
         raise TypeError(f"labels: got {got} with shift=True; expected (batch, seqlen)")
     if isinstance(labels, tuple | list):
         return _position_losses(logits, labels)
-    found = logits[0] if isinstance(logits, tuple | list) else logits
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise TypeError(
-            f"labels: got {getattr(labels, 'dtype', type(labels).__name__)}; expected int64 classes"
-        )
-    if found.shape[:-1] != labels.shape:
-        got = f"shape {tuple(found.shape)}"
-        raise TypeError(
-            f"logits: got {got}; expected the classes of labels {tuple(labels.shape)} as the last dim"
-        )
+    found = _classes(logits, labels)
     if shift:
         found, labels = found[:, :-1], labels[:, 1:]
     found = found.double() if found.dtype == torch.float64 else found.float()
     losses = cross_entropy(found.flatten(0, -2), labels.flatten(), reduction="none")
-    rows = len(labels)
-    return losses.view(rows, -1).sum(1), (labels != -100).view(rows, -1).sum(1)
+    shape = (len(labels), labels.shape[1:].numel())
+    return losses.view(shape).sum(1), (labels != IGNORED).view(shape).sum(1)
+
+
+def _classes(logits: Any, labels: Any) -> Tensor:
+    """The logits of the classes of labels; raises as `document_losses`."""
+    found = logits[0] if isinstance(logits, tuple | list) and logits else logits
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not labels.dim():
+        got = type(labels).__name__
+        if isinstance(labels, Tensor):
+            got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise TypeError(f"labels: got {got}; expected int64 classes, (batch,) or (batch, seqlen)")
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        got = getattr(found, "dtype", type(found).__name__)
+        expected = "expected a floating point tensor with the classes as the last dim"
+        raise TypeError(f"logits: got {got}; {expected}")
+    if not found.dim() or found.shape[:-1] != labels.shape:
+        got = f"shape {tuple(found.shape)}"
+        raise TypeError(
+            f"logits: got {got}; expected the classes of labels {tuple(labels.shape)} as the last dim"
+        )
+    # On a GPU torch's own check ends the process's work there, so the values are read here.
+    unknown = labels[(labels != IGNORED) & ((labels < 0) | (labels >= found.shape[-1]))]
+    if len(unknown):
+        allowed = f"expected classes from 0 to {found.shape[-1] - 1}, or {IGNORED}"
+        raise bad("labels", int(unknown[0]), allowed)
+    return found
 
 
 def _position_losses(logits: Any, positions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -89,15 +110,22 @@ def _position_losses(logits: Any, positions: tuple[Tensor, ...]) -> tuple[Tensor
     if len(positions) != 2 or any(not isinstance(x, Tensor) or x.dim() != 1 for x in positions):
         got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in positions]
         raise TypeError(f"labels: got a tuple of {got}; expected start and end positions, (batch,) each")
+    start, end = logits[:2]
+    if any(not isinstance(x, Tensor) or x.dim() != 2 for x in (start, end)) or start.shape != end.shape:
+        got = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (start, end)]
+        expected = "expected start and end logits, (batch, seqlen) each"
+        raise TypeError(f"logits: got a tuple of {got}; {expected}")
+    used = ((start != IGNORED) | (end != IGNORED)).any(0).nonzero()
+    seqlen = int(used[-1]) + 1 if len(used) else 0  # without columns of accelerate's pad_across_processes
     parts = []
-    for scores, position in zip(logits, positions, strict=False):
-        past = position >= scores.shape[1]
-        parts.append(document_losses(scores, position.clamp(min=0).masked_fill(past, -100)))
+    for scores, position in zip((start, end), positions, strict=True):
+        past = position >= seqlen
+        parts.append(document_losses(scores[:, :seqlen], position.clamp(min=0).masked_fill(past, IGNORED)))
     losses, counts = zip(*parts, strict=True)
     return torch.stack(losses).sum(0), torch.stack(counts).sum(0)
 
 
-def token_loss(prediction: Any) -> dict[str, float]:
+def token_loss(prediction: Any, compute_result: bool | None = None) -> dict[str, float]:
     """Loss per token over all documents of an evaluation, for `Trainer(compute_metrics=token_loss)`.
 
     The loss that `Trainer.evaluate` computes is a mean of batch means: with documents of different length it
@@ -105,13 +133,18 @@ def token_loss(prediction: Any) -> dict[str, float]:
 
     Args:
         prediction: transformers' EvalPrediction of a CausalChunks or a MaskedChunks, or of `document_losses`.
+        compute_result: what Trainer passes with batch_eval_metrics=True, which is not supported.
 
     Returns:
         "loss": the sum over all scored tokens divided by their number, 0 if there are none; "scored_tokens".
 
     Raises:
         TypeError: the predictions are none of these.
+        ValueError: compute_result is given: the predictions are those of one batch.
     """
+    if compute_result is not None:
+        expected = "expected the predictions of all documents, which are two numbers each"
+        raise bad("compute_result", compute_result, f"{expected}: batch_eval_metrics=False")
     predictions = prediction.predictions
     if not _are_document_losses(predictions):
         expected = (

@@ -65,6 +65,34 @@ def test_question_answering_with_documents_padded_to_one_length(tmp_path):
     assert longest[0] != pytest.approx(longest[1], rel=1e-2)
 
 
+def test_columns_of_other_processes():
+    """Trainer pads the logits of a process to those of the longest one, before their losses."""
+    start, end = torch.randn(3, 6), torch.randn(3, 6)
+    start[:, 5] = end[:, 4] = -100.0  # columns of the model: the other position has a value there
+    positions = torch.tensor([2, 5, 6]), torch.tensor([4, 5, 8])  # the last document is past the end
+    alone = document_losses((start, end), positions)
+    padded = document_losses(
+        tuple(torch.nn.functional.pad(x, (0, 4), value=-100) for x in (start, end)), positions
+    )
+    assert alone[1].tolist() == padded[1].tolist() == [2, 2, 0]
+    torch.testing.assert_close(padded[0], alone[0], rtol=0, atol=0)
+
+
+def test_documents_without_a_column():
+    losses, counts = document_losses((torch.full((2, 3), -100.0),) * 2, (torch.zeros(2).long(),) * 2)
+    assert losses.tolist() == [0, 0] and counts.tolist() == [0, 0]
+    losses, counts = document_losses((torch.zeros(0, 3),) * 2, (torch.zeros(0).long(),) * 2)
+    assert losses.tolist() == counts.tolist() == []
+
+
+def test_metrics_of_single_batches(tmp_path):
+    """With batch_eval_metrics Trainer calls the metric for each batch."""
+    model, data = read_any_length(base(ANSWERS), ANSWERS), documents(ANSWERS, LENGTHS)
+    made = trainer(model, ANSWERS, tmp_path, data, batch_eval_metrics=True, trainer=PER_LABEL)
+    with pytest.raises(ValueError, match=r"compute_result: got False; .* batch_eval_metrics=False"):
+        made.evaluate()
+
+
 def test_labels_of_the_next_token():
     logits, labels = torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
     labels[1, 3:] = -100
@@ -101,11 +129,35 @@ def test_positions_outside_of_a_document():
         (torch.zeros(2, 3), torch.zeros(2, 3).long(), r"logits: got shape \(2, 3\).*labels \(2, 3\)"),
         (torch.zeros(2, 5, 3), torch.zeros(2, 4).long(), r"logits: got shape \(2, 5, 3\).*labels \(2, 4\)"),
         (torch.zeros(2, 3), (torch.zeros(2).long(),) * 2, "logits: got Tensor; expected a tuple"),
+        (None, torch.zeros(2).long(), "logits: got NoneType; expected a floating point tensor"),
+        ((), torch.zeros(2).long(), "logits: got tuple; expected a floating point tensor"),
+        (torch.zeros(2, 3).long(), torch.zeros(2).long(), "logits: got torch.int64; expected a floating"),
+        (torch.tensor(0.0), torch.zeros(2).long(), r"logits: got shape \(\); expected the classes"),
+        (torch.zeros(3), torch.tensor(1), r"labels: got torch.int64 of shape \(\); expected int64 classes"),
+        ((torch.zeros(2), torch.zeros(2)), (torch.zeros(2).long(),) * 2, r"logits: got a tuple of \[\(2,\)"),
+        ((None, torch.zeros(2, 3)), (torch.zeros(2).long(),) * 2, r"logits: got a tuple of \['NoneType', "),
     ],
 )
 def test_what_is_no_class(logits, labels, error):
     with pytest.raises(TypeError, match=error):
         document_losses(logits, labels)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_unknown_classes(label):
+    for shape in ((2,), (2, 5)):
+        labels = torch.full(shape, -100)
+        labels[-1] = label
+        with pytest.raises(ValueError, match=f"labels: got {label}; expected classes from 0 to 2, or -100"):
+            document_losses(torch.zeros(*shape, 3), labels)
+
+
+@pytest.mark.parametrize("rows, columns, shift", [(0, 5, False), (2, 0, False), (2, 1, True), (2, 0, True)])
+def test_nothing_to_score(rows, columns, shift):
+    """No documents, or documents without a label."""
+    labels = torch.zeros(rows, columns).long()
+    losses, counts = document_losses(torch.randn(rows, columns, 3), labels, shift=shift)
+    assert losses.tolist() == [0.0] * rows and counts.tolist() == [0] * rows
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(2).long(), (torch.zeros(2).long(),) * 2])

@@ -57,6 +57,17 @@ BAD_CALLS = {
         "got Tensor; expected input_ids",
     ),
     "attentions": (changed(output_attentions=True), "output_attentions: got bool; each chunk has"),
+    "some logits": (changed(logits_to_keep=1), "logits_to_keep: got int; no logits are kept"),
+    "negative items": (changed(num_items_in_batch=-1), "num_items_in_batch: got -1; expected a finite"),
+    "negative items in a tensor": (
+        changed(num_items_in_batch=torch.tensor([[-3]])),
+        "num_items_in_batch: got -3; expected a finite",
+    ),
+    "unknown items": (changed(num_items_in_batch=torch.tensor(torch.nan)), "num_items_in_batch: got nan; "),
+    "no items": (
+        changed(num_items_in_batch=torch.tensor(0)),
+        "num_items_in_batch: got 0 for a batch with 2[57] scored tokens; expected the scored tokens of all",
+    ),
 }
 
 
@@ -77,6 +88,25 @@ def test_lists_are_no_tensors(modules):
     for module in modules:
         with pytest.raises(TypeError, match="input_ids: got list"):
             module([[1, 2]], labels=torch.zeros(1, 2, dtype=torch.long))
+        for labels in (DOCUMENTS["labels"], *([None] if isinstance(module, CausalChunks) else [])):
+            with pytest.raises(TypeError, match=r"attention_mask: got list; expected a torch\.Tensor"):
+                module(**changed(attention_mask=DOCUMENTS["attention_mask"].tolist(), labels=labels))
+
+
+@pytest.mark.parametrize("items", ["25", True, [25], torch.zeros(0), torch.tensor(True)])
+def test_items_that_are_no_number(items, modules):
+    for module in modules:
+        with pytest.raises(TypeError, match=r"num_items_in_batch: got .*; expected (a|one) number"):
+            module(**changed(num_items_in_batch=items))
+
+
+@pytest.mark.parametrize("items", [50, 50.0, torch.tensor(50), torch.tensor([[50]])])
+def test_items_as_trainer_passes_them(items, modules):
+    for module in modules:
+        found, plain = module(**changed(num_items_in_batch=items)), module(**DOCUMENTS)
+        torch.testing.assert_close(found.loss * 50, plain.loss * plain.num_scored.sum())
+        nothing = changed(labels=torch.full((2, 20), -100), num_items_in_batch=torch.tensor(0))
+        assert module(**nothing, logits_to_keep=0).loss == 0
 
 
 def test_masked_chunks_require_labels(modules):
