@@ -1,5 +1,10 @@
 """The states of a sequence's first tokens, which every chunk reads: their mean over the chunks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -8,6 +13,33 @@ from lckernels.long.chunking import Chunks
 from lckernels.plan import Plan
 
 SUMMARIES = ("mean", "first")
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkSummaries:
+    """The leading states of each chunk of a batch, before their mean.
+
+    Attributes:
+        chunks: of the batch.
+        states: (num_chunks, width, dim); a chunk has those of its document's `chunks.num_leading`.
+    """
+
+    chunks: Chunks
+    states: Tensor
+
+
+_RECORD: ContextVar[list[ChunkSummaries] | None] = ContextVar("chunk summaries", default=None)
+
+
+@contextmanager
+def recorded_summaries() -> Iterator[list[ChunkSummaries]]:
+    """What was merged within: one for each merged state of a call, if its summary is the mean."""
+    record: list[ChunkSummaries] = []
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)
 
 
 class LeadingStates:
@@ -24,7 +56,7 @@ class LeadingStates:
         length, start = leads[chunks.documents], (ends - leads)[chunks.documents]
         row = torch.arange(chunks.num_chunks, device="cpu")
         segments = torch.stack([row, torch.zeros_like(row), start, length], dim=1)
-        self.width = int(leads.max())
+        self.chunks, self.width = chunks, int(leads.max())
         self.plan = Plan.from_segments(
             segments,
             num_chunks=chunks.num_chunks,
@@ -47,6 +79,9 @@ class LeadingStates:
             merged: the merged states, which may be overwritten.
             states: (num_chunks, chunk_len, dim), those of the chunks.
         """
+        record = _RECORD.get()
+        if record is not None:
+            record.append(ChunkSummaries(self.chunks, states[:, : self.width].clone()))
         leading = overlap_merge(states[:, : self.width], self.plan, self.weights)
         copy = merged.index_copy if merged.requires_grad else merged.index_copy_
         return copy(0, self.positions, leading)

@@ -183,18 +183,20 @@ class DocumentReader:
         with import_extra("tqdm", "hf").tqdm(total=count, unit="document") as bar:
             yield bar.update
 
-    @torch.no_grad()
-    def _check_head(self, head: Head) -> None:
-        """Raises TypeError for a model without the head, from a row of a few tokens."""
+    def short_inputs(self) -> dict[str, Tensor]:
+        """The model's arguments for a row of a few tokens, at least one of them of a text."""
         text = next(
             text
             for text in ("x", "a", "A", "1")
             if self.tokenizer(text, add_special_tokens=False)["input_ids"]
         )
+        return self._inputs([read_document(self.tokenizer, text, self.name)])
+
+    @torch.no_grad()
+    def _check_head(self, head: Head) -> None:
+        """Raises TypeError for a model without the head, from a row of a few tokens."""
         with self._lengthened():
-            output = self.model(
-                **self._inputs([read_document(self.tokenizer, text, self.name)]), return_dict=True
-            )
+            output = self.model(**self.short_inputs(), return_dict=True)
         if not head.fits(self.model.config, output):
             got = f"{self.name}, without a head for {head.name}"
             raise TypeError(f"model: got {got}; expected one as {head.example} loads it")

@@ -11,6 +11,7 @@ HEADS = {
     "dslim/bert-base-NER": "BertForTokenClassification",
     "cross-encoder/ms-marco-MiniLM-L6-v2": "BertForSequenceClassification",
     "google-bert/bert-base-uncased": "BertForPreTraining",
+    "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "BertForSequenceClassification",
 }
 
 
