@@ -3,5 +3,6 @@
 from lckernels.tasks.classes import Classes, Label
 from lckernels.tasks.classify import classify
 from lckernels.tasks.late_chunks import LateChunks, late_chunks
+from lckernels.tasks.tag import Entity, Tags, tag
 
-__all__ = ["Classes", "Label", "LateChunks", "classify", "late_chunks"]
+__all__ = ["Classes", "Entity", "Label", "LateChunks", "Tags", "classify", "late_chunks", "tag"]
