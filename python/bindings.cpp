@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,13 +30,12 @@ py::bytearray plan_chunks(const std::vector<int64_t>& lengths, int64_t chunk_len
 }
 
 // logits and path are addresses of contiguous memory: float32 (num_tokens, num_labels), int32 (num_tokens).
-void viterbi(uintptr_t logits, uintptr_t path, int64_t num_tokens, const std::vector<int64_t>& lengths,
-             const std::vector<float>& transitions, const std::vector<float>& begin,
-             const std::vector<float>& end) {
-  const auto num_labels = static_cast<int64_t>(begin.size());
-  const size_t count = num_tokens;
-  lck::viterbi({reinterpret_cast<const float*>(logits), count * begin.size()},
-               {num_labels, transitions, begin, end}, lengths, {reinterpret_cast<int32_t*>(path), count});
+void viterbi(uintptr_t logits, uintptr_t path, int64_t num_tokens, int64_t num_labels,
+             const std::vector<int64_t>& lengths, const std::vector<float>& transitions,
+             const std::vector<float>& begin, const std::vector<float>& end) {
+  const std::span emissions(reinterpret_cast<const float*>(logits), num_tokens * num_labels);
+  const std::span labels(reinterpret_cast<int32_t*>(path), num_tokens);
+  lck::viterbi(emissions, {num_labels, transitions, begin, end}, lengths, labels);
 }
 
 }  // namespace
@@ -51,7 +51,8 @@ PYBIND11_MODULE(_host, module) {
       .def_readonly("method", &lck::Rate::method);
   const py::call_guard<py::gil_scoped_release> without_gil;
   module.def("viterbi", &viterbi, py::arg("logits"), py::arg("path"), py::arg("num_tokens"),
-             py::arg("lengths"), py::arg("transitions"), py::arg("begin"), py::arg("end"), without_gil);
+             py::arg("num_labels"), py::arg("lengths"), py::arg("transitions"), py::arg("begin"),
+             py::arg("end"), without_gil);
   module.def("peak_dtypes", &lck::peak_dtypes);
   module.def("peak_flops", &lck::peak_flops, py::arg("dtype"), py::arg("threads"), py::arg("seconds"),
              without_gil);

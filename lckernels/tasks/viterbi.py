@@ -55,5 +55,5 @@ def viterbi(
     zeros = [0.0] * num_labels
     ends = [zeros if part is None else part.tolist() for part in (begin, end)]
     scores = transitions.float().flatten().tolist()
-    _host.viterbi(values.data_ptr(), path.data_ptr(), num_tokens, counts, scores, *ends)
+    _host.viterbi(values.data_ptr(), path.data_ptr(), num_tokens, num_labels, counts, scores, *ends)
     return path.long()
