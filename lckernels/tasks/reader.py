@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad, boolean, integer
 from lckernels.extras import import_extra
+from lckernels.inner_forward import outer_forward
 from lckernels.long.chunking import micro_batches
 from lckernels.long.lengthen import lengthened
+from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
+from lckernels.long.sizes import Chunking
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 from lckernels.tasks.documents import Document, check_eval_mode, check_tokenizer, read_document
 
 _CALL_TOKENS = 2**16  # of documents that share a call of the model
@@ -71,11 +75,19 @@ class DocumentReader:
         limit: the most tokens of a text that are read. Default: all.
         defaults: (chunk_len, overlap) of the task; None for those of `lengthen`.
 
+    Attributes:
+        chunking: the sizes of a chunk.
+        reads_pairs: whether every chunk reads the first of two segments.
+        num_virtual: virtual tokens of PEFT's prompt learning, the first columns of each row of the output.
+
     Raises:
         TypeError: a model without an encoder or without the head; a tokenizer without offsets.
         ValueError: an option that is out of range, options for a model that is lengthened already, a model in
             training mode.
     """
+
+    chunking: Chunking
+    reads_pairs: bool
 
     def __init__(
         self,
@@ -94,6 +106,7 @@ class DocumentReader:
         self.model, self.tokenizer, self.name = model, tokenizer, type(model).__name__
         self.parts = find_parts(model)
         check_eval_mode(self.name, model)
+        self.num_virtual = num_virtual_tokens(model) - num_prefix_keys(model)
         self.batch = integer("batch", batch, 1)
         self.progress = boolean("progress", progress)
         self.limit = None if limit is None else integer("limit", limit, 1)
@@ -122,7 +135,8 @@ class DocumentReader:
     def read(self, documents: Sequence[Document]) -> Iterator[tuple[Document, Any, int]]:
         """Each document, the model's output for its batch, and its row there; long documents come first.
 
-        Output tensors of tokens have the columns of the row: `output.logits[row, document.columns]`.
+        Output tensors of tokens have the columns of the row, behind `num_virtual` others:
+        `output.logits[row, num_virtual:][document.columns]`.
         """
         order = sorted(documents, key=len, reverse=True)
         ranges = micro_batches([len(document) for document in order], _CALL_TOKENS) if order else ()
@@ -196,6 +210,8 @@ class DocumentReader:
     def _check_head(self, head: Head) -> None:
         """Raises TypeError for a model without the head, from a row of a few tokens."""
         with self._lengthened():
+            _, forward = outer_forward(self.parts.encoder, LengthenedForward)
+            self.chunking, self.reads_pairs = forward.encoder.chunking, forward.pairs is not None
             output = self.model(**self.short_inputs(), return_dict=True)
         if not head.fits(self.model.config, output):
             got = f"{self.name}, without a head for {head.name}"

@@ -9,6 +9,8 @@ from torch import Tensor
 from lckernels.checks import bad, integers
 from lckernels.dtypes import compute_dtype
 
+_WHITE_SPACE = [code for code in range(0x3001) if chr(code).isspace()]  # of all of Unicode
+
 
 def checked_spans(name: str, spans: object, text: str) -> Tensor | None:
     """The spans of a text, (num_spans, 2) int64; None for None.
@@ -108,6 +110,19 @@ def coverage(text: str, offsets: Tensor) -> float:
     gaps = (starts > ends).nonzero().flatten()
     pairs = zip(ends[gaps].tolist(), starts[gaps].tolist(), strict=True)
     return 1 - sum(_num_characters(text[end:start]) for end, start in pairs) / total
+
+
+def is_visible(text: str, offsets: Tensor) -> Tensor:
+    """(num_tokens,) bool: whether a token has a character that is no white space.
+
+    Args:
+        text: the characters.
+        offsets: (num_tokens, 2) int64, the characters of each token.
+    """
+    codes = torch.frombuffer(bytearray(text.encode("utf-32-le", "surrogatepass")), dtype=torch.int32)
+    blank = torch.tensor(_WHITE_SPACE, dtype=torch.int32, device="cpu")
+    before = F.pad((~torch.isin(codes, blank)).cumsum(0), (1, 0))
+    return before[offsets[:, 1]] > before[offsets[:, 0]]
 
 
 def _num_characters(text: str) -> int:
