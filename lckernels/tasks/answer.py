@@ -84,7 +84,7 @@ def answer(
             PEFT.
         tokenizer: of the model, a fast one.
         question: one question, or one for each text.
-        text: one text, or several; several questions are asked about one text each.
+        text: one text, or several. Several questions about one text are allowed too.
         top_k: the most answers. Default: 5.
         no_answer: whether "no answer" is a result, which also lowers the scores of others. Default: True.
         max_answer_tokens: the most tokens of an answer. Default: 30.
