@@ -8,7 +8,8 @@ The modules run the model's own forward, chunk by chunk, and replace what its he
     scored.py             the chunks of documents, and the tokens that each scores
     head.py               the head of a model, and what follows it
     loss.py               cross entropy without the logits of all tokens at once
-    output.py             what a forward returns, and losses for Trainer's evaluation
+    output.py             what a forward returns, and the metric of Trainer's evaluation
+    label_losses.py       the loss per label of models with logits, such as lengthened ones
     curriculum.py         a callback of Trainer: shorter documents first
     tied_weights.py       the state_dict of a module with tied weights
 """
@@ -19,7 +20,16 @@ import_extra("transformers", "hf")
 
 from lckernels.training.causal import CausalChunks  # noqa: E402
 from lckernels.training.curriculum import LengthCurriculum  # noqa: E402
+from lckernels.training.label_losses import document_losses, label_loss  # noqa: E402
 from lckernels.training.masked import MaskedChunks  # noqa: E402
-from lckernels.training.output import LossOutput, document_losses, token_loss  # noqa: E402
+from lckernels.training.output import LossOutput, token_loss  # noqa: E402
 
-__all__ = ["CausalChunks", "LengthCurriculum", "LossOutput", "MaskedChunks", "document_losses", "token_loss"]
+__all__ = [
+    "CausalChunks",
+    "LengthCurriculum",
+    "LossOutput",
+    "MaskedChunks",
+    "document_losses",
+    "label_loss",
+    "token_loss",
+]

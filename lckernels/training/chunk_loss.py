@@ -12,7 +12,7 @@ from lckernels.checks import bad, boolean, integer, number
 from lckernels.devices import execution_device
 from lckernels.long.chunking import micro_batches
 from lckernels.long.recompute import Recompute
-from lckernels.training.documents import Documents, read_documents, read_num_items
+from lckernels.training.documents import Documents, divisor, read_documents
 from lckernels.training.head import Tail, head_loss, model_inputs, states_before_head, try_head, vocab_size
 from lckernels.training.output import LossOutput
 from lckernels.training.scored import Scored
@@ -91,18 +91,14 @@ class ChunkLoss(nn.Module):
         pad = getattr(self.config, "pad_token_id", None) or 0
         pad = pad if isinstance(pad, int) else 0
         size = vocab_size(self.model)
-        items = read_num_items(num_items_in_batch)
         documents = read_documents(input_ids, attention_mask, labels, kwargs, device, pad, size, num_special)
         scored = self._scored(documents)
-        count = len(scored.labels)
-        if count and items == 0:
-            allowed = "expected the scored tokens of all batches of a step"
-            raise bad("num_items_in_batch", f"0 for a batch with {count} scored tokens", allowed)
+        items = divisor(num_items_in_batch, len(scored.labels))
         options = {name: x for name, x in kwargs.items() if name not in documents.sources}
         states = self._states(documents, scored, options)
         targets = documents.labels[scored.labels.to(device)].to(states.device)
         total, losses = head_loss(self.model, self._tail, states, targets, self.label_smoothing)
-        loss = total / ((count if items is None else items) or 1)
+        loss = total / items
         rows = (scored.labels // max(documents.shape[1], 1)).to(total.device)
         counts = torch.zeros(documents.shape[0], dtype=torch.int64, device=total.device)
         counts.index_add_(0, rows, torch.ones_like(rows))

@@ -140,23 +140,30 @@ def check_unsupported(kwargs: dict[str, Any]) -> None:
             raise bad(name, type(value).__name__, why)
 
 
-def read_num_items(value: Any) -> float | None:
-    """The divisor of a loss, which Trainer passes as a tensor: 0-d, or (devices, 1) under DataParallel.
+def divisor(num_items_in_batch: Any, count: int) -> float:
+    """What a sum of losses is divided by, > 0.
 
-    0 is where no batch of a step has a label.
+    Args:
+        num_items_in_batch: a number as Trainer passes it: 0-d, or (devices, 1) under DataParallel; 0 where no
+            batch of a step has a label. None: count.
+        count: tokens that this batch scores.
 
     Raises:
         TypeError: no number.
-        ValueError: a number that is negative or not finite.
+        ValueError: a number that is negative, not finite, or 0 where a token is scored.
     """
-    name, x = "num_items_in_batch", value
+    name, x = "num_items_in_batch", num_items_in_batch
+    if x is None:
+        return count or 1
     if isinstance(x, Tensor):
         if not x.numel() or x.dtype == torch.bool or x.is_complex():
             raise TypeError(f"{name}: got shape {tuple(x.shape)} of {x.dtype}; expected one number")
         x = x.flatten()[0].item()
-    if x is not None:
-        number(name, x, 0)
-    return x
+    number(name, x, 0)
+    if count and x == 0:
+        got = f"0 for a batch with {count} scored tokens"
+        raise bad(name, got, "expected the scored tokens of all batches of a step")
+    return x or 1
 
 
 def _check(name: str, x: object, shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -108,6 +108,16 @@ def made(task: str, method: str) -> nn.Module:
     return read_any_length(tuned(base(task), task, method), task)
 
 
+def without_dropout(model: nn.Module) -> nn.Module:
+    """The model in fp64, whose training forwards are those of evaluation."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):  # T5's attention
+            module.dropout = 0.0
+    return model.double()
+
+
 def documents(task: str, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
     """A dataset of documents with so many words, each with its labels."""
     tokenizer = read_all()
@@ -137,8 +147,11 @@ def trainer(model: nn.Module, task: str, folder: Path, data: Any, **options: Any
     """Trainer as it is; `options` of TrainingArguments, and of Trainer under "trainer"."""
     own = options.pop("trainer", {})
     arguments = transformers.TrainingArguments(
-        str(folder), use_cpu=True, disable_tqdm=True, seed=0, per_device_train_batch_size=2,
-        **{"learning_rate": 5e-3, "per_device_eval_batch_size": 4, "report_to": [], **options},
+        str(folder), use_cpu=True, disable_tqdm=True, seed=0,
+        **{
+            "learning_rate": 5e-3, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 4,
+            "report_to": [], **options,
+        },
     )  # fmt: skip
     tokenizer = read_all()
     collator = getattr(transformers, TASKS[task][2])(tokenizer)

@@ -1,15 +1,13 @@
 """lengthen under DDP, FSDP2 and FSDP1 in gloo process groups of one and of two processes, on the CPU."""
 
 # ruff: noqa: E402
-import os
-
 import pytest
 import torch
 
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import SIZES, WIDE, pad, token_ids
-from torch import multiprocessing
+from helpers.processes import in_two_processes
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
@@ -163,9 +161,9 @@ ON_TWO = [
 ]
 
 
-def of_a_rank(rank, store, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def of_rank(rank):
+    """By name of the lengths and number of the case: logits in evaluation and training, gradients."""
+    found = {}
     for name, lengths in LENGTHS.items():
         for case, (wrapper, first, options) in enumerate(ON_TWO):
             model = in_order(WRAPPERS[wrapper], first, **options)
@@ -175,19 +173,18 @@ def of_a_rank(rank, store, results):
                 evaluated = model(input_ids=row).logits
             output = model(input_ids=row, labels=labels)
             output.loss.backward()
-            found = evaluated, output.logits.detach(), gradients(model)
-            torch.save(found, os.path.join(results, f"{name}-{case}-{rank}.pt"))
-    torch.distributed.destroy_process_group()
+            found[name, case] = evaluated, output.logits.detach(), gradients(model)
+    return found
 
 
 def test_two_processes_with_rows_of_any_length(tmp_path):
     """A rank with fewer chunks takes part in the other's collectives: it neither waits nor differs."""
-    multiprocessing.spawn(of_a_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    found = in_two_processes(of_rank, tmp_path)
     for name, lengths in LENGTHS.items():
         for case, (_, _, options) in enumerate(ON_TWO):
             expected, grads = truth(lengths, **options)
             for rank in (0, 1):
-                evaluated, logits, ours = torch.load(tmp_path / f"{name}-{case}-{rank}.pt")
+                evaluated, logits, ours = found[rank][name, case]
                 torch.testing.assert_close(logits[0], expected[rank], rtol=1e-5, atol=1e-5)
                 torch.testing.assert_close(evaluated[0], expected[rank], rtol=1e-5, atol=1e-5)
                 torch.testing.assert_close(ours, grads, rtol=1e-4, atol=1e-5)

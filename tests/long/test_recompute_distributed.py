@@ -2,7 +2,6 @@
 
 # ruff: noqa: E402
 import contextlib
-import os
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.encoder_models import SIZES, WIDE, token_ids
-from torch import multiprocessing, nn
+from helpers.processes import in_two_processes
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,12 +70,8 @@ def accumulated(model, lengths):
     return {name: getattr(grad, "full_tensor", lambda grad=grad: grad)() for name, grad in found.items()}
 
 
-def of_a_rank(rank, store, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    found = {name: accumulated(wrap(classifier(True)), STEPS[rank]) for name, wrap in WRAPPERS.items()}
-    torch.save(found, os.path.join(results, f"{rank}.pt"))
-    torch.distributed.destroy_process_group()
+def of_rank(rank):
+    return {name: accumulated(wrap(classifier(True)), STEPS[rank]) for name, wrap in WRAPPERS.items()}
 
 
 def test_two_processes(tmp_path):
@@ -84,9 +80,8 @@ def test_two_processes(tmp_path):
         (loss(model, length) / 2).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert len(expected) > 30
-    multiprocessing.spawn(of_a_rank, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    for rank in (0, 1):
-        for grads in torch.load(tmp_path / f"{rank}.pt").values():
+    for found in in_two_processes(of_rank, tmp_path):
+        for grads in found.values():
             assert {name for name in grads if "unused" not in name} == set(expected)
             for name, grad in expected.items():
                 torch.testing.assert_close(grads[name], grad, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from helpers.language_models import batch, causal, gradients, largest_difference, masked, token_ids
-from torch import multiprocessing
+from helpers.processes import WORLD, in_two_processes
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -224,30 +224,20 @@ def test_fsdp2(group, apart, recompute):
     assert largest_difference(found, expected) < 1e-12
 
 
-def _of_rank(rank, world, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    _step_of_rank(rank, world, folder)  # its DDP is freed before the group: after it torch 2.13 may deadlock
-    torch.distributed.destroy_process_group()
-
-
-def _step_of_rank(rank, world, folder):
+def step_of_rank(rank):
     model = causal("llama")
     module = DistributedDataParallel(CausalChunks(model, 12, 5, recompute=rank == 1, max_tokens=24))
     lengths = [[50, 3], [1]][rank]  # the second process has nothing to score
     documents = batch(lengths)
     items = torch.tensor(sum(n - 1 for n in (50, 3, 1)))
-    loss = module(**documents, num_items_in_batch=items).loss * world  # DDP takes the mean
+    loss = module(**documents, num_items_in_batch=items).loss * WORLD  # DDP takes the mean
     loss.backward()
-    torch.distributed.all_reduce(total := loss.detach() / world)
-    if rank == 0:
-        torch.save({"loss": total, **{n: p.grad for n, p in model.named_parameters()}}, folder / "found.pt")
+    torch.distributed.all_reduce(total := loss.detach() / WORLD)
+    return {"loss": total, **{n: p.grad for n, p in model.named_parameters()}}
 
 
 def test_two_processes_with_uneven_documents(tmp_path):
-    multiprocessing.spawn(_of_rank, (2, tmp_path), nprocs=2)
-    found = torch.load(tmp_path / "found.pt")
+    found, _ = in_two_processes(step_of_rank, tmp_path)
     model = causal("llama")
     whole = CausalChunks(model, 12, 5)(**batch([50, 3])).loss
     torch.testing.assert_close(found.pop("loss"), whole.detach(), rtol=1e-9, atol=0)
