@@ -83,6 +83,21 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {reason(error)}") from None
 
 
+def check_place(path: Path, what: str) -> None:
+    """Raises InputError before any work when a file cannot be written to `path`.
+
+    Args:
+        path: of the file; a symbolic link is followed.
+        what: the file in words, such as "picture".
+    """
+    path = resolve_link(path)
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} for {path.name} does not exist")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file for the {what}")
+    check_writable(path)
+
+
 def _remove_leftovers(path: Path) -> None:
     """Removes the temporary folders of writers of `path` that no longer run."""
     name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(?:\w+\.)?partial")

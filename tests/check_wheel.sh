@@ -11,7 +11,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 merge='import importlib.metadata, pathlib, torch, lckernels
-assert (pathlib.Path(lckernels.__file__).parent / "py.typed").exists()
+package = pathlib.Path(lckernels.__file__).parent
+assert all((package / name).exists() for name in ("py.typed", "cli/pages/page.css", "cli/pages/page.js"))
 assert importlib.metadata.version("lckernels") == lckernels.__version__
 plan = lckernels.Plan.from_segments([[0, 0, 0, 4], [1, 0, 2, 4]], num_chunks=2, chunk_len=4, total_len=6)
 assert lckernels.overlap_merge(torch.ones(2, 4, 3), plan).sum() == 18

@@ -21,8 +21,8 @@ def make_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        help="Searches and encodes texts of any length with an encoder built for short ones, and measures "
-        "how well a decoder predicts a text.",
+        help="Searches and encodes texts of any length with an encoder built for short ones, runs a model's "
+        "task over them, and measures how well a decoder predicts a text.",
     )
     app.callback()(_options)
     for name in sorted(module.name for module in iter_modules(commands.__path__)):

@@ -36,7 +36,7 @@ def load_encoder(
     from lckernels.long.text_encoder import TextEncoder
 
     check_no_gguf(model)
-    _check_backend(merge, dtype)
+    check_backend(merge, dtype)
     set_threads(threads)
     silence_libraries()
     options = {
@@ -59,7 +59,7 @@ def load_encoder(
     return encoder
 
 
-def _check_backend(merge: Merge, dtype: Dtype) -> None:
+def check_backend(merge: Merge, dtype: Dtype) -> None:
     """Raises BackendError where the backend that LCKERNELS names cannot merge chunks on the CPU."""
     from lckernels.backends.registry import Problem, choose
     from lckernels.long.text_encoder import DTYPES

@@ -69,6 +69,13 @@ FilesArgument = Annotated[
     ),
 ]
 ModelOption = Annotated[str, typer.Option(help="An encoder: a folder, or a name on the Hugging Face hub.")]
+TaskModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A model with a head for the task: a folder, or a name on the Hugging Face hub.",
+        show_default=False,
+    ),
+]
 ChunkLenOption = Annotated[
     int | None,
     typer.Option(
@@ -108,6 +115,19 @@ QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks, no numbers of the encoding.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace saved states of another text.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Most texts that the model reads at a time.")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read only so many tokens of each text, from its start.", show_default="all"),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a page for a browser, one file that requires no network: texts, highlights, scores.",
+        show_default=False,
+        metavar="PAGE",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 GgufFileOption = Annotated[
     str | None,

@@ -63,6 +63,33 @@ def read_sources(arguments: list[Path]) -> Sources:
     return Sources(tuple(texts), tuple(names), len(arguments) == 1 and not os.path.isdir(arguments[0]))
 
 
+def read_sources_and_question(arguments: list[Path], question: str, name: str = "question") -> Sources:
+    """As `read_sources`, for a command whose last argument is a question.
+
+    Args:
+        arguments: files and folders.
+        question: the last argument.
+        name: what the question is called.
+
+    Raises:
+        InputError: as `read_sources`, with a hint where the order of arguments or the quotes may be the
+            cause; or a question that is blank or no text in UTF-8.
+    """
+    if not question.strip():
+        raise InputError(f"the {name} is empty")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the {name} is not text in UTF-8, at character {error.start}") from None
+    try:
+        return read_sources(arguments)
+    except InputError as error:
+        if all(map(os.path.exists, arguments)) or not (len(arguments) > 1 or os.path.exists(question)):
+            raise
+        order = f"the {name.upper()} is the last argument, in quotes: got {question!r}"
+        raise InputError(f"{error}; {order}") from None
+
+
 def _files_of(folder: Path) -> list[Path]:
     """The text files of the folder and its subfolders; names that begin with a dot are left out."""
     found = []

@@ -3,7 +3,9 @@
 import hashlib
 import re
 import textwrap
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lckernels.errors import InputError
@@ -29,7 +31,11 @@ class Text:
 
     def line(self, position: int) -> int:
         """The line, counted from 1, of the character at `position`."""
-        return self.content.count("\n", 0, position) + 1
+        return bisect_left(self._line_ends, position) + 1
+
+    @cached_property
+    def _line_ends(self) -> list[int]:
+        return [match.start() for match in re.finditer("\n", self.content)]
 
     def lines(self, start: int, end: int) -> str:
         """The characters from `start` to `end`, without common indentation and blank lines at the ends."""

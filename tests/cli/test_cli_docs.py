@@ -17,6 +17,7 @@ from helpers.tiny_bert import tiny_text
 
 from lckernels.cli.app import app
 
+TASKS = ("classify",)
 PAGE = ROOT / "docs" / "cli.md"
 
 
@@ -44,7 +45,13 @@ def test_the_command_lines_run(folder, monkeypatch):
             result = run(name, *arguments)
             assert result.exit_code == 0, f"{line}\n{result.output}"
     assert names == command_names()
-    for path in ("book.search.png", "states.safetensors", "states/deep/b.md.safetensors", "layers.png"):
+    for path in (
+        "book.search.png",
+        "states.safetensors",
+        "states/deep/b.md.safetensors",
+        "layers.png",
+        "page.html",
+    ):
         assert (folder / path).is_file()
 
 
@@ -62,7 +69,9 @@ def documented_keys(section):
     return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
+SST2 = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 COMMANDS = {
+    "classify": ("classify", "book.txt", "--model", SST2),
     "search": ("search", "book.txt", "river", "--no-plot"),
     "encode": ("encode", "book.txt", "-o", "json.safetensors"),
     "perplexity": ("perplexity", "book.txt", "--model", "HuggingFaceTB/SmolLM2-135M", "--compare"),
@@ -79,5 +88,24 @@ def test_the_keys_of_json_are_documented(folder, monkeypatch, section):
     found = json.loads(result.stdout)
     assert set(found) == documented_keys(section)
     text = PAGE.read_text(encoding="utf-8")
-    for parts in (found.get("files", []), found.get("passages", []), found.get("layers", [])):
-        assert not [key for part in parts for key in part if f"`{key}`" not in text]
+    assert not [key for key in keys_of(found) if f"`{key}`" not in text]
+
+
+def keys_of(value):
+    """The keys of the objects within lists, however deep; not those of machine, versions and the like."""
+    if isinstance(value, list):
+        return {key for part in value if isinstance(part, dict) for key in (*part, *keys_of(part))}
+    return {key for part in value.values() for key in keys_of(part)} if isinstance(value, dict) else set()
+
+
+def test_the_options_of_tasks_are_documented():
+    from typer.main import get_command
+
+    page = PAGE.read_text(encoding="utf-8")
+    shared = page.split("\n## Commands for tasks\n")[1].split("\n## ")[0]
+    for name, command in get_command(app).commands.items():
+        if name in TASKS:
+            section = shared + page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+            options = [one for param in command.params for one in (*param.opts, *param.secondary_opts)]
+            missing = [one for one in options if one.startswith("--") and f"`{one}" not in section]
+            assert missing in ([], ["--help"]), f"{name}: {missing}"

@@ -1,6 +1,5 @@
 """The command search."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,7 @@ from lckernels.cli.sources import (
     Sources,
     check_language,
     check_states_paths,
-    read_sources,
+    read_sources_and_question,
     states_beside,
     states_in,
 )
@@ -110,9 +109,8 @@ def search(
     from lckernels.passages import passage_vectors, split_passages
     from lckernels.search.encoding import load_or_encode
 
-    _check_question(question)
     check_language(language)
-    sources = _read_sources(files, question)
+    sources = read_sources_and_question(files, question)
     paths = _states_paths(sources, keep, states)
     check_states_paths(sources, paths, overwrite)
     picture = _picture_path(sources, plot, no_plot)
@@ -150,16 +148,6 @@ def search(
             stdout.print(printable(f"picture: {picture}"))
 
 
-def _read_sources(files: list[Path], question: str) -> Sources:
-    """The texts; where one is missing, and the order or the quotes may be the cause, the error names them."""
-    try:
-        return read_sources(files)
-    except InputError as error:
-        if all(map(os.path.exists, files)) or not (len(files) > 1 or os.path.exists(question)):
-            raise
-        raise InputError(f"{error}; the QUESTION is the last argument, in quotes: got {question!r}") from None
-
-
 def _states_paths(sources: Sources, keep: bool, states: Path | None) -> list[Path | None]:
     """Where the states of each text are, or will be, saved; None for nowhere."""
     if states is not None:
@@ -178,12 +166,3 @@ def _picture_path(sources: Sources, plot: Path | None, no_plot: bool) -> Path | 
     path = plot or Path(f"{sources.texts[0].path.stem}.search.png")
     check_figure_path(path)
     return path
-
-
-def _check_question(question: str) -> None:
-    if not question.strip():
-        raise InputError("the question is empty")
-    try:
-        question.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"the question is not text in UTF-8, at character {error.start}") from None

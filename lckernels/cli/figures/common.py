@@ -6,7 +6,7 @@ from typing import Any
 
 from lckernels.errors import InputError
 from lckernels.extras import import_extra
-from lckernels.files import check_writable, reason, resolve_link
+from lckernels.files import check_place, reason
 
 FORMATS = ("png", "svg", "pdf", "jpg")
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
@@ -16,12 +16,7 @@ def check_figure_path(path: Path) -> None:
     """Raises InputError before any work when the picture cannot be written to `path`."""
     if path.suffix.lower().lstrip(".") not in FORMATS:
         raise InputError(f"the picture {path} must end in one of .{', .'.join(FORMATS)}")
-    path = resolve_link(path)
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} for {path.name} does not exist")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file for the picture")
-    check_writable(path)
+    check_place(path, "picture")
 
 
 def save_figure(figure: Any, path: Path) -> None:

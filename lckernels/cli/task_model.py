@@ -1,0 +1,131 @@
+"""The model of a command for a task: its head, its tokenizer, and the errors of its arguments."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lckernels.cli.console import set_threads, show_progress, silence_libraries
+from lckernels.cli.encoder import check_backend
+from lckernels.cli.models import check_no_gguf, stored_config
+from lckernels.cli.options import Dtype, Merge
+from lckernels.cli.sources import Sources
+from lckernels.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lckernels.tasks.reader import Head
+
+EXTRAS = dict.fromkeys(("safetensors", "transformers"), "hf")
+_ARGUMENT = re.compile(r"(\w+)(?:\[(\d+)\])?: (.*)", re.DOTALL)
+
+
+def load_task_model(
+    name: str, task: str, auto: str, dtype: Dtype, threads: int | None
+) -> tuple["nn.Module", Any]:
+    """A model with its task head, in eval mode, and its tokenizer; sets the number of threads first.
+
+    Args:
+        name: a folder, or a name on the Hugging Face hub.
+        task: of the head, in words.
+        auto: the class of transformers that loads it, such as "AutoModelForQuestionAnswering".
+        dtype: of the model.
+        threads: of the CPU. None: torch's own number.
+
+    Raises:
+        InputError: a folder that is missing or incomplete, a model without the head or its weights, a
+            tokenizer that is not a fast one.
+    """
+    from lckernels.long.loading import load
+    from lckernels.long.text_encoder import DTYPES
+
+    check_no_gguf(name)
+    check_backend(Merge.final, dtype)
+    set_threads(threads)
+    silence_libraries()
+    _check_head(name, task, auto)
+    tokenizer, model, _ = load(name, DTYPES[dtype.value], auto)
+    return model, tokenizer
+
+
+def _check_head(name: str, task: str, auto: str) -> None:
+    """Raises InputError where the config names classes of models, and none has the head that `auto` loads.
+
+    Heads of two tasks may have weights of equal names and shapes, which would load for the other task.
+    """
+    from lckernels.long.loading import folder
+
+    place = folder(name)
+    if place is not None and not (place / "config.json").is_file():
+        return  # `load` raises, or loads an adapter
+    try:
+        classes = stored_config(name).get("architectures") or []
+    except Exception:
+        return  # `load` raises an error of its own
+    head = auto.removeprefix("AutoModel")
+    if head == "ForSeq2SeqLM" or not classes or any(head in one for one in classes):
+        return
+    raise InputError(
+        f"the model {name} is {', '.join(map(str, classes))}, without a head for {task}; "
+        f"expected one as {auto} loads it"
+    )
+
+
+def run_task(
+    task: Callable[..., Any],
+    head: "Head",
+    model: str,
+    sources: Sources,
+    options: Mapping[str, Any],
+    *,
+    question: str | None = None,
+    dtype: Dtype,
+    threads: int | None,
+    quiet: bool,
+) -> Any:
+    """The result of a task for all texts, in one call of it.
+
+    Args:
+        task: a function of `lckernels.tasks`.
+        head: which the model must have.
+        model: the option --model.
+        sources: the texts.
+        options: keyword arguments of the task; the options of the command have their names, with dashes.
+        question: an argument of the task before the texts.
+        dtype: of the model.
+        threads: of the CPU. None: torch's own number.
+        quiet: whether no progress bar is shown.
+
+    Raises:
+        InputError: as `load_task_model`, and for what the task raises about an argument.
+    """
+    network, tokenizer = load_task_model(model, head.name, head.example, dtype, threads)
+    first = () if question is None else (question,)
+    with _input_errors(model, [text.path for text in sources.texts], options):
+        contents = [text.content for text in sources.texts]
+        return task(network, tokenizer, *first, contents, **options, progress=show_progress(quiet))
+
+
+@contextmanager
+def _input_errors(model: str, files: Sequence[Path], options: Iterable[str]) -> Iterator[None]:
+    """Errors about arguments of a task as InputError, with the words of the command line."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        match = _ARGUMENT.fullmatch(str(error))
+        if match is None:
+            raise
+        argument, index, why = match.groups()
+        places = {
+            **{name: f"--{name.replace('_', '-').replace('top-k', 'top')}" for name in options},
+            **dict.fromkeys(("text", "texts"), files[int(index or 0)]),
+            "model": f"the model {model}",
+            "tokenizer": f"the tokenizer of {model}",
+            "question": "the question",
+            "query": "the query",
+        }
+        if argument not in places:
+            raise
+        raise InputError(f"{places[argument]}: {why}") from None

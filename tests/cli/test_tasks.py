@@ -1,0 +1,70 @@
+"""The commands for tasks: their results are those of the functions, as tables, as JSON and as a page."""
+
+# ruff: noqa: E402
+import json
+import re
+
+import pytest
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sentencex")
+pytest.importorskip("typer")
+
+from helpers.cli import run
+from helpers.page_parts import PageParts
+from helpers.task_models import LABELS, save_tiny_head
+from helpers.tiny_bert import tiny_text
+
+from lckernels import tasks
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Head -> a folder with a model."""
+    place = tmp_path_factory.mktemp("models")
+    return {head: save_tiny_head(place / head, head) for head in LABELS}
+
+
+def load(folder, auto):
+    return (
+        getattr(transformers, auto).from_pretrained(folder).eval(),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
+
+
+def found_as_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1 and result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def test_classify(models, book):
+    folder = models["BertForSequenceClassification"]
+    expected = tasks.classify(*load(folder, "AutoModelForSequenceClassification"), book.read_text())
+    (found,) = found_as_json("classify", book, "--model", folder, "--html", "page.html")["files"]
+    assert found["labels"] == [vars(one) for one in expected.labels]
+    assert (found["chosen"], found["value"], found["kind"]) == (expected.chosen, None, "single")
+    assert (found["coverage"], found["tokens"]) == (1.0, expected.num_tokens)
+    page = PageParts((book.parent / "page.html").read_text())
+    assert page.texts == [book.read_text()]
+    assert f"{expected.chosen[0]} ✓" in page.cells
+    printed = run("classify", book, "--model", folder, "--html", "page.html")
+    best = expected.labels[0]
+    assert re.search(rf"^ *{best.label} +{best.score:.4g} +chosen *$", printed.stdout, re.M)
+    assert printed.stdout.endswith("100 % of the text's characters; single\n\npage: page.html\n")
+
+
+def test_classify_as_several_labels_of_several_texts(models, book):
+    folder = models["BertForSequenceClassification"]
+    other = book.with_name("b.txt")
+    other.write_text("\ufeff" + tiny_text(9))
+    options = ("--kind", "multi", "--threshold", 0.0, "--limit", 20, "--chunk-len", 16, "--overlap", 4)
+    both = found_as_json("classify", book, other, "--model", folder, *options)["files"]
+    assert [one["file"] for one in both] == [str(book), str(other)]
+    assert all(len(one["chosen"]) == 3 and one["tokens"] == 20 and one["coverage"] < 1 for one in both)
+    result = run("classify", book, other, "--model", folder, *options, "--quiet", "--html", "page.html")
+    assert "tokens" not in result.stdout and "page:" not in result.stdout
+    page = (book.parent / "page.html").read_text()
+    assert PageParts(page).texts == [book.read_text(), tiny_text(9)]
+    assert page.count('class="short"') == 2

@@ -1,0 +1,104 @@
+"""Bad input to the commands for tasks: one sentence, exit code 2, no page."""
+
+# ruff: noqa: E402
+import shutil
+from pathlib import Path
+
+import pytest
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("sentencex")
+pytest.importorskip("typer")
+
+from helpers.cli import error_message
+from helpers.task_models import LABELS, save_slow_tokenizer, save_tiny_head
+
+# Command -> its head, another head, and its last argument.
+COMMANDS = {
+    "classify": ("BertForSequenceClassification", "BertForTokenClassification", ()),
+}
+each_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    return {head: save_tiny_head(place / head, head) for head in LABELS}
+
+
+def error_of(command, models, *files, options=(), model=None):
+    head, _, last = COMMANDS[command]
+    return error_message(command, *files, *last, "--model", model or models[head], *options)
+
+
+@each_command
+def test_a_model_without_the_head(command, models, book):
+    """Heads of two tasks may have weights of the same names and shapes."""
+    other = COMMANDS[command][1]
+    message = error_of(command, models, book, model=models[other])
+    assert f"the model {models[other]} is {other}, without a head for" in message
+    assert "as AutoModelFor" in message
+
+
+@each_command
+def test_a_model_without_any_head(command, models, model, book):
+    assert f"the model {model} is BertModel, without a head for" in error_of(
+        command, models, book, model=model
+    )
+
+
+@each_command
+def test_a_folder_that_does_not_exist(command, models, book):
+    assert "the model folder ./none does not exist" in error_of(command, models, book, model="./none")
+
+
+@each_command
+def test_a_slow_tokenizer(command, models, book, tmp_path):
+    head = COMMANDS[command][0]
+    folder = shutil.copytree(models[head], tmp_path / "slow")
+    save_slow_tokenizer(folder)
+    message = error_of(command, models, book, model=str(folder))
+    assert f"the tokenizer of {folder} is not a fast one; expected one with offset mappings" in message
+
+
+@each_command
+def test_texts_that_are_blank_binary_or_missing(command, models, book):
+    blank, binary = book.with_name("blank.txt"), book.with_name("binary.txt")
+    blank.write_text(" \n\t\n")
+    binary.write_bytes(b"PK\x03\x04\x00\x00")
+    assert f"{blank} is an empty text" in error_of(command, models, book, blank)
+    assert f"{binary} is not a text file: byte 4 is NUL" in error_of(command, models, binary, book)
+    assert "none.txt does not exist" in error_of(command, models, book, Path("none.txt"))
+    assert f"{book} is named twice" in error_of(command, models, book, book)
+
+
+@each_command
+def test_sizes_that_do_not_fit(command, models, book):
+    message = error_of(command, models, book, options=("--chunk-len", 1000))
+    assert message.startswith("lckernels: --chunk-len: got 1000")
+    message = error_of(command, models, book, options=("--chunk-len", 20, "--overlap", 19))
+    assert message.startswith("lckernels: --overlap: got 19")
+
+
+@each_command
+def test_a_place_for_the_page_that_cannot_be_written(command, models, book):
+    """Before the model is loaded."""
+    place = ("--html", "none/page.html")
+    message = error_of(command, models, book, options=place, model="./none")
+    assert "the folder none for page.html does not exist" in message
+    message = error_of(command, models, book, options=("--html", book.parent), model="./none")
+    assert f"{book.parent} is a folder, not a file for the page" in message
+
+
+@each_command
+def test_no_page_after_an_error(command, models, book):
+    error_of(command, models, book, options=("--html", "page.html", "--chunk-len", 1000))
+    assert [path.name for path in book.parent.iterdir()] == ["book.txt"]
+
+
+def test_options_of_classify(models, book):
+    def error(*options):
+        return error_of("classify", models, book, options=options)
+
+    assert error("--kind", "many").startswith("lckernels: --kind: got 'many'; allowed are 'auto', 'single'")
+    assert error("--threshold", "1.5").startswith("lckernels: --threshold: got 1.5; expected")
