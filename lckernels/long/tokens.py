@@ -28,16 +28,16 @@ class Tokens:
 
 
 # A byte-level vocabulary without merges may lack a letter; one of proteins has capitals alone.
-_LETTERS = ("x", "a", "A", "1")
+LETTERS = ("x", "a", "A", "1")
 
 
 def count_special_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     """How many special tokens the tokenizer of model `name` adds before and after a text."""
-    for text in _LETTERS:
+    for text in LETTERS:
         special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
         if 0 in special:
             return special.index(0), special[::-1].index(0)
-    raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(_LETTERS)}")
+    raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(LETTERS)}")
 
 
 def prefix_ids(tokenizer: Any, text: str) -> list[int]:
@@ -74,16 +74,16 @@ def tokenize(tokenizer: Any, text: str, name: str, first: str | None = None) -> 
         leading = segments.index(1) if 1 in segments else len(ids)
         before = [column for column, segment in enumerate(segments[:leading]) if segment == 0]
         for segment in (slice(before[0], before[-1] + 1),) if before else ():
-            _replace_special(tokenizer, ids[segment], name)
+            replace_special(tokenizer, ids[segment], name)
         inside = slice(leading, leading + segments.count(1))
-    _replace_special(tokenizer, ids[inside], name)
+    replace_special(tokenizer, ids[inside], name)
     offsets = torch.tensor(encoding["offset_mapping"], device="cpu").reshape(-1, 2)
     types = encoding.get("token_type_ids")
     types = None if types is None else torch.tensor(types, device="cpu")[None]
     return Tokens(ids[None], offsets[inside], leading, types)
 
 
-def _replace_special(tokenizer: Any, content: Tensor, name: str) -> None:
+def replace_special(tokenizer: Any, content: Tensor, name: str) -> None:
     """Replaces special tokens within a text by the unknown token, in place.
 
     Unigram vocabularies have pieces such as `</s>`, to which split_special_tokens does not apply.

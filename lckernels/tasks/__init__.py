@@ -4,6 +4,8 @@ from lckernels.tasks.answer import Answer, Answers, answer
 from lckernels.tasks.classes import Classes, Label
 from lckernels.tasks.classify import classify
 from lckernels.tasks.late_chunks import LateChunks, late_chunks
+from lckernels.tasks.rewrite import rewrite
+from lckernels.tasks.rewritten import Part, Rewritten
 from lckernels.tasks.tag import Entity, Tags, tag
 
 __all__ = [
@@ -13,9 +15,12 @@ __all__ = [
     "Entity",
     "Label",
     "LateChunks",
+    "Part",
+    "Rewritten",
     "Tags",
     "answer",
     "classify",
     "late_chunks",
+    "rewrite",
     "tag",
 ]

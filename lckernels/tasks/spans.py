@@ -102,14 +102,14 @@ def coverage(text: str, offsets: Tensor) -> float:
         text: the characters.
         offsets: (num_tokens, 2) int64, the characters of each token that was read.
     """
-    total = _num_characters(text)
+    total = num_characters(text)
     ends = torch.cat([offsets.new_zeros(1), offsets[:, 1].cummax(0).values]) if len(offsets) else None
     if ends is None or not total:
         return float(not total)
     starts = torch.cat([offsets[:, 0], offsets.new_tensor([len(text)])])
     gaps = (starts > ends).nonzero().flatten()
     pairs = zip(ends[gaps].tolist(), starts[gaps].tolist(), strict=True)
-    return 1 - sum(_num_characters(text[end:start]) for end, start in pairs) / total
+    return 1 - sum(num_characters(text[end:start]) for end, start in pairs) / total
 
 
 def is_visible(text: str, offsets: Tensor) -> Tensor:
@@ -125,6 +125,6 @@ def is_visible(text: str, offsets: Tensor) -> Tensor:
     return before[offsets[:, 1]] > before[offsets[:, 0]]
 
 
-def _num_characters(text: str) -> int:
+def num_characters(text: str) -> int:
     """Characters that are no white space."""
     return len("".join(text.split()))

@@ -1,0 +1,97 @@
+"""Rows of an encoder-decoder: special tokens, a prefix, context, and the tokens of a text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lckernels.checks import bad
+from lckernels.long.tokenizer_state import restored
+from lckernels.long.tokens import LETTERS, count_special_tokens, prefix_ids, replace_special
+from lckernels.tasks.spans import coverage
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the encoder.
+
+    Attributes:
+        ids: all its tokens.
+        context: the columns [start, end) whose states the decoder does not read.
+    """
+
+    ids: list[int]
+    context: tuple[int, int] = (0, 0)
+
+
+class SourceRows:
+    """Makes rows of texts by a tokenizer, fast or slow.
+
+    Args:
+        tokenizer: of the model.
+        name: of the model, for messages.
+        prefix: what each row begins with, such as "summarize: ".
+
+    Attributes:
+        prefix: its tokens.
+        num_fixed: tokens of a row that are not of its text: special tokens and prefix.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, prefix: str | None = None) -> None:
+        self.tokenizer, self.name = tokenizer, name
+        with restored(tokenizer):
+            leading, trailing = count_special_tokens(tokenizer, name)
+            letter = next(x for x in LETTERS if tokenizer(x, add_special_tokens=False)["input_ids"])
+            ids = list(tokenizer(letter)["input_ids"])
+            self.prefix = prefix_ids(tokenizer, prefix) if prefix else []
+        self._leading, self._trailing = ids[:leading], ids[len(ids) - trailing :]
+        self.num_fixed = leading + len(self.prefix) + trailing
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text; names of special tokens in it are tokenized as text."""
+        if not texts:
+            return []
+        options = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False}
+        with restored(self.tokenizer):
+            rows = self.tokenizer(list(texts), **options, verbose=False)["input_ids"]
+        content = torch.tensor([token for row in rows for token in row], dtype=torch.int64, device="cpu")
+        replace_special(self.tokenizer, content, self.name)
+        return [part.tolist() for part in content.split([len(row) for row in rows])]
+
+    def row(self, ids: Sequence[int], context: Sequence[int] = ()) -> Row:
+        """Special tokens, prefix, context, and the tokens of a text."""
+        before = [*self._leading, *self.prefix]
+        columns = (len(before), len(before) + len(context))
+        return Row([*before, *context, *ids, *self._trailing], columns)
+
+    def shares(self, texts: Sequence[str]) -> list[float]:
+        """The share of each text's characters that are in a token; 1.0 for a tokenizer without offsets."""
+        if not texts or not getattr(self.tokenizer, "is_fast", False):
+            return [1.0] * len(texts)
+        options = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False}
+        with restored(self.tokenizer):
+            found = self.tokenizer(list(texts), **options, return_offsets_mapping=True, verbose=False)
+        offsets = (torch.tensor(x, device="cpu").reshape(-1, 2) for x in found["offset_mapping"])
+        return [coverage(text, x) for text, x in zip(texts, offsets, strict=True)]
+
+
+def language_id(tokenizer: Any, name: str, code: str) -> int:
+    """The token of a language of NLLB, mBART or M2M100.
+
+    Args:
+        tokenizer: of the model.
+        name: of the argument, for messages.
+        code: as the tokenizer has it, such as "fra_Latn", "fr_XX" or "fr".
+
+    Raises:
+        ValueError: the tokenizer has no such language, or none at all.
+    """
+    if not hasattr(tokenizer, "src_lang"):
+        hint = "expected None, or a tokenizer with languages, such as that of NLLB, mBART or M2M100"
+        raise bad(name, f"{code!r} for {type(tokenizer).__name__}", hint)
+    known = getattr(tokenizer, "lang_code_to_token", {})  # of M2M100, whose token is __fr__
+    found = tokenizer.convert_tokens_to_ids(known.get(code, code)) if isinstance(code, str) else None
+    if found is None or found not in tokenizer.all_special_ids or found == tokenizer.unk_token_id:
+        raise bad(name, repr(code), f"expected a language's code of {type(tokenizer).__name__}")
+    return found
