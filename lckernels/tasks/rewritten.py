@@ -76,7 +76,7 @@ class Output:
     is_cut_off: bool
 
 
-def usual_ratio(lengths: Sequence[tuple[int, int]]) -> float:
+def least_ratio(lengths: Sequence[tuple[int, int]]) -> float:
     """The least ratio of output tokens to source tokens that is not suspicious.
 
     Args:
@@ -86,26 +86,26 @@ def usual_ratio(lengths: Sequence[tuple[int, int]]) -> float:
     return max(_SHORT, _SHORT_OF_MEDIAN * median(ratios)) if ratios else _SHORT
 
 
-def problem(output: Output, num_tokens: int, num_sentences: int, ratio: float, language: str) -> str:
+def problem(
+    output: Output, num_tokens: int = 0, num_sentences: int = 1, ratio: float = 0.0, language: str = "en"
+) -> str:
     """Why an output may be incomplete; empty if nothing is found.
 
     Args:
         output: of the model.
-        num_tokens: of its source.
+        num_tokens: of its source; 0: its length is not compared.
         num_sentences: of its source.
-        ratio: as `usual_ratio` returns it.
+        ratio: as `least_ratio` returns it.
         language: ISO 639 code for finding sentences of the output.
     """
     if not output.text:
         return "no output"
     if output.is_cut_off:
-        return f"stopped after {output.num_tokens} tokens, before its end"
+        return f"stopped after {output.num_tokens} tokens, before an end"
     if num_sentences > 1:
         found = len(sentence_boundaries(output.text, language)) + 1
         if found < num_sentences:
-            return (
-                f"{found} sentences for {num_sentences}" if found > 1 else f"1 sentence for {num_sentences}"
-            )
+            return f"sentences: {found} for {num_sentences}"
     if output.num_tokens + _SLACK < ratio * num_tokens:
-        return f"{output.num_tokens} tokens for {num_tokens}"
+        return f"tokens: {output.num_tokens} for {num_tokens}"
     return ""

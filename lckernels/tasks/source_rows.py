@@ -92,6 +92,8 @@ def language_id(tokenizer: Any, name: str, code: str) -> int:
         raise bad(name, f"{code!r} for {type(tokenizer).__name__}", hint)
     known = getattr(tokenizer, "lang_code_to_token", {})  # of M2M100, whose token is __fr__
     found = tokenizer.convert_tokens_to_ids(known.get(code, code)) if isinstance(code, str) else None
-    if found is None or found not in tokenizer.all_special_ids or found == tokenizer.unk_token_id:
+    names = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+    others = {getattr(tokenizer, f"{kind}_token_id", None) for kind in names}
+    if found is None or found not in {*tokenizer.all_special_ids} - others:
         raise bad(name, repr(code), f"expected a language's code of {type(tokenizer).__name__}")
     return found

@@ -12,7 +12,7 @@ from lckernels.long.parts import Parts
 from lckernels.progress import token_bar
 from lckernels.tasks.documents import check_tokenizer, read_document
 from lckernels.tasks.generators import ModelGenerator
-from lckernels.tasks.rewritten import Part, Rewritten
+from lckernels.tasks.rewritten import Part, Rewritten, problem
 from lckernels.tasks.source_rows import SourceRows
 
 _NEW_TOKENS = 256  # of a model whose generation_config has no limit
@@ -61,10 +61,8 @@ def summarize(
             some = order[begin : begin + batch]
             given = [rows.row(document.input_ids[document.columns].tolist()) for document in some]
             for document, output in zip(some, generator(given, new_tokens), strict=True):
-                stopped = f"stopped after {output.num_tokens} tokens, before its end"
-                found = "no output" if not output.text else stopped if output.is_cut_off else ""
-                part = Part(0, len(document.text), document.text, output.text, found)
                 num_tokens = len(document.offsets)
+                part = Part(0, len(document.text), document.text, output.text, problem(output))
                 results[document.index] = Rewritten(output.text, [part], document.coverage, num_tokens)
             bar(sum(len(document.offsets) for document in some))
     return [results[i] for i in range(len(texts))]

@@ -7,7 +7,7 @@ from lckernels.checks import bad
 from lckernels.progress import token_bar
 from lckernels.tasks.generators import Generator
 from lckernels.tasks.layout import Unit, find_units, space_between
-from lckernels.tasks.rewritten import Output, Part, Rewritten, problem, usual_ratio
+from lckernels.tasks.rewritten import Output, Part, Rewritten, least_ratio, problem
 from lckernels.tasks.sentence_groups import Group, group_sentences
 from lckernels.tasks.source_rows import SourceRows
 from lckernels.tasks.spans import num_characters
@@ -58,7 +58,7 @@ def translate(
     laid_out = [find_units(text, grouping.wrapped) for text in texts]
     groups = [_groups(*pair, rows, grouping) for pair in zip(texts, laid_out, strict=True)]
     outputs = _outputs(generator, rows, [group for read, _ in groups for group in read], batch, progress)
-    ratio = usual_ratio([(len(group.ids), output.num_tokens) for group, output in outputs])
+    ratio = least_ratio([(len(group.ids), output.num_tokens) for group, output in outputs])
     remaining = iter(outputs)
     results = []
     for text, units, (read, is_whole) in zip(texts, laid_out, groups, strict=True):

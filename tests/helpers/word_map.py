@@ -25,9 +25,7 @@ POSITIONS, LONGEST = 16, 13
 def by_hand(words: list[str]) -> list[str]:
     """The translation of one sentence."""
     words_of = _NEGATED if words[0] in NOT else _PLAIN
-    return [
-        words_of[_WORDS.index(word)] if word in _WORDS else _OF_SAME[_SAME.index(word)] for word in words
-    ]
+    return [words_of[_WORDS.index(word)] if word in _WORDS else _OF_SAME[_SAME.index(word)] for word in words]
 
 
 def tokenizer(limit: int = 10**30) -> transformers.PreTrainedTokenizerFast:
