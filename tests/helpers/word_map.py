@@ -3,6 +3,8 @@
 A word has two translations: the second one in a sentence that begins with "Not" or its Chinese character.
 """
 
+from functools import cache
+
 import torch
 import transformers
 from helpers.trained_models import Draw, train
@@ -52,8 +54,9 @@ def untrained() -> transformers.BartForConditionalGeneration:
     return transformers.BartForConditionalGeneration(config)
 
 
+@cache
 def trained(steps: int = 350) -> transformers.BartForConditionalGeneration:
-    """The model after training on sentences of at most 13 words; 16 positions."""
+    """The model after training on sentences of at most 13 words; 16 positions. One for all tests."""
     draw = Draw()
     second = torch.tensor([[_ID[a], _ID[b]] for a, b in zip(_PLAIN, _NEGATED, strict=True)])
     table = torch.arange(len(VOCABULARY)).repeat(2, 1)

@@ -1,6 +1,5 @@
 """Translation of documents by a model trained here, exact on every sentence that it reads whole."""
 
-
 import re
 
 import pytest
