@@ -47,10 +47,15 @@ class Text:
         return 100.0 * position / len(self.content)
 
     def language(self) -> str:
-        """A guess: "zh" if more than a fifth of the first 100,000 characters are Chinese, else "en"."""
-        sample = self.content[:100_000]
-        chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
-        return "zh" if 5 * chinese > len(sample) else "en"
+        """A guess, as `language_of`."""
+        return language_of(self.content)
+
+
+def language_of(text: str) -> str:
+    """A guess: "zh" if more than a fifth of the first 100,000 characters are Chinese, else "en"."""
+    sample = text[:100_000]
+    chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
+    return "zh" if 5 * chinese > len(sample) else "en"
 
 
 def read_text(path: Path) -> Text:
