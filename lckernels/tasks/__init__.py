@@ -1,26 +1,45 @@
 """Tasks on texts of any length: functions of a model, its tokenizer and texts."""
 
 from lckernels.tasks.answer import Answer, Answers, answer
+from lckernels.tasks.atlop import AttentionRows, process_long_input
 from lckernels.tasks.classes import Classes, Label
 from lckernels.tasks.classify import classify
 from lckernels.tasks.late_chunks import LateChunks, late_chunks
+from lckernels.tasks.relation_head import RelationHead, RelationOutput, adaptive_threshold_loss
+from lckernels.tasks.relations import Relation, Relations, relations
 from lckernels.tasks.rewrite import rewrite
 from lckernels.tasks.rewritten import Part, Rewritten
+from lckernels.tasks.span_states import Pairs, entity_states, pair_states, span_states
 from lckernels.tasks.tag import Entity, Tags, tag
+from lckernels.tasks.triples import triples, write_triples
 
 __all__ = [
     "Answer",
     "Answers",
+    "AttentionRows",
     "Classes",
     "Entity",
     "Label",
     "LateChunks",
+    "Pairs",
     "Part",
+    "Relation",
+    "RelationHead",
+    "RelationOutput",
+    "Relations",
     "Rewritten",
     "Tags",
+    "adaptive_threshold_loss",
     "answer",
     "classify",
+    "entity_states",
     "late_chunks",
+    "pair_states",
+    "process_long_input",
+    "relations",
     "rewrite",
+    "span_states",
     "tag",
+    "triples",
+    "write_triples",
 ]

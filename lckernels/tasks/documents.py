@@ -1,6 +1,7 @@
 """Documents of a task: the texts that were given, their tokens, and what was read of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import bad
+from lckernels.extras import import_extra
+from lckernels.long.chunking import micro_batches
 from lckernels.long.tokens import tokenize
 from lckernels.tasks.spans import coverage
+
+_CALL_TOKENS = 2**16  # of documents that share a call of the model
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +104,25 @@ def read_document(
         kept[tokens.leading + limit : tokens.leading + len(offsets)] = False
         ids, types, offsets = ids[kept], None if types is None else types[kept], offsets[:limit]
     return Document(index, text, ids, types, offsets, tokens.leading, coverage(text, offsets))
+
+
+def calls(documents: Sequence[Document], batch: int) -> Iterator[list[Document]]:
+    """The documents that share a call of a model, long ones first: at most `batch`, of similar lengths."""
+    order = sorted(documents, key=len, reverse=True)
+    ranges = micro_batches([len(document) for document in order], _CALL_TOKENS) if order else ()
+    for first, last in ranges:
+        for begin in range(first, last, batch):
+            yield order[begin : min(begin + batch, last)]
+
+
+@contextmanager
+def document_bar(count: int, shown: bool) -> Iterator[Callable[[int], Any]]:
+    """A function that advances a bar (tqdm) by a number of documents; one document has no such bar."""
+    if not shown or count == 1:
+        yield lambda read: None
+        return
+    with import_extra("tqdm", "hf").tqdm(total=count, unit="document") as bar:
+        yield bar.update
 
 
 def check_tokenizer(tokenizer: Any) -> None:

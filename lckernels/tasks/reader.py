@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import bad, boolean, integer
-from lckernels.extras import import_extra
 from lckernels.inner_forward import outer_forward
-from lckernels.long.chunking import micro_batches
 from lckernels.long.lengthen import lengthened
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
 from lckernels.long.sizes import Chunking
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
-from lckernels.tasks.documents import Document, check_eval_mode, check_tokenizer, read_document
-
-_CALL_TOKENS = 2**16  # of documents that share a call of the model
+from lckernels.tasks.documents import (
+    Document,
+    calls,
+    check_eval_mode,
+    check_tokenizer,
+    document_bar,
+    read_document,
+)
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,12 @@ class DocumentReader:
         Output tensors of tokens have the columns of the row, behind `num_virtual` others:
         `output.logits[row, num_virtual:][document.columns]`.
         """
-        order = sorted(documents, key=len, reverse=True)
-        ranges = micro_batches([len(document) for document in order], _CALL_TOKENS) if order else ()
-        with self._lengthened(len(order) == 1), self._bar(len(order)) as bar:
-            for first, last in ranges:
-                for begin in range(first, last, self.batch):
-                    part = order[begin : min(begin + self.batch, last)]
-                    output = self.model(**self._inputs(part), return_dict=True)
-                    yield from ((document, output, row) for row, document in enumerate(part))
-                    bar(len(part))
+        count = len(documents)
+        with self._lengthened(count == 1), document_bar(count, self.progress) as bar:
+            for part in calls(documents, self.batch):
+                output = self.model(**self._inputs(part), return_dict=True)
+                yield from ((document, output, row) for row, document in enumerate(part))
+                bar(len(part))
 
     @property
     def _reads_types(self) -> bool:
@@ -187,15 +187,6 @@ class DocumentReader:
             return
         with lengthened(self.model, self.tokenizer, **self._options, progress=self.progress and single):
             yield
-
-    @contextmanager
-    def _bar(self, count: int) -> Iterator[Callable[[int], Any]]:
-        """What is called with the number of documents that were read."""
-        if not self.progress or count == 1:
-            yield lambda read: None
-            return
-        with import_extra("tqdm", "hf").tqdm(total=count, unit="document") as bar:
-            yield bar.update
 
     def short_inputs(self) -> dict[str, Tensor]:
         """The model's arguments for a row of a few tokens, at least one of them of a text."""

@@ -12,13 +12,13 @@ from lckernels.dtypes import compute_dtype
 _WHITE_SPACE = [code for code in range(0x3001) if chr(code).isspace()]  # of all of Unicode
 
 
-def checked_spans(name: str, spans: object, text: str) -> Tensor | None:
+def checked_spans(name: str, spans: object, text: str | None) -> Tensor | None:
     """The spans of a text, (num_spans, 2) int64; None for None.
 
     Args:
         name: of the argument, for messages.
         spans: pairs (start, end) of character offsets, in any order; a list, an array or a tensor.
-        text: the characters.
+        text: the characters; None: the end of a span has no bound.
 
     Raises:
         ValueError: no such pairs, an empty span, or one outside the text.
@@ -32,19 +32,21 @@ def checked_spans(name: str, spans: object, text: str) -> Tensor | None:
     if pairs.shape[1] != 2:
         raise bad(name, f"shape {tuple(pairs.shape)}", expected)
     starts, ends = pairs.unbind(1)
-    for i in ((starts < 0) | (starts >= ends) | (ends > len(text))).nonzero().flatten().tolist()[:1]:
-        allowed = f"expected 0 <= start < end <= {len(text)}, the characters of the text"
+    outside = torch.zeros_like(starts, dtype=torch.bool) if text is None else ends > len(text)
+    for i in ((starts < 0) | (starts >= ends) | outside).nonzero().flatten().tolist()[:1]:
+        bound = "" if text is None else f" <= {len(text)}"
+        allowed = f"expected 0 <= start < end{bound}, the characters of the text"
         raise bad(f"{name}[{i}]", tuple(pairs[i].tolist()), allowed)
     return pairs
 
 
-def span_tokens(name: str, spans: Tensor, text: str, offsets: Tensor) -> Tensor:
+def span_tokens(name: str, spans: Tensor, text: str | None, offsets: Tensor) -> Tensor:
     """The tokens of each span: those that share a character with it, white space at its ends left out.
 
     Args:
         name: of the argument, for messages.
         spans: (num_spans, 2) int64, as `checked_spans` returns them.
-        text: the characters.
+        text: the characters; None: white space at the ends of a span counts.
         offsets: (num_tokens, 2) int64, the characters of each token.
 
     Returns:
@@ -53,8 +55,10 @@ def span_tokens(name: str, spans: Tensor, text: str, offsets: Tensor) -> Tensor:
     Raises:
         ValueError: a span has no token.
     """
-    stripped = [_stripped(text, start, end) for start, end in spans.tolist()]
-    inner = torch.tensor(stripped, dtype=torch.int64, device="cpu").reshape(-1, 2)
+    inner = spans
+    if text is not None:
+        stripped = [_stripped(text, start, end) for start, end in spans.tolist()]
+        inner = torch.tensor(stripped, dtype=torch.int64, device="cpu").reshape(-1, 2)
     # Offsets rise; where a tokenizer's do not, the range holds all tokens of the span.
     starts = offsets[:, 0].flip(0).cummin(0).values.flip(0).contiguous()
     ends = offsets[:, 1].cummax(0).values.contiguous()
@@ -63,7 +67,8 @@ def span_tokens(name: str, spans: Tensor, text: str, offsets: Tensor) -> Tensor:
     blank = inner[:, 0] == inner[:, 1]
     for i in (blank | (first >= last)).nonzero().flatten().tolist()[:1]:
         start, end = spans[i].tolist()
-        got = f"{(start, end)}, the characters {reprlib.repr(text[start:end])}"
+        got = f"{(start, end)}"
+        got += "" if text is None else f", the characters {reprlib.repr(text[start:end])}"
         raise bad(f"{name}[{i}]", got, "the tokenizer makes no token of them; expected a span with a token")
     return torch.stack([first, last], dim=1)
 
@@ -87,12 +92,24 @@ def span_means(states: Tensor, tokens: Tensor) -> Tensor:
     states = states.to(compute_dtype(states.dtype))
     if not len(tokens):
         return states.new_zeros(0, states.shape[1])
+    index, begins = token_index(tokens)
+    device = states.device
+    return F.embedding_bag(index.to(device), states, begins.to(device), mode="mean")
+
+
+def token_index(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of all spans, one span behind the other, and where each span begins there.
+
+    Args:
+        tokens: (num_spans, 2) int64 on the CPU, as `span_tokens` returns them.
+
+    Returns:
+        (num_tokens_of_all,) and (num_spans,) int64 on the CPU.
+    """
     lengths = tokens[:, 1] - tokens[:, 0]
     begins = lengths.cumsum(0) - lengths
     index = torch.arange(int(lengths.sum()), device="cpu")
-    index += (tokens[:, 0] - begins).repeat_interleave(lengths)
-    device = states.device
-    return F.embedding_bag(index.to(device), states, begins.to(device), mode="mean")
+    return index + (tokens[:, 0] - begins).repeat_interleave(lengths), begins
 
 
 def coverage(text: str, offsets: Tensor) -> float:
