@@ -103,13 +103,13 @@ def run_task(
     """
     network, tokenizer = load_task_model(model, head.name, head.example, dtype, threads)
     first = () if question is None else (question,)
-    with _input_errors(model, [text.path for text in sources.texts], options):
+    with input_errors(model, [text.path for text in sources.texts], options):
         contents = [text.content for text in sources.texts]
         return task(network, tokenizer, *first, contents, **options, progress=show_progress(quiet))
 
 
 @contextmanager
-def _input_errors(model: str, files: Sequence[Path], options: Iterable[str]) -> Iterator[None]:
+def input_errors(model: str, files: Sequence[Path], options: Iterable[str]) -> Iterator[None]:
     """Errors about arguments of a task as InputError, with the words of the command line."""
     try:
         yield

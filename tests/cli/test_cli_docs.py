@@ -72,6 +72,7 @@ def documented_keys(section):
 SST2 = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 COMMANDS = {
     "classify": ("classify", "book.txt", "--model", SST2),
+    "evaluate": ("evaluate", "squad.json", "--model", "deepset/roberta-base-squad2"),
     "search": ("search", "book.txt", "river", "--no-plot"),
     "encode": ("encode", "book.txt", "-o", "json.safetensors"),
     "perplexity": ("perplexity", "book.txt", "--model", "HuggingFaceTB/SmolLM2-135M", "--compare"),

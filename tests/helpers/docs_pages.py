@@ -1,7 +1,9 @@
 """The pages of the documentation: their blocks of code, their links, the models and texts that they read."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -69,6 +71,21 @@ def save_models_and_texts(folder: Path) -> None:
     text.parent.mkdir(parents=True)
     text.write_text(tiny_text(200), encoding="utf-8")
     (folder / "book.txt").write_text(tiny_text(200), encoding="utf-8")
+    (folder / "squad.json").write_text(json.dumps(squad({"river?": ("River", tiny_text(30))})))
+
+
+def squad(examples: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    """A file of SQuAD, of questions with their answer and the text, in which it occurs."""
+    paragraphs = [
+        {
+            "context": text,
+            "qas": [
+                {"question": question, "answers": [{"text": answer, "answer_start": text.index(answer)}]}
+            ],
+        }
+        for question, (answer, text) in examples.items()
+    ]
+    return {"data": [{"paragraphs": paragraphs}]}
 
 
 def save_tiny_modernbert(folder: Path) -> None:

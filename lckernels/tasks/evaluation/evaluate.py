@@ -14,9 +14,15 @@ from torch import nn
 from lckernels.errors import InputError
 from lckernels.tasks.answer import answer
 from lckernels.tasks.classify import classify
-from lckernels.tasks.evaluation.examples import Classified, Question, Tagged
+from lckernels.tasks.evaluation.examples import Classified, Example, Question, Tagged
 from lckernels.tasks.evaluation.formats import read_examples
 from lckernels.tasks.evaluation.scores import class_scores, cmrc_scores, entity_scores, squad_scores
+from lckernels.tasks.reader import (
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    Head,
+)
 from lckernels.tasks.tag import tag
 
 EDGES = (128, 512, 2048, 8192, 32768, 131072)  # tokens at which a new bucket begins
@@ -94,7 +100,19 @@ def evaluate(
         InputError: a file that cannot be read, or whose labels the model does not have.
         TypeError, ValueError: as the task's function.
     """
-    name, examples = read_examples(Path(path), format)
+    return score_examples(model, tokenizer, *read_examples(Path(path), format), **options)
+
+
+def head_of(examples: Sequence[Example]) -> Head:
+    """The head that a model requires for examples of a file."""
+    heads = {Question: QUESTION_ANSWERING, Tagged: TOKEN_CLASSIFICATION, Classified: SEQUENCE_CLASSIFICATION}
+    return heads[type(examples[0])]
+
+
+def score_examples(
+    model: nn.Module, tokenizer: Any, name: str, examples: Sequence[Example], **options: Any
+) -> Evaluation:
+    """As `evaluate`, for the format and the examples that `read_examples` returns."""
     score = {Question: _answers, Tagged: _entities, Classified: _classes}[type(examples[0])]
     return score(model, tokenizer, name, examples, options)
 
