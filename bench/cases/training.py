@@ -12,8 +12,6 @@ from lckernels.flops import attention_backward_flops, attention_flops
 from lckernels.options import Layout
 from lckernels.visible import visible_pairs
 
-STEP, HEAD = "SmolLM2_step", "loss_head"  # ops
-TRAINING = "training"  # direction: a forward and its backward
 K = 1024
 
 

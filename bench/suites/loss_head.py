@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.cases.training import HEAD, TRAINING, HeadCase
+from bench.cases.training import HeadCase
 from bench.harness.comparison import OWN, Budget, Subject, make_rows
-from bench.harness.report.training_goals import LOGITS, SUITE
+from bench.harness.report.training_goals import HEAD, LOGITS, SUITE, TRAINING
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import Turns
 from bench.suites.patched import checked_calls

@@ -16,12 +16,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.cases.training import STEP, TRAINING, StepCase
+from bench.cases.training import StepCase
 from bench.harness.check import Checked, check
 from bench.harness.comparison import OWN, Budget, Subject, chosen_backend, make_rows
 from bench.harness.memory import with_extra_bytes
 from bench.harness.report.patched_goals import DEFAULT
-from bench.harness.report.training_goals import MASK, SDPA, SUITE
+from bench.harness.report.training_goals import MASK, SDPA, STEP, SUITE, TRAINING
 from bench.harness.rows import Row, dtype_name
 from bench.harness.timing import Turns
 from lckernels.training.loss import linear_cross_entropy

@@ -49,6 +49,7 @@ class Report:
         linear: with linear="packed", the linear layers; else None.
         notes: fields of the model's config with another effect than their names, and what windows do to
             PEFT's virtual tokens; a sentence for each.
+        unread: the note that the model does not read the keys of its prefix tuning; empty if it may.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Report:
     unknown: str = ""
     linear: LinearReport | None = None
     notes: tuple[str, ...] = ()
+    unread: str = ""
 
     @property
     def taken(self) -> tuple[Row, ...]:

@@ -7,10 +7,11 @@ import torch
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("matplotlib")
 
-from bench.cases.training import HEAD, STEP, STEPS_FULL, TRAINING, HeadCase, StepCase
+from bench.cases.training import STEPS_FULL, HeadCase, StepCase
 from bench.harness import rows
 from bench.harness.comparison import OWN, Budget
 from bench.harness.report import goals, training_goals
+from bench.harness.report.training_goals import HEAD, STEP, TRAINING
 from bench.suites import loss_head, training_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+import transformers
 from helpers.hf_checks import CHECKS, checks_of
 from helpers.hf_models import MODELS, NOT_SWEPT, has
 
@@ -24,15 +26,16 @@ class Table:
     layers: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
-    def write(self, docs: Path, versions: str) -> None:
+    def write(self, docs: Path) -> None:
         """The page with the table, at `docs`."""
-        docs.write_text(self.markdown(versions))
+        docs.write_text(self.markdown())
 
     def passed(self) -> list[str]:
         """The architectures that pass every check that eager attention passes."""
         return [name for name, results in self.results.items() if not {*map(_mark, results.values())} & BAD]
 
-    def markdown(self, versions: str) -> str:
+    def markdown(self) -> str:
+        versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
         head = ["model", "layers on lckernels", *CHECKS]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for name, results in self.results.items():

@@ -1,8 +1,29 @@
 """Tables of docs/ that a run of tests writes: the run must have every case of the table."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
+
+
+class Table(Protocol):
+    """What the tests of a run found."""
+
+    def write(self, docs: Path) -> None:
+        """Writes the table into the page at `docs`."""
+
+
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+
+def written(table: AnyTable, request: pytest.FixtureRequest, option: str) -> Iterator[AnyTable]:
+    """Body of a fixture: yields the table for the tests to fill, then writes it where the option is given."""
+    path = request.config.getoption(option)
+    docs = Path(path).resolve() if path else None
+    yield table
+    if docs:
+        table.write(docs)
 
 
 def require_cases(

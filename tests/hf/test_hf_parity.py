@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 transformers = pytest.importorskip("transformers")
 
@@ -18,6 +17,7 @@ from helpers.hf_checks import CHECKS, checks_of
 from helpers.hf_models import MODELS, REFUSED, has
 from helpers.hf_parity import NotPossible, count_kernel_calls, tiny
 from helpers.hf_table import Table, describe
+from helpers.written_tables import written
 
 import lckernels
 
@@ -43,13 +43,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def table(request):
-    table = Table()
-    yield table
-    path = request.config.getoption("--hf-table")
-    if path:
-        table.write(
-            Path(path).resolve(), f"transformers {transformers.__version__}, torch {torch.__version__}"
-        )
+    yield from written(Table(), request, "--hf-table")
 
 
 def test_parity(name, check, table, one_thread):

@@ -31,6 +31,7 @@ from helpers.trainer_runs import (
     tuned,
 )
 from helpers.trainer_table import Table
+from helpers.written_tables import written
 
 pytestmark = [pytest.mark.hf, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -49,11 +50,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def table(request):
-    table = Table()
-    yield table
-    path = request.config.getoption("--trainer-table")
-    if path:
-        table.write(Path(path))
+    yield from written(Table(), request, "--trainer-table")
 
 
 @pytest.mark.parametrize("task, method", CASES)

@@ -4,12 +4,14 @@ from bench.harness.report.goals import Goal
 from bench.harness.report.patched_goals import DEFAULT, faster, smaller
 
 SUITE = "training"
+STEP, HEAD = "SmolLM2_step", "loss_head"  # ops
+TRAINING = "training"  # direction: a forward and its backward
 MASK = "sdpa_mask"  # the same window and sink tokens as a mask
 SDPA = "sdpa"  # full attention; the loss of the head in pieces, as ours
 LOGITS = "cross_entropy"  # of all logits at once
 _LONG = {"seqlen": 8192}
-_STEP = (SUITE, "SmolLM2_step", "training")
-_HEAD = (SUITE, "loss_head", "training")
+_STEP = (SUITE, STEP, TRAINING)
+_HEAD = (SUITE, HEAD, TRAINING)
 
 GOALS = (
     Goal("SmolLM2, 8k tokens, W=1024 + 4: a step, against sdpa with the window as a mask", (2.0, 1.5),

@@ -25,7 +25,6 @@ from lckernels.hf.patch.plan import plan_patch
 from lckernels.hf.report import Report
 from lckernels.hf.settings import LayerSettings
 from lckernels.hf.virtual_tokens import under_window, virtual_tokens_in
-from lckernels.prompts import unread_prefix_keys
 
 
 def patch(
@@ -87,9 +86,8 @@ def patch(
     check_sides(model, settings)
     if positions == "cache":
         set_rotations(model, settings)
-    unread = unread_prefix_keys(model) if virtual else ""
-    if unread:
-        warnings.warn(f"lckernels.patch: {unread}", stacklevel=2)
+    if report.unread:
+        warnings.warn(f"lckernels.patch: {report.unread}", stacklevel=2)
     elif virtual > requested.sink_tokens and not report.exact:
         warnings.warn(f"lckernels.patch: {under_window(virtual, requested.sink_tokens)}", stacklevel=2)
     plan = None if linear is None else plan_linear(model)

@@ -63,8 +63,9 @@ def plan_patch(
         settings[modules[name]] = own = replace(requested if run.error else exact)
         verdict = LATER if own.window is None else f"{APPROXIMATE} if full, {LATER}"
         rows.append(Row(name, "not known", None, "", verdict))
-    notes = (*config_notes(model, run), *_notes(model, rows, requested))
-    report = Report(type(model).__name__, tuple(rows), _unknown(run, rows), notes=notes)
+    unread = unread_prefix_keys(model) if requested.virtual_tokens else ""
+    notes = (*config_notes(model, run), *([unread] if unread else _notes(rows, requested)))
+    report = Report(type(model).__name__, tuple(rows), _unknown(run, rows), notes=notes, unread=unread)
     why = _nothing_to_do(model, run, report, requested.window)
     if why:
         raise TypeError(f"model: got {type(model).__name__}; a patch would do nothing: {why}")
@@ -79,13 +80,9 @@ def _unknown(run: DryRun, rows: list[Row]) -> str:
     return run.error or parts or _NOT_ENTERED
 
 
-def _notes(model: nn.Module, rows: list[Row], requested: LayerSettings) -> Iterator[str]:
-    """What the windows of the layers do to PEFT's virtual tokens, or that the model does not read them."""
+def _notes(rows: list[Row], requested: LayerSettings) -> Iterator[str]:
+    """What the windows of the layers do to PEFT's virtual tokens."""
     count = requested.virtual_tokens
-    unread = unread_prefix_keys(model) if count else ""
-    if unread:
-        yield unread
-        return
     own = [row for row in rows if row.verdict == EXACT and row.window is not None and row.window[0] >= 0]
     if count and any(row.verdict.startswith(APPROXIMATE) for row in rows):
         yield under_window(count, requested.sink_tokens)
