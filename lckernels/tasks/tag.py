@@ -113,7 +113,7 @@ def tag(
     for document, output, row in reader.read(reader.documents(texts)):
         logits = output.logits[row, document.columns].float().cpu()
         _check_logits(logits, document.index)
-        results[document.index] = _tags(document, logits, labels, words)
+        results[document.index] = tags_of(document, logits, labels, words)
     found = [results[i] for i in range(len(texts))]
     return found[0] if single else found
 
@@ -125,8 +125,15 @@ def _check_logits(logits: Tensor, index: int) -> None:
         raise bad("model", f"logits with NaN or inf at token {token} of text[{index}]", "expected numbers")
 
 
-def _tags(document: Document, logits: Tensor, scheme: Scheme, words: str) -> Tags:
-    """The entities of a document; logits (num_tokens, num_labels) float32 on the CPU."""
+def tags_of(document: Document, logits: Tensor, scheme: Scheme, words: str) -> Tags:
+    """The entities of a document whose logits are known.
+
+    Args:
+        document: its text and the characters of its tokens.
+        logits: (num_tokens, num_labels) float32 on the CPU, without NaN.
+        scheme: of the labels.
+        words: as in `tag`.
+    """
     found = find_words(document.text, document.offsets, words != "none")
     if not len(found):  # a limit that leaves white space alone
         empty = curve(_CURVE, document.offsets, logits.new_zeros(len(logits)))
