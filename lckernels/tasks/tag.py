@@ -142,7 +142,7 @@ def tags_of(document: Document, logits: Tensor, scheme: Scheme, words: str) -> T
     labels = viterbi(scores, scheme.transitions, scheme.begin, scheme.end)
     probabilities = scores.softmax(1)
     of_label = probabilities.gather(1, labels[:, None]).flatten()
-    inside = probabilities[:, scheme.type_of >= 0].sum(1)
+    inside = probabilities @ (scheme.type_of >= 0).float()
     return Tags(
         entities=_entities(document.text, found.chars, labels, of_label, scheme),
         scheme=scheme.name,
@@ -181,14 +181,6 @@ def _entities(text: str, chars: Tensor, labels: Tensor, scores: Tensor, scheme: 
     means = (sums[last + 1] - sums[first]) / (last + 1 - first)
     columns = (chars[first, 0], chars[last, 1], means.clamp(0, 1), types[first])
     return [
-        _entity(text, start, end, score, scheme.types[of_type])
+        Entity(start, end, text[start:end], score, scheme.types[of_type])
         for start, end, score, of_type in zip(*(column.tolist() for column in columns), strict=True)
     ]
-
-
-def _entity(text: str, start: int, end: int, score: float, label: str) -> Entity:
-    """Without white space at its ends, which tokens may include."""
-    part = text[start:end]
-    stripped = part.strip()
-    start += len(part) - len(part.lstrip())
-    return Entity(start, start + len(stripped), stripped, score, label)

@@ -22,8 +22,8 @@ class Words:
         tokens: (num_kept,) int64, the tokens that are part of a word: those with a character that is no white
             space.
         first: (num_words,) int64, the index in `tokens` of each word's first one.
-        chars: (num_words, 2) int64, the characters of each word, rising and without overlap. A word may begin
-            with white space that is part of its first token.
+        chars: (num_words, 2) int64, the characters of each word, rising and without overlap. White space at
+            the ends, which may be part of a token, is left out.
     """
 
     tokens: Tensor
@@ -60,12 +60,14 @@ def find_words(text: str, offsets: Tensor, whole: bool = True) -> Words:
         joined |= separators[ahead + 1] == separators[(behind - 1).clamp(min=0)]
     first = torch.cat([joined.new_ones(1), ~joined]).nonzero().flatten()
     last = torch.cat([first[1:], first.new_tensor([len(tokens)])]) - 1
-    return Words(tokens, first, torch.stack([starts[first], ends[last]], dim=1))
+    visible = (kinds != _BLANK).nonzero().flatten()
+    begin, end = characters[starts[first]].long(), characters[ends[last]].long() - 1
+    return Words(tokens, first, torch.stack([visible[begin], visible[end] + 1], dim=1))
 
 
 def _counts(flags: Tensor) -> Tensor:
-    """(num_characters + 1,) int64: how many flags are set before each character."""
-    return torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), flags.cumsum(0)])
+    """(num_characters + 1,) int32: how many flags are set before each character."""
+    return torch.cat([torch.zeros(1, dtype=torch.int32, device="cpu"), flags.cumsum(0, dtype=torch.int32)])
 
 
 def _kinds(text: str) -> Tensor:

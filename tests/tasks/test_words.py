@@ -28,8 +28,8 @@ def words(text, offsets, whole=True):
     "text, pieces, expected",
     [
         ("New York-based", ["New", "Yo", "rk", "-", "bas", "ed"], ["New", "York", "-", "based"]),
-        ("New York", ["New", " Yo", "rk"], ["New", " York"]),  # a byte-level token has the space before it
-        ("a  b", ["a", " ", " b"], ["a", " b"]),  # white space alone is no word
+        ("New York", ["New", " Yo", "rk"], ["New", "York"]),  # a byte-level token has the space before it
+        ("a  b", ["a", " ", " b"], ["a", "b"]),  # white space alone is no word
         ("don't", ["don", "'", "t"], ["don", "'", "t"]),
         ("U.S.", ["U", ".", "S", "."], ["U", ".", "S", "."]),
         ("北京大学", ["北", "京", "大学"], ["北", "京", "大学"]),
