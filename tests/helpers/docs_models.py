@@ -13,6 +13,7 @@ HEADS = {
     "google-bert/bert-base-uncased": "BertForPreTraining",
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "BertForSequenceClassification",
 }
+NER_LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
 def save_models_with_heads(folder: Path) -> None:
@@ -20,6 +21,8 @@ def save_models_with_heads(folder: Path) -> None:
     for name, head in HEADS.items():
         path = save_tiny_bert(folder / name, positions=512)
         config = transformers.BertConfig.from_pretrained(path, num_labels=1 if "cross" in name else 2)
+        if name.endswith("NER"):
+            config.id2label = dict(enumerate(NER_LABELS))
         _save(head, config, path)
     path = folder / "deepset" / "roberta-base-squad2"
     _tokenizer("<s> $A </s>", "<s> $A </s> </s> $B </s>").save_pretrained(path)
