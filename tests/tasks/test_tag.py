@@ -150,14 +150,17 @@ def in_loops(model, read, text, labels, scheme, how):
 
 
 @pytest.mark.parametrize("how", ("first", "mean", "none"))
-@pytest.mark.parametrize("labels", (BIO, BIOES, ("I-A", "I-B", "O")), ids=("BIO", "BIOES", "IO"))
-def test_random_models_in_loops(labels, how):
+@pytest.mark.parametrize(
+    ("scheme", "labels"), [("BIO", BIO), ("BIOES", BIOES), ("IO", ("I-A", "I-B", "O")), ("IOB1", BIO)]
+)
+def test_random_models_in_loops(scheme, labels, how):
     texts = ["the quick-brown fox, no. 12 in 中文中 isn't", "a", "ab\tcd\n\nef  gh, ij kl mn, op qr st uv"]
-    count = 0
+    count, given = 0, "IOB1" if scheme == "IOB1" else "auto"
     for seed in range(4):
         model, read = random_tagger(labels, seed)
-        for text, found in zip(texts, tag(model, read, texts, words=how), strict=True):
-            expected = list(in_loops(model, read, text, labels, "auto", how))
+        for text, found in zip(texts, tag(model, read, texts, given, words=how), strict=True):
+            expected = list(in_loops(model, read, text, labels, scheme, how))
+            assert found.scheme == scheme
             assert [(x.start, x.end, x.label) for x in found.entities] == [x[:3] for x in expected]
             assert [x.score for x in found.entities] == pytest.approx([x[3] for x in expected], abs=1e-5)
             count += len(expected)
