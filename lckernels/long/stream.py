@@ -12,6 +12,7 @@ from lckernels.functional import overlap_merge
 from lckernels.long.batches import Batch, check_token_ids, read_batch
 from lckernels.long.chunking import Chunks, chunk_documents, micro_batches
 from lckernels.long.outputs import Outputs
+from lckernels.long.stream_summary import StreamSummary
 from lckernels.long.trial import check_row_length
 from lckernels.plan import Plan
 from lckernels.segments import Column
@@ -29,18 +30,21 @@ class StreamStates:
         final: (num_final, dim), which no later append changes.
         provisional: (num_provisional, dim), the states after them, those of the trailing special tokens
             included, as if the sequence ended here. The next append returns them again.
+        leading: (num_leading, dim), those of the leading special tokens, as if the sequence ended here. With
+            summary="mean" each append changes them, and they replace the first rows of `final`.
     """
 
     first: int
     final: Tensor
     provisional: Tensor
+    leading: Tensor
 
 
 class Stream:
     """The states of a sequence that grows; `LongEncoder.stream` returns one.
 
     `final` of all appends and `provisional` of the last one are together the states of the encoder's call
-    with the whole sequence.
+    with the whole sequence; with summary="mean" `leading` of the last one replaces the first of them.
 
     Args:
         encoder: with merge="final", the rule "sled" or "max_context", and weights by name.
@@ -58,20 +62,20 @@ class Stream:
             raise bad("boundaries", "'sentence'", "a stream supports 'sled' and 'max_context'")
         if not isinstance(encoder.weights, str):
             raise bad("weights", type(encoder.weights).__name__, "a stream requires weights by name")
-        if encoder.summary != "first":
-            raise bad("summary", repr(encoder.summary), "a stream supports 'first'")
         self.encoder = encoder
         self._leading = _special_tokens("leading", leading, encoder.special_tokens[0])
         self._trailing = _special_tokens("trailing", trailing, encoder.special_tokens[1])
         self._step = self._room - encoder.overlap
         self._content = self._leading.new_empty(0)  # from the first chunk on that has a state to come
+        self._provisional = self._content  # what followed it
         self._num_dropped = 0  # tokens before `_content`, a multiple of the step
         self._num_final = 0
         self._states: dict[int, Tensor] = {}  # (chunk_len, dim) of the chunks of `_content` that stay
+        self._summary = StreamSummary(encoder.summary, len(self._leading))
 
     @property
     def num_tokens(self) -> int:
-        """Tokens so far, special tokens included."""
+        """Tokens so far, special tokens included, provisional ones left out."""
         return self._num_dropped + len(self._leading) + len(self._content) + len(self._trailing)
 
     @property
@@ -80,23 +84,32 @@ class Stream:
         return self._num_final
 
     @torch.no_grad()
-    def append(self, input_ids: Sequence[int] | Tensor) -> StreamStates:
+    def append(
+        self, input_ids: Sequence[int] | Tensor, provisional: Sequence[int] | Tensor = ()
+    ) -> StreamStates:
         """The states that further tokens make final, and those after them.
 
-        The model reads the chunks that are new or changed, usually one or two. States have no gradient.
+        The model reads the chunks that are new or changed: the last one, and one for each time that the
+        sequence has grown by a chunk's content without its overlap. States have no gradient.
 
         Args:
-            input_ids: (num_tokens,) or (1, num_tokens) integers without special tokens; at least one.
+            input_ids: (num_tokens,) or (1, num_tokens) integers without special tokens; at least one, unless
+                there are provisional ones.
+            provisional: (num_tokens,) integers that follow them and that the next append replaces, as the
+                last tokens of a text that grows. Their states are provisional.
 
         Raises:
             ValueError: no tokens, several rows, or ids that the model's embedding does not have.
         """
         if isinstance(input_ids, Tensor) and input_ids.dim() == 2 and len(input_ids) == 1:
             input_ids = input_ids[0]
-        new = integers("input_ids", input_ids)
-        if not len(new):
+        new, last = integers("input_ids", input_ids), integers("provisional", provisional)
+        if not len(new) and not len(last):
             raise bad("input_ids", "no tokens", "expected at least one")
-        content = torch.cat([self._content, new])
+        settled = torch.cat([self._content, new])
+        content = torch.cat([settled, last])
+        agreed = _num_equal(content, torch.cat([self._content, self._provisional]))
+        states = {n: x for n, x in self._states.items() if n < self._num_staying(agreed)}
         batch = read_batch(
             torch.cat([self._leading, content, self._trailing])[None], None, None, None,
             self.encoder.chunking.num_special,
@@ -105,17 +118,18 @@ class Stream:
         # Numbers of chunks, and positions, count from those that were dropped.
         chunks = chunk_documents(batch.flat_first, batch.lengths, batch.num_entries, self.encoder.chunking)
         first, ends = self._num_final - self._num_dropped, _ends(chunks)
-        missing = [n for n, end in enumerate(ends) if end > first and n not in self._states]
-        states = {**self._states, **self._read(batch, chunks, missing)}
+        missing = [n for n, end in enumerate(ends) if end > first and n not in states]
+        states |= self._read(batch, chunks, missing)
         merged = self._merge(chunks, first, {n: x for n, x in states.items() if ends[n] > first})
-        final = max(first, self._begin_of_last(len(content)))
+        final = max(first, self._begin_of_last(len(settled)))
         stays = self._num_staying(len(content))
         drop = next(n for n, end in enumerate(ends) if end > final)
+        leading = self._summary.add(chunks, states, drop, drop * self._step)
         self._states = {n - drop: x for n, x in states.items() if drop <= n < stays}
-        self._content = content[drop * self._step :]
+        self._content, self._provisional = settled[drop * self._step :], last
         self._num_dropped += drop * self._step
         begin, self._num_final = self._num_final, self._num_final + final - first
-        return StreamStates(begin, merged[: final - first], merged[final - first :])
+        return StreamStates(begin, merged[: final - first], merged[final - first :], leading)
 
     @property
     def _room(self) -> int:
@@ -129,12 +143,14 @@ class Stream:
         return len(self._leading) + over if over > 0 else 0
 
     def _num_staying(self, num_content: int) -> int:
-        """Chunks that a longer sequence has too: the full ones that begin at a multiple of the step."""
+        """Chunks that a sequence with this beginning has: full ones that begin at a multiple of the step."""
         over = num_content - self._room
         return 0 if over < 0 else over // self._step + 1
 
     def _read(self, batch: Batch, chunks: Chunks, numbers: list[int]) -> dict[int, Tensor]:
         """The states (chunk_len, dim) of these chunks, by number; chunks of one sequence have one length."""
+        if not numbers:
+            return {}
         encoder, width = self.encoder, chunks.chunk_len
         encoder._prepare()
         check_row_length(encoder.model, encoder.trial, [width])
@@ -192,6 +208,13 @@ def _without_first(segments: Tensor, position: int) -> Tensor:
     keep = [Column.KEEP_START, Column.KEEP_END]
     segments[:, keep] = (segments[:, keep] - cut[:, None]).clamp(min=0)
     return segments[segments[:, Column.LENGTH] > 0]
+
+
+def _num_equal(ids: Tensor, others: Tensor) -> int:
+    """How many first ids two sequences share."""
+    size = min(len(ids), len(others))
+    differ = (ids[:size] != others[:size]).nonzero()
+    return int(differ[0]) if len(differ) else size
 
 
 def _special_tokens(name: str, ids: Sequence[int], number: int) -> Tensor:

@@ -12,6 +12,7 @@ from lckernels.tasks.rewritten import Part, Rewritten
 from lckernels.tasks.span_states import Pairs, entity_states, pair_states, span_states
 from lckernels.tasks.tag import Entity, Tags, tag
 from lckernels.tasks.triples import triples, write_triples
+from lckernels.tasks.watch import Watch, watch
 
 __all__ = [
     "Answer",
@@ -29,6 +30,7 @@ __all__ = [
     "Relations",
     "Rewritten",
     "Tags",
+    "Watch",
     "adaptive_threshold_loss",
     "answer",
     "classify",
@@ -41,5 +43,6 @@ __all__ = [
     "span_states",
     "tag",
     "triples",
+    "watch",
     "write_triples",
 ]

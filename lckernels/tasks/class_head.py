@@ -27,6 +27,7 @@ class ClassHead:
             they depend on the mean of all states; else "all". None where the model calls its encoder such
             that its states cannot be replaced.
         dtype: of the encoder's states.
+        token: (1, 1) int64, the id of a token of a text.
     """
 
     @torch.no_grad()
@@ -44,18 +45,18 @@ class ClassHead:
         self._way = pooling_way(encoder, states, pooled) if self._is_pooled else ""
         self._class, self.dtype = type(output), states.dtype
         row = inputs["input_ids"]
-        self._token = row[:, num_leading : num_leading + 1]  # of the text: no padding
+        self.token = row[:, num_leading : num_leading + 1]  # of the text: no padding
         self.reads = self._try(states, num_leading)
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:
         """(rows, num_labels) for states (rows, seqlen, dim), each row read as a whole document."""
-        device = self._token.device
+        device = self.token.device
         parts = []
         for some in states.to(device, self.dtype).split(_ROWS):
             fields = {"pooler_output": pool(self.encoder, self._way, some)} if self._is_pooled else {}
             output = self._class(last_hidden_state=some, **fields)
-            ids = self._token.expand(some.shape[:2])
+            ids = self.token.expand(some.shape[:2])
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             with _forward(self.encoder, lambda *args, output=output, **kwargs: output):
                 parts.append(self.model(**inputs, return_dict=True).logits)

@@ -188,6 +188,12 @@ class DocumentReader:
         with lengthened(self.model, self.tokenizer, **self._options, progress=self.progress and single):
             yield
 
+    @contextmanager
+    def forward(self) -> Iterator[LengthenedForward]:
+        """The forward of the encoder, which is lengthened within."""
+        with self._lengthened():
+            yield outer_forward(self.parts.encoder, LengthenedForward)[1]
+
     def short_inputs(self) -> dict[str, Tensor]:
         """The model's arguments for a row of a few tokens, at least one of them of a text."""
         text = next(

@@ -120,13 +120,18 @@ def coverage(text: str, offsets: Tensor) -> float:
         offsets: (num_tokens, 2) int64, the characters of each token that was read.
     """
     total = num_characters(text)
-    ends = torch.cat([offsets.new_zeros(1), offsets[:, 1].cummax(0).values]) if len(offsets) else None
-    if ends is None or not total:
-        return float(not total)
+    return 1 - num_missing(text, offsets) / total if total else 1.0
+
+
+def num_missing(text: str, offsets: Tensor) -> int:
+    """Characters of a text, white space left out, that are in no token; arguments as of `coverage`."""
+    if not len(offsets):
+        return num_characters(text)
+    ends = torch.cat([offsets.new_zeros(1), offsets[:, 1].cummax(0).values])
     starts = torch.cat([offsets[:, 0], offsets.new_tensor([len(text)])])
     gaps = (starts > ends).nonzero().flatten()
     pairs = zip(ends[gaps].tolist(), starts[gaps].tolist(), strict=True)
-    return 1 - sum(num_characters(text[end:start]) for end, start in pairs) / total
+    return sum(num_characters(text[end:start]) for end, start in pairs)
 
 
 def is_visible(text: str, offsets: Tensor) -> Tensor:
