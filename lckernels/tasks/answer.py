@@ -131,7 +131,7 @@ def answer(
         scores = torch.stack([x[row, reader.num_virtual :] for x in (output.start_logits, output.end_logits)])
         scores = scores.double().cpu()
         null = float(scores[:, 0].sum()) if no_answer else None
-        found[document.index] = _decode(document, scores[:, document.columns], null, max_answer_tokens, top_k)
+        found[document.index] = decode(document, scores[:, document.columns], null, max_answer_tokens, top_k)
     results = [found[i] for i in range(len(texts))]
     return results[0] if one_question and one_text else results
 
@@ -172,7 +172,7 @@ def _check_room(reader: DocumentReader, documents: Sequence[Document], one_quest
             raise bad(name, f"{fixed} tokens, special tokens included", allowed)
 
 
-def _decode(document: Document, scores: Tensor, null: float | None, max_tokens: int, top_k: int) -> Answers:
+def decode(document: Document, scores: Tensor, null: float | None, max_tokens: int, top_k: int) -> Answers:
     """The best answers from the scores (2, num_tokens) of starts and ends, and the score of no answer."""
     _check_scores(document, scores, null)
     offsets = document.offsets
