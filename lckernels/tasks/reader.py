@@ -34,11 +34,13 @@ class Head:
         name: in words, for messages.
         example: the class of transformers that loads one.
         fits: whether a model has it, from its config and its output for a row of tokens.
+        reads_pairs: whether rows have two segments.
     """
 
     name: str
     example: str
     fits: Callable[[Any, Any], bool]
+    reads_pairs: bool = False
 
 
 def _has_labels(config: Any, output: Any, rank: int) -> bool:
@@ -50,6 +52,7 @@ QUESTION_ANSWERING = Head(
     "question answering",
     "AutoModelForQuestionAnswering",
     lambda config, output: getattr(output, "start_logits", None) is not None,
+    reads_pairs=True,
 )
 TOKEN_CLASSIFICATION = Head(
     "token classification",
@@ -194,14 +197,14 @@ class DocumentReader:
         with self._lengthened():
             yield outer_forward(self.parts.encoder, LengthenedForward)[1]
 
-    def short_inputs(self) -> dict[str, Tensor]:
-        """The model's arguments for a row of a few tokens, at least one of them of a text."""
+    def short_inputs(self, pair: bool = False) -> dict[str, Tensor]:
+        """The model's arguments for a row of a few tokens, of a text or of two segments."""
         text = next(
             text
             for text in ("x", "a", "A", "1")
             if self.tokenizer(text, add_special_tokens=False)["input_ids"]
         )
-        return self._inputs([read_document(self.tokenizer, text, self.name)])
+        return self._inputs([read_document(self.tokenizer, text, self.name, first=text if pair else None)])
 
     @torch.no_grad()
     def _check_head(self, head: Head) -> None:
@@ -209,7 +212,7 @@ class DocumentReader:
         with self._lengthened():
             _, forward = outer_forward(self.parts.encoder, LengthenedForward)
             self.chunking, self.reads_pairs = forward.encoder.chunking, forward.pairs is not None
-            output = self.model(**self.short_inputs(), return_dict=True)
+            output = self.model(**self.short_inputs(head.reads_pairs), return_dict=True)
         if not head.fits(self.model.config, output):
             got = f"{self.name}, without a head for {head.name}"
             raise TypeError(f"model: got {got}; expected one as {head.example} loads it")

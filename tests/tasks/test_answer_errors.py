@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from helpers.encoder_models import CLS, PAD, SEP, VOCAB, WIDE
 from helpers.head_models import head_model
 from helpers.row_models import make_rows_model
 from helpers.word_tokenizer import word_tokenizer, words
+from tokenizers import processors
 
 import lckernels
 from lckernels.tasks import answer
@@ -85,6 +87,24 @@ def test_heads_with_a_beam(family, tokenizer):
     message = f"model: got {type(model).__name__}, whose head reads the last state of a row"
     with pytest.raises(TypeError, match=message):
         answer(model.eval(), tokenizer, QUESTION, TEXT, chunk_len=32)
+
+
+def test_longformer_whose_head_makes_the_question_global():
+    """It counts the separators of a row, three of them, and reads texts of one chunk."""
+    tokenizer = word_tokenizer(64)
+    ends = [("[CLS]", CLS), ("[SEP]", SEP)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=ends
+    )
+    sizes = {**WIDE, "vocab_size": VOCAB, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LongformerConfig(
+        **sizes, max_position_embeddings=66, attention_window=16, pad_token_id=PAD, sep_token_id=SEP
+    )
+    torch.manual_seed(0)
+    model = transformers.LongformerForQuestionAnswering(config).eval()
+    assert answer(model, tokenizer, QUESTION, words(50)).num_tokens == 50
+    with pytest.raises(ValueError, match="global_attention_mask: got Tensor; a row longer than a chunk does"):
+        answer(model, tokenizer, QUESTION, words(70))
 
 
 def test_a_model_in_training_mode_and_a_slow_tokenizer(model, tokenizer):
