@@ -46,16 +46,17 @@ def _options(
 
 
 class _Command(TyperCommand):
-    """A command that prints its arguments, in their order, where one is missing."""
+    """A command whose bad arguments are one sentence; where one is missing, all are named in their order."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            if getattr(error.param, "param_type_name", None) != "argument":
-                raise
-            usage = " ".join(self.collect_usage_pieces(ctx))
-            print_error(f"{ctx.info_name}: got too few arguments; expected {usage}")
+            if getattr(error.param, "param_type_name", None) == "argument":
+                usage = " ".join(self.collect_usage_pieces(ctx))
+                print_error(f"{ctx.info_name}: got too few arguments; expected {usage}")
+            else:
+                print_error(f"{ctx.info_name}: {error.format_message().rstrip('.')}")
             raise typer.Exit(2) from None
 
 

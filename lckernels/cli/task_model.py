@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from lckernels.cli.console import set_threads, show_progress, silence_libraries
 from lckernels.cli.encoder import check_backend
-from lckernels.cli.models import check_no_gguf, stored_config
+from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Dtype, Merge
 from lckernels.cli.sources import Sources
 from lckernels.errors import InputError
+from lckernels.extras import import_extra
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from lckernels.tasks.reader import Head
 
 EXTRAS = dict.fromkeys(("safetensors", "transformers"), "hf")
 _ARGUMENT = re.compile(r"(\w+)(?:\[(\d+)\])?: (.*)", re.DOTALL)
 
 
 def load_task_model(
-    name: str, task: str, auto: str, dtype: Dtype, threads: int | None
+    name: str, task: str, auto: str, dtype: Dtype, threads: int | None, *, fast: bool = True
 ) -> tuple["nn.Module", Any]:
     """A model with its task head, in eval mode, and its tokenizer; sets the number of threads first.
 
@@ -33,6 +32,7 @@ def load_task_model(
         auto: the class of transformers that loads it, such as "AutoModelForQuestionAnswering".
         dtype: of the model.
         threads: of the CPU. None: torch's own number.
+        fast: whether the tokenizer must be a fast one.
 
     Raises:
         InputError: a folder that is missing or incomplete, a model without the head or its weights, a
@@ -46,12 +46,12 @@ def load_task_model(
     set_threads(threads)
     silence_libraries()
     _check_head(name, task, auto)
-    tokenizer, model, _ = load(name, DTYPES[dtype.value], auto)
+    tokenizer, model, _ = load(name, DTYPES[dtype.value], auto, fast=fast)
     return model, tokenizer
 
 
 def _check_head(name: str, task: str, auto: str) -> None:
-    """Raises InputError where the config names classes of models, and none has the head that `auto` loads.
+    """Raises InputError where the config shows that the model has no such head.
 
     Heads of two tasks may have weights of equal names and shapes, which would load for the other task.
     """
@@ -61,21 +61,23 @@ def _check_head(name: str, task: str, auto: str) -> None:
     if place is not None and not (place / "config.json").is_file():
         return  # `load` raises, or loads an adapter
     try:
-        classes = stored_config(name).get("architectures") or []
+        config = import_extra("transformers", "hf").AutoConfig.from_pretrained(str(place or name))
     except Exception:
         return  # `load` raises an error of its own
-    head = auto.removeprefix("AutoModel")
-    if head == "ForSeq2SeqLM" or not classes or any(head in one for one in classes):
-        return
-    raise InputError(
-        f"the model {name} is {', '.join(map(str, classes))}, without a head for {task}; "
-        f"expected one as {auto} loads it"
-    )
+    head, classes = auto.removeprefix("AutoModel"), config.architectures or []
+    if head == "ForSeq2SeqLM":
+        fits, without = config.is_encoder_decoder, f"which is no encoder-decoder for {task}"
+    else:
+        fits = not classes or any(head in one for one in classes)
+        without = f"without a head for {task}"
+    if not fits:
+        kind = ", ".join(map(str, classes)) or type(config).__name__
+        raise InputError(f"the model {name} is {kind}, {without}; expected one as {auto} loads it")
 
 
 def run_task(
     task: Callable[..., Any],
-    head: "Head",
+    kind: tuple[str, str],
     model: str,
     sources: Sources,
     options: Mapping[str, Any],
@@ -84,12 +86,13 @@ def run_task(
     dtype: Dtype,
     threads: int | None,
     quiet: bool,
+    fast: bool = True,
 ) -> Any:
     """The result of a task for all texts, in one call of it.
 
     Args:
         task: a function of `lckernels.tasks`.
-        head: which the model must have.
+        kind: of the model, as the arguments `task` and `auto` of `load_task_model`.
         model: the option --model.
         sources: the texts.
         options: keyword arguments of the task; the options of the command have their names, with dashes.
@@ -97,11 +100,12 @@ def run_task(
         dtype: of the model.
         threads: of the CPU. None: torch's own number.
         quiet: whether no progress bar is shown.
+        fast: whether the tokenizer must be a fast one.
 
     Raises:
         InputError: as `load_task_model`, and for what the task raises about an argument.
     """
-    network, tokenizer = load_task_model(model, head.name, head.example, dtype, threads)
+    network, tokenizer = load_task_model(model, *kind, dtype, threads, fast=fast)
     first = () if question is None else (question,)
     with input_errors(model, [text.path for text in sources.texts], options):
         contents = [text.content for text in sources.texts]

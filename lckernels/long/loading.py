@@ -22,7 +22,11 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.j
 
 
 def load(
-    name: str, dtype: torch.dtype, auto: str = "AutoModel", gguf_file: str | None = None
+    name: str,
+    dtype: torch.dtype,
+    auto: str = "AutoModel",
+    gguf_file: str | None = None,
+    fast: bool = True,
 ) -> tuple[Any, torch.nn.Module, Set[str]]:
     """A tokenizer and a model, without output on the console.
 
@@ -31,6 +35,7 @@ def load(
         dtype: dtype of the weights.
         auto: the auto class of transformers that loads the model.
         gguf_file: a GGUF file in the folder or repository that holds model and tokenizer.
+        fast: whether the tokenizer must be a fast one. Default: True.
 
     Returns:
         The tokenizer, the model in eval mode, and the names of parameters that no file holds and are random:
@@ -64,7 +69,7 @@ def load(
     if loaded["missing_keys"] and auto == "AutoModelForCausalLM":
         _check_decoder(name, model.base_model)
     _check_complete(name, type(model).__name__, loaded)
-    if not tokenizer.is_fast:
+    if fast and not tokenizer.is_fast:
         raise InputError(f"the tokenizer of {name} is not a fast one; expected one with offset mappings")
     return tokenizer, model, loaded["missing_keys"]
 

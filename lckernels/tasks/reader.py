@@ -42,6 +42,11 @@ class Head:
     fits: Callable[[Any, Any], bool]
     reads_pairs: bool = False
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The name and the example."""
+        return self.name, self.example
+
 
 def _has_labels(config: Any, output: Any, rank: int) -> bool:
     logits = getattr(output, "logits", None)

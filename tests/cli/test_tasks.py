@@ -39,6 +39,53 @@ def found_as_json(*arguments):
     return json.loads(result.stdout)
 
 
+def test_answer(models, book):
+    """Of two texts, the second with a byte order mark, which the offsets count."""
+    folder, question = models["BertForQuestionAnswering"], "river winter?"
+    other = book.with_name("b.txt")
+    other.write_text("\ufeff" + tiny_text(9))
+    texts = [book.read_text(), tiny_text(9)]
+    options = ("--top", 3, "--max-answer-tokens", 4, "--chunk-len", 24, "--overlap", 6, "--html", "page.html")
+    sizes = {"top_k": 3, "max_answer_tokens": 4, "chunk_len": 24, "overlap": 6}
+    expected = tasks.answer(*load(folder, "AutoModelForQuestionAnswering"), question, texts, **sizes)
+    found = found_as_json("answer", book, other, question, "--model", folder, *options)["files"]
+    for one, answers, mark in zip(found, expected, (0, 1), strict=True):
+        assert one["no_answer"] == pytest.approx(answers.no_answer)
+        assert [part["text"] for part in one["answers"]] == [part.text for part in answers.answers]
+        assert [part["start"] for part in one["answers"]] == [part.start + mark for part in answers.answers]
+    content = other.read_text()
+    for part in found[1]["answers"]:
+        assert content[part["start"] : part["end"]] == part["text"]
+        assert part["line"] == content.count("\n", 0, part["start"]) + 1
+    page = PageParts((book.parent / "page.html").read_text())
+    assert page.texts == texts and len(page.links) == 6
+    for number, answers in enumerate(expected):
+        marked = [page.marks[str(number), rank] for rank in range(3)]
+        assert marked == [part.text for part in answers.answers]
+    printed = run("answer", book, other, question, "--model", folder, *options, "--must-answer").stdout
+    assert "no answer" not in printed and f"{book}\n" in printed and f"{other}\n" in printed
+    assert "(no answer)" in run("answer", book, question, "--model", folder).stdout
+
+
+def test_tag(models, book):
+    folder = models["BertForTokenClassification"]
+    expected = tasks.tag(*load(folder, "AutoModelForTokenClassification"), book.read_text()).entities
+    (found,) = found_as_json("tag", book, "--model", folder, "--html", "page.html")["files"]
+    assert found["scheme"] == "BIO" and len(expected) > 20
+    assert [(one["label"], one["start"], one["text"]) for one in found["entities"]] == [
+        (one.label, one.start, one.text) for one in expected
+    ]
+    page = PageParts((book.parent / "page.html").read_text())
+    assert page.texts == [book.read_text()]
+    assert [page.marks["0", n] for n in range(len(expected))] == [one.text for one in expected]
+    assert [page.labels["0", n] for n in range(len(expected))] == [one.label for one in expected]
+    printed = run("tag", book, "--model", folder, "--top", 3).stdout
+    assert f"\n{len(expected) - 3:,} more, in --json and in a --html PAGE\n" in printed
+    assert len(re.findall(r"^ *(PER|LOC) ", printed, re.M)) == 3
+    counts = {label: sum(one.label == label for one in expected) for label in ("PER", "LOC")}
+    assert all(f"{count} {label}" in printed for label, count in counts.items() if count)
+
+
 def test_classify(models, book):
     folder = models["BertForSequenceClassification"]
     expected = tasks.classify(*load(folder, "AutoModelForSequenceClassification"), book.read_text())

@@ -15,6 +15,8 @@ from helpers.task_models import LABELS, save_slow_tokenizer, save_tiny_head
 
 # Command -> its head, another head, and its last argument.
 COMMANDS = {
+    "answer": ("BertForQuestionAnswering", "BertForTokenClassification", ("river?",)),
+    "tag": ("BertForTokenClassification", "BertForSequenceClassification", ()),
     "classify": ("BertForSequenceClassification", "BertForTokenClassification", ()),
 }
 each_command = pytest.mark.parametrize("command", COMMANDS)
@@ -94,6 +96,38 @@ def test_a_place_for_the_page_that_cannot_be_written(command, models, book):
 def test_no_page_after_an_error(command, models, book):
     error_of(command, models, book, options=("--html", "page.html", "--chunk-len", 1000))
     assert [path.name for path in book.parent.iterdir()] == ["book.txt"]
+
+
+@pytest.mark.parametrize("command", ["answer"])
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question(command, models, book, question):
+    message = error_message(command, book, question, "--model", models[COMMANDS[command][0]])
+    assert message == "lckernels: the question is empty\n"
+
+
+def test_a_question_that_fills_a_chunk(models, book):
+    message = error_message("answer", book, "river " * 30, "--model", models["BertForQuestionAnswering"])
+    assert message.startswith("lckernels: the question: got ")
+
+
+def test_an_answer_limit_below_1(models, book):
+    folder = models["BertForQuestionAnswering"]
+    for option in ("--max-answer-tokens", "--top", "--batch", "--limit"):
+        message = error_message("answer", book, "river?", "--model", folder, option, 0)
+        assert message.startswith(f"lckernels: answer: Invalid value for '{option}': ")
+    assert error_message("answer", book, "river?") == "lckernels: answer: Missing option '--model'\n"
+
+
+def test_labels_of_no_scheme(book, tmp_path):
+    folder = save_tiny_head(tmp_path / "model", "BertForTokenClassification", ("red", "B-x-", "I-y", "2"))
+    message = error_message("tag", book, "--model", folder)
+    assert message.startswith(("lckernels: --scheme: got ", f"lckernels: the model {folder}: "))
+
+
+def test_options_of_tag(models, book):
+    for name in ("--scheme", "--words"):
+        message = error_of("tag", models, book, options=(name, "many"))
+        assert message.startswith(f"lckernels: {name}: got 'many'; allowed are ")
 
 
 def test_options_of_classify(models, book):

@@ -68,7 +68,14 @@ def classify(
         "limit": limit,
     }
     found = run_task(
-        classes, SEQUENCE_CLASSIFICATION, model, sources, options, dtype=dtype, threads=threads, quiet=quiet
+        classes,
+        SEQUENCE_CLASSIFICATION.kind,
+        model,
+        sources,
+        options,
+        dtype=dtype,
+        threads=threads,
+        quiet=quiet,
     )
     results = list(zip(sources.texts, found, strict=True))
     write_results(
