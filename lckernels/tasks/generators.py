@@ -71,13 +71,14 @@ class ModelGenerator:
     def __init__(self, model: nn.Module, parts: Parts, tokenizer: Any, generation: Mapping[str, Any]) -> None:
         check_generation(generation)
         given = dict(generation)
-        config = given.pop("generation_config", None) or parts.model.generation_config
+        own, config = parts.model.generation_config, given.pop("generation_config", None)
         self.model, self.parts, self.tokenizer = model, parts, tokenizer
-        self._config = copy.deepcopy(config)
+        self._given = _new_tokens(given) or _new_tokens({} if config is None else vars(config))
+        self._config = copy.deepcopy(own)
+        self._config.update(
+            **{} if config is None else {k: x for k, x in vars(config).items() if x is not None}
+        )
         self._others = self._config.update(**given)
-        self._given = _new_tokens(given)
-        if self._given is None and config is not parts.model.generation_config:
-            self._given = _new_tokens(vars(config))
         positions = usable_positions(parts.decoder)
         self._positions = None if positions is None else positions[0] - 1
 
@@ -92,14 +93,14 @@ class ModelGenerator:
         config = copy.deepcopy(self._config)
         config.max_new_tokens, config.max_length = limit, None
         written = self.model.generate(**self._inputs(rows), generation_config=config, **self._others)
-        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        # Before the output are the token that starts the decoder, and perhaps a language's.
+        begin = 1 if config.forced_bos_token_id is None else 2
+        texts = self.tokenizer.batch_decode(written[:, begin:], skip_special_tokens=True)
         special = set(self.tokenizer.all_special_ids)
         outputs = []
-        for text, ids in zip(
-            texts, written[:, 1:].tolist(), strict=True
-        ):  # the first token starts the decoder
-            num_tokens = sum(token not in special for token in ids)
-            outputs.append(Output(text.strip(), num_tokens, self._is_cut_off(ids, limit)))
+        for text, ids in zip(texts, written.tolist(), strict=True):
+            num_tokens = sum(token not in special for token in ids[begin:])
+            outputs.append(Output(text.strip(), num_tokens, self._is_cut_off(ids[1:], limit)))
         return outputs
 
     def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class TranslatorGenerator:
         except TypeError as error:
             got, expected = ", ".join(self._options), "expected arguments of Translator.translate_batch"
             raise TypeError(f"generation arguments: got {got}; {expected}") from error
-        return [self._output(result.hypotheses[0]) for result in found]
+        return [self._output(result.hypotheses[0][len(self._prefix) :]) for result in found]
 
     def _output(self, tokens: list[str]) -> Output:
         special = set(self.tokenizer.all_special_ids)

@@ -90,10 +90,12 @@ def language_id(tokenizer: Any, name: str, code: str) -> int:
     if not hasattr(tokenizer, "src_lang"):
         hint = "expected None, or a tokenizer with languages, such as that of NLLB, mBART or M2M100"
         raise bad(name, f"{code!r} for {type(tokenizer).__name__}", hint)
-    known = getattr(tokenizer, "lang_code_to_token", {})  # of M2M100, whose token is __fr__
-    found = tokenizer.convert_tokens_to_ids(known.get(code, code)) if isinstance(code, str) else None
-    names = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-    others = {getattr(tokenizer, f"{kind}_token_id", None) for kind in names}
-    if found is None or found not in {*tokenizer.all_special_ids} - others:
+    codes = getattr(tokenizer, "lang_code_to_id", None)
+    if codes is None:  # NLLB, whose codes are tokens
+        names = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+        others = {getattr(tokenizer, f"{kind}_token_id", None) for kind in names}
+        languages = {*tokenizer.all_special_ids} - others
+        codes = {tokenizer.convert_ids_to_tokens(token): token for token in languages}
+    if not isinstance(code, str) or code not in codes:
         raise bad(name, repr(code), f"expected a language's code of {type(tokenizer).__name__}")
-    return found
+    return codes[code]
