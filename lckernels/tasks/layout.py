@@ -85,6 +85,27 @@ def space_between(left: str, right: str) -> str:
     return " "
 
 
+def separator(text: str, left: tuple[int, int], right: tuple[int, int], written: tuple[str, str]) -> str:
+    """What separates the translations of two parts of a unit.
+
+    Args:
+        text: that both are parts of.
+        left: (start, end) of a part.
+        right: that of the next one.
+        written: the translation of each.
+
+    Returns:
+        What separates the parts, if that is no line break; between English and Chinese as `space_between`.
+    """
+    between = space_between(*written)
+    if not between:
+        return ""
+    gap = text[left[1] : right[0]]
+    if gap:
+        return " " if _BREAK.search(gap) else gap
+    return "" if space_between(text[slice(*left)], text[slice(*right)]) else " "
+
+
 def _blocks(text: str) -> list[list[_Line]]:
     """The lines with letters, in groups of neighbours."""
     blocks: list[list[_Line]] = [[]]

@@ -10,7 +10,7 @@ from lckernels.checks import bad, boolean, integer
 from lckernels.long.parts import Parts
 from lckernels.long.readers import longest_chunk
 from lckernels.long.text_limits import NO_LIMIT, own_limit
-from lckernels.prompts import num_virtual_tokens
+from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 from lckernels.sentences import check_language
 from lckernels.tasks.documents import given_texts
 from lckernels.tasks.generators import (
@@ -131,7 +131,8 @@ def rewrite(
             sizes = {"chunk_len": chunk_len, "overlap": overlap, "limit": limit}
             results = summarize(model, parts, generator, rows, texts, **sizes, **options)
         else:
-            room = check_room("chunk_len", _row_length(parts, tokenizer, chunk_len), rows.num_fixed)
+            virtual = 0 if parts is None else num_virtual_tokens(model) - num_prefix_keys(model)
+            room = check_room("chunk_len", _row_length(parts, tokenizer, chunk_len), rows.num_fixed + virtual)
             results = translate(generator, rows, texts, Grouping(room, **grouping, limit=limit), **options)
     return results[0] if single else results
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lckernels.checks import bad
 from lckernels.progress import token_bar
 from lckernels.tasks.generators import Generator
-from lckernels.tasks.layout import Unit, find_units, space_between
+from lckernels.tasks.layout import Unit, find_units, separator
 from lckernels.tasks.rewritten import Output, Part, Rewritten, least_ratio, problem
 from lckernels.tasks.sentence_groups import Group, group_sentences
 from lckernels.tasks.source_rows import SourceRows
@@ -130,9 +130,13 @@ def _assembled(
 ) -> str:
     """The text up to `end` in which the translations are in the places of their units."""
     written = [""] * len(units)
+    before: Part | None = None
     for group, part in zip(groups, parts, strict=True):
-        before = written[group.unit]
-        written[group.unit] = before + space_between(before, part.text) + part.text
+        if before is not None and written[group.unit]:
+            spans = (before.start, before.end), (part.start, part.end)
+            written[group.unit] += separator(text, *spans, (written[group.unit], part.text))
+        written[group.unit] += part.text
+        before = part
     pieces, position = [], 0
     for unit, new in zip(units, written, strict=True):
         if unit.start >= end:

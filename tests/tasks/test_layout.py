@@ -4,7 +4,7 @@
 
 import pytest
 
-from lckernels.tasks.layout import find_units, flat, space_between
+from lckernels.tasks.layout import find_units, flat, separator, space_between
 
 WRAPPED = (
     "It was a bright cold day in April, and the clocks were\n"
@@ -73,3 +73,19 @@ def test_flat():
 )
 def test_space_between(left, right, between):
     assert space_between(left, right) == between
+
+
+@pytest.mark.parametrize(
+    "text, at, written, between",
+    [
+        ("One.  Two.", (4, 6), ("a", "b"), "  "),
+        ("One.\n   Two.", (4, 8), ("a", "b"), " "),
+        ("One.Two.", (4, 4), ("a", "b"), ""),
+        ("One. Two.", (4, 5), ("甲。", "乙。"), ""),
+        ("甲。乙。", (2, 2), ("a.", "b."), " "),
+        ("甲。乙。", (2, 2), ("甲。", "乙。"), ""),
+        ("One. Two.", (4, 5), ("", "b"), ""),
+    ],
+)
+def test_separator(text, at, written, between):
+    assert separator(text, (0, at[0]), (at[1], len(text)), written) == between
