@@ -55,7 +55,7 @@ def untrained() -> transformers.BartForConditionalGeneration:
 
 
 @cache
-def trained(steps: int = 350) -> transformers.BartForConditionalGeneration:
+def trained(steps: int = 300) -> transformers.BartForConditionalGeneration:
     """The model after training on sentences of at most 13 words; 16 positions. One for all tests."""
     draw = Draw()
     second = torch.tensor([[_ID[a], _ID[b]] for a, b in zip(_PLAIN, _NEGATED, strict=True)])

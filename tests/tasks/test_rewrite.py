@@ -152,6 +152,32 @@ def test_context_is_read_and_not_written(model):
         assert part.text == tokenizer().decode(written_here[0], skip_special_tokens=True)
 
 
+def test_what_context_decides():
+    """A model trained here: the word to write depends on the sentence before, in another paragraph."""
+    torch.manual_seed(0)
+    model, draw = untrained(), Draw()
+    it, stop, first, he = (tokenizer().convert_tokens_to_ids(x) for x in ("Not", ".", ENGLISH[0], "u0"))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        word = draw(0, 8, 32)
+        ends = torch.tensor([stop, it, stop, 1]).expand(32, -1)
+        states = model.get_encoder()(input_ids=torch.cat([first + word[:, None], ends], 1))
+        states.last_hidden_state = states.last_hidden_state[:, 2:]
+        labels = torch.stack([he + word // 4, *torch.tensor([stop, 1]).expand(32, -1).T], 1)
+        optimizer.zero_grad()
+        model(encoder_outputs=states, labels=labels).loss.backward()
+        optimizer.step()
+    model.eval()
+    texts = [f"{word}.\n\n- Not.\n" for word in ENGLISH]
+
+    def of_second(**options):
+        return [found.parts[1].text for found in rewrite(model, tokenizer(), texts, **options)]
+
+    expected = ["u0 ."] * 4 + ["u1 ."] * 4
+    assert of_second(context_sentences=1) == expected
+    assert len(set(of_second())) == 1  # without context all these sentences are the same
+
+
 def test_a_slow_tokenizer():
     """One of bytes, without offsets."""
     byt5 = transformers.ByT5Tokenizer()
