@@ -214,8 +214,7 @@ class DocumentReader:
     @torch.no_grad()
     def _check_head(self, head: Head) -> None:
         """Raises TypeError for a model without the head, from a row of a few tokens."""
-        with self._lengthened():
-            _, forward = outer_forward(self.parts.encoder, LengthenedForward)
+        with self.forward() as forward:
             self.chunking, self.reads_pairs = forward.encoder.chunking, forward.pairs is not None
             output = self.model(**self.short_inputs(head.reads_pairs), return_dict=True)
         if not head.fits(self.model.config, output):

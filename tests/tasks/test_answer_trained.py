@@ -4,12 +4,16 @@ The peer is the pipeline of transformers 4: each chunk is decoded alone from sta
 normalised within it, and the best of the chunks' spans is kept.
 """
 
+import math
+
 import pytest
 import torch
 from helpers.graded_answers import LEAD, begin_mark, end_mark, key_word, text_of, train_model
+from helpers.merged_by_hand import kept_ends
 from helpers.trained_models import CHUNK, chunk_ranges, chunk_rows
 from helpers.word_tokenizer import word_tokenizer
 
+import lckernels
 from lckernels.tasks import answer
 
 OVERLAP, LENGTH, MAX_TOKENS = 6, 120, 40
@@ -113,3 +117,24 @@ def test_a_text_without_an_answer(model, tokenizer):
         assert answered(model, tokenizer, 0, text, no_answer=False).best is not None
     for found in answered(model, tokenizer, 1, texts):
         assert found.best == found.answers[0] and found.no_answer < 0.1
+
+
+def test_the_score_of_no_answer_is_the_mean_of_the_chunks(model, tokenizer):
+    """Of a linear head; each chunk has the weight of the tokens that it keeps. SQuAD takes the minimum."""
+    text = text_of({10: begin_mark(0, 3), 15: end_mark(0, 3)}, LENGTH)
+    row = tokenizer(f"w{key_word(0)}", text, return_tensors="pt", verbose=False)
+    ids, types = row["input_ids"], row["token_type_ids"]
+    ends = kept_ends(LENGTH, CHUNK - LEAD - 1, OVERLAP)
+    kept = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    with torch.no_grad():
+        of_chunks = []
+        for columns in chunk_ranges(ids.shape[1], LEAD, OVERLAP):
+            output = model(chunk_rows(ids, LEAD, columns), token_type_ids=chunk_rows(types, LEAD, columns))
+            of_chunks.append(float(output.start_logits[0, 0] + output.end_logits[0, 0]))
+        with lckernels.lengthened(model, tokenizer, overlap=OVERLAP):
+            merged = model(**row)
+    expected = sum(weight * score for weight, score in zip(kept, of_chunks, strict=True)) / LENGTH
+    assert min(of_chunks) < expected - 5  # the first chunk has the answer, the others have none
+    found = answered(model, tokenizer, 0, text)
+    top = float(merged.start_logits[0, LEAD + 10] + merged.end_logits[0, LEAD + 15])
+    assert math.log(found.no_answer / found.answers[0].score) == pytest.approx(expected - top, abs=1e-3)
