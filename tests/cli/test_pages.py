@@ -23,6 +23,7 @@ from lckernels.cli.pages.rewrite import rewrite_page
 from lckernels.cli.pages.tables import ROWS
 from lckernels.cli.pages.tag import tag_page
 from lckernels.errors import InputError
+from lckernels.tasks.rewritten import Part, Rewritten
 
 
 def tagged(content, spans):
@@ -166,8 +167,8 @@ def test_ranked_texts_are_whole():
 def test_source_and_result_side_by_side():
     content = "# Title\n\n- One <i>. Two.\n- Three.\n***\n"
     spans = [(2, 7, "Titel"), (11, 19, "Eins <i>."), (20, 24, ""), (27, 33, "Drei.")]
-    parts = [SimpleNamespace(start=a, end=b, source=content[a:b], text=t) for a, b, t in spans]
-    found = SimpleNamespace(parts=parts, coverage=1.0, num_tokens=8, text="")
+    parts = [Part(a, b, content[a:b], t, "" if t else "no <output>") for a, b, t in spans]
+    found = Rewritten("", parts, coverage=1.0, num_tokens=8)
     page = rewrite_page("translate", "model", [(text_of(content), found)])
     rows = re.findall(
         r'<div class="pair([^"]*)"><div dir="auto">(.*?)</div><div dir="auto">(.*?)</div></div>', page, re.S
@@ -176,12 +177,12 @@ def test_source_and_result_side_by_side():
         (" head", "source", "result"),
         ("", "# Title", "# Titel"),
         (" gap", "- One &lt;i&gt;.", "- Eins &lt;i&gt;."),
-        (" missing", "Two.", ""),
+        (" missing", "Two.", '<span class="short"> (no &lt;output&gt;)</span>'),
         (" gap", "- Three.", "- Drei."),
         (" gap copied", "***", "***"),
     ]
-    assert "1 without a result" in PageParts(page).cells
-    found.coverage = 0.5
+    assert "1 may be incomplete" in PageParts(page).cells
+    found = Rewritten("", parts, coverage=0.5, num_tokens=8)
     assert '<div class="pair gap missing"><div dir="auto">***</div>' in rewrite_page(
         "t", "m", [(text_of(content), found)]
     )

@@ -11,11 +11,13 @@ pytest.importorskip("sentencex")
 pytest.importorskip("typer")
 
 from helpers.cli import run
+from helpers.docs_models import save_tiny_t5
 from helpers.page_parts import PageParts
 from helpers.task_models import LABELS, save_tiny_head
 from helpers.tiny_bert import tiny_text
 
 from lckernels import tasks
+from lckernels.cli.console import printable
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,40 @@ def test_classify(models, book):
     best = expected.labels[0]
     assert re.search(rf"^ *{best.label} +{best.score:.4g} +chosen *$", printed.stdout, re.M)
     assert printed.stdout.endswith("100 % of the text's characters; single\n\npage: page.html\n")
+
+
+def test_rewrite(tmp_path, book):
+    folder = tmp_path / "t5"
+    save_tiny_t5(folder)
+    book.write_text("# One\n\n- The first. The second.\n\n***\n")
+    sizes = {"max_new_tokens": 6, "num_beams": 2}
+    model = load(folder, "AutoModelForSeq2SeqLM")
+    expected = tasks.rewrite(*model, book.read_text(), prefix="to X: ", **sizes)
+    options = ("--model", folder, "--prefix", "to X: ", "--max-new-tokens", 6, "--num-beams", 2)
+    (found,) = found_as_json("rewrite", book, *options, "--html", "page.html")["files"]
+    assert found["text"] == expected.text and found["coverage"] == 1.0
+    keys = ("start", "end", "source", "text")
+    assert [[part[key] for key in keys] for part in found["parts"]] == [
+        [getattr(part, key) for key in keys] for part in expected.parts
+    ]
+    assert [part["problem"] for part in found["parts"]] == [part.problem or None for part in expected.parts]
+    assert len(expected.missing) == 3  # a random model does not end
+    page = (book.parent / "page.html").read_text()
+    assert page.count("may be incomplete") == 1 and page.count("before an end") == 3
+    result = run("rewrite", book, *options)
+    assert result.stdout == printable(expected.text)
+    assert result.stderr.count("before an end") == 3 and "3 may be incomplete" in result.stderr
+    assert run("rewrite", book, *options, "--quiet").stderr == ""
+
+
+def test_a_summary(tmp_path, book):
+    folder = tmp_path / "t5"
+    save_tiny_t5(folder)
+    options = ("--task", "summarize", "--max-new-tokens", 5, "--chunk-len", 64, "--overlap", 16)
+    (found,) = found_as_json("rewrite", book, "--model", folder, *options, "--html", "page.html")["files"]
+    (part,) = found["parts"]
+    assert (part["start"], part["end"]) == (0, len(book.read_text())) and found["coverage"] == 1.0
+    assert '<div class="pair' in (book.parent / "page.html").read_text()
 
 
 def test_classify_as_several_labels_of_several_texts(models, book):

@@ -11,6 +11,7 @@ pytest.importorskip("sentencex")
 pytest.importorskip("typer")
 
 from helpers.cli import error_message
+from helpers.docs_models import save_tiny_t5
 from helpers.task_models import LABELS, save_slow_tokenizer, save_tiny_head
 
 # Command -> its head, another head, and its last argument.
@@ -128,6 +129,22 @@ def test_options_of_tag(models, book):
     for name in ("--scheme", "--words"):
         message = error_of("tag", models, book, options=(name, "many"))
         assert message.startswith(f"lckernels: {name}: got 'many'; allowed are ")
+
+
+def test_options_of_rewrite(tmp_path, models, book):
+    folder = tmp_path / "t5"
+    save_tiny_t5(folder)
+    encoder = models["BertForQuestionAnswering"]
+    message = error_message("rewrite", book, "--model", encoder)
+    assert f"the model {encoder} is BertForQuestionAnswering, which is no encoder-decoder" in message
+    for options, start in {
+        ("--overlap", 3): "--overlap: got 3 for 'translate'",
+        ("--language", "x-y"): "--language: got 'x-y'",
+        ("--tgt-lang", "fra"): "--tgt-lang: got 'fra'",
+        ("--context-sentences", 1, "--task", "summarize"): "--context-sentences: got 1 for 'summarize'",
+        ("--chunk-len", 3): "--chunk-len: got 3",
+    }.items():
+        assert error_message("rewrite", book, "--model", folder, *options).startswith(f"lckernels: {start}")
 
 
 def test_options_of_classify(models, book):

@@ -9,7 +9,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.rewrite import Rewritten
+    from lckernels.tasks.rewritten import Rewritten
 
 
 def rewrite_page(task: str, model: str, found: Sequence[tuple[Text, "Rewritten"]]) -> str:
@@ -27,18 +27,18 @@ def _section(text: Text, found: "Rewritten") -> str:
             rows.append(_row(escaped(copied.strip("\n")), escaped(copied.strip("\n")), "pair gap copied"))
         marker = escaped(marker) if marker.strip() else ""
         kind = "pair gap" if last and "\n" in text.content[last : part.start] else "pair"
-        kind = kind if part.text.strip() else f"{kind} missing"
+        kind = f"{kind} missing" if part.problem else kind
         source = escaped(text.content[part.start : part.end])
-        rows.append(_row(marker + source, marker + escaped(part.text), kind))
+        problem = element("span", escaped(f" ({part.problem})"), **{"class": "short"}) if part.problem else ""
+        rows.append(_row(marker + source, marker + escaped(part.text) + problem, kind))
         last = part.end
     rest = escaped(text.content[last:].strip("\n"))
     if rest.strip():
         copied = found.coverage >= 1
         rows.append(_row(rest, rest if copied else "", f"pair gap {'copied' if copied else 'missing'}"))
     about = [reading_fact(found.coverage, found.num_tokens), format_count(len(found.parts), "part")]
-    missing = sum(not part.text.strip() for part in found.parts)
-    if missing:
-        about.append(element("span", f"{missing:,} without a result", **{"class": "short"}))
+    if found.missing:
+        about.append(element("span", f"{len(found.missing):,} may be incomplete", **{"class": "short"}))
     parts = [
         element("h2", escaped(str(text.path))),
         facts(about),
