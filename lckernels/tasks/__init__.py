@@ -2,6 +2,7 @@
 
 from lckernels.tasks.answer import Answer, Answers, answer
 from lckernels.tasks.atlop import AttentionRows, process_long_input
+from lckernels.tasks.chat import Chat, Reply
 from lckernels.tasks.classes import Classes, Label
 from lckernels.tasks.classify import classify
 from lckernels.tasks.late_chunks import LateChunks, late_chunks
@@ -18,6 +19,7 @@ __all__ = [
     "Answer",
     "Answers",
     "AttentionRows",
+    "Chat",
     "Classes",
     "Entity",
     "Label",
@@ -28,6 +30,7 @@ __all__ = [
     "RelationHead",
     "RelationOutput",
     "Relations",
+    "Reply",
     "Rewritten",
     "Tags",
     "Watch",

@@ -66,6 +66,7 @@ def save_models_and_texts(folder: Path) -> None:
     save_tiny_bert(folder / "sentence-transformers" / "all-MiniLM-L6-v2", positions=512)
     save_tiny_modernbert(folder / "answerdotai" / "ModernBERT-base")
     save_tiny_decoder(folder / "HuggingFaceTB" / "SmolLM2-135M")
+    save_tiny_chat_model(folder / "HuggingFaceTB" / "SmolLM2-135M-Instruct")
     save_models_with_heads(folder)
     text = folder / "bench" / "data" / "jargon-file.txt"
     text.parent.mkdir(parents=True)
@@ -86,6 +87,15 @@ def squad(examples: dict[str, tuple[str, str]]) -> dict[str, Any]:
         for question, (answer, text) in examples.items()
     ]
     return {"data": [{"paragraphs": paragraphs}]}
+
+
+def save_tiny_chat_model(folder: Path) -> None:
+    """A decoder and a tokenizer with a chat template of plain lines."""
+    save_tiny_decoder(folder)
+    tokenizer = byte_tokenizer()
+    lines = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer.chat_template = lines + "{% if add_generation_prompt %}assistant: {% endif %}"
+    tokenizer.save_pretrained(folder)
 
 
 def save_tiny_modernbert(folder: Path) -> None:
