@@ -6,6 +6,9 @@ from lckernels.tasks.chat import Chat, Reply
 from lckernels.tasks.classes import Classes, Label
 from lckernels.tasks.classify import classify
 from lckernels.tasks.late_chunks import LateChunks, late_chunks
+from lckernels.tasks.max_sim import MaxSim, max_sim
+from lckernels.tasks.rank import Ranked, rank
+from lckernels.tasks.rank_max_sim import Match, RankedMatches, rank_max_sim
 from lckernels.tasks.relation_head import RelationHead, RelationOutput, adaptive_threshold_loss
 from lckernels.tasks.relations import Relation, Relations, relations
 from lckernels.tasks.rewrite import rewrite
@@ -24,8 +27,12 @@ __all__ = [
     "Entity",
     "Label",
     "LateChunks",
+    "Match",
+    "MaxSim",
     "Pairs",
     "Part",
+    "Ranked",
+    "RankedMatches",
     "Relation",
     "RelationHead",
     "RelationOutput",
@@ -39,8 +46,11 @@ __all__ = [
     "classify",
     "entity_states",
     "late_chunks",
+    "max_sim",
     "pair_states",
     "process_long_input",
+    "rank",
+    "rank_max_sim",
     "relations",
     "rewrite",
     "span_states",

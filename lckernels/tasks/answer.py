@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lckernels.checks import bad, boolean, integer
-from lckernels.long.arguments import has_room
 from lckernels.long.tokens import count_special_tokens
 from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.reader import QUESTION_ANSWERING, DocumentReader
@@ -125,7 +124,9 @@ def answer(
         got = f"True for {reader.name}, whose rows begin without a special token"
         raise bad("no_answer", got, "expected False")
     documents = reader.documents(texts, questions)
-    _check_room(reader, documents, one_question)
+    reader.check_room(
+        documents, ["question" if one_question else f"question[{i}]" for i in range(len(texts))]
+    )
     found: dict[int, Answers] = {}
     for document, output, row in reader.read(documents):
         scores = torch.stack([x[row, reader.num_virtual :] for x in (output.start_logits, output.end_logits)])
@@ -149,27 +150,6 @@ def _pairs(
             "question", f"{len(questions)} questions", f"expected one, or one for each of {len(texts)} texts"
         )
     return questions, texts
-
-
-def _check_room(reader: DocumentReader, documents: Sequence[Document], one_question: bool) -> None:
-    """Raises ValueError if a question has no room in the chunks of its text, or is not in each of them."""
-    chunking, virtual = reader.chunking, reader.num_virtual
-    for document in documents:
-        length = len(document) + virtual
-        if length <= chunking.chunk_len:
-            continue
-        if not reader.reads_pairs:
-            got = f"{reader.name}, lengthened with another prefix than 'pair'"
-            raise bad("model", got, "every chunk has to read the question; expected prefix='pair'")
-        fixed = length - len(document.offsets)
-        if not has_room(torch.tensor(fixed), torch.tensor(length), chunking):
-            name = "question" if one_question else f"question[{document.index}]"
-            overlap = f" that shares {chunking.overlap}" if chunking.overlap_given else ""
-            room = chunking.chunk_len - chunking.min_room
-            allowed = (
-                f"a chunk of {chunking.chunk_len} tokens{overlap} has room for {room} beside the text's own"
-            )
-            raise bad(name, f"{fixed} tokens, special tokens included", allowed)
 
 
 def decode(document: Document, scores: Tensor, null: float | None, max_tokens: int, top_k: int) -> Answers:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad, boolean, integer
 from lckernels.inner_forward import outer_forward
+from lckernels.long.arguments import has_room
 from lckernels.long.lengthen import lengthened
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
@@ -141,6 +142,31 @@ class DocumentReader:
             read_document(self.tokenizer, text, self.name, index=i, first=before, limit=self.limit)
             for i, (text, before) in enumerate(zip(texts, firsts, strict=True))
         ]
+
+    def check_room(self, documents: Sequence[Document], names: Sequence[str]) -> None:
+        """Raises ValueError if a first segment has no room in the chunks of its text, or is not in each.
+
+        Args:
+            documents: with a segment before each text.
+            names: of the arguments that these segments are from, for messages.
+        """
+        chunking = self.chunking
+        for document, name in zip(documents, names, strict=True):
+            length = len(document) + self.num_virtual
+            if length <= chunking.chunk_len:
+                continue
+            if not self.reads_pairs:
+                got = f"{self.name}, lengthened with another prefix than 'pair'"
+                raise bad("model", got, f"every chunk has to read the {name}; expected prefix='pair'")
+            fixed = length - len(document.offsets)
+            if not has_room(torch.tensor(fixed), torch.tensor(length), chunking):
+                overlap = f" that shares {chunking.overlap}" if chunking.overlap_given else ""
+                room = chunking.chunk_len - chunking.min_room
+                allowed = (
+                    f"a chunk of {chunking.chunk_len} tokens{overlap} has room for {room} beside the "
+                    "text's own"
+                )
+                raise bad(name, f"{fixed} tokens, special tokens included", allowed)
 
     @torch.no_grad()
     def read(self, documents: Sequence[Document]) -> Iterator[tuple[Document, Any, int]]:

@@ -80,7 +80,7 @@ def span_encoder(model: nn.Module, tokenizer: Any, options: dict[str, Any]) -> S
         tokenizer = parts.tokenizer if tokenizer is None else tokenizer
         rest = _behind_pooling(model) if parts.readers else ()
         encoder = _lengthened(parts.encoder, name) if parts.is_lengthened else None
-        if parts.readers and "prefix" not in options and (prompt := _document_prompt(model)).strip():
+        if parts.readers and "prefix" not in options and (prompt := document_prompt(model)).strip():
             if encoder is None:
                 options = {**options, "prefix": prompt}
             else:
@@ -141,7 +141,7 @@ def _behind_pooling(model: nn.Module) -> tuple[nn.Module, ...]:
     return modules[2:]
 
 
-def _document_prompt(model: nn.Module) -> str:
+def document_prompt(model: nn.Module) -> str:
     """The prompt with which a SentenceTransformer encodes a document; empty without one."""
     prompts = getattr(model, "prompts", None) or {}
     names = (*_DOCUMENT_PROMPTS, getattr(model, "default_prompt_name", None))
