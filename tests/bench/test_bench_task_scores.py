@@ -1,4 +1,4 @@
-"""bench.task_scores: evidence is where it is said to be, ways find what a perfect model says, tables."""
+"""bench.task_scores: evidence has its stated place, ways find what a perfect model returns, tables."""
 
 import numpy as np
 import pytest
