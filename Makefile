@@ -18,9 +18,10 @@ PYTEST := $(BIN)/python -m pytest -q
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(BUILT) $(MODELS) ## a search in a quarter of a book (WHOLE=1: in all 1.7 MB), and perplexity with a sliding window
+demo: $(BUILT) $(MODELS) ## a search in a quarter of a book (WHOLE=1: in all 1.7 MB), perplexity with a window, an answer
 	$(BIN)/python -m bench.demo $(if $(WHOLE),--whole)
 	$(BIN)/python -m bench.demo.perplexity $(if $(WHOLE),--tokens 8192)
+	$(BIN)/python -m bench.demo.answer
 
 test: $(BUILT) ## the tests; those that read a model of `make models` are skipped without it
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile

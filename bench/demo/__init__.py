@@ -1,1 +1,1 @@
-"""`make demo`: a search in a book, and perplexity with a sliding window."""
+"""`make demo`: a search in a book, perplexity with a sliding window, an answer of a reader trained here."""

@@ -101,7 +101,7 @@ def test_classify(models, book):
     printed = run("classify", book, "--model", folder, "--html", "page.html")
     best = expected.labels[0]
     assert re.search(rf"^ *{best.label} +{best.score:.4g} +chosen *$", printed.stdout, re.M)
-    assert printed.stdout.endswith("100 % of the text's characters; single\n\npage: page.html\n")
+    assert printed.stdout.endswith("100 % of the text's characters read; single\n\npage: page.html\n")
 
 
 def test_rewrite(tmp_path, book):

@@ -33,7 +33,7 @@ def file_json(text: Text, coverage: float, num_tokens: int) -> dict[str, Any]:
 
 def reading(coverage: float, num_tokens: int) -> str:
     """How much of a text was read."""
-    return f"{num_tokens:,} tokens, {percent(coverage)} of the text's characters"
+    return f"{num_tokens:,} tokens, {percent(coverage)} of the text's characters read"
 
 
 def percent(share: float) -> str:
