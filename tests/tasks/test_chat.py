@@ -134,7 +134,7 @@ def check_memory(model, turns):
 
 
 def test_memory_does_not_grow(model):
-    check_memory(model, 150)
+    check_memory(model, 60)
 
 
 @pytest.mark.slow  # 1,000 turns
