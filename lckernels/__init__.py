@@ -10,6 +10,7 @@ from lckernels.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lckernels.hf.patch import patch, patched, unpatch
+    from lckernels.hf.quantize import quantize, quantized, unquantize
     from lckernels.long.encoder import LongEncoder
     from lckernels.long.lengthen import lengthen, lengthened, unlengthen
 
@@ -20,8 +21,11 @@ _LAZY = {
     "lengthened": "lckernels.long.lengthen",
     "patch": "lckernels.hf.patch",
     "patched": "lckernels.hf.patch",
+    "quantize": "lckernels.hf.quantize",
+    "quantized": "lckernels.hf.quantize",
     "unlengthen": "lckernels.long.lengthen",
     "unpatch": "lckernels.hf.patch",
+    "unquantize": "lckernels.hf.quantize",
 }
 # Modules of the other public names, which require torch alone.
 _EAGER = (
@@ -47,8 +51,11 @@ __all__ = [
     "patch",
     "patched",
     "plan_chunks",
+    "quantize",
+    "quantized",
     "unlengthen",
     "unpatch",
+    "unquantize",
 ]
 if not _IS_COMMAND:
     from lckernels import functional

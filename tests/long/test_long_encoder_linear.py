@@ -220,6 +220,15 @@ def test_a_measurement_stays_within_its_time(monkeypatch):
     assert all(ratio >= 0 for ratio in ratios) and any(speed.many for speed in found.values())
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_shapes_are_measured_in_a_context_without_gradients(mode, monkeypatch):
+    monkeypatch.setattr(measure, "_known", {})
+    weight = torch.nn.Parameter(torch.randn(256, 256))
+    with mode():
+        (speed,) = measure.speeds([weight]).values()
+    assert speed.many and not speed.error
+
+
 def test_a_slower_product_is_not_chosen(monkeypatch):
     product = onednn.product
 

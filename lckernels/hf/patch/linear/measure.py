@@ -89,10 +89,11 @@ def _part(weight: Tensor) -> Tensor:
 
 def _measure(weight: Tensor, until: float) -> Speed:
     """The speed of a layer with this weight; `until` by perf_counter."""
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device="cpu", dtype=weight.dtype)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         if is_intercepted():  # each call would run torch's own code
             return Speed()
+        shape = weight.shape[1], weight.shape[0]
+        layer = nn.utils.skip_init(nn.Linear, *shape, device="cpu", dtype=weight.dtype)
         layer.weight.copy_(weight)
         layer.bias.zero_()
         layer.__dict__[PATCHED] = {}

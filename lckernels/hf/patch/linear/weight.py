@@ -38,7 +38,7 @@ class PackedWeight:
         """Bytes of the packed copy, without padding."""
         return self.shape.numel() * self.dtype.itemsize
 
-    def current(self, weight: Tensor | None) -> Tensor | None:
+    def current(self, weight: Tensor | None) -> Any:
         """The packed copy of the layer's present weight; None if it is another parameter, or not packable."""
         if weight is not self.parameter:
             return None
@@ -49,7 +49,11 @@ class PackedWeight:
 
     def _pack(self, weight: nn.Parameter) -> "_Copy | None":
         same = weight.dtype is self.dtype and weight.shape == self.shape
-        return _Copy(weight, self.rows) if same and not why_not_packable(weight) else None
+        return _Copy(weight, self.packing(weight)) if same and not why_not_packable(weight) else None
+
+    def packing(self, weight: nn.Parameter) -> Any:
+        """What `current` returns of a weight until it changes."""
+        return onednn.pack(weight, self.rows)
 
 
 class _Copy:
@@ -57,14 +61,14 @@ class _Copy:
 
     __slots__ = ("address", "bits", "packed", "sample", "shape", "stride", "type", "version")
 
-    def __init__(self, weight: nn.Parameter, rows: int) -> None:
+    def __init__(self, weight: nn.Parameter, packed: Any) -> None:
         self.version, self.address, self.type = weight._version, weight.data_ptr(), weight.dtype
         self.shape, self.stride = weight.shape, weight.stride()
         values = weight.detach().view(_INTEGERS[weight.element_size()]).numpy().reshape(-1)
         # A view: it keeps the storage, so that the address has no other weight later.
         self.sample = values[:: _sample_step(*weight.shape)][:SAMPLE]
         self.bits = self.sample.tobytes()
-        self.packed = onednn.pack(weight, rows)
+        self.packed = packed
 
     def is_of(self, weight: nn.Parameter) -> bool:
         """Whether the weight is as it was; its address is compared before the sample is read."""
