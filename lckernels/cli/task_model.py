@@ -1,12 +1,13 @@
 """The model of a command for a task: its head, its tokenizer, and the errors of its arguments."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lckernels.cli.console import set_threads, show_progress, silence_libraries
+from lckernels.cli.console import remarks, set_threads, show_progress, silence_libraries
 from lckernels.cli.encoder import check_backend
 from lckernels.cli.models import check_no_gguf
 from lckernels.cli.options import Dtype, Merge
@@ -88,7 +89,7 @@ def run_task(
     quiet: bool,
     fast: bool = True,
 ) -> Any:
-    """The result of a task for all texts, in one call of it.
+    """The result of a task for all texts, in one call of it; its warnings are remarks.
 
     Args:
         task: a function of `lckernels.tasks`.
@@ -107,9 +108,16 @@ def run_task(
     """
     network, tokenizer = load_task_model(model, *kind, dtype, threads, fast=fast)
     first = () if question is None else (question,)
-    with input_errors(model, [text.path for text in sources.texts], options):
-        contents = [text.content for text in sources.texts]
-        return task(network, tokenizer, *first, contents, **options, progress=show_progress(quiet))
+    contents, notify = [text.content for text in sources.texts], remarks(quiet)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            with input_errors(model, [text.path for text in sources.texts], options):
+                return task(network, tokenizer, *first, contents, **options, progress=show_progress(quiet))
+        finally:
+            for warning in found:
+                if warning.category is UserWarning:
+                    notify(str(warning.message))
 
 
 @contextmanager

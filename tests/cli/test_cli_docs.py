@@ -17,7 +17,7 @@ from helpers.tiny_bert import tiny_text
 
 from lckernels.cli.app import app
 
-TASKS = ("answer", "tag", "classify", "rewrite")
+TASKS = ("answer", "tag", "classify", "rank", "rewrite")
 PAGE = ROOT / "docs" / "cli.md"
 
 
@@ -73,6 +73,7 @@ SST2 = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
 COMMANDS = {
     "answer": ("answer", "book.txt", "Where is the river?", "--model", "deepset/roberta-base-squad2"),
     "rewrite": ("rewrite", "notes/a.txt", "--model", "google-t5/t5-small", "--max-new-tokens", "8"),
+    "rank": ("rank", "notes", "river", "--model", "cross-encoder/ms-marco-MiniLM-L6-v2"),
     "tag": ("tag", "book.txt", "--model", "dslim/bert-base-NER"),
     "classify": ("classify", "book.txt", "--model", SST2),
     "evaluate": ("evaluate", "squad.json", "--model", "deepset/roberta-base-squad2"),

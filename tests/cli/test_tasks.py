@@ -3,6 +3,8 @@
 # ruff: noqa: E402
 import json
 import re
+import warnings
+from importlib import import_module
 
 import pytest
 
@@ -102,6 +104,39 @@ def test_classify(models, book):
     best = expected.labels[0]
     assert re.search(rf"^ *{best.label} +{best.score:.4g} +chosen *$", printed.stdout, re.M)
     assert printed.stdout.endswith("100 % of the text's characters read; single\n\npage: page.html\n")
+
+
+def test_rank(tmp_path, book):
+    folder = save_tiny_head(tmp_path / "reranker", "BertForSequenceClassification", ("relevant",))
+    others = {name: tiny_text(count) for name, count in (("b.txt", 9), ("c.md", 3))}
+    for name, content in others.items():
+        book.with_name(name).write_text(content)
+    texts = [book.read_text(), *others.values()]
+    files = [book, *map(book.with_name, others)]
+    expected = tasks.rank(*load(folder, "AutoModelForSequenceClassification"), "river?", texts)
+    found = found_as_json("rank", *files, "river?", "--model", folder, "--html", "page.html")["files"]
+    assert [(one["file"], one["rank"]) for one in found] == [
+        (str(files[one.index]), number) for number, one in enumerate(expected, start=1)
+    ]
+    assert [one["score"] for one in found] == pytest.approx([one.score for one in expected])
+    page = PageParts((book.parent / "page.html").read_text())
+    assert page.texts == [texts[one.index] for one in expected]
+    printed = run("rank", *files, "river?", "--model", folder, "--top", 1).stdout
+    assert str(files[expected[0].index]) in printed and str(files[expected[1].index]) not in printed
+
+
+def test_warnings_of_a_task_are_remarks(models, book, monkeypatch):
+    def warns(*arguments, **options):
+        warnings.warn("a remark", UserWarning, stacklevel=2)
+        warnings.warn("of a library", FutureWarning, stacklevel=2)
+        return classify(*arguments, **options)
+
+    module = import_module("lckernels.tasks.classify")  # of the same name as its function
+    classify = module.classify
+    monkeypatch.setattr(module, "classify", warns)
+    folder = models["BertForSequenceClassification"]
+    assert run("classify", book, "--model", folder).stderr == "a remark\n"
+    assert run("classify", book, "--model", folder, "--quiet").stderr == ""
 
 
 def test_rewrite(tmp_path, book):

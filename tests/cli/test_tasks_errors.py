@@ -18,6 +18,7 @@ from helpers.task_models import LABELS, save_slow_tokenizer, save_tiny_head
 COMMANDS = {
     "answer": ("BertForQuestionAnswering", "BertForTokenClassification", ("river?",)),
     "tag": ("BertForTokenClassification", "BertForSequenceClassification", ()),
+    "rank": ("reranker", "BertForQuestionAnswering", ("river?",)),
     "classify": ("BertForSequenceClassification", "BertForTokenClassification", ()),
 }
 each_command = pytest.mark.parametrize("command", COMMANDS)
@@ -26,7 +27,9 @@ each_command = pytest.mark.parametrize("command", COMMANDS)
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
-    return {head: save_tiny_head(place / head, head) for head in LABELS}
+    found = {head: save_tiny_head(place / head, head) for head in LABELS}
+    reranker = save_tiny_head(place / "reranker", "BertForSequenceClassification", ("relevant",))
+    return {**found, "reranker": reranker}
 
 
 def error_of(command, models, *files, options=(), model=None):
@@ -99,16 +102,24 @@ def test_no_page_after_an_error(command, models, book):
     assert [path.name for path in book.parent.iterdir()] == ["book.txt"]
 
 
-@pytest.mark.parametrize("command", ["answer"])
+@pytest.mark.parametrize("command", ["answer", "rank"])
 @pytest.mark.parametrize("question", ["", " \n"])
 def test_an_empty_question(command, models, book, question):
     message = error_message(command, book, question, "--model", models[COMMANDS[command][0]])
-    assert message == "lckernels: the question is empty\n"
+    assert message == f"lckernels: the {'query' if command == 'rank' else 'question'} is empty\n"
 
 
 def test_a_question_that_fills_a_chunk(models, book):
     message = error_message("answer", book, "river " * 30, "--model", models["BertForQuestionAnswering"])
     assert message.startswith("lckernels: the question: got ")
+
+
+def test_a_query_that_fills_a_chunk_and_a_model_of_three_labels(models, book):
+    message = error_message("rank", book, "river " * 30, "--model", models["reranker"])
+    assert message.startswith("lckernels: the query: got ")
+    folder = models["BertForSequenceClassification"]
+    message = error_message("rank", book, "river", "--model", folder)
+    assert message.startswith(f"lckernels: the model {folder}: got BertForSequenceClassification of 3 labels")
 
 
 def test_an_answer_limit_below_1(models, book):

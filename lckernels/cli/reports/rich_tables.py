@@ -8,9 +8,11 @@ from rich.text import Text as Line
 
 from lckernels.cli.console import printable, stdout
 
+_ANY_WIDTH = 1_000_000  # columns of a file or a pipe
+
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: int | None = None) -> None:
-    """Prints the rows below the heads.
+    """Prints the rows below the heads; a row is one line unless it is wider than the terminal.
 
     Args:
         heads: the names of the columns.
@@ -25,4 +27,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], wide: int |
         )
     for row in rows:
         table.add_row(*(Line(" ".join(printable(cell).split())) for cell in row))
-    stdout.print(table, soft_wrap=False)
+    if stdout.is_terminal:
+        stdout.print(table, soft_wrap=False)
+        return
+    for line in stdout.render_lines(table, stdout.options.update(max_width=_ANY_WIDTH), pad=False):
+        stdout.print(Line("".join(segment.text for segment in line).rstrip()))
