@@ -1,14 +1,16 @@
 """`answer` over the bundled book against encoding it alone: MiniLM with a random head for questions.
 
 `python -m bench.suites.answer` prints a line of JSON per round, then medians and ratios. Both read the same
-chunks, in turns; "encode" is the lengthened encoder on the row of question and book, without head and search.
-`--cpu-time` counts CPU seconds, for a machine with other load; use it with one thread.
+chunks, in turns; "encode" is the lengthened encoder on the row of question and book, without head and search;
+"encoder" is its part of the time of `answer`. `--cpu-time` counts CPU seconds, for a machine with other load;
+use it with one thread.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
 
@@ -53,6 +55,19 @@ def search(document: Document, clock: Clock) -> dict[str, float]:
     return {"search": seconds, "search_mib": 0.0 if peak is None else (peak - (before or 0)) / MIB}
 
 
+@contextmanager
+def encoder_times(model: nn.Module, clock: Clock) -> Iterator[list[float]]:
+    """Seconds of each call of the model's encoder within."""
+    seconds: list[float] = []
+    hooks = [
+        model.base_model.register_forward_pre_hook(lambda *_: seconds.append(-clock())),
+        model.base_model.register_forward_hook(lambda *_: seconds.append(clock())),
+    ]
+    yield seconds
+    for hook in hooks:
+        hook.remove()
+
+
 def measure(
     model: nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, text: str, clock: Clock
 ) -> dict[str, float]:
@@ -64,12 +79,15 @@ def measure(
     with lckernels.lengthened(model, tokenizer, **options), torch.no_grad():
         model.base_model(input_ids=tokens.input_ids, token_type_ids=tokens.token_type_ids)
     times.append(clock())
-    result = answer(model, tokenizer, QUESTION, text, TOP_K, max_answer_tokens=MAX_ANSWER_TOKENS, **options)
+    with encoder_times(model, clock) as within:
+        result = answer(
+            model, tokenizer, QUESTION, text, TOP_K, max_answer_tokens=MAX_ANSWER_TOKENS, **options
+        )
     times.append(clock())
     parts = [end - begin for begin, end in pairwise(times)]
     found = dict(zip(("tokenize", "encode", "answer"), parts, strict=True))
     found |= search(read_document(tokenizer, text, "MiniLM", first=QUESTION), clock)
-    return found | {"tokens": result.num_tokens}
+    return found | {"encoder": sum(within), "tokens": result.num_tokens}
 
 
 def main() -> None:
@@ -95,6 +113,7 @@ def main() -> None:
     ratios = {
         "answer / encode": median(x["answer"] / x["encode"] for x in samples),
         "answer / (tokenize + encode)": median(x["answer"] / (x["tokenize"] + x["encode"]) for x in samples),
+        "answer / its encoder": median(x["answer"] / x["encoder"] for x in samples),
         "search / encode": median(x["search"] / x["encode"] for x in samples),
     }
     print(json.dumps({name: round(x, 4) for name, x in {**middle, **ratios}.items()}))
