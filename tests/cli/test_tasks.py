@@ -125,6 +125,14 @@ def test_rank(tmp_path, book):
     assert str(files[expected[0].index]) in printed and str(files[expected[1].index]) not in printed
 
 
+def test_a_progress_bar_on_a_terminal(models, book, monkeypatch):
+    folder = models["BertForTokenClassification"]
+    assert run("tag", book, "--model", folder).stderr == ""
+    monkeypatch.setattr("lckernels.cli.task_model.show_progress", lambda quiet: not quiet)
+    assert "LongEncoder: 100%" in run("tag", book, "--model", folder).stderr
+    assert run("tag", book, "--model", folder, "--quiet").stderr == ""
+
+
 def test_warnings_of_a_task_are_remarks(models, book, monkeypatch):
     def warns(*arguments, **options):
         warnings.warn("a remark", UserWarning, stacklevel=2)
