@@ -1,7 +1,6 @@
 """The linear layers of MiniLM alone: fp32, bf16 and int8 of several libraries, in turns."""
 
 import copy
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -47,7 +46,7 @@ def calls(in_features: int, out_features: int, num_rows: int) -> dict[str, Calla
 
 
 @torch.no_grad()
-def measure() -> dict[tuple[int, int, int], dict[str, tuple[float, float]]]:
+def measure(clock: Callable[[], float]) -> dict[tuple[int, int, int], dict[str, tuple[float, float]]]:
     """By shape and rows: for each way the least milliseconds, and the relative error to fp32."""
     results = {}
     for shape in SHAPES:
@@ -60,9 +59,9 @@ def measure() -> dict[tuple[int, int, int], dict[str, tuple[float, float]]]:
             least = dict.fromkeys(ways, float("inf"))
             for _ in range(_ROUNDS):
                 for name, call in ways.items():
-                    begin = time.perf_counter()
+                    begin = clock()
                     call()
-                    least[name] = min(least[name], 1000 * (time.perf_counter() - begin))
+                    least[name] = min(least[name], 1000 * (clock() - begin))
             results[*shape, num_rows] = {name: (least[name], error[name]) for name in ways}
     return results
 

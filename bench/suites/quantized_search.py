@@ -4,7 +4,8 @@
 book in turns, page by page; "packed" is linear="packed". The cosine is of each token's state to that of fp32.
 For 10 fixed queries the first five passages, found as `lckernels search` finds them, are compared with those
 of fp32: in their order, and as a set. `--layers` measures the products of the linear layers alone, with
-torchao's and torch's own int8 where they are installed.
+torch's own int8, and torchao's if it is installed. `--cpu-time` counts CPU seconds, for a machine with other
+load; use it with one thread.
 """
 
 import argparse
@@ -43,7 +44,7 @@ QUERIES = (
 FOUND, PASSAGE_TOKENS = 5, 128  # as of `lckernels search`
 PAGE_TOKENS = 16_384
 FP32 = "float32"
-Encode = Callable[[Tensor], Tensor]
+Clock = Callable[[], float]
 
 
 def ways() -> dict[str, LongEncoder]:
@@ -64,7 +65,7 @@ def pages(ids: Tensor) -> list[Tensor]:
     return [torch.cat([first, part, last], 1) for part in content.split(PAGE_TOKENS, 1)]
 
 
-def encode(encoders: dict[str, LongEncoder], parts: list[Tensor]) -> tuple[dict, dict]:
+def encode(encoders: dict[str, LongEncoder], parts: list[Tensor], clock: Clock) -> tuple[dict, dict]:
     """For each way its states (num_tokens, dim) and seconds of each page; the ways read a page in turns."""
     states = {name: [] for name in encoders}
     seconds = {name: [] for name in encoders}
@@ -73,9 +74,9 @@ def encode(encoders: dict[str, LongEncoder], parts: list[Tensor]) -> tuple[dict,
             encoder(input_ids=parts[0][:, :2048])
         for i, part in enumerate(parts):
             for name in sorted(encoders, key=lambda name: (list(encoders).index(name) + i) % len(encoders)):
-                begin = time.perf_counter()
+                begin = clock()
                 output = encoders[name](input_ids=part)
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
                 states[name].append(output.last_hidden_state[0, 1:-1])
     return {name: torch.cat(found) for name, found in states.items()}, seconds
 
@@ -90,11 +91,11 @@ def search(encoder: LongEncoder, tokenizer: object, states: Tensor, passages: Pa
 
 
 def compare(
-    encoders: dict[str, LongEncoder], tokenizer: object, text: str, tokens: Tokens
+    encoders: dict[str, LongEncoder], tokenizer: object, text: str, tokens: Tokens, clock: Clock
 ) -> dict[str, dict[str, float]]:
     """Speed, closeness and search of each way."""
     parts = pages(tokens.input_ids)
-    states, seconds = encode(encoders, parts)
+    states, seconds = encode(encoders, parts, clock)
     passages = split_passages(text, tokens.offsets, "en", PASSAGE_TOKENS)
     expected = search(encoders[FP32], tokenizer, states[FP32], passages)
     results = {}
@@ -130,20 +131,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=0, help="first tokens of the book; 0: all")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds instead of seconds")
     parser.add_argument("--layers", action="store_true", help="the linear layers alone")
     parser.add_argument("--rows", type=Path, default=rows.OUTPUT, help="output folder")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     about = {
+        "unit": "CPU seconds" if options.cpu_time else "seconds",
         "threads": options.threads,
         "machine": rows.machine(),
         "versions": rows.versions(),
         **rows.commit(),
     }
     if options.layers:
-        print(int8_layers.table(int8_layers.measure()))
+        print(int8_layers.table(int8_layers.measure(clock)))
         print(json.dumps(about))
         return
     encoders = ways()
@@ -152,7 +156,7 @@ def main() -> None:
     if options.tokens:
         text = text[: 4 * options.tokens]
     tokens = tokenize(tokenizer, text, "MiniLM")
-    results = compare(encoders, tokenizer, text, tokens)
+    results = compare(encoders, tokenizer, text, tokens, clock)
     print(table(results))
     found = {"tokens": len(tokens.offsets), "results": results, **about}
     options.rows.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ def load_encoder(
     boundaries: Boundaries,
     merge: Merge,
     dtype: Dtype,
+    quantize: bool,
     notify: Callable[[str], None],
 ) -> "TextEncoder":
     """The encoder with the options of the command line; sets the number of threads first.
@@ -49,7 +50,7 @@ def load_encoder(
     with warnings.catch_warnings(record=True) as found:
         warnings.filterwarnings("always", module=re.escape(__name__))  # those that point to the call below
         try:
-            encoder = TextEncoder(model, dtype=dtype.value, **options)
+            encoder = TextEncoder(model, dtype=dtype.value, quantize=quantize, **options)
         except InputError as error:
             raise InputError(with_option_name(str(error), options)) from None
         finally:

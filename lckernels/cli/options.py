@@ -101,6 +101,13 @@ MergeOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Arithmetic of the model and dtype of the states.")]
+QuantizeOption = Annotated[
+    bool,
+    typer.Option(
+        "--quantize",
+        help="Linear layers in int8, for processors without bfloat16; --dtype bfloat16 is faster and closer.",
+    ),
+]
 LanguageOption = Annotated[
     str | None,
     typer.Option(

@@ -23,7 +23,14 @@ _ARGUMENT = re.compile(r"(\w+)(?:\[(\d+)\])?: (.*)", re.DOTALL)
 
 
 def load_task_model(
-    name: str, task: str, auto: str, dtype: Dtype, threads: int | None, *, fast: bool = True
+    name: str,
+    task: str,
+    auto: str,
+    dtype: Dtype,
+    threads: int | None,
+    *,
+    quantize: bool = False,
+    fast: bool = True,
 ) -> tuple["nn.Module", Any]:
     """A model with its task head, in eval mode, and its tokenizer; sets the number of threads first.
 
@@ -33,11 +40,12 @@ def load_task_model(
         auto: the class of transformers that loads it, such as "AutoModelForQuestionAnswering".
         dtype: of the model.
         threads: of the CPU. None: torch's own number.
+        quantize: whether its linear layers compute in int8.
         fast: whether the tokenizer must be a fast one.
 
     Raises:
         InputError: a folder that is missing or incomplete, a model without the head or its weights, a
-            tokenizer that is not a fast one.
+            tokenizer that is not a fast one; with `quantize` a model or a machine for which it is impossible.
     """
     from lckernels.long.loading import load
     from lckernels.long.text_encoder import DTYPES
@@ -48,6 +56,11 @@ def load_task_model(
     silence_libraries()
     _check_head(name, task, auto)
     tokenizer, model, _ = load(name, DTYPES[dtype.value], auto, fast=fast)
+    if quantize:
+        from lckernels.hf.quantize import quantize as in_int8
+
+        with input_errors(name, [Path(name)], ()):
+            in_int8(model)
     return model, tokenizer
 
 
@@ -87,6 +100,7 @@ def run_task(
     dtype: Dtype,
     threads: int | None,
     quiet: bool,
+    quantize: bool = False,
     fast: bool = True,
 ) -> Any:
     """The result of a task for all texts, in one call of it; its warnings are remarks.
@@ -101,12 +115,13 @@ def run_task(
         dtype: of the model.
         threads: of the CPU. None: torch's own number.
         quiet: whether no progress bar is shown.
+        quantize: whether the model's linear layers compute in int8.
         fast: whether the tokenizer must be a fast one.
 
     Raises:
         InputError: as `load_task_model`, and for what the task raises about an argument.
     """
-    network, tokenizer = load_task_model(model, *kind, dtype, threads, fast=fast)
+    network, tokenizer = load_task_model(model, *kind, dtype, threads, quantize=quantize, fast=fast)
     first = () if question is None else (question,)
     contents, notify = [text.content for text in sources.texts], remarks(quiet)
     with warnings.catch_warnings(record=True) as found:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lckernels.checks import boolean
 from lckernels.errors import InputError
 from lckernels.flops import format_count
 from lckernels.long.batches import num_token_ids
@@ -47,12 +48,14 @@ class TextEncoder:
     Args:
         model: a folder, or a name on the hub.
         dtype: dtype of the weights, one of DTYPES. Default: "float32".
+        quantize: whether linear layers compute in int8, as after `lckernels.quantize`. Default: False.
         options: arguments of LongEncoder, such as chunk_len, overlap, weights, boundaries, merge.
             special_tokens is read from the tokenizer; with halo="exact" they are content.
 
     Attributes:
         name: the argument `model`.
         dtype: the argument `dtype`.
+        quantize: the argument `quantize`.
         tokenizer: a fast tokenizer of transformers.
         encoder: the LongEncoder, in eval mode.
 
@@ -63,7 +66,9 @@ class TextEncoder:
         UserWarning: the checkpoint has a task head, which is not loaded.
     """
 
-    def __init__(self, model: str | os.PathLike, *, dtype: str = "float32", **options: Any) -> None:
+    def __init__(
+        self, model: str | os.PathLike, *, dtype: str = "float32", quantize: bool = False, **options: Any
+    ) -> None:
         if find_spec("lckernels._host") is None:
             needs = "cutting a text into chunks needs lckernels' compiled extension"
             raise InputError(f"{needs}; install lckernels where there is a C++ compiler")
@@ -71,7 +76,7 @@ class TextEncoder:
             hint = "; LongEncoder takes a model" if isinstance(model, torch.nn.Module) else ""
             raise TypeError(f"model: got {type(model).__name__}; expected a folder or a name{hint}")
         self.name = model = os.fspath(model)
-        self.dtype = dtype
+        self.dtype, self.quantize = dtype, boolean("quantize", quantize)
         self.tokenizer, encoder, self._random = load(model, DTYPES[dtype])
         dropped = dropped_head(model, encoder.config)
         if dropped:
@@ -80,6 +85,10 @@ class TextEncoder:
         special_tokens = None if exact else count_special_tokens(self.tokenizer, model)
         try:
             self.encoder = LongEncoder(encoder, special_tokens=special_tokens, **options).eval()
+            if quantize:
+                from lckernels.hf.quantize import quantize as in_int8
+
+                in_int8(encoder)
             self.embed("x")
         except (TypeError, ValueError) as error:
             if not str(error).startswith(("model:", *(f"{name}:" for name in options))):
@@ -108,6 +117,7 @@ class TextEncoder:
             "merge": encoder.merge,
             "language": language if encoder.boundaries == "sentence" else "any",
             "dtype": self.dtype,
+            **({"quantize": "int8"} if self.quantize else {}),  # states of earlier versions have no such key
         }
 
     def tokenize(self, text: str) -> Tokens:

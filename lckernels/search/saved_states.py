@@ -23,6 +23,7 @@ IDENTITY = (
     "merge",
     "language",
     "dtype",
+    "quantize",
 )
 
 

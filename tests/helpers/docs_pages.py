@@ -63,7 +63,7 @@ def links(page: Path) -> list[str]:
 
 def save_models_and_texts(folder: Path) -> None:
     """Tiny models under the hub names that the pages load, and the texts that they read, in `folder`."""
-    save_tiny_bert(folder / "sentence-transformers" / "all-MiniLM-L6-v2", positions=512)
+    save_tiny_bert(folder / "sentence-transformers" / "all-MiniLM-L6-v2", 32, positions=512)
     save_tiny_modernbert(folder / "answerdotai" / "ModernBERT-base")
     save_tiny_decoder(folder / "HuggingFaceTB" / "SmolLM2-135M")
     save_tiny_chat_model(folder / "HuggingFaceTB" / "SmolLM2-135M-Instruct")

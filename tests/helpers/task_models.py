@@ -14,10 +14,10 @@ LABELS = {
 
 
 def save_tiny_head(
-    folder: Path, head: str, labels: tuple[str, ...] | None = None, positions: int = 32
+    folder: Path, head: str, labels: tuple[str, ...] | None = None, positions: int = 32, dim: int = 16
 ) -> str:
     """Model and tokenizer; labels are those of LABELS by default."""
-    config = transformers.BertConfig.from_pretrained(save_tiny_bert(folder, positions=positions))
+    config = transformers.BertConfig.from_pretrained(save_tiny_bert(folder, dim, positions))
     config.id2label = dict(enumerate(labels or LABELS[head]))
     config.label2id = {label: i for i, label in config.id2label.items()}
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from lckernels.cli.options import (
     HtmlOption,
     JsonOption,
     LimitOption,
+    QuantizeOption,
     QuietOption,
     TaskModelOption,
     ThreadsOption,
@@ -51,6 +52,7 @@ def answer(
     batch: BatchOption = 8,
     limit: LimitOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     html: HtmlOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = None,
@@ -88,6 +90,7 @@ def answer(
         options,
         question=question,
         dtype=dtype,
+        quantize=quantize,
         threads=threads,
         quiet=quiet,
     )

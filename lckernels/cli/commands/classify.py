@@ -15,6 +15,7 @@ from lckernels.cli.options import (
     JsonOption,
     LimitOption,
     OverlapOption,
+    QuantizeOption,
     QuietOption,
     TaskModelOption,
     ThreadsOption,
@@ -40,6 +41,7 @@ def classify(
     batch: BatchOption = 8,
     limit: LimitOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     html: HtmlOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = None,
@@ -74,6 +76,7 @@ def classify(
         sources,
         options,
         dtype=dtype,
+        quantize=quantize,
         threads=threads,
         quiet=quiet,
     )

@@ -29,6 +29,7 @@ from lckernels.cli.options import (
     ModelOption,
     OverlapOption,
     OverwriteOption,
+    QuantizeOption,
     QuietOption,
     ThreadsOption,
     Weights,
@@ -57,6 +58,7 @@ def encode(
     boundaries: BoundariesOption = Boundaries.sled,
     merge: MergeOption = Merge.final,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -76,7 +78,9 @@ def encode(
     paths = states_in(sources, output)
     check_states_paths(sources, paths, overwrite)
     notify = remarks(quiet)
-    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, notify)
+    encoder = load_encoder(
+        model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, quantize, notify
+    )
     hashes, entries = encoder.hashes(), []
     for text, path in zip(sources.texts, paths, strict=True):
         states = encode_text(text, encoder, language, show_progress(quiet), notify, hashes)

@@ -14,6 +14,7 @@ from lckernels.cli.options import (
     JsonOption,
     LimitOption,
     OverlapOption,
+    QuantizeOption,
     QuietOption,
     TaskModelOption,
     ThreadsOption,
@@ -40,6 +41,7 @@ def evaluate(
     batch: BatchOption = 8,
     limit: LimitOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     json: JsonOption = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -59,7 +61,7 @@ def evaluate(
     except ValueError as error:
         raise InputError(f"--{error}" if str(error).startswith("format:") else str(error)) from None
     head = head_of(examples)
-    network, tokenizer = load_task_model(model, head.name, head.example, dtype, threads)
+    network, tokenizer = load_task_model(model, head.name, head.example, dtype, threads, quantize=quantize)
     options = {"chunk_len": chunk_len, "overlap": overlap, "batch": batch, "limit": limit}
     with input_errors(model, [file] * len(examples), options):
         found = score_examples(network, tokenizer, name, examples, **options, progress=show_progress(quiet))

@@ -15,6 +15,7 @@ from lckernels.cli.options import (
     JsonOption,
     LimitOption,
     OverlapOption,
+    QuantizeOption,
     QuietOption,
     TaskModelOption,
     ThreadsOption,
@@ -34,6 +35,7 @@ def rank(
     batch: BatchOption = 8,
     limit: LimitOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     html: HtmlOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = None,
@@ -69,6 +71,7 @@ def rank(
         options,
         question=query,
         dtype=dtype,
+        quantize=quantize,
         threads=threads,
         quiet=quiet,
     )

@@ -30,6 +30,7 @@ from lckernels.cli.options import (
     ModelOption,
     OverlapOption,
     OverwriteOption,
+    QuantizeOption,
     QuietOption,
     ThreadsOption,
     Weights,
@@ -62,6 +63,7 @@ def search(
     boundaries: BoundariesOption = Boundaries.sled,
     merge: MergeOption = Merge.final,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     language: LanguageOption = None,
     keep: Annotated[
         bool,
@@ -115,7 +117,9 @@ def search(
     check_states_paths(sources, paths, overwrite)
     picture = _picture_path(sources, plot, no_plot)
     notify = remarks(quiet)
-    encoder = load_encoder(model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, notify)
+    encoder = load_encoder(
+        model, threads, chunk_len, overlap, weights, boundaries, merge, dtype, quantize, notify
+    )
     vector, found = encoder.embed(question), []
     hashes = encoder.hashes() if any(paths) else None
     for text, path in zip(sources.texts, paths, strict=True):

@@ -15,6 +15,7 @@ from lckernels.cli.options import (
     JsonOption,
     LimitOption,
     OverlapOption,
+    QuantizeOption,
     QuietOption,
     TaskModelOption,
     ThreadsOption,
@@ -46,6 +47,7 @@ def tag(
     batch: BatchOption = 8,
     limit: LimitOption = None,
     dtype: DtypeOption = Dtype.float32,
+    quantize: QuantizeOption = False,
     html: HtmlOption = None,
     json: JsonOption = False,
     threads: ThreadsOption = None,
@@ -75,7 +77,15 @@ def tag(
         "limit": limit,
     }
     found = run_task(
-        tags, TOKEN_CLASSIFICATION.kind, model, sources, options, dtype=dtype, threads=threads, quiet=quiet
+        tags,
+        TOKEN_CLASSIFICATION.kind,
+        model,
+        sources,
+        options,
+        dtype=dtype,
+        quantize=quantize,
+        threads=threads,
+        quiet=quiet,
     )
     results = list(zip(sources.texts, found, strict=True))
     write_results(
