@@ -1,5 +1,6 @@
 """Documents of a task: the texts that were given, their tokens, and what was read of them."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lckernels.long.chunking import micro_batches
 from lckernels.long.tokens import tokenize
 from lckernels.tasks.spans import coverage
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CALL_TOKENS = 2**16  # of documents that share a call of the model
 
 
@@ -53,7 +55,7 @@ def given_texts(name: str, texts: str | Sequence[str]) -> tuple[list[str], bool]
 
     Raises:
         TypeError: an argument, or a part of it, that is no str.
-        ValueError: a text without a character that is no white space.
+        ValueError: a text without a character that is no white space, or with a lone surrogate.
     """
     single = isinstance(texts, str)
     if not single and (not isinstance(texts, Sequence) or isinstance(texts, bytes)):
@@ -66,7 +68,16 @@ def given_texts(name: str, texts: str | Sequence[str]) -> tuple[list[str], bool]
         if not text.strip():
             got = "an empty text" if not text else "white space alone"
             raise bad(place, got, "expected a text")
+        check_surrogates(place, text)
     return found, single
+
+
+def check_surrogates(name: str, text: str) -> None:
+    """Raises ValueError for a text with a lone surrogate, which is no character and has no UTF-8."""
+    found = _SURROGATE.search(text)
+    if found:
+        got = f"a lone surrogate, U+{ord(found[0]):04X}, at character {found.start()}"
+        raise bad(name, got, "expected text that can be written in UTF-8")
 
 
 def read_document(

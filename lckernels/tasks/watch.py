@@ -11,6 +11,7 @@ from lckernels.long.stream import StreamStates
 from lckernels.prompts import num_virtual_tokens
 from lckernels.tasks.class_head import ClassHead
 from lckernels.tasks.classes import Classes, ClassRule
+from lckernels.tasks.documents import check_surrogates
 from lckernels.tasks.growing_text import GrowingText
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 
@@ -127,10 +128,12 @@ class Watch:
 
         Raises:
             TypeError: a text that is no str.
-            ValueError: the text so far is white space alone, or has no token. It is then as before the call.
+            ValueError: the text so far is white space alone, or has no token, or `text` has a lone surrogate.
+                It is then as before the call.
         """
         if not isinstance(text, str):
             raise TypeError(f"text: got {type(text).__name__}; expected a str")
+        check_surrogates("text", text)
         if self._parts.is_lengthened != self._is_lengthened:
             got = f"{self._name}, which was {'un' * self._is_lengthened}lengthened since"
             raise bad("model", got, "call lckernels.tasks.watch again")

@@ -67,6 +67,11 @@ def test_special_tokens_within_a_first_segment_are_text():
         (["w5", 3], TypeError, r"text\[1\]: got int"),
         (" \n", ValueError, "text: got white space alone"),
         (["w5", ""], ValueError, r"text\[1\]: got an empty text"),
+        (
+            ["w5", "w6 \udc00"],
+            ValueError,
+            r"text\[1\]: got a lone surrogate, U\+DC00, at character 3; expected",
+        ),
     ],
 )
 def test_what_is_no_text_raises(texts, error, message):

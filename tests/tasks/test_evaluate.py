@@ -86,8 +86,10 @@ def test_entities(tokenizer, tmp_path):
     assert result.by_length[-1].scores == entity_scores(spans[3], golds[3])
     last = [x for x in spans[3] if len(TEXTS[3][: x[0]].split()) >= EDGES[1]]
     assert result.by_distance[-1].count == len(last) > 0
-    with pytest.raises(InputError, match="none of the file's labels: the file has B, the model A, O"):
+    with pytest.raises(InputError, match=r"none of the file's labels: the file has B, the model A$"):
         evaluate(model, tokenizer, write(tmp_path, [{"text": "w5", "label": {"B": {"w5": [[0, 1]]}}}]))
+    model.config.id2label = {0: "O", 1: "B_A", 2: "I_A"}  # another sign between
+    assert evaluate(model, tokenizer, write(tmp_path, rows)).scores == result.scores
 
 
 def test_classes(tokenizer, tmp_path):
@@ -99,6 +101,7 @@ def test_classes(tokenizer, tmp_path):
     right = sum(one == gold for one, gold in zip(found, golds, strict=True))
     assert result.scores["accuracy"] == right / 4 and right >= 2
     assert (result.format, result.task, result.by_distance) == ("iflytek", "classify", [])
+    assert evaluate(model, tokenizer, write(tmp_path, rows), kind="multi").scores == result.scores
     described = [{**row, "label_des": f"class {row['label']}"} for row in rows]
     model.config.id2label = {i: f"class {i}" for i in range(NUM_LABELS)}
     assert evaluate(model, tokenizer, write(tmp_path, described)).scores == result.scores

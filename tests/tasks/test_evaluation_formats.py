@@ -50,6 +50,27 @@ def read(tmp_path, content, format="auto"):
     return read_examples(path, format)
 
 
+def squad(context="a b", question="b", answer="a"):
+    """A file with one question."""
+    asked = {"question": question, "answers": [{"text": answer, "answer_start": 0}]}
+    return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": [asked]}]}]})
+
+
+@pytest.mark.parametrize("blank", ["\u2028", "\x85", "\u3000"])
+def test_lines_end_at_line_feeds_alone(blank, tmp_path):
+    line = json.dumps({"text": f"a{blank}b", "label": "x"}, ensure_ascii=False)
+    assert read(tmp_path, line) == ("iflytek", [Classified(f"a{blank}b", ("x",))])
+    (example,) = read(tmp_path, f"a O\n{blank}\tO\nb B-X\n")[1]
+    start = example.text.index("b")
+    assert blank in example.text and example.entities == {(start, start + 1, "X")}
+
+
+def test_the_place_of_evidence_is_that_of_the_first_answer_with_a_text(tmp_path):
+    answers = [{"text": "", "answer_start": 0}, {"text": "b", "answer_start": 2}]
+    paragraph = {"context": "a b", "qas": [{"question": "c", "answers": answers}]}
+    assert read(tmp_path, {"data": [{"paragraphs": [paragraph]}]})[1] == [Question("a b", "c", ("b",), 2)]
+
+
 def test_squad(tmp_path):
     name, (first, second) = read(tmp_path, SQUAD)
     assert name == "squad"
@@ -122,6 +143,26 @@ def test_tags_of_each_scheme(tags, spans, tmp_path):
         ('{"text": "ab", "label": {"n": {"b": [[1, 2]]}}}', "auto", "outside its text"),
         ('{"text": "ab", "label": {}}\nx', "cluener", "line 2 is no JSON object"),
         ('{"data": [{}]}', "auto", "cannot be read as squad: no 'paragraphs'"),
+        (squad(context=None), "auto", "the text of example 1 is of type NoneType; expected a str"),
+        (squad(question=7), "auto", "the question of example 1 is of type int"),
+        (squad(question=" "), "auto", "the question of example 1 is blank"),
+        (squad(answer=5), "auto", "the answer 1 of example 1 is of type int"),
+        (
+            squad(context="a \ud83d"),
+            "auto",
+            "the text of example 1: got a lone surrogate, U.D83D, at character 2",
+        ),
+        ('[{"context_text": "a", "qas": [{"query_text": "b", "answers": "a"}]}]', "auto", "expected a list"),
+        ('{"text": "ab", "label": {"n": {"b": [[0.0, 1]]}}}', "auto", "places that are no integers"),
+        ('{"text": null, "label": {}}', "auto", "the text of example 1 is of type NoneType"),
+        ('{"text": "a", "label": "b"}\n{"text": "a"}', "auto", "example 2 has no label"),
+        (
+            '{"text": "a", "label": "b"}\n{"label": "b"}',
+            "auto",
+            "example 2 has none of sentence, text, content",
+        ),
+        ('{"text": "a", "label": "b"}\n' + "[" * 100_000, "auto", "nested too deeply"),
+        ("[" * 100_000, "auto", "has none of the formats"),
         ('{"data": []}', "auto", "has no example of the format squad"),
         (" ", "auto", "is an empty text"),
     ],

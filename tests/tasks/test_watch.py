@@ -168,6 +168,8 @@ def test_a_text_without_a_token_so_far(pieces):
     same(watched.append("river"), classify(*pieces, "river", overlap=OVERLAP))
     with pytest.raises(TypeError, match="text: got list; expected a str"):
         watched.append(["river"])
+    with pytest.raises(ValueError, match=r"text: got a lone surrogate, U\+D83D, at character 1"):
+        watched.append(" \ud83d")
     same(watched.append(" river"), classify(*pieces, "river river", overlap=OVERLAP))
 
 

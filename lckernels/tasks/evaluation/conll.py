@@ -1,5 +1,6 @@
 """Columns of CoNLL: words with tags, as texts with the characters of their entities."""
 
+import re
 from collections.abc import Iterator
 
 _DOCUMENT = "-DOCSTART-"
@@ -19,8 +20,8 @@ def conll_documents(content: str) -> Iterator[tuple[str, Spans]]:
     documents: list[list[list[tuple[str, str]]]] = [[]]
     sentence: list[tuple[str, str]] = []
     marked = False
-    for number, line in enumerate([*content.splitlines(), ""], 1):
-        columns = line.split()
+    for number, line in enumerate([*content.split("\n"), ""], 1):
+        columns = columns_of(line)
         is_start = bool(columns) and columns[0] == _DOCUMENT
         if (is_start or not columns) and sentence:
             documents[-1].append(sentence)
@@ -35,6 +36,11 @@ def conll_documents(content: str) -> Iterator[tuple[str, Spans]]:
     if not marked:
         documents = [[sentence] for document in documents for sentence in document]
     yield from map(_document, filter(None, documents))
+
+
+def columns_of(line: str) -> list[str]:
+    """The columns of a line. A word may be, or hold, white space that is no blank and no tab."""
+    return re.split("[ \t]+", line.strip(" \t\r")) if line.strip() else []
 
 
 def _document(sentences: list[list[tuple[str, str]]]) -> tuple[str, Spans]:

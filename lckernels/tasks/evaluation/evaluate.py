@@ -23,6 +23,7 @@ from lckernels.tasks.reader import (
     TOKEN_CLASSIFICATION,
     Head,
 )
+from lckernels.tasks.schemes import read_scheme
 from lckernels.tasks.tag import tag
 
 EDGES = (128, 512, 2048, 8192, 32768, 131072)  # tokens at which a new bucket begins
@@ -159,7 +160,7 @@ def _entities(
         distances += [(places[span[0]], (i, {span} & spans, {span} & example.entities))
                       for span in sorted(spans | example.entities)]  # fmt: skip
         labels |= {label for _, _, label in example.entities}
-    known = {label.partition("-")[2] or label for label in map(str, model.config.id2label.values())}
+    known = set(read_scheme(model.config.id2label, options.get("scheme", "auto")).types)
     if labels and not labels & known:
         has = f"the file has {', '.join(sorted(labels)[:4])}"
         raise InputError(
@@ -184,7 +185,9 @@ def _classes(
     if not any(gold in known for gold in golds):
         got = f"the file has {golds[0]}, the model {', '.join(sorted(known)[:4])}"
         raise InputError(f"the model has none of the file's labels: {got}")
-    found = classify(model, tokenizer, [example.text for example in examples], kind="single", **options)
+    found = classify(
+        model, tokenizer, [example.text for example in examples], **{"kind": "single", **options}
+    )
     pairs = [(result.labels[0].label, gold) for result, gold in zip(found, golds, strict=True)]
     lengths = [(result.num_tokens, pair) for result, pair in zip(found, pairs, strict=True)]
     return Evaluation(

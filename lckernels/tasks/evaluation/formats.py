@@ -9,7 +9,8 @@ from typing import Any
 from lckernels.checks import bad
 from lckernels.errors import InputError
 from lckernels.search.text import language_of, read_text
-from lckernels.tasks.evaluation.conll import conll_documents
+from lckernels.tasks.documents import check_surrogates
+from lckernels.tasks.evaluation.conll import columns_of, conll_documents
 from lckernels.tasks.evaluation.examples import Classified, Example, Question, Tagged
 
 _TAG = re.compile(r"O|[A-Z]-\S+")
@@ -35,6 +36,10 @@ def read_examples(path: Path, format: str = "auto") -> tuple[str, list[Example]]
         raise InputError(f"{path} has none of the formats {', '.join(FORMATS)}")
     try:
         examples = list(FORMATS[found](content))
+        for number, example in enumerate(examples, 1):
+            _check(f"example {number}", example)
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as {found}: its values are nested too deeply") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} cannot be read as {found}: {what}") from None
@@ -45,16 +50,30 @@ def read_examples(path: Path, format: str = "auto") -> tuple[str, list[Example]]
     return "cmrc" if is_cmrc else found, examples
 
 
+def _check(name: str, example: Example) -> None:
+    """Raises ValueError for values of wrong types, which JSON can hold."""
+    texts = {"text": example.text}
+    if isinstance(example, Question):
+        texts |= {"question": example.question}
+        texts |= {f"answer {i}": answer for i, answer in enumerate(example.answers, 1)}
+        if isinstance(example.question, str) and not example.question.strip():
+            raise ValueError(f"the question of {name} is blank")
+    for what, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f"the {what} of {name} is of type {type(value).__name__}; expected a str")
+        check_surrogates(f"the {what} of {name}", value)
+
+
 def _format_of(content: str) -> str | None:
     """The format of a file, from its first object or line; None if there is none."""
     start = content.lstrip()[:1]
     if start not in ("{", "["):
-        rows = (line.split() for line in content.splitlines() if line.strip())
+        rows = (columns_of(line) for line in content.split("\n") if line.strip())
         first = next((row for row in rows if row[0] != "-DOCSTART-"), [""])
         return "conll" if len(first) > 1 and _TAG.fullmatch(first[-1]) else None
     try:
-        first = json.loads(content.lstrip().splitlines()[0])
-    except ValueError:
+        first = json.loads(content.lstrip().split("\n")[0])
+    except (ValueError, RecursionError):
         first = None
     if not isinstance(first, dict) or "data" in first or "paragraphs" in first:
         return _whole_format(content)
@@ -69,7 +88,7 @@ def _whole_format(content: str) -> str | None:
     """The format of a file that is one JSON value."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         return "squad"
@@ -83,7 +102,8 @@ def _squad(content: str) -> Iterator[Question]:
         for paragraph in document["paragraphs"]:
             for asked in paragraph["qas"]:
                 given = [] if asked.get("is_impossible") else asked.get("answers", [])
-                answers = tuple(answer["text"] for answer in given if answer["text"])
+                given = [answer for answer in given if answer["text"]]
+                answers = tuple(answer["text"] for answer in given)
                 start = given[0].get("answer_start") if answers else None
                 yield Question(paragraph["context"], asked["question"], answers, _checked_start(start))
 
@@ -97,6 +117,8 @@ def _cmrc(content: str) -> Iterator[Question]:
     for document in documents:
         text = document["context_text"]
         for asked in document["qas"]:
+            if not isinstance(asked["answers"], list):
+                raise ValueError(f"answers are of type {type(asked['answers']).__name__}; expected a list")
             answers = tuple(answer for answer in asked["answers"] if answer)
             start = text.find(answers[0]) if answers else -1
             yield Question(text, asked["query_text"], answers, start if start >= 0 else None)
@@ -114,6 +136,8 @@ def _cluener(content: str) -> Iterator[Tagged]:
         spans = ((start, last + 1, name) for name, found in places for start, last in found)
         entities = frozenset(spans)
         for start, end, name in entities:
+            if type(start) is not int or type(end) is not int:
+                raise ValueError(f"the {name} at {(start, end - 1)} has places that are no integers")
             if not 0 <= start < end <= len(row["text"]):
                 raise ValueError(f"the {name} at {(start, end - 1)} is outside its text")
         yield Tagged(row["text"], entities)
@@ -121,10 +145,14 @@ def _cluener(content: str) -> Iterator[Tagged]:
 
 def _iflytek(content: str) -> Iterator[Classified]:
     """IFLYTEK, TNEWS and others: one text and its label, perhaps with what the label means."""
-    for row in _rows(content):
-        text = next(row[name] for name in _TEXTS if name in row)
-        names = (str(row[name]) for name in ("label_des", "label_desc", "label") if name in row)
-        yield Classified(text, tuple(names))
+    for number, row in enumerate(_rows(content), 1):
+        text = next((row[name] for name in _TEXTS if name in row), None)
+        if text is None:
+            raise ValueError(f"example {number} has none of {', '.join(_TEXTS)}")
+        names = tuple(str(row[name]) for name in ("label_des", "label_desc", "label") if name in row)
+        if not names:
+            raise ValueError(f"example {number} has no label")
+        yield Classified(text, names)
 
 
 def _rows(content: str) -> Iterator[dict[str, Any]]:
