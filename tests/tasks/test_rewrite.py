@@ -64,14 +64,15 @@ def test_a_document_is_translated_sentence_by_sentence_with_its_layout(model, ch
 
 
 def test_chunks_of_tokens_are_worse_at_their_seams(model):
+    """Each chunk is translated sentence by sentence: of those that a seam cuts many are wrong."""
     text, expected = documents(chinese=False)
     ids = tokenizer()(text, add_special_tokens=False)["input_ids"]
-    rows = [[*ids[i : i + LONGEST], 1] for i in range(0, len(ids), LONGEST)]
-    by_chunk = [model.generate(input_ids=torch.tensor([row]), max_new_tokens=15)[0] for row in rows]
-    words = " ".join(tokenizer().batch_decode(by_chunk, skip_special_tokens=True)).split()
-    right = re.findall("[uv]\\d", expected)
-    same = sum(a == b for a, b in zip(re.findall("[uv]\\d", " ".join(words)), right, strict=False))
-    assert same / len(right) < 0.7
+    chunks = [tokenizer().decode(ids[i : i + LONGEST]) for i in range(0, len(ids), LONGEST)]
+    by_chunk = " ".join(found.text for found in rewrite(model, tokenizer(), chunks))
+    whole = [part.text for part in rewrite(model, tokenizer(), text).parts]
+    assert all(sentence in expected for sentence in whole)
+    found = [sentence.strip() + " ." for sentence in by_chunk.split(".")]
+    assert sum(sentence in found for sentence in whole) < 0.9 * len(whole)  # 37 of 48
 
 
 def test_several_texts_and_a_lengthened_model(model):
