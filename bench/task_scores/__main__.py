@@ -19,8 +19,8 @@ from bench.task_scores.ways import WAYS
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 LENGTH, BINS = 512, 8
 TASKS: dict[str, tuple[str, Generate, Callable[[int, int], nn.Module], int]] = {
-    "answer": ("Answers, exact spans", texts.answers, models.reader, 3000),
-    "tag": ("Entities, exact spans and types (recall)", texts.tags, models.tagger, 600),
+    "answer": ("Answers, exact spans", texts.answers, models.reader, 2500),
+    "tag": ("Entities, exact spans and types (recall)", texts.tags, models.tagger, 400),
 }
 
 

@@ -1,5 +1,7 @@
 """Tiny ModernBERTs that are trained on chunks of generated documents: parts of 62 tokens at most."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import transformers
@@ -12,6 +14,8 @@ CHUNK = 64
 _ID = {word: i for i, word in enumerate(WORDS)}
 TAGS = ("O", *(f"{letter}-{title}" for title in TITLES for letter in "BI"))
 _IGNORED = -100
+_RATE, _BATCH, _LENGTH = 3e-3, 64, 120  # the largest learning rate, documents of a step, words of each
+MakeRow = Callable[[np.random.Generator, Document], dict[str, list[int] | int]]
 
 
 def _config(labels: tuple[str, ...]) -> transformers.ModernBertConfig:
@@ -73,15 +77,14 @@ def _batch(rows: list[dict[str, list[int] | int]]) -> dict[str, Tensor]:
     return batch
 
 
-def _train(
-    model: nn.Module, generate: Generate, make_row: object, length: int, steps: int, seed: int, rate: float
-) -> nn.Module:
+def _train(model: nn.Module, generate: Generate, make_row: MakeRow, steps: int, seed: int) -> nn.Module:
+    """The model, trained on parts of documents that are generated as they are read."""
     rng = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.05)
     model.train()
     for _ in range(steps):
-        rows = [make_row(rng, generate(rng, length)) for _ in range(32)]
+        rows = [make_row(rng, generate(rng, _LENGTH)) for _ in range(_BATCH)]
         loss = model(**_batch(rows)).loss
         optimizer.zero_grad()
         loss.backward()
@@ -95,11 +98,11 @@ def reader(steps: int, seed: int) -> nn.Module:
     """A model for question answering."""
     torch.manual_seed(seed)
     model = transformers.ModernBertForQuestionAnswering(_config(("start", "end")))
-    return _train(model, texts.answers, _answer_row, 120, steps, seed, 3e-3)
+    return _train(model, texts.answers, _answer_row, steps, seed)
 
 
 def tagger(steps: int, seed: int) -> nn.Module:
     """A model for token classification."""
     torch.manual_seed(seed)
     model = transformers.ModernBertForTokenClassification(_config(TAGS))
-    return _train(model, texts.tags, _tag_row, 120, steps, seed, 3e-3)
+    return _train(model, texts.tags, _tag_row, steps, seed)

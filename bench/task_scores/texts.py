@@ -8,13 +8,14 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 PAD, UNK, CLS, SEP = range(4)
-FILLERS, VALUES, NAMES = 40, 20, 8  # words that mean nothing, words of answers and entities, names
+FILLERS, VALUES, NAMES = 40, 20, 4  # words that mean nothing, words of answers and entities, names
 OPEN, CLOSE, MARK = "open", "close", "mark"
 TITLES = ("person", "place", "firm")  # the word before an entity, which alone has its type
 SPAN_WORDS = (2, 12)  # fewest and most words of an answer or an entity
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", OPEN, CLOSE, MARK, *TITLES),
     *(f"f{i}" for i in range(FILLERS)), *(f"v{i}" for i in range(VALUES)), *(f"n{i}" for i in range(NAMES)),
+    *(f"q{i}" for i in range(NAMES)),
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ class Document:
     Attributes:
         words: of the text, which has a space between them.
         parts: the evidence, in its order.
-        question: a name, for `answers`.
+        question: q3 asks for the name n3; empty for `tags`.
     """
 
     words: list[str]
@@ -85,7 +86,7 @@ def _with_gaps(rng: np.random.Generator, pieces: list[list[str]], length: int) -
 
 
 def answers(rng: np.random.Generator, length: int) -> Document:
-    """Names, each followed by `open`, its values and `close`; the question is one of the names."""
+    """Names, each followed by `open`, its values and `close`; the question asks for one."""
     count = max(2, min(NAMES, length // 40))
     names = rng.permutation(NAMES)[:count]
     values = [_values(rng) for _ in names]
@@ -93,7 +94,7 @@ def answers(rng: np.random.Generator, length: int) -> Document:
     words, begins = _with_gaps(rng, pieces, length)
     asked = int(rng.integers(count))
     start = begins[asked] + 2
-    return Document(words, [Part(start, start + len(values[asked]), "answer")], f"n{names[asked]}")
+    return Document(words, [Part(start, start + len(values[asked]), "answer")], f"q{names[asked]}")
 
 
 def tags(rng: np.random.Generator, length: int) -> Document:
