@@ -35,7 +35,7 @@ class Document:
     Attributes:
         words: of the text, which has a space between them.
         parts: the evidence, in its order.
-        question: q3 asks for the name n3; empty for `tags`.
+        question: q3 is for the name n3; empty for `tags`.
     """
 
     words: list[str]
@@ -86,7 +86,7 @@ def _with_gaps(rng: np.random.Generator, pieces: list[list[str]], length: int) -
 
 
 def answers(rng: np.random.Generator, length: int) -> Document:
-    """Names, each followed by `open`, its values and `close`; the question asks for one."""
+    """Names, each followed by `open`, its values and `close`; the question is for one of them."""
     count = max(2, min(NAMES, length // 40))
     names = rng.permutation(NAMES)[:count]
     values = [_values(rng) for _ in names]
