@@ -98,7 +98,7 @@ class _Parts:
         self.summaries = record[0] if record else None
         self.scores = None
         record.clear()
-        if self.summaries is None:
+        if self.summaries is None or self.reader.parts.is_encoder_decoder:  # whose decoder reads all states
             return
         if self.head is None:
             encoder = self.reader.parts.encoder

@@ -17,6 +17,7 @@ from helpers.classifiers import (
     tokenizer,
     word_texts,
 )
+from helpers.encoder_models import PAD, SEP, VOCAB
 from helpers.head_models import encoder_of, head_model
 from helpers.trained_models import CHUNK, Draw
 from helpers.word_tokenizer import word_tokenizer, words
@@ -203,3 +204,16 @@ def test_bad_input(arguments, error, message):
 def test_fillers_are_known():
     """The tokenizer of the trained model has no unknown word in these texts."""
     assert tokenizer(WORDS).unk_token_id not in tokenizer(WORDS)(" ".join(FILLERS))["input_ids"]
+
+
+def test_an_encoder_decoder_has_no_curve_of_chunks():
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    ids = {"pad_token_id": PAD, "eos_token_id": SEP, "decoder_start_token_id": PAD}
+    model = transformers.T5ForSequenceClassification(transformers.T5Config(vocab_size=VOCAB, **sizes, **ids))
+    tokenizer, text = word_tokenizer(32), words(100)
+    found = classify(model.eval(), tokenizer, text)
+    with lckernels.lengthened(model, tokenizer), torch.no_grad():
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False, verbose=False)
+        expected = model(**inputs).logits.double().softmax(-1)
+    assert found.curve is None
+    assert found.labels[0].score == pytest.approx(float(expected.max()), abs=1e-6)
