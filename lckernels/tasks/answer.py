@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lckernels.checks import bad, boolean, integer
 from lckernels.long.tokens import count_special_tokens
 from lckernels.tasks.documents import Document, given_texts
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import QUESTION_ANSWERING, DocumentReader
 from lckernels.tasks.results import Curve, Span, curve
 from lckernels.tasks.span_search import best_by_start, best_spans, log_sum_of_spans
@@ -51,6 +52,7 @@ class Answers:
         return self.answers[0]
 
 
+@one_at_a_time
 def answer(
     model: nn.Module,
     tokenizer: Any,

@@ -13,10 +13,12 @@ from lckernels.segments import Column
 from lckernels.tasks.class_head import ClassHead
 from lckernels.tasks.classes import Classes, ClassRule
 from lckernels.tasks.documents import Document, given_texts
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 from lckernels.tasks.results import Curve, curve
 
 
+@one_at_a_time
 def classify(
     model: nn.Module,
     tokenizer: Any,

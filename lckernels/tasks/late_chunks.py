@@ -14,6 +14,7 @@ from lckernels.long.chunking import micro_batches
 from lckernels.long.tokens import Tokens
 from lckernels.passages import split_passages
 from lckernels.sentences import check_language, sentence_boundaries, token_boundaries
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.span_encoder import SpanEncoder, span_encoder
 from lckernels.tasks.spans import checked_spans, coverage, span_means, span_tokens
 
@@ -41,6 +42,7 @@ class LateChunks:
     coverage: float
 
 
+@one_at_a_time
 def late_chunks(
     model: nn.Module,
     tokenizer: Any,

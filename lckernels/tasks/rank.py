@@ -13,6 +13,7 @@ from lckernels.checks import bad, integer
 from lckernels.long.parts import Parts, find_parts
 from lckernels.long.readers import longest_chunk
 from lckernels.tasks.documents import given_texts
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 
 Activation = Callable[[Tensor], Tensor]
@@ -39,6 +40,7 @@ class Ranked:
 AnyRanked = TypeVar("AnyRanked", bound=Ranked)
 
 
+@one_at_a_time
 def rank(
     model: nn.Module,
     tokenizer: Any,

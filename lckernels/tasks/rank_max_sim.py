@@ -11,6 +11,7 @@ from lckernels.long.encoder import LongEncoder
 from lckernels.long.parts import find_parts
 from lckernels.tasks.documents import given_texts
 from lckernels.tasks.max_sim import MaxSim, max_sim
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.rank import Ranked, given_query, ranking
 from lckernels.tasks.results import Span
 from lckernels.tasks.token_rows import EncoderRows, MultiVectorRows, TokenRows
@@ -40,6 +41,7 @@ class RankedMatches(Ranked):
     matches: list[Match]
 
 
+@one_at_a_time
 def rank_max_sim(
     model: nn.Module,
     tokenizer: Any,

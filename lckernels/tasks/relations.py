@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lckernels.checks import bad
 from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.mentions import EntitySpans, mentions_of
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.span_states import (
     check_how,
     checked_pairs,
@@ -57,6 +58,7 @@ class Relations:
     num_pairs: int
 
 
+@one_at_a_time
 def relations(
     model: nn.Module,
     tokenizer: Any,

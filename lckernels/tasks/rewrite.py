@@ -20,6 +20,7 @@ from lckernels.tasks.generators import (
     find_encoder_decoder,
     is_translator,
 )
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.rewritten import Rewritten
 from lckernels.tasks.source_rows import SourceRows, language_id
 from lckernels.tasks.summary import summarize
@@ -29,6 +30,7 @@ TASKS = ("translate", "summarize")
 _CHUNK = 512  # tokens, of a model without a limit of positions whose tokenizer has none
 
 
+@one_at_a_time
 def rewrite(
     model: nn.Module | Any,
     tokenizer: Any,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.tasks.documents import Document, given_texts
+from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import TOKEN_CLASSIFICATION, DocumentReader
 from lckernels.tasks.results import Curve, Span, curve
 from lckernels.tasks.schemes import Scheme, check_scheme, read_scheme
@@ -51,6 +52,7 @@ class Tags:
     curve: Curve
 
 
+@one_at_a_time
 def tag(
     model: nn.Module,
     tokenizer: Any,

@@ -13,9 +13,11 @@ from lckernels.tasks.class_head import ClassHead
 from lckernels.tasks.classes import Classes, ClassRule
 from lckernels.tasks.documents import check_surrogates
 from lckernels.tasks.growing_text import GrowingText
+from lckernels.tasks.model_lock import model_lock, one_at_a_time
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 
 
+@one_at_a_time
 def watch(
     model: nn.Module,
     tokenizer: Any,
@@ -134,6 +136,10 @@ class Watch:
         if not isinstance(text, str):
             raise TypeError(f"text: got {type(text).__name__}; expected a str")
         check_surrogates("text", text)
+        with model_lock(self._model):
+            return self._append(text)
+
+    def _append(self, text: str) -> Classes:
         if self._parts.is_lengthened != self._is_lengthened:
             got = f"{self._name}, which was {'un' * self._is_lengthened}lengthened since"
             raise bad("model", got, "call lckernels.tasks.watch again")
