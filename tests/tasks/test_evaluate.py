@@ -114,3 +114,10 @@ def test_a_limit_is_in_the_coverage(tokenizer, tmp_path):
     path = write(tmp_path, [{"sentence": TEXTS[1], "label": "0"}])
     assert evaluate(model, tokenizer, path).coverage == 1.0
     assert 0 < evaluate(model, tokenizer, path, limit=20).coverage < 0.2
+
+
+def test_a_model_of_one_label_is_no_classifier(tokenizer, tmp_path):
+    model = head_model("bert", "SequenceClassification").float()
+    model.config.num_labels = 1
+    with pytest.raises(InputError, match="the model has one label"):
+        evaluate(model, tokenizer, write(tmp_path, [{"sentence": "w5", "label": "LABEL_0"}]))

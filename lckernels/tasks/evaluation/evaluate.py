@@ -180,6 +180,10 @@ def _entities(
 def _classes(
     model: nn.Module, tokenizer: Any, name: str, examples: Sequence[Classified], options: dict[str, Any]
 ) -> Evaluation:
+    if model.config.num_labels < 2:
+        raise InputError(
+            "the model has one label, a number or one class; expected a model of several classes"
+        )
     known = {str(label) for label in model.config.id2label.values()}
     golds = [_known_label(example.labels, known) for example in examples]
     if not any(gold in known for gold in golds):
