@@ -21,21 +21,28 @@ class ChunkSummaries:
 
     Attributes:
         chunks: of the batch.
-        states: (num_chunks, width, dim); a chunk has those of its document's `chunks.num_leading`.
+        states: (num_chunks, width, dim), at most as wide as they were recorded; a chunk has those of its
+            document's `chunks.num_leading`.
     """
 
     chunks: Chunks
     states: Tensor
 
 
-_RECORD: ContextVar[list[ChunkSummaries] | None] = ContextVar("chunk summaries", default=None)
+_RECORD: ContextVar[tuple[list[ChunkSummaries], int | None] | None] = ContextVar(
+    "chunk summaries", default=None
+)
 
 
 @contextmanager
-def recorded_summaries() -> Iterator[list[ChunkSummaries]]:
-    """What was merged within: one for each merged state of a call, if its summary is the mean."""
+def recorded_summaries(width: int | None = None) -> Iterator[list[ChunkSummaries]]:
+    """What was merged within: one for each merged state of a call, if its summary is the mean.
+
+    Args:
+        width: the most first states of a chunk that are recorded. Default: all that are merged here.
+    """
     record: list[ChunkSummaries] = []
-    token = _RECORD.set(record)
+    token = _RECORD.set((record, width))
     try:
         yield record
     finally:
@@ -79,9 +86,10 @@ class LeadingStates:
             merged: the merged states, which may be overwritten.
             states: (num_chunks, chunk_len, dim), those of the chunks.
         """
-        record = _RECORD.get()
-        if record is not None:
-            record.append(ChunkSummaries(self.chunks, states[:, : self.width].clone()))
+        recorded = _RECORD.get()
+        if recorded is not None:
+            record, width = recorded
+            record.append(ChunkSummaries(self.chunks, states[:, : self.width][:, :width].clone()))
         leading = overlap_merge(states[:, : self.width], self.plan, self.weights)
         copy = merged.index_copy if merged.requires_grad else merged.index_copy_
         return copy(0, self.positions, leading)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lckernels.inner_forward import outer_forward
 from lckernels.long.lengthened import LengthenedForward
-from lckernels.long.summary import ChunkSummaries, recorded_summaries
+from lckernels.long.summary import ChunkSummaries
 from lckernels.segments import Column
 from lckernels.tasks.class_head import ClassHead
 from lckernels.tasks.classes import Classes, ClassRule
@@ -70,13 +70,12 @@ def classify(
     )  # fmt: skip
     rule = ClassRule.of(model.config, kind, threshold)
     parts, results = _Parts(reader, rule), {}
-    with recorded_summaries() as record:
-        for document, output, row in reader.read(reader.documents(texts)):
-            if row == 0:
-                parts.next_call(record)
-            logits = output.logits[row]
-            along = parts.curve(document, row, logits)
-            results[document.index] = rule.classes(logits, document.coverage, len(document.offsets), along)
+    for document, output, row, summaries in reader.read_chunks(reader.documents(texts)):
+        if row == 0:
+            parts.next_call(summaries)
+        logits = output.logits[row]
+        along = parts.curve(document, row, logits)
+        results[document.index] = rule.classes(logits, document.coverage, len(document.offsets), along)
     found = [results[i] for i in range(len(texts))]
     return found[0] if single else found
 
@@ -95,19 +94,17 @@ class _Parts:
         self.scores: Tensor | None = None  # (num_chunks, num_labels)
         self.head: ClassHead | None = None
 
-    def next_call(self, record: list[ChunkSummaries]) -> None:
+    def next_call(self, summaries: ChunkSummaries | None) -> None:
         """Takes what was recorded in a call of the model."""
-        self.summaries = record[0] if record else None
-        self.scores = None
-        record.clear()
-        if self.summaries is None or self.reader.parts.is_encoder_decoder:  # whose decoder reads all states
+        self.summaries, self.scores = summaries, None
+        if summaries is None or self.reader.parts.is_encoder_decoder:  # whose decoder reads all states
             return
         if self.head is None:
             encoder = self.reader.parts.encoder
             leading = outer_forward(encoder, LengthenedForward)[1].encoder.special_tokens[0]
             self.head = ClassHead(self.reader.model, encoder, self.reader.short_inputs(), leading)
         if self.head.reads == "first":
-            self.scores = self.rule.scores(self.head.logits(self.summaries.states))
+            self.scores = self.rule.scores(self.head.logits(summaries.states))
 
     def curve(self, document: Document, row: int, logits: Tensor) -> Curve | None:
         """The curve of a document in a row of the call; None without scores of its chunks."""

@@ -16,6 +16,7 @@ from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
 from lckernels.long.sizes import Chunking
+from lckernels.long.summary import ChunkSummaries, recorded_summaries
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 from lckernels.tasks.documents import (
     Document,
@@ -181,6 +182,23 @@ class DocumentReader:
                 output = self.model(**self._inputs(part), return_dict=True)
                 yield from ((document, output, row) for row, document in enumerate(part))
                 bar(len(part))
+
+    def read_chunks(
+        self, documents: Sequence[Document], width: int | None = None
+    ) -> Iterator[tuple[Document, Any, int, ChunkSummaries | None]]:
+        """As `read`, with the first states of each chunk of the call; None where none were merged.
+
+        Args:
+            documents: as of `read`.
+            width: the most first states of a chunk, virtual tokens included. Default: all that chunks share.
+        """
+        summaries = None
+        with recorded_summaries(width) as record:
+            for document, output, row in self.read(documents):
+                if row == 0:
+                    summaries = record[0] if record else None
+                    record.clear()
+                yield document, output, row, summaries
 
     @property
     def _reads_types(self) -> bool:
