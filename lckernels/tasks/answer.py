@@ -13,6 +13,7 @@ from lckernels.checks import bad, boolean, integer
 from lckernels.long.tokens import count_special_tokens
 from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.model_lock import one_at_a_time
+from lckernels.tasks.null_score import NullScores
 from lckernels.tasks.reader import QUESTION_ANSWERING, DocumentReader
 from lckernels.tasks.results import Curve, Span, curve
 from lckernels.tasks.span_search import best_by_start, best_spans, log_sum_of_spans
@@ -76,9 +77,12 @@ def answer(
 
     The score of an answer is a probability: exp(start + end), divided by the sum of this over all spans of at
     most max_answer_tokens tokens of the text, and over "no answer". That of "no answer" is start + end at the
-    row's first token, such as [CLS], as SQuAD 2 defines it. In a longer text the state of this token is its
-    mean over the chunks, each weighted by the tokens that it keeps (`summary` of `lengthen`). It is
-    meaningless for a model that was not trained on questions without an answer.
+    first token of a row, such as [CLS]: in a text of several chunks the smallest of the chunks' own, as
+    evaluation on SQuAD 2.0 has it for models that read chunks (`score_null` in BERT's run_squad.py). No chunk
+    is read twice for it. It is that of the merged state of this token (`summary` of `lengthen`) for a model
+    that is lengthened with summary="first" or a fixed prefix, for a head whose scores of the first token
+    depend on states of other tokens, and for a model that calls its encoder several times. It is meaningless
+    for a model that was not trained on questions without an answer.
 
     Args:
         model: of transformers, with a head for question answering, in eval mode; it may be lengthened, or in
@@ -130,10 +134,13 @@ def answer(
         documents, ["question" if one_question else f"question[{i}]" for i in range(len(texts))]
     )
     found: dict[int, Answers] = {}
-    for document, output, row in reader.read(documents):
+    nulls = NullScores(reader)
+    for document, output, row, summaries in reader.read_chunks(documents, reader.num_virtual + 1):
         scores = torch.stack([x[row, reader.num_virtual :] for x in (output.start_logits, output.end_logits)])
         scores = scores.double().cpu()
-        null = float(scores[:, 0].sum()) if no_answer else None
+        null = None
+        if no_answer:
+            null = nulls.score(document, row, float(scores[:, 0].sum()), summaries)
         found[document.index] = decode(document, scores[:, document.columns], null, max_answer_tokens, top_k)
     results = [found[i] for i in range(len(texts))]
     return results[0] if one_question and one_text else results

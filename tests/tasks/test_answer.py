@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from helpers.head_models import TYPED, head_model
+from helpers.null_scores import null_scores
 from helpers.span_loops import all_spans, best_by_loops
 from helpers.tiny_decoder import byte_tokenizer
 from helpers.word_tokenizer import word_tokenizer, words
@@ -29,8 +30,11 @@ def model():
     return head_model("bert", "QuestionAnswering")
 
 
-def of_transformers(model, tokenizer, question, text, max_tokens, top_k, typed=True):
-    """(start, end, score) of the best spans and the score of no answer, by loops over the model's logits."""
+def of_transformers(model, tokenizer, question, text, max_tokens, top_k, typed=True, null=None):
+    """(start, end, score) of the best spans and of no answer, by loops over the model's logits.
+
+    The score of no answer is that of the first token, or the one given.
+    """
     row = tokenizer(question, text, return_offsets_mapping=True, return_token_type_ids=typed, verbose=False)
     columns = [i for i, part in enumerate(row.sequence_ids(0)) if part == 1]
     offsets = row.pop("offset_mapping")
@@ -38,7 +42,7 @@ def of_transformers(model, tokenizer, question, text, max_tokens, top_k, typed=T
         output = model(**{name: torch.tensor([x]) for name, x in row.items()})
     logits = output.start_logits[0].tolist(), output.end_logits[0].tolist()
     starts, ends = ([of[i] for i in columns] for of in logits)
-    null = logits[0][0] + logits[1][0]
+    null = logits[0][0] + logits[1][0] if null is None else null
     total = math.fsum(math.exp(score) for _, _, score in map(vars_of, all_spans(starts, ends, max_tokens)))
     total += math.exp(null)
     found = [
@@ -72,8 +76,9 @@ def test_a_text_of_one_chunk_has_the_heads_own_answers(family, tokenizer):
 
 def test_a_longer_text_has_the_best_spans_of_its_merged_scores(model, tokenizer):
     text = words(200)
+    null = min(null_scores(model, tokenizer, QUESTION, text, chunk_len=30, overlap=6))
     with lckernels.lengthened(model, tokenizer, chunk_len=30, overlap=6):
-        expected = of_transformers(model, tokenizer, QUESTION, text, 12, 8)
+        expected = of_transformers(model, tokenizer, QUESTION, text, 12, 8, null=null)
         check(answer(model, tokenizer, QUESTION, text, 8, max_answer_tokens=12), expected, text)
     found = answer(model, tokenizer, QUESTION, text, 8, max_answer_tokens=12, chunk_len=30, overlap=6)
     check(found, expected, text)
@@ -150,8 +155,9 @@ def test_wide_characters():
     found = answer(model, tokenizer, "店在哪裡？", text, 20, max_answer_tokens=5)
     assert len(found.answers) == 20 and found.coverage == 1
     assert found.num_tokens > 90  # several chunks
+    null = min(null_scores(model, tokenizer, "店在哪裡？", text))
     with lckernels.lengthened(model, tokenizer):
-        expected = of_transformers(model, tokenizer, "店在哪裡？", text, 5, 20)
+        expected = of_transformers(model, tokenizer, "店在哪裡？", text, 5, 20, null=null)
     check(found, expected, text)
     single = answer(model, tokenizer, "店在哪裡？", text, 500, max_answer_tokens=1).answers
     found = sorted((x.start, x.text) for x in single if x.text in ("𠮷", "😀", "python", "Python"))

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from helpers.graded_answers import LEAD, begin_mark, end_mark, key_word, text_of, train_model
-from helpers.merged_by_hand import kept_ends
+from helpers.null_scores import first_score, null_scores
 from helpers.trained_models import CHUNK, chunk_ranges, chunk_rows
 from helpers.word_tokenizer import word_tokenizer
 
@@ -119,22 +119,23 @@ def test_a_text_without_an_answer(model, tokenizer):
         assert found.best == found.answers[0] and found.no_answer < 0.1
 
 
-def test_the_score_of_no_answer_is_the_mean_of_the_chunks(model, tokenizer):
-    """Of a linear head; each chunk has the weight of the tokens that it keeps. SQuAD takes the minimum."""
-    text = text_of({10: begin_mark(0, 3), 15: end_mark(0, 3)}, LENGTH)
-    row = tokenizer(f"w{key_word(0)}", text, return_tensors="pt", verbose=False)
-    ids, types = row["input_ids"], row["token_type_ids"]
-    ends = kept_ends(LENGTH, CHUNK - LEAD - 1, OVERLAP)
-    kept = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    with torch.no_grad():
-        of_chunks = []
-        for columns in chunk_ranges(ids.shape[1], LEAD, OVERLAP):
-            output = model(chunk_rows(ids, LEAD, columns), token_type_ids=chunk_rows(types, LEAD, columns))
-            of_chunks.append(float(output.start_logits[0, 0] + output.end_logits[0, 0]))
-        with lckernels.lengthened(model, tokenizer, overlap=OVERLAP):
+def test_one_chunk_of_twenty_has_the_answer(model, tokenizer):
+    """Of the lowest grade: its score is above the smallest null score of the chunks, and below their mean."""
+    length = 28 + 19 * 22  # tokens of content of a chunk, and how many each further one adds
+    places = [(3, 6), (150, 157), (230, 240), (length - 9, length - 2)]
+    texts = [
+        text_of({first: begin_mark(0, 0), last: end_mark(0, 0)}, length, seed)
+        for seed, (first, last) in enumerate(places)
+    ]
+    for text, place, found in zip(texts, places, answered(model, tokenizer, 0, texts), strict=True):
+        scores = null_scores(model, tokenizer, f"w{key_word(0)}", text, overlap=OVERLAP)
+        assert len(scores) == 20
+        assert found.best is not None and words_of(found.best, text) == place
+        row = tokenizer(f"w{key_word(0)}", text, return_tensors="pt", verbose=False)
+        with lckernels.lengthened(model, tokenizer, overlap=OVERLAP), torch.no_grad():
             merged = model(**row)
-    expected = sum(weight * score for weight, score in zip(kept, of_chunks, strict=True)) / LENGTH
-    assert min(of_chunks) < expected - 5  # the first chunk has the answer, the others have none
-    found = answered(model, tokenizer, 0, text)
-    top = float(merged.start_logits[0, LEAD + 10] + merged.end_logits[0, LEAD + 15])
-    assert math.log(found.no_answer / found.answers[0].score) == pytest.approx(expected - top, abs=1e-3)
+        top = float(merged.start_logits[0, LEAD + place[0]] + merged.end_logits[0, LEAD + place[1]])
+        assert float(first_score(merged)) > top  # with the mean there would be no answer
+        assert math.log(found.no_answer / found.best.score) == pytest.approx(min(scores) - top, abs=1e-3)
+    for found in answered(model, tokenizer, 1, texts):  # of the other key there is no mark
+        assert found.best is None and found.no_answer > 0.5
