@@ -98,7 +98,7 @@ def test_a_lengthened_model(summary, tokenizer):
 
 
 def test_a_fixed_prefix(tokenizer):
-    """Only the first of two chunks reads the question: the row fits a chunk, and with the prefix it does not."""
+    """Only the first of two chunks reads the question: the row fits a chunk, but not with the prefix."""
     model, text = head_model("bert", "QuestionAnswering"), words(27)
     with lckernels.lengthened(model, tokenizer, prefix="w5 w6"):
         found = answer(model, tokenizer, QUESTION, text)
