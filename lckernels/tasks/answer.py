@@ -81,8 +81,8 @@ def answer(
     evaluation on SQuAD 2.0 has it for models that read chunks (`score_null` in BERT's run_squad.py). No chunk
     is read twice for it. It is that of the merged state of this token (`summary` of `lengthen`) for a model
     that is lengthened with summary="first" or a fixed prefix, for a head whose scores of the first token
-    depend on states of other tokens, and for a model that calls its encoder several times. It is meaningless
-    for a model that was not trained on questions without an answer.
+    depend on states of other tokens, for an encoder-decoder, and for a model that calls its encoder several
+    times. It is meaningless for a model that was not trained on questions without an answer.
 
     Args:
         model: of transformers, with a head for question answering, in eval mode; it may be lengthened, or in

@@ -34,8 +34,9 @@ class NullScores:
                 `summaries`, and for a head that reads other states of the row for it.
             summaries: of the call, with the states of the first token at least.
         """
-        # Chunks of a model with a prefix of its own do not read the question.
-        if summaries is None or not self.reader.reads_pairs:
+        # Chunks of a model with a prefix of its own do not read the question; a decoder reads all states.
+        is_apart = self.reader.reads_pairs and not self.reader.parts.is_encoder_decoder
+        if summaries is None or not is_apart:
             return merged
         chunks = summaries.chunks.documents == row  # each keeps tokens of the text
         if int(chunks.sum()) < 2:

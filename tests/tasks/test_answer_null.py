@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.encoder_models import PAD, SEP, VOCAB
 from helpers.head_models import TYPED, head_model
 from helpers.null_scores import first_score, null_scores
 from helpers.word_tokenizer import word_tokenizer, words
@@ -146,8 +147,8 @@ def test_a_head_that_looks_for_a_token(question, tokenizer):
     """Splinter's head reads the state of w9, or of the first token in a row without it."""
     torch.manual_seed(0)
     config = transformers.SplinterConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id, question_token_id=9,
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32, pad_token_id=PAD, question_token_id=9,
     )  # fmt: skip
     model = transformers.SplinterForQuestionAnswering(config).eval()
     with torch.no_grad():
@@ -175,6 +176,20 @@ def test_a_model_that_calls_its_encoder_twice(tokenizer):
     null, merged = null_of(found, model, tokenizer, text)
     assert null == pytest.approx(merged, abs=1e-9)
     assert merged > min(null_scores(model, tokenizer, QUESTION, text)) + 1e-3
+
+
+def test_an_encoder_decoder(tokenizer):
+    """Its decoder reads all merged states."""
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    ids = {"vocab_size": VOCAB, "pad_token_id": PAD, "eos_token_id": SEP, "decoder_start_token_id": PAD}
+    torch.manual_seed(0)
+    model, text = (
+        transformers.T5ForQuestionAnswering(transformers.T5Config(**sizes, **ids)).eval(),
+        words(100),
+    )
+    found = answer(model, tokenizer, QUESTION, text, chunk_len=32)
+    null, merged = null_of(found, model, tokenizer, text, typed=False, chunk_len=32)
+    assert null == pytest.approx(merged, abs=1e-4)
 
 
 def test_no_chunk_is_read_twice(tokenizer):
