@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
+
+from lckernels.long.one_node import FirstRun
 
 if TYPE_CHECKING:
     from lckernels.long.encoder import LongEncoder
@@ -53,16 +56,20 @@ class Recompute:
         def read(*args: Any) -> Result:
             is_first = True
 
-            def run_once(_: Tensor, *args: Any) -> Result:
+            def run_once(_: Tensor, *args: Any, then: Callable[[Result], Any] = lambda x: x) -> Any:
                 nonlocal is_first
                 context = _unchanged_buffers if is_first else _restored_statistics
                 is_first = False
                 with self.attention(), context(self.model):
-                    return run(*args)
+                    return then(run(*args))
 
             # checkpoint stores the random state of the devices of its arguments.
             here = torch.empty(0, device=self.device)
-            return checkpoint(run_once, here, *args, use_reentrant=False)
+            first = FirstRun() if FirstRun.is_supported(self.device) else None
+            states = checkpoint(run_once, here, *args, use_reentrant=False)
+            if first is None:
+                return states
+            return first.as_one_node(states, self.model, partial(run_once, here, *args))
 
         return read
 
