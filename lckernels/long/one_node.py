@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 Result = TypeVar("Result")  # a tensor, or a list of tensors
 
+_REENTRANT = "CheckpointFunctionBackward"  # gradient checkpointing that torch.autograd.grad raises for
+
 
 class FirstRun:
     """What is to be as in the first run when the backward runs a micro-batch again; made before that run."""
@@ -42,7 +44,7 @@ class FirstRun:
         """The states of the run, with a node whose backward calls `again(then=function of the states)`.
 
         The states themselves if their graph begins elsewhere than at parameters of the model, or at one with
-        a hook: its hook would run for each micro-batch.
+        a hook, which would run for each micro-batch; and under reentrant gradient checkpointing.
         """
         listed = [states] if isinstance(states, Tensor) else list(states)
         leaves = list(self._leaves(x.grad_fn for x in listed))
@@ -55,7 +57,7 @@ class FirstRun:
         return found[0] if isinstance(states, Tensor) else list(found)
 
     def _leaves(self, nodes: Iterable[Any]) -> Iterator[Tensor | None]:
-        """The leaves of the graph of these nodes; a None for each node that is older than the run."""
+        """The leaves of the graph of these nodes; a None for what the node of the run cannot include."""
         found, following = set(), [node for node in nodes if node is not None]
         while following:
             node = following.pop()
@@ -65,7 +67,7 @@ class FirstRun:
             leaf = getattr(node, "variable", None)
             if leaf is not None:
                 yield leaf
-            elif node._sequence_nr() < self.start:
+            elif node._sequence_nr() < self.start or node.name() == _REENTRANT:
                 yield None
             following += [source for source, _ in node.next_functions if source is not None]
 
