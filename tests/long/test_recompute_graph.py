@@ -1,4 +1,4 @@
-"""recompute=True on a CPU: a micro-batch is one node of the graph, unless its gradients would be other ones."""
+"""recompute=True on a CPU: a micro-batch is one node of the graph, where that has the same gradients."""
 
 # ruff: noqa: E402
 import pytest
