@@ -26,7 +26,7 @@ from bench.harness.memory import peak_bytes, reset_peak, resident_bytes
 from lckernels.long.tokens import tokenize
 from lckernels.search.text import read_text
 from lckernels.tasks import answer
-from lckernels.tasks.answer import decode
+from lckernels.tasks.answering.answer import decode
 from lckernels.tasks.documents import Document, read_document
 
 QUESTION = "Which computer bug was a real moth?"

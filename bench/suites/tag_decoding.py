@@ -16,9 +16,9 @@ from torch import Tensor
 from bench.harness import rows
 from bench.harness.timing import measure
 from lckernels.tasks.documents import Document
-from lckernels.tasks.schemes import Scheme, read_scheme
-from lckernels.tasks.tag import tags_of
-from lckernels.tasks.viterbi import viterbi
+from lckernels.tasks.tagging.schemes import Scheme, read_scheme
+from lckernels.tasks.tagging.tag import tags_of
+from lckernels.tasks.tagging.viterbi import viterbi
 
 TOKENS, TYPES = 1_000_000, 12
 LOOP_TOKENS, STEP_TOKENS = 2_000, 20_000

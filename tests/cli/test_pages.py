@@ -23,7 +23,7 @@ from lckernels.cli.pages.rewrite import rewrite_page
 from lckernels.cli.pages.tables import ROWS
 from lckernels.cli.pages.tag import tag_page
 from lckernels.errors import InputError
-from lckernels.tasks.rewritten import Part, Rewritten
+from lckernels.tasks.rewriting.rewritten import Part, Rewritten
 
 
 def tagged(content, spans):

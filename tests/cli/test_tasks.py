@@ -139,7 +139,7 @@ def test_warnings_of_a_task_are_remarks(models, book, monkeypatch):
         warnings.warn("of a library", FutureWarning, stacklevel=2)
         return classify(*arguments, **options)
 
-    module = import_module("lckernels.tasks.classify")  # of the same name as its function
+    module = import_module("lckernels.tasks.classification.classify")  # of the same name as its function
     classify = module.classify
     monkeypatch.setattr(module, "classify", warns)
     folder = models["BertForSequenceClassification"]

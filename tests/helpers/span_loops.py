@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lckernels.tasks.span_search import FoundSpan
+from lckernels.tasks.answering.span_search import FoundSpan
 
 
 def all_spans(starts: Sequence[float], ends: Sequence[float], max_tokens: int) -> list[FoundSpan]:

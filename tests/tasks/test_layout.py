@@ -4,7 +4,7 @@
 
 import pytest
 
-from lckernels.tasks.layout import find_units, flat, separator, space_between
+from lckernels.tasks.rewriting.layout import find_units, flat, separator, space_between
 
 WRAPPED = (
     "It was a bright cold day in April, and the clocks were\n"

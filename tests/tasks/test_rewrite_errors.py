@@ -143,7 +143,7 @@ def test_tokenizers(model):
 
 
 def test_languages_of_a_tokenizer():
-    from lckernels.tasks.source_rows import SourceRows, language_id
+    from lckernels.tasks.rewriting.source_rows import SourceRows, language_id
 
     pieces = [*("<s>", "<pad>", "</s>", "<unk>"), "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
     nllb = transformers.NllbTokenizer(

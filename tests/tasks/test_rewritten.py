@@ -2,7 +2,7 @@
 
 import pytest
 
-from lckernels.tasks.rewritten import Output, Part, Rewritten, least_ratio, problem
+from lckernels.tasks.rewriting.rewritten import Output, Part, Rewritten, least_ratio, problem
 
 
 @pytest.mark.parametrize(

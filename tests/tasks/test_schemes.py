@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.plain_tags import is_allowed
 
-from lckernels.tasks.schemes import NEVER, OUTSIDE, read_scheme
+from lckernels.tasks.tagging.schemes import NEVER, OUTSIDE, read_scheme
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 BIOES = ["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from lckernels.tasks.layout import find_units, flat
-from lckernels.tasks.sentence_groups import group_sentences
+from lckernels.tasks.rewriting.layout import find_units, flat
+from lckernels.tasks.rewriting.sentence_groups import group_sentences
 
 
 def encode(texts):

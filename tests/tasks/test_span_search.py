@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.span_loops import all_spans, best_by_loops
 
-from lckernels.tasks.span_search import FoundSpan, best_by_start, best_spans, log_sum_of_spans
+from lckernels.tasks.answering.span_search import FoundSpan, best_by_start, best_spans, log_sum_of_spans
 
 
 def draw(size, seed, ties):

@@ -16,7 +16,7 @@ from helpers.word_tokenizer import word_tokenizer, words
 
 import lckernels
 from lckernels.tasks import Entity, tag
-from lckernels.tasks.schemes import read_scheme
+from lckernels.tasks.tagging.schemes import read_scheme
 
 OVERLAP, ROOM = 8, CHUNK - 2
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from helpers.tiny_decoder import byte_tokenizer
 
-from lckernels.tasks.rewritten import Output
-from lckernels.tasks.source_rows import SourceRows
-from lckernels.tasks.translation import Grouping, translate
+from lckernels.tasks.rewriting.rewritten import Output
+from lckernels.tasks.rewriting.source_rows import SourceRows
+from lckernels.tasks.rewriting.translation import Grouping, translate
 
 pytest.importorskip("transformers")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.plain_tags import plain_viterbi
 
-from lckernels.tasks.viterbi import viterbi
+from lckernels.tasks.tagging.viterbi import viterbi
 
 INF = float("inf")
 

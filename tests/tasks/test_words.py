@@ -5,7 +5,7 @@ import torch
 from helpers.tiny_bert import LETTERS
 from helpers.tiny_decoder import byte_tokenizer
 
-from lckernels.tasks.words import find_words
+from lckernels.tasks.tagging.words import find_words
 
 transformers = pytest.importorskip("transformers")
 

@@ -70,7 +70,7 @@ def answer(
     from lckernels.cli.pages.answer import answer_page
     from lckernels.cli.reports.answer import as_json, print_answers
     from lckernels.cli.task_results import write_results
-    from lckernels.tasks.answer import answer as answers
+    from lckernels.tasks.answering.answer import answer as answers
     from lckernels.tasks.reader import QUESTION_ANSWERING
 
     options = {

@@ -58,7 +58,7 @@ def classify(
     from lckernels.cli.pages.classify import classify_page
     from lckernels.cli.reports.classify import as_json, print_classes
     from lckernels.cli.task_results import write_results
-    from lckernels.tasks.classify import classify as classes
+    from lckernels.tasks.classification.classify import classify as classes
     from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION
 
     options = {

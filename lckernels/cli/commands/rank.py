@@ -53,7 +53,7 @@ def rank(
     from lckernels.cli.pages.rank import rank_page
     from lckernels.cli.reports.rank import as_json, print_ranked
     from lckernels.cli.task_results import write_results
-    from lckernels.tasks.rank import rank as ranked
+    from lckernels.tasks.ranking.rank import rank as ranked
     from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION
 
     options = {

@@ -103,7 +103,7 @@ def rewrite(
     from lckernels.cli.pages.rewrite import rewrite_page
     from lckernels.cli.reports.rewrite import as_json, print_rewritten
     from lckernels.cli.task_results import write_results
-    from lckernels.tasks.rewrite import rewrite as rewritten
+    from lckernels.tasks.rewriting.rewrite import rewrite as rewritten
 
     generation = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
     options = {

@@ -66,7 +66,7 @@ def tag(
     from lckernels.cli.reports.tag import as_json, print_tags
     from lckernels.cli.task_results import write_results
     from lckernels.tasks.reader import TOKEN_CLASSIFICATION
-    from lckernels.tasks.tag import tag as tags
+    from lckernels.tasks.tagging.tag import tag as tags
 
     options = {
         "scheme": scheme,

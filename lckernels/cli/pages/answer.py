@@ -10,7 +10,7 @@ from lckernels.cli.pages.tables import bar, link, swatch, table
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.answer import Answers
+    from lckernels.tasks.answering.answer import Answers
 
 _HEADS = ("rank", "answer", "score", "line", "percent")
 

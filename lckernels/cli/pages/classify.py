@@ -10,7 +10,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.classes import Classes
+    from lckernels.tasks.classification.classes import Classes
 
 
 def classify_page(model: str, found: Sequence[tuple[Text, "Classes"]]) -> str:

@@ -11,7 +11,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.rank import Ranked
+    from lckernels.tasks.ranking.rank import Ranked
 
 
 def rank_page(query: str, model: str, found: Sequence[tuple[Text, "Ranked"]], num_texts: int) -> str:

@@ -9,7 +9,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.rewritten import Rewritten
+    from lckernels.tasks.rewriting.rewritten import Rewritten
 
 
 def rewrite_page(task: str, model: str, found: Sequence[tuple[Text, "Rewritten"]]) -> str:

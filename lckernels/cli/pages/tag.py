@@ -12,7 +12,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.tag import Tags
+    from lckernels.tasks.tagging.tag import Tags
 
 _HEADS = ("label", "entity", "score", "line", "percent")
 

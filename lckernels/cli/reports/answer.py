@@ -11,7 +11,7 @@ from lckernels.cli.reports.rich_tables import print_table
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.answer import Answers
+    from lckernels.tasks.answering.answer import Answers
 
 
 def print_answers(found: Sequence[tuple[Text, "Answers"]], quiet: bool) -> None:

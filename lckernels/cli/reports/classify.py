@@ -11,7 +11,7 @@ from lckernels.cli.reports.rich_tables import print_table
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.classes import Classes
+    from lckernels.tasks.classification.classes import Classes
 
 
 def print_classes(found: Sequence[tuple[Text, "Classes"]], quiet: bool) -> None:

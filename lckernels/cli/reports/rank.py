@@ -8,7 +8,7 @@ from lckernels.cli.reports.rich_tables import print_table
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.rank import Ranked
+    from lckernels.tasks.ranking.rank import Ranked
 
 
 def print_ranked(found: Sequence[tuple[Text, "Ranked"]], quiet: bool) -> None:

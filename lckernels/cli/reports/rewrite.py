@@ -11,7 +11,7 @@ from lckernels.flops import format_count
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.rewritten import Part, Rewritten
+    from lckernels.tasks.rewriting.rewritten import Part, Rewritten
 
 
 def print_rewritten(found: Sequence[tuple[Text, "Rewritten"]], quiet: bool) -> None:

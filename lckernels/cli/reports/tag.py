@@ -12,7 +12,7 @@ from lckernels.cli.reports.rich_tables import print_table
 from lckernels.search.text import Text
 
 if TYPE_CHECKING:
-    from lckernels.tasks.tag import Tags
+    from lckernels.tasks.tagging.tag import Tags
 
 
 def print_tags(found: Sequence[tuple[Text, "Tags"]], top: int, quiet: bool) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from lckernels.errors import InputError
-from lckernels.tasks.answer import answer
-from lckernels.tasks.classify import classify
+from lckernels.tasks.answering.answer import answer
+from lckernels.tasks.classification.classify import classify
 from lckernels.tasks.evaluation.examples import Classified, Example, Question, Tagged
 from lckernels.tasks.evaluation.formats import read_examples
 from lckernels.tasks.evaluation.scores import class_scores, cmrc_scores, entity_scores, squad_scores
@@ -23,8 +23,8 @@ from lckernels.tasks.reader import (
     TOKEN_CLASSIFICATION,
     Head,
 )
-from lckernels.tasks.schemes import read_scheme
-from lckernels.tasks.tag import tag
+from lckernels.tasks.tagging.schemes import read_scheme
+from lckernels.tasks.tagging.tag import tag
 
 EDGES = (128, 512, 2048, 8192, 32768, 131072)  # tokens at which a new bucket begins
 Scores = dict[str, float]

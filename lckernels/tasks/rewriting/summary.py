@@ -11,9 +11,9 @@ from lckernels.long.lengthen import lengthened
 from lckernels.long.parts import Parts
 from lckernels.progress import token_bar
 from lckernels.tasks.documents import check_tokenizer, read_document
-from lckernels.tasks.generators import ModelGenerator
-from lckernels.tasks.rewritten import Part, Rewritten, problem
-from lckernels.tasks.source_rows import SourceRows
+from lckernels.tasks.rewriting.generators import ModelGenerator
+from lckernels.tasks.rewriting.rewritten import Part, Rewritten, problem
+from lckernels.tasks.rewriting.source_rows import SourceRows
 
 _NEW_TOKENS = 256  # of a model whose generation_config has no limit
 

@@ -17,8 +17,8 @@ from lckernels.hf.patch import patch, unpatch
 from lckernels.hf.patch.modules import is_patched
 from lckernels.long.tokens import count_special_tokens
 from lckernels.prompts import KEY_ARGUMENTS, num_virtual_tokens
-from lckernels.tasks.chat_stream import pieces
-from lckernels.tasks.chat_turns import Exchange, PlainTurns, TemplateTurns
+from lckernels.tasks.dialogue.chat_stream import pieces
+from lckernels.tasks.dialogue.chat_turns import Exchange, PlainTurns, TemplateTurns
 from lckernels.tasks.documents import check_eval_mode, given_texts
 
 _PIECE = 512  # tokens of a call of the model that reads a message
@@ -61,7 +61,7 @@ class Chat:
     Args:
         model: a decoder of transformers that generates, in eval mode.
         tokenizer: of the model. Its chat template writes the turns; without one they are plain, as in
-            `lckernels.tasks.chat_turns.PlainTurns`.
+            `lckernels.tasks.dialogue.chat_turns.PlainTurns`.
         window: keys that a token sees in each layer with full attention; None for a model that is patched.
         sink_tokens: first tokens that stay visible. Default: those of the system prompt with all that is
             before the first message, if they fit in a window, and at least 4.

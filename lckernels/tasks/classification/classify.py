@@ -10,8 +10,8 @@ from lckernels.inner_forward import outer_forward
 from lckernels.long.lengthened import LengthenedForward
 from lckernels.long.summary import ChunkSummaries
 from lckernels.segments import Column
-from lckernels.tasks.class_head import ClassHead
-from lckernels.tasks.classes import Classes, ClassRule
+from lckernels.tasks.classification.class_head import ClassHead
+from lckernels.tasks.classification.classes import Classes, ClassRule
 from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader

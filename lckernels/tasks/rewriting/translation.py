@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from lckernels.checks import bad
 from lckernels.progress import token_bar
-from lckernels.tasks.generators import Generator
-from lckernels.tasks.layout import Unit, find_units, separator
-from lckernels.tasks.rewritten import Output, Part, Rewritten, least_ratio, problem
-from lckernels.tasks.sentence_groups import Group, group_sentences
-from lckernels.tasks.source_rows import SourceRows
+from lckernels.tasks.rewriting.generators import Generator
+from lckernels.tasks.rewriting.layout import Unit, find_units, separator
+from lckernels.tasks.rewriting.rewritten import Output, Part, Rewritten, least_ratio, problem
+from lckernels.tasks.rewriting.sentence_groups import Group, group_sentences
+from lckernels.tasks.rewriting.source_rows import SourceRows
 from lckernels.tasks.spans import num_characters
 
 _LEAST_ROOM = 8  # tokens of a group, so that a character fits

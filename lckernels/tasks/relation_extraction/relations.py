@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad
 from lckernels.tasks.documents import Document, given_texts
-from lckernels.tasks.mentions import EntitySpans, mentions_of
 from lckernels.tasks.model_lock import one_at_a_time
-from lckernels.tasks.span_states import (
+from lckernels.tasks.relation_extraction.mentions import EntitySpans, mentions_of
+from lckernels.tasks.relation_extraction.span_states import (
     check_how,
     checked_pairs,
     mention_tokens,

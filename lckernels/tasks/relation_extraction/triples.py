@@ -7,8 +7,8 @@ from typing import Any
 
 from lckernels.checks import bad
 from lckernels.files import whole_file
-from lckernels.tasks.mentions import EntitySpans, is_mention, mentions_of
-from lckernels.tasks.relations import Relation, Relations
+from lckernels.tasks.relation_extraction.mentions import EntitySpans, is_mention, mentions_of
+from lckernels.tasks.relation_extraction.relations import Relation, Relations
 from lckernels.tasks.results import Span
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lckernels.checks import bad, boolean, integer
 from lckernels.long.tokens import count_special_tokens
+from lckernels.tasks.answering.null_score import NullScores
+from lckernels.tasks.answering.span_search import best_by_start, best_spans, log_sum_of_spans
 from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.model_lock import one_at_a_time
-from lckernels.tasks.null_score import NullScores
 from lckernels.tasks.reader import QUESTION_ANSWERING, DocumentReader
 from lckernels.tasks.results import Curve, Span, curve
-from lckernels.tasks.span_search import best_by_start, best_spans, log_sum_of_spans
 from lckernels.tasks.spans import is_visible
 
 _CHUNKS = (384, 128)  # tokens of a chunk and of its overlap, as models for SQuAD are trained

@@ -12,9 +12,9 @@ from lckernels.tasks.documents import Document, given_texts
 from lckernels.tasks.model_lock import one_at_a_time
 from lckernels.tasks.reader import TOKEN_CLASSIFICATION, DocumentReader
 from lckernels.tasks.results import Curve, Span, curve
-from lckernels.tasks.schemes import Scheme, check_scheme, read_scheme
-from lckernels.tasks.viterbi import viterbi
-from lckernels.tasks.words import Words, find_words
+from lckernels.tasks.tagging.schemes import Scheme, check_scheme, read_scheme
+from lckernels.tasks.tagging.viterbi import viterbi
+from lckernels.tasks.tagging.words import Words, find_words
 
 _WORDS = ("first", "mean", "none")
 _CURVE = "probability of an entity"

@@ -13,18 +13,18 @@ from lckernels.long.text_limits import NO_LIMIT, own_limit
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 from lckernels.sentences import check_language
 from lckernels.tasks.documents import given_texts
-from lckernels.tasks.generators import (
+from lckernels.tasks.model_lock import one_at_a_time
+from lckernels.tasks.rewriting.generators import (
     Generator,
     ModelGenerator,
     TranslatorGenerator,
     find_encoder_decoder,
     is_translator,
 )
-from lckernels.tasks.model_lock import one_at_a_time
-from lckernels.tasks.rewritten import Rewritten
-from lckernels.tasks.source_rows import SourceRows, language_id
-from lckernels.tasks.summary import summarize
-from lckernels.tasks.translation import Grouping, check_room, translate
+from lckernels.tasks.rewriting.rewritten import Rewritten
+from lckernels.tasks.rewriting.source_rows import SourceRows, language_id
+from lckernels.tasks.rewriting.summary import summarize
+from lckernels.tasks.rewriting.translation import Grouping, check_room, translate
 
 TASKS = ("translate", "summarize")
 _CHUNK = 512  # tokens, of a model without a limit of positions whose tokenizer has none

@@ -9,10 +9,10 @@ from lckernels.checks import bad
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.stream import StreamStates
 from lckernels.prompts import num_virtual_tokens
-from lckernels.tasks.class_head import ClassHead
-from lckernels.tasks.classes import Classes, ClassRule
+from lckernels.tasks.classification.class_head import ClassHead
+from lckernels.tasks.classification.classes import Classes, ClassRule
+from lckernels.tasks.classification.growing_text import GrowingText
 from lckernels.tasks.documents import check_surrogates
-from lckernels.tasks.growing_text import GrowingText
 from lckernels.tasks.model_lock import model_lock, one_at_a_time
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 

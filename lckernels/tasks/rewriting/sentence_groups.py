@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from lckernels.sentences import sentence_boundaries
-from lckernels.tasks.layout import Unit, flat
+from lckernels.tasks.rewriting.layout import Unit, flat
 
 Encode = Callable[[Sequence[str]], list[list[int]]]  # token ids of texts, without special tokens
 _CLAUSE_END = re.compile("(?<=[,;:，、；：])(?=\\D)|(?<=[—–])|(?<=\\.\\.\\.)|(?<=…)")

@@ -10,11 +10,11 @@ from lckernels.checks import boolean, integer
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.parts import find_parts
 from lckernels.tasks.documents import given_texts
-from lckernels.tasks.max_sim import MaxSim, max_sim
 from lckernels.tasks.model_lock import one_at_a_time
-from lckernels.tasks.rank import Ranked, given_query, ranking
+from lckernels.tasks.ranking.max_sim import MaxSim, max_sim
+from lckernels.tasks.ranking.rank import Ranked, given_query, ranking
+from lckernels.tasks.ranking.token_rows import EncoderRows, MultiVectorRows, TokenRows
 from lckernels.tasks.results import Span
-from lckernels.tasks.token_rows import EncoderRows, MultiVectorRows, TokenRows
 
 
 @dataclass(frozen=True)

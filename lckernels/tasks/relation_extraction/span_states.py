@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lckernels.checks import bad, floating, integers, tensor
 from lckernels.dtypes import compute_dtype
-from lckernels.tasks.mentions import EntitySpans, mentions_of
+from lckernels.tasks.relation_extraction.mentions import EntitySpans, mentions_of
 from lckernels.tasks.spans import checked_spans, span_means, span_tokens, token_index
 
 HOW = ("mean", "first", "max", "logsumexp")

@@ -13,8 +13,8 @@ from lckernels.checks import bad, integer
 from lckernels.long.parts import Parts, find_parts
 from lckernels.long.positions import usable_positions
 from lckernels.tasks.documents import check_eval_mode
-from lckernels.tasks.rewritten import Output
-from lckernels.tasks.source_rows import Row
+from lckernels.tasks.rewriting.rewritten import Output
+from lckernels.tasks.rewriting.source_rows import Row
 
 Generator = Callable[[Sequence[Row], int], list[Output]]  # the rows, and the most new tokens by default
 _SET_HERE = ("input_ids", "inputs", "inputs_embeds", "attention_mask", "encoder_outputs", "decoder_input_ids",

@@ -1,0 +1,1 @@
+"""Answers to questions: one search over the scores of a whole text."""

@@ -1,0 +1,1 @@
+"""Classes of whole texts, and of texts that grow."""

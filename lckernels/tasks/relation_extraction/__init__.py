@@ -1,0 +1,1 @@
+"""Relations between entities of a whole text, and the graph of them."""

@@ -1,0 +1,1 @@
+"""Translation and summaries of whole texts."""
