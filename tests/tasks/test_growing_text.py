@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from lckernels.errors import InputError
 from lckernels.long.tokens import tokenize
-from lckernels.tasks import growing_text
+from lckernels.tasks.classification import growing_text
 from lckernels.tasks.classification.growing_text import GrowingText
 from lckernels.tasks.spans import coverage
 
