@@ -24,10 +24,10 @@ from bench.cases.minilm import model_folder
 from bench.harness import rows
 from bench.harness.memory import peak_bytes, reset_peak, resident_bytes
 from lckernels.long.tokens import tokenize
-from lckernels.search.text import read_text
 from lckernels.tasks import answer
 from lckernels.tasks.answering.answer import decode
 from lckernels.tasks.documents import Document, read_document
+from lckernels.text_files import read_text
 
 QUESTION = "Which computer bug was a real moth?"
 CHUNK_LEN, OVERLAP = 384, 128

@@ -26,7 +26,7 @@ from bench.harness.rows import dtype_name
 from bench.harness.timing import Timing
 from lckernels.long.text_encoder import TextEncoder, Tokens
 from lckernels.passages import passage_vectors, split_passages
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 WAYS = {
     "torch_attention": {"merge": "final", "attention": "model"},

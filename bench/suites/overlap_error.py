@@ -23,7 +23,7 @@ from lckernels.checks import WEIGHTS
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.measure import state_errors
 from lckernels.long.text_encoder import TextEncoder
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 PIECE, CHUNK_LENS, BATCH = 512, (128, 256), 16
 EIGHTHS = range(7)  # overlaps, as parts of a chunk's content

@@ -27,7 +27,7 @@ from bench.suites import int8_layers
 from lckernels.long.encoder import LongEncoder
 from lckernels.long.tokens import Tokens, tokenize
 from lckernels.passages import Passages, passage_vectors, split_passages
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 QUERIES = (
     "a bug that was a real insect",

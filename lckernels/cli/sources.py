@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lckernels.errors import InputError
 from lckernels.files import reason
-from lckernels.search.text import Text, read_text
+from lckernels.text_files import Text, read_text
 
 SUFFIXES = (".txt", ".md")  # of the files that are read in a folder
 

@@ -15,7 +15,7 @@ from lckernels.search.saved_states import (
     read_metadata,
     save_states,
 )
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 _VERSIONS = ("lckernels", "torch", "transformers")
 

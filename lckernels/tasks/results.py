@@ -26,7 +26,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Curve:
-    """A number along a text, for plots: the text in parts of equal length, and the largest value in each.
+    """A number along a text, for plots: parts of equally many tokens, and the largest value in each.
 
     Attributes:
         positions: (num_points) the first character of each part, rising.

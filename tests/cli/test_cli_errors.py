@@ -18,7 +18,7 @@ from helpers.tiny_bert import tiny_text
 from lckernels.backends import registry
 from lckernels.cli.console import printable
 from lckernels.cli.figures.search import plot_search
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 
 def test_two_dollars_are_not_mathematics(model, book):

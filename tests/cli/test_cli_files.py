@@ -20,7 +20,7 @@ from helpers.tiny_bert import save_tiny_bert, tiny_text
 from lckernels.errors import InputError
 from lckernels.long import text_encoder
 from lckernels.search.saved_states import States, load_states, save_states
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from lckernels import info
 from lckernels.backends import registry
 from lckernels.long.text_encoder import TextEncoder
 from lckernels.passages import Passages, pack, passage_vectors, split_passages
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from lckernels.search.text import Text
 from lckernels.tasks.results import Curve
+from lckernels.text_files import Text
 
 HOSTILE = (
     '<script>alert(\'x\')</script> & <b onclick="alert(1)">"bold"</b> </style><img src=x onerror=alert(2)>'

@@ -30,7 +30,7 @@ from lckernels.cli.options import (
 )
 from lckernels.errors import InputError
 from lckernels.flops import format_count
-from lckernels.search.text import read_text
+from lckernels.text_files import read_text
 
 _OPTIONS = ("context", "stride", "window", "sink_tokens")
 

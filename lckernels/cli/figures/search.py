@@ -9,7 +9,7 @@ from torch import Tensor
 from lckernels.cli.console import printable
 from lckernels.cli.figures.common import fonts, save_figure
 from lckernels.extras import import_extra
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 _LABEL_GAP = 1.5  # percent of the text
 _LIGHT, _DARK, _MARK = "#b9c7d9", "#1f4e79", "#c8102e"

@@ -7,7 +7,7 @@ from lckernels.cli.pages.documents import document, documents_page
 from lckernels.cli.pages.elements import escaped, reading_fact
 from lckernels.cli.pages.marks import Mark
 from lckernels.cli.pages.tables import bar, link, swatch, table
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.answering.answer import Answers

@@ -7,7 +7,7 @@ from lckernels.cli.pages.documents import document, documents_page
 from lckernels.cli.pages.elements import element, escaped, reading_fact
 from lckernels.cli.pages.tables import bar, table
 from lckernels.flops import format_count
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.classification.classes import Classes

@@ -7,7 +7,7 @@ from lckernels.cli.pages.curve import curve_figure
 from lckernels.cli.pages.elements import element, escaped, facts, page
 from lckernels.cli.pages.marks import Mark, text_blocks
 from lckernels.cli.pages.tables import swatch
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.results import Curve

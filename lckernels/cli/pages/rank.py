@@ -8,7 +8,7 @@ from lckernels.cli.pages.elements import element, escaped, reading_fact
 from lckernels.cli.pages.marks import text_blocks
 from lckernels.cli.pages.tables import bar, table
 from lckernels.flops import format_count
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.ranking.rank import Ranked

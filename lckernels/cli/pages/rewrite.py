@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lckernels.cli.pages.documents import documents_page
 from lckernels.cli.pages.elements import element, escaped, facts, reading_fact
 from lckernels.flops import format_count
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.rewriting.rewritten import Rewritten

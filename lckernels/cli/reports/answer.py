@@ -8,7 +8,7 @@ from rich.text import Text as Line
 from lckernels.cli.console import printable, stdout
 from lckernels.cli.reports.places import file_json, reading, span_json
 from lckernels.cli.reports.rich_tables import print_table
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.answering.answer import Answers

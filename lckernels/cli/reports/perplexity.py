@@ -6,7 +6,7 @@ from typing import Any
 from lckernels.cli.console import printable
 from lckernels.perplexity.results import Comparison, Scored
 from lckernels.perplexity.tokens import Tokens
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 _CONTEXTS = {"every": "every context", "first": "the first context only"}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.results import Span

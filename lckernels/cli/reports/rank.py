@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lckernels.cli.reports.places import file_json, percent
 from lckernels.cli.reports.rich_tables import print_table
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.ranking.rank import Ranked

@@ -8,7 +8,7 @@ from rich.text import Text as Line
 from lckernels.cli.console import print_remark, printable, stdout
 from lckernels.cli.reports.places import file_json, reading
 from lckernels.flops import format_count
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 if TYPE_CHECKING:
     from lckernels.tasks.rewriting.rewritten import Part, Rewritten

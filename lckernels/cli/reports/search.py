@@ -13,7 +13,7 @@ from lckernels.cli.console import printable, stdout
 from lckernels.cli.reports import states
 from lckernels.flops import format_count
 from lckernels.passages import Passages
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 
 @dataclass(frozen=True, eq=False)

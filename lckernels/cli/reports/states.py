@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lckernels.flops import format_count
-from lckernels.search.text import Text
+from lckernels.text_files import Text
 
 
 def lines(facts: Mapping[str, str], reused: bool) -> list[str]:

@@ -95,8 +95,8 @@ def answer(
         max_answer_tokens: the most tokens of an answer. Default: 30.
         chunk_len: tokens of a chunk, special tokens and question included. Default: 384, at most the
             model's positions.
-        overlap: tokens that neighbouring chunks share. Default: 128; of chunks of fewer than 384 tokens a
-            quarter.
+        overlap: tokens that neighbouring chunks share. Default: 128; with another chunk_len, or a model of
+            fewer positions, a quarter of a chunk's content.
         batch: the most texts of a call of the model.
         progress: show a progress bar: over the tokens of one text, over several texts.
         limit: the most tokens of a text that are read. Default: all.

@@ -8,10 +8,10 @@ from typing import Any
 
 from lckernels.checks import bad
 from lckernels.errors import InputError
-from lckernels.search.text import language_of, read_text
 from lckernels.tasks.documents import check_surrogates
 from lckernels.tasks.evaluation.conll import columns_of, conll_documents
 from lckernels.tasks.evaluation.examples import Classified, Example, Question, Tagged
+from lckernels.text_files import language_of, read_text
 
 _TAG = re.compile(r"O|[A-Z]-\S+")
 _TEXTS = ("sentence", "text", "content")  # names of the text in JSON lines of classes

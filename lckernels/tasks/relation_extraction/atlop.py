@@ -79,7 +79,8 @@ class AttentionRows:
     A row of token t is the mean of its rows in the chunks that contain it, with the weights that its states
     are merged with: `sum_c a_c(t) attention_c(t) / sum_c a_c(t)`, zero outside these chunks. It sums to 1. A
     chunk is run again when one of its tokens is read, with the weights of attention as an output, and 8
-    chunks are kept: k rows cost at most 2 k runs of a chunk, and k * heads * seqlen numbers.
+    chunks are kept: a row costs at most a run of each chunk that contains its token, and heads * seqlen
+    numbers.
 
     Two tokens that no chunk contains together have no key in common but special tokens, which every chunk
     has: ATLOP's localized context of two distant entities is the states of [CLS] and [SEP] at best.
