@@ -72,6 +72,8 @@ def read_text(path: Path) -> Text:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if raw.startswith(b"%PDF-"):
+        raise InputError(f"{path} is a PDF; expected a text file: pdftotext writes one")
     try:
         content = raw.decode("utf-8")
     except UnicodeDecodeError as error:

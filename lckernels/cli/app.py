@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +13,8 @@ from lckernels.cli import commands
 from lckernels.cli.console import print_error
 from lckernels.errors import InputError
 from lckernels.version import __version__
+
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's UsageError, of the click that typer has
 
 
 def make_app() -> typer.Typer:
@@ -51,8 +53,8 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            if getattr(error.param, "param_type_name", None) == "argument":
+        except _USAGE_ERROR as error:
+            if getattr(getattr(error, "param", None), "param_type_name", None) == "argument":
                 usage = " ".join(self.collect_usage_pieces(ctx))
                 print_error(f"{ctx.info_name}: got too few arguments; expected {usage}")
             else:

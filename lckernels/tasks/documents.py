@@ -1,9 +1,10 @@
 """Documents of a task: the texts that were given, their tokens, and what was read of them."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -59,12 +60,12 @@ def given_texts(name: str, texts: str | Sequence[str]) -> tuple[list[str], bool]
     """
     single = isinstance(texts, str)
     if not single and (not isinstance(texts, Sequence) or isinstance(texts, bytes)):
-        raise TypeError(f"{name}: got {type(texts).__name__}; expected a str, or a list of them")
+        raise _no_text(name, texts)
     found = [texts] if single else list(texts)
     for i, text in enumerate(found):
         place = name if single else f"{name}[{i}]"
         if not isinstance(text, str):
-            raise TypeError(f"{place}: got {type(text).__name__}; expected a str, or a list of them")
+            raise _no_text(place, text)
         if not text.strip():
             got = "an empty text" if not text else "white space alone"
             raise bad(place, got, "expected a text")
@@ -78,6 +79,16 @@ def check_surrogates(name: str, text: str) -> None:
     if found:
         got = f"a lone surrogate, U+{ord(found[0]):04X}, at character {found.start()}"
         raise bad(name, got, "expected text that can be written in UTF-8")
+
+
+def _no_text(place: str, got: object) -> TypeError:
+    """The error for something else than a text."""
+    advice = ""
+    if isinstance(got, PathLike):
+        advice = ", such as path.read_text() of a file"
+    elif isinstance(got, (Tensor, Mapping, list, int)):
+        advice = ": the characters, not token ids"
+    return TypeError(f"{place}: got {type(got).__name__}; expected a str, or a list of them{advice}")
 
 
 def read_document(

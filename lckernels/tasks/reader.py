@@ -165,7 +165,8 @@ class DocumentReader:
                 room = chunking.chunk_len - chunking.min_room
                 allowed = (
                     f"a chunk of {chunking.chunk_len} tokens{overlap} has room for {room} beside the "
-                    "text's own"
+                    f"text's own; every chunk reads the {name.partition('[')[0]}: "
+                    "shorten it, or pass a larger chunk_len"
                 )
                 raise bad(name, f"{fixed} tokens, special tokens included", allowed)
 
@@ -258,9 +259,13 @@ class DocumentReader:
     @torch.no_grad()
     def _check_head(self, head: Head) -> None:
         """Raises TypeError for a model without the head, from a row of a few tokens."""
+        got = f"{self.name}, without a head for {head.name}"
+        wrong_head = f"model: got {got}; expected one as {head.example} loads it"
+        generates = getattr(self.model, "can_generate", bool)()
+        if generates and self.model.config.is_encoder_decoder:  # its forward requires tokens of a decoder
+            raise TypeError(wrong_head)
         with self.forward() as forward:
             self.chunking, self.reads_pairs = forward.encoder.chunking, forward.pairs is not None
             output = self.model(**self.short_inputs(head.reads_pairs), return_dict=True)
         if not head.fits(self.model.config, output):
-            got = f"{self.name}, without a head for {head.name}"
-            raise TypeError(f"model: got {got}; expected one as {head.example} loads it")
+            raise TypeError(wrong_head)

@@ -229,6 +229,7 @@ def test_search_without_the_planner_fails_with_a_reason(model, book):
         ("empty.txt", b"", "empty.txt is an empty text"),
         ("blank.txt", b" \n\t\n", "blank.txt is an empty text"),
         ("latin.txt", b"caf\xe9 river", "latin.txt is not a text file in UTF-8: byte 3 is 0xe9"),
+        ("paper.pdf", b"%PDF-1.7 river", "paper.pdf is a PDF; expected a text file"),
         ("binary", b"\x7fELF\x02\0\0", "binary is not a text file: byte 5 is NUL"),
         ("unseen.txt", b"\xe2\x80\x8b", "unseen.txt is an empty text to the tokenizer of "),
     ],

@@ -142,6 +142,11 @@ def test_options_of_tag(models, book):
         assert message.startswith(f"lckernels: {name}: got 'many'; allowed are ")
 
 
+def test_an_unknown_option_is_one_sentence(models, book):
+    message = error_of("tag", models, book, options=("--device", "cuda"))
+    assert message.startswith("lckernels: tag: No such option: --device")
+
+
 def test_options_of_rewrite(tmp_path, models, book):
     folder = tmp_path / "t5"
     save_tiny_t5(folder)

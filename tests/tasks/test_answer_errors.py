@@ -1,5 +1,7 @@
 """Bad input of `answer`: one sentence that names the argument, before the text is read."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.encoder_models import CLS, PAD, SEP, VOCAB, WIDE
@@ -36,6 +38,8 @@ def model():
         ({"question": ["w7", ""]}, ValueError, r"question\[1\]: got an empty text"),
         ({"text": "  "}, ValueError, "text: got white space alone; expected a text"),
         ({"text": [TEXT, None]}, TypeError, r"text\[1\]: got NoneType; expected a str"),
+        ({"text": Path("book.txt")}, TypeError, r"expected a str, or a list of them, such as path.read_text"),
+        ({"text": [[5, 6]]}, TypeError, r"text\[0\]: got list; .*: the characters, not token ids"),
         ({"text": b"bytes"}, TypeError, "text: got bytes; expected a str, or a list of them"),
         (
             {"question": ["w7", "w8", "w9"], "text": [TEXT, TEXT]},
@@ -73,6 +77,17 @@ def test_models_without_such_a_head(tokenizer):
     for head in ("TokenClassification", "SequenceClassification", "MaskedLM"):
         with pytest.raises(TypeError, match="without a head for question answering; expected one as AutoMod"):
             answer(head_model("bert", head), tokenizer, QUESTION, TEXT)
+    sizes = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "decoder_start_token_id": 0,
+    }
+    t5 = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=VOCAB, **sizes)).eval()
+    with pytest.raises(TypeError, match="T5ForConditionalGeneration, without a head for question answering"):
+        answer(t5, tokenizer, QUESTION, TEXT)
     with pytest.raises(TypeError, match="model: got str; expected a model"):
         answer("a model", tokenizer, QUESTION, TEXT)
 

@@ -117,7 +117,9 @@ class Chat:
         if not self._patched:
             for argument, given in (("window", window), ("sink_tokens", sink_tokens)):
                 if given is not None:
-                    expected = "expected None, or lckernels.unpatch(model) first"
+                    expected = (
+                        "expected None, or close() of the Chat before it, or lckernels.unpatch(model), first"
+                    )
                     raise bad(argument, f"{given} for {name}, which is patched", expected)
             return
         if window is None:

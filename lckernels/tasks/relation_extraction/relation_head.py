@@ -69,7 +69,11 @@ class RelationHead(nn.Module):
         for name, x in (("head", head), ("tail", tail)):
             tensor(name, x, 2, "(num_pairs, dim)")
             if x.shape != (len(head), self.dim):
-                raise bad(name, f"shape {tuple(x.shape)}", f"expected ({len(head)}, {self.dim})")
+                raise bad(
+                    name,
+                    f"shape {tuple(x.shape)}",
+                    f"expected ({len(head)}, {self.dim}), of an encoder with hidden_size {self.dim}",
+                )
         dtype = self.head.weight.dtype
         h = self.head(head.to(dtype)).tanh().view(len(head), -1, self.block, 1)
         t = self.tail(tail.to(dtype)).tanh().view(len(head), -1, 1, self.block)
