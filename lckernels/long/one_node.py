@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Result = TypeVar("Result")  # a tensor, or a list of tensors
 
@@ -95,11 +94,12 @@ class _Again(torch.autograd.Function):
         return values.take()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         if _hooked(ctx.leaves):
             got = "a hook of a parameter that was added after the forward"
             raise RuntimeError(f"recompute: got {got}; add it before, or it runs for each micro-batch")
+
+        second_order = torch.is_grad_enabled()  # create_graph=True
 
         def gradients(states: Any) -> tuple[Tensor | None, ...]:
             states = [states] if isinstance(states, Tensor) else states
@@ -107,7 +107,9 @@ class _Again(torch.autograd.Function):
             if not pairs:
                 return (None,) * len(ctx.leaves)
             outputs, of_outputs = zip(*pairs, strict=True)
-            return torch.autograd.grad(outputs, ctx.leaves, of_outputs, allow_unused=True)
+            return torch.autograd.grad(
+                outputs, ctx.leaves, of_outputs, allow_unused=True, create_graph=second_order
+            )
 
         with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.enable_grad():
             torch.set_rng_state(ctx.first.random)
