@@ -194,6 +194,24 @@ def test_a_lengthened_model_and_a_long_encoder():
         assert torch.equal(states(model, ids), in_int8)
 
 
+def test_peft_and_its_merge():
+    """The base layers are in int8; merged weights are rounded again, and unmerged ones as before."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["query", "value"], r=4, init_lora_weights=False)
+    model, ids = peft.get_peft_model(bert(), config).eval(), rows()
+    truth = states(model, ids).double()
+    with lckernels.quantized(model) as report:
+        assert len(report.layers) == 13 and len(report.left) == 8  # two matrices for each adapted layer
+        apart = states(model, ids)
+        model.merge_adapter()
+        merged = states(model, ids)
+        assert 0 < error(apart, truth) < 0.05 and 0 < error(merged, truth) < 0.05
+        assert not torch.equal(merged, apart)
+        model.unmerge_adapter()
+        assert error(states(model, ids), apart.double()) < error(apart, truth) / 4
+    assert error(states(model, ids), truth) < 1e-5
+
+
 def test_patched_attention_and_packed_weights():
     """patch has no effect on int8 layers; linear="packed" leaves them."""
     model, ids = bert(), rows()
