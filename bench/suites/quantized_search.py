@@ -1,7 +1,8 @@
 """MiniLM over the bundled book in fp32, bf16 and int8: tokens per second, closeness, and what a search finds.
 
 `python -m bench.suites.quantized_search` prints a table and writes quantized_search.json. All ways read the
-book in turns, page by page; "packed" is linear="packed". The cosine is of each token's state to that of fp32.
+book in turns, page by page; "packed" is linear="packed", "autocast" is float32
+under torch.autocast in bfloat16. The cosine is of each token's state to that of fp32.
 For 10 fixed queries the first five passages, found as `lckernels search` finds them, are compared with those
 of fp32: in their order, and as a set. `--layers` measures the products of the linear layers alone, with
 torch's own int8, and torchao's if it is installed. `--cpu-time` counts CPU seconds, for a machine with other
@@ -47,13 +48,29 @@ FP32 = "float32"
 Clock = Callable[[], float]
 
 
-def ways() -> dict[str, LongEncoder]:
+class Autocast:
+    """The calls of an encoder in float32 under autocast: products alone in bfloat16."""
+
+    def __init__(self, encoder: LongEncoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, input_ids: Tensor) -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.encoder(input_ids=input_ids)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.encoder.embed(input_ids)
+
+
+def ways() -> dict[str, LongEncoder | Autocast]:
     """The encoders that are compared, the base first."""
     made = {}
     for name, dtype in ((FP32, torch.float32), ("bfloat16", torch.bfloat16)):
         for packed in (None, "packed"):
             label = f"{name}, packed" if packed else name
             made[label] = minilm.encoder(minilm.load(dtype)[0], linear=packed)
+    made["autocast"] = Autocast(minilm.encoder(minilm.load()[0]))
     made["quantize"] = minilm.encoder(minilm.load()[0])
     lckernels.quantize(made["quantize"])
     return made
@@ -65,7 +82,9 @@ def pages(ids: Tensor) -> list[Tensor]:
     return [torch.cat([first, part, last], 1) for part in content.split(PAGE_TOKENS, 1)]
 
 
-def encode(encoders: dict[str, LongEncoder], parts: list[Tensor], clock: Clock) -> tuple[dict, dict]:
+def encode(
+    encoders: dict[str, LongEncoder | Autocast], parts: list[Tensor], clock: Clock
+) -> tuple[dict, dict]:
     """For each way its states (num_tokens, dim) and seconds of each page; the ways read a page in turns."""
     states = {name: [] for name in encoders}
     seconds = {name: [] for name in encoders}
@@ -82,7 +101,9 @@ def encode(encoders: dict[str, LongEncoder], parts: list[Tensor], clock: Clock) 
 
 
 @torch.inference_mode()
-def search(encoder: LongEncoder, tokenizer: object, states: Tensor, passages: Passages) -> list[list[int]]:
+def search(
+    encoder: LongEncoder | Autocast, tokenizer: object, states: Tensor, passages: Passages
+) -> list[list[int]]:
     """The numbers of the passages that fit each query best, the best first."""
     vectors = passage_vectors(states, passages)
     queries = [encoder.embed(tokenizer(query, return_tensors="pt").input_ids)[0] for query in QUERIES]
@@ -91,7 +112,7 @@ def search(encoder: LongEncoder, tokenizer: object, states: Tensor, passages: Pa
 
 
 def compare(
-    encoders: dict[str, LongEncoder], tokenizer: object, text: str, tokens: Tokens, clock: Clock
+    encoders: dict[str, LongEncoder | Autocast], tokenizer: object, text: str, tokens: Tokens, clock: Clock
 ) -> dict[str, dict[str, float]]:
     """Speed, closeness and search of each way."""
     parts = pages(tokens.input_ids)

@@ -30,11 +30,19 @@ def test_a_small_run(monkeypatch, capsys, tmp_path):
     found = json.loads((tmp_path / "quantized_search.json").read_text())
     assert json.loads(lines[-1])["unit"] == "CPU seconds" == found["unit"]
     results = found["results"]
-    assert list(results) == ["float32", "float32, packed", "bfloat16", "bfloat16, packed", "quantize"]
+    assert list(results) == [
+        "float32",
+        "float32, packed",
+        "bfloat16",
+        "bfloat16, packed",
+        "autocast",
+        "quantize",
+    ]
     assert len(lines) == 2 + len(results) + 1
     base = results["float32"]
     assert base["times_fp32"] == 1 and base["same_order"] == base["same_set"] == base["same_first"] == 10
     assert base["shared"] == 1 and base["cosine_min"] > 0.99999
+    assert results["bfloat16"]["cosine_mean"] < results["autocast"]["cosine_mean"] < base["cosine_mean"]
     assert results["quantize"]["cosine_mean"] < results["bfloat16"]["cosine_mean"] < base["cosine_mean"]
 
 
