@@ -1,12 +1,11 @@
 """MiniLM over the bundled book in fp32, bf16 and int8: tokens per second, closeness, and what a search finds.
 
 `python -m bench.suites.quantized_search` prints a table and writes quantized_search.json. All ways read the
-book in turns, page by page; "packed" is linear="packed", "autocast" is float32
-under torch.autocast in bfloat16. The cosine is of each token's state to that of fp32.
-For 10 fixed queries the first five passages, found as `lckernels search` finds them, are compared with those
-of fp32: in their order, and as a set. `--layers` measures the products of the linear layers alone, with
-torch's own int8, and torchao's if it is installed. `--cpu-time` counts CPU seconds, for a machine with other
-load; use it with one thread.
+book in turns, page by page; "packed" is linear="packed", "autocast" is float32 under torch.autocast in
+bfloat16. The cosine is of each token's state to that of fp32. For 10 fixed queries the first five passages,
+found as `lckernels search` finds them, are compared with those of fp32: in their order, and as a set.
+`--layers` measures the products of the linear layers alone, with torch's own int8, and torchao's if it is
+installed. `--cpu-time` counts CPU seconds, for a machine with other load; use it with one thread.
 """
 
 import argparse
