@@ -3,6 +3,7 @@
 # ruff: noqa: E402, RUF001
 import copy
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from helpers.tiny_decoder import SIZES, byte_tokenizer
 
 import lckernels
 from lckernels.hf.cache import RollingLayer
+from lckernels.hf.patch.modules import is_patched
 from lckernels.tasks import Chat
 
 WINDOW = 24
@@ -186,6 +188,38 @@ def test_an_iterator_that_is_left(model, read):
         next(last)
     with pytest.raises(ValueError, match="message: got a turn of a dialogue after close"):
         chat("And?")
+
+
+def test_close_and_reset_end_the_turn_that_runs(model):
+    """Whatever iterators there are, and from any thread; what the turn has read is not written back."""
+    options = {"do_sample": False, "max_new_tokens": 2000}
+    with Chat(model, tokenizer(), WINDOW, **options) as chat:
+        first = chat("Who?", stream=True)
+        next(first)
+        with pytest.raises(ValueError, match="message: got a turn while another one runs"):
+            chat("And?", stream=True)
+        chat.reset()
+        assert len("".join(first)) < 1900 and (chat.ids, chat.reply) == ([], None)
+        second = chat("Why?", stream=True)
+        next(second)
+        errors = []
+        reading = threading.Thread(target=lambda: list(second))
+        reading.start()
+
+        def close():
+            try:
+                chat.close()
+            except BaseException as error:
+                errors.append(error)
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        closing.join(30)
+        reading.join(30)
+        assert not errors and not reading.is_alive() and not is_patched(model)
+        assert 1 <= chat.reply.num_tokens < 2000
+        with pytest.raises(ValueError, match="message: got a turn of a dialogue after close"):
+            chat("And?", stream=True)
 
 
 @pytest.mark.parametrize("stream", [False, True])

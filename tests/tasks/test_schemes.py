@@ -103,6 +103,24 @@ def test_labels_without_types_and_without_outside():
     assert read(["B", "M", "E", "S"]).name == "BIOES"
 
 
+@pytest.mark.parametrize("labels", (["O", "b-per", "i-per", "b-loc", "i-loc"], ["o", "B-a", "i-a"]))
+def test_small_letters(labels):
+    scheme = read(labels)
+    assert scheme.name == "BIO" and scheme.types == (("a",) if len(labels) == 3 else ("per", "loc"))
+    assert scheme.begins.tolist() == [label[0] in "bB" for label in labels]
+    assert scheme.type_of[0] == OUTSIDE and not allowed(labels, labels[0], labels[2])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    (["PER-B", "PER-I", "O"], ["O", "Begin", "Inside"], ["O", "begin_PER", "inside_PER"], ["O", "B-A", "A"]),
+)
+def test_marks_of_a_place_that_are_no_scheme(labels):
+    with pytest.raises(ValueError, match=r"of no scheme.*with scheme='IO' every label but O is a type"):
+        read(labels)
+    assert read(labels, "IO").name == "IO"
+
+
 @pytest.mark.parametrize(
     "labels",
     [

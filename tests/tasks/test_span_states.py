@@ -140,3 +140,13 @@ def test_bad_states_and_entities():
     ]:
         with pytest.raises(ValueError, match=message):
             pair_states(random_states(), pairs)
+
+
+def test_too_many_pairs_of_all_entities():
+    assert pair_states(torch.zeros(3, 1)).index.shape == (6, 2)
+    message = (
+        r"^pairs: got None for 20,000 entities, which have 399,980,000 ordered pairs; expected the pairs"
+    )
+    with pytest.raises(ValueError, match=message):
+        pair_states(torch.zeros(20_000, 1))
+    assert len(pair_states(torch.zeros(20_000, 1), [(0, 19_999)]).index) == 1

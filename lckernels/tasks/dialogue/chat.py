@@ -2,8 +2,8 @@
 
 import json
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from lckernels.tasks.dialogue.chat_turns import Exchange, PlainTurns, TemplateTu
 from lckernels.tasks.documents import check_eval_mode, given_texts
 
 _PIECE = 512  # tokens of a call of the model that reads a message
+_WAIT = 0.05  # seconds between two looks for the turn to stop
 _SINK_TOKENS = 4
 _NEW_TOKENS = 256
 _OWN = (
@@ -107,7 +108,7 @@ class Chat:
         self._turns = TemplateTurns(tokenizer, system, options) if has_template else PlainTurns(system)
         self._has_template = has_template
         self._lock, self._closed = threading.Lock(), False
-        self._running: Callable[[], Any] = lambda: None  # the iterator of the last turn, while there is one
+        self._stop: threading.Event | None = None  # of the turn that runs, if it is streamed
         self.reset()
         self.num_system_tokens = 0 if system is None else self._num_common()
         self._patched, self.report = not is_patched(model), None
@@ -173,14 +174,21 @@ class Chat:
         _check_text("message", message)
         options = {**self._options, **self._checked(generate)}
         if boolean("stream", stream):
-            found = pieces(self.tokenizer, lambda *way: self._turn(message, options, *way))
-            self._running = weakref.ref(found)
-            return found
+            if self._lock.locked():
+                raise _another_runs()
+            self._check_open()
+            return pieces(self.tokenizer, lambda *way: self._turn(message, options, *way))
         return self._turn(message, options)
 
     def reset(self) -> None:
-        """The dialogue is empty again; the system prompt stays. An iterator of a reply ends."""
-        self._end_stream()
+        """The dialogue is empty again; the system prompt stays. An iterator of a reply ends.
+
+        A turn of another thread without `stream` is waited for, here and in `close` and `load`.
+        """
+        with self._between_turns():
+            self._clear()
+
+    def _clear(self) -> None:
         self._ids: list[int] = []
         self._cache: Any = None
         self._last: Exchange | None = None
@@ -188,15 +196,26 @@ class Chat:
 
     def close(self) -> None:
         """Restores the model, if this dialogue has patched it. An iterator of a reply ends."""
-        self._end_stream()
-        if self._patched and not self._closed:
-            unpatch(self.model)
-        self._closed, self._cache = True, None
+        with self._between_turns():
+            if self._patched and not self._closed:
+                unpatch(self.model)
+            self._closed, self._cache = True, None
 
-    def _end_stream(self) -> None:
-        running = self._running()
-        if running is not None:
-            running.close()
+    @contextmanager
+    def _between_turns(self) -> Iterator[None]:
+        """No turn runs: one that is streamed ends at its next token."""
+        while not self._lock.acquire(timeout=_WAIT):
+            stop = self._stop
+            if stop is not None:
+                stop.set()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise bad("message", "a turn of a dialogue after close()", "expected a new Chat")
 
     def __enter__(self) -> Self:
         return self
@@ -223,18 +242,18 @@ class Chat:
             exchange = None if last is None else Exchange(*map(str, last))
         except (ValueError, KeyError, TypeError) as error:
             raise bad("path", f"{path}, no dialogue", "expected a file that Chat.save wrote") from error
-        self.reset()
-        self._ids, self._last = ids, exchange
+        with self._between_turns():
+            self._clear()
+            self._ids, self._last = ids, exchange
 
     def _turn(
         self, message: str, options: dict[str, Any], streamer: Any = None, stop: threading.Event | None = None
     ) -> Reply:
-        if self._closed:
-            raise bad("message", "a turn of a dialogue after close()", "expected a new Chat")
         if not self._lock.acquire(blocking=False):
-            expected = "first exhaust or close the iterator of that one"
-            raise bad("message", "a turn while another one runs", expected)
+            raise _another_runs()
+        self._stop = stop
         try:
+            self._check_open()
             turn = self._turns.turn(self._last, message)
             if turn.rewritten and self._rewrites == "error":
                 got = "a chat template that writes the turn before otherwise than the model has read it"
@@ -251,6 +270,7 @@ class Chat:
             self.reply = Reply(text, len(new), self.num_cached, complete, turn.rewritten)
             return self.reply
         finally:
+            self._stop = None
             self._lock.release()
 
     @torch.no_grad()
@@ -341,6 +361,11 @@ def _check_model(model: nn.Module, name: str) -> None:
     if num_virtual_tokens(model):
         raise TypeError(f"model: got {name} with virtual tokens; expected another PEFT method")
     check_eval_mode(name, model)
+
+
+def _another_runs() -> ValueError:
+    expected = "first exhaust or close the iterator of that one"
+    return bad("message", "a turn while another one runs", expected)
 
 
 def _check_text(name: str, text: object) -> None:

@@ -12,6 +12,7 @@ from lckernels.tasks.relation_extraction.mentions import EntitySpans, mentions_o
 from lckernels.tasks.spans import checked_spans, span_means, span_tokens, token_index
 
 HOW = ("mean", "first", "max", "logsumexp")
+_MOST_PAIRS = 10_000_000  # of all entities of a text, 160 MB of indices
 
 
 class Pairs(NamedTuple):
@@ -120,11 +121,12 @@ def pair_states(entities: Tensor, pairs: Tensor | Sequence[tuple[int, int]] | No
     Args:
         entities: (num_entities, dim), any float dtype.
         pairs: (num_pairs, 2) integers, head and tail. Default: all ordered pairs of two entities, whose
-            number is num_entities * (num_entities - 1).
+            number is num_entities * (num_entities - 1); at most 10 million.
 
     Raises:
         TypeError: entities that are no tensor.
-        ValueError: entities of another shape; a pair with an entity that does not exist.
+        ValueError: entities of another shape; a pair with an entity that does not exist; more entities than
+            the default allows, 3,162.
     """
     tensor("entities", entities, 2, "(num_entities, dim)")
     index = checked_pairs(pairs, len(entities))
@@ -133,9 +135,13 @@ def pair_states(entities: Tensor, pairs: Tensor | Sequence[tuple[int, int]] | No
 
 
 def checked_pairs(pairs: Tensor | Sequence[tuple[int, int]] | None, num_entities: int) -> Tensor:
-    """(num_pairs, 2) int64 on the CPU; None for all ordered pairs. Raises ValueError for a wrong pair."""
+    """(num_pairs, 2) int64 on the CPU; None for all ordered ones. Raises ValueError as `pair_states`."""
     if pairs is None:
-        k = torch.arange(num_entities * max(num_entities - 1, 0), device="cpu")
+        number = num_entities * max(num_entities - 1, 0)
+        if number > _MOST_PAIRS:
+            got = f"None for {num_entities:,} entities, which have {number:,} ordered pairs"
+            raise bad("pairs", got, f"expected the pairs to read; None allows {_MOST_PAIRS:,} pairs")
+        k = torch.arange(number, device="cpu")
         head = k // max(num_entities - 1, 1)
         tail = k % max(num_entities - 1, 1)
         return torch.stack([head, tail + (tail >= head)], dim=1)

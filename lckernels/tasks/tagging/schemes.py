@@ -11,7 +11,11 @@ from lckernels.checks import bad
 
 SCHEMES = ("auto", "BIO", "IOB1", "BIOES", "IO")
 OUTSIDE, NEVER = -1, -2  # instead of a type: of the label O, and of labels that are never predicted
-_PREFIXED = re.compile(r"([BIMELSU])(?:[-_](.+))?")
+_PREFIXED = re.compile(r"([BIMELSU])(?:[-_](.+))?", re.IGNORECASE)
+_MARK = (
+    r"(?:[BIMELSU]|begin|beginning|start|in|inside|middle|end|last|single|unit)"  # of a place in an entity
+)
+_MARKED = re.compile(rf"{_MARK}|{_MARK}[-_.:/ ](?P<after>.+)|(?P<before>.+)[-_.:/ ]{_MARK}", re.IGNORECASE)
 _SPECIAL = re.compile(r"\[.*\]|<.*>|X")  # [PAD], [CLS], <pad>; X of continuing pieces
 _NAMELESS = re.compile(r"LABEL_\d+")
 _ROLES = {"M": "I", "L": "E", "U": "S"}
@@ -57,10 +61,11 @@ def read_scheme(id2label: Mapping[int, str], scheme: str = "auto") -> Scheme:
 
     Args:
         id2label: the labels 0, 1, ... of the model, as in its config. A label is O, or B-PER, B_PER, or B of
-            labels without types. M is I, L is E, U is S. [PAD], <pad> and X are never predicted.
+            labels without types. M is I, L is E, U is S; small letters are the same. [PAD],
+            <pad> and X are never predicted.
         scheme: one of SCHEMES. "auto" reads BIO, BIOES and IO off the labels. IO has labels I-PER, or types
-            alone; with scheme="IO" prefixes do not count. "IOB1" has the labels of BIO, and I-PER begins an
-            entity too.
+            alone, unless they differ by a mark of the place only, as PER-B and PER-I; with scheme="IO"
+            prefixes do not count. "IOB1" has the labels of BIO, and I-PER begins an entity too.
 
     Raises:
         ValueError: labels of no scheme, or not of the given one.
@@ -70,11 +75,11 @@ def read_scheme(id2label: Mapping[int, str], scheme: str = "auto") -> Scheme:
     if missing:
         raise bad("model", f"id2label without label {missing[0]}", "expected the labels 0, 1, ...")
     labels = [str(id2label[i]) for i in range(len(id2label))]
-    named = [label for label in labels if label != "O" and not _SPECIAL.fullmatch(label)]
+    named = [label for label in labels if not _is_outside(label) and not _SPECIAL.fullmatch(label)]
     parsed = {label: _PREFIXED.fullmatch(label) for label in named}
     prefixed = bool(named) and all(parsed.values())
-    letters = {match[1] for match in parsed.values()} if prefixed else set()
-    found = _scheme_of(letters) if prefixed else _plain(labels, named, parsed)
+    letters = {match[1].upper() for match in parsed.values()} if prefixed else set()
+    found = _scheme_of(letters) if prefixed else _plain(labels, named)
     if not named or (scheme == "auto" and found is None):
         raise bad("model", f"labels {_listed(labels)}, which are of no scheme",
                   "expected O with B-PER, I-PER (BIO; with E-, S- BIOES) or with PER (IO); "
@@ -97,18 +102,29 @@ def _scheme_of(letters: set[str]) -> str | None:
     return "BIOES" if any(letters <= allowed for allowed in _LETTERS) else None
 
 
-def _plain(labels: list[str], named: list[str], parsed: dict[str, re.Match | None]) -> str | None:
-    """IO for types beside O; labels of one type with two prefixes are of a scheme that has further labels."""
-    types = [match[2] for match in parsed.values() if match]
+def _plain(labels: list[str], named: list[str]) -> str | None:
+    """IO for types beside O; labels that differ by a mark of the place alone are of another scheme."""
+    types = {_unmarked(label) for label in named}
     nameless = any(_NAMELESS.fullmatch(label) for label in named)
-    return "IO" if "O" in labels and not nameless and len(types) == len(set(types)) else None
+    has_outside = any(map(_is_outside, labels))
+    return "IO" if has_outside and not nameless and len(types) == len(named) else None
+
+
+def _unmarked(label: str) -> str:
+    """The label without a prefix or suffix as B or Begin, in small letters."""
+    match = _MARKED.fullmatch(label)
+    return label.lower() if match is None else (match["after"] or match["before"] or "").lower()
+
+
+def _is_outside(label: str) -> bool:
+    return label in ("O", "o")
 
 
 def _part(label: str, match: re.Match | None, name: str) -> tuple[str, str]:
     """The type of a label and its place in an entity: one of B, I, E, S."""
     if match is None:
         return label, "I"
-    role = "I" if name == "IO" else _ROLES.get(match[1], match[1])
+    role = "I" if name == "IO" else _ROLES.get(match[1].upper(), match[1].upper())
     return match[2] or _ONE_TYPE, role
 
 
@@ -120,7 +136,7 @@ def _scheme(name: str, labels: list[str], parts: dict[str, tuple[str, str]]) -> 
         of_type, role = parts.get(label, ("", "O"))
         has = {other for other in "BIES" if (of_type, other) in known}
         inside = role in ("I", "E")
-        type_of.append(types.index(of_type) if role != "O" else OUTSIDE if label == "O" else NEVER)
+        type_of.append(types.index(of_type) if role != "O" else OUTSIDE if _is_outside(label) else NEVER)
         begins.append(role in ("B", "S"))
         ends.append(role in ("E", "S"))
         may_begin.append(type_of[-1] != NEVER and (not inside or "B" not in has or name == "IOB1"))
