@@ -89,3 +89,11 @@ def test_space_between(left, right, between):
 )
 def test_separator(text, at, written, between):
     assert separator(text, (0, at[0]), (at[1], len(text)), written) == between
+
+
+def test_long_runs_of_spaces():
+    """Time that grows with the square of the spaces would be minutes here."""
+    gap = " " * 200_000
+    assert flat(f"one{gap}two \n\t\r\n three\u2028中\n文 ") == f"one{gap}two three中文"
+    assert separator(f"one{gap}two", (0, 3), (200_003, 200_006), ("eins", "zwei")) == gap
+    assert flat(" \n ") == ""

@@ -221,3 +221,12 @@ def test_bad_input_of_a_multi_vector_encoder(colbert):
     colbert.train()
     with pytest.raises(ValueError, match=r"^model: got MultiVectorEncoder in training mode"):
         rank_max_sim(colbert, None, "red", ["dog"])
+
+
+@pytest.mark.parametrize("row", [0, 2, 4, 5])
+@pytest.mark.parametrize("block", [2, 3, 100])
+def test_a_row_of_nan_is_the_maximum_in_every_block(row, block):
+    document = draw(6)
+    document[row] = float("nan")
+    found = max_sim(draw(3, seed=1), document, block=block)
+    assert found.score.isnan() and found.similarities.isnan().all() and found.tokens.tolist() == [row] * 3

@@ -211,3 +211,17 @@ def test_progress(model, capfd):
     assert "4.00/4.00" in capfd.readouterr().err
     rewrite(untrained().eval(), tokenizer(), "River. Garden.")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_configuration_of_several_sequences(model, monkeypatch, own):
+    """One sequence, and no object around it, whatever a generation_config has."""
+    text, expected = documents(chinese=False)
+    options = {"num_return_sequences": 2, "return_dict_in_generate": True, "num_beams": 2}
+    if own:
+        for name, value in options.items():
+            monkeypatch.setattr(model.generation_config, name, value)
+        assert rewrite(model, tokenizer(), text).text == expected
+    else:
+        config = transformers.GenerationConfig(**options)
+        assert rewrite(model, tokenizer(), text, generation_config=config).text == expected

@@ -17,6 +17,8 @@ from helpers.word_tokenizer import word_tokenizer, words
 import lckernels
 from lckernels.tasks import Entity, tag
 from lckernels.tasks.tagging.schemes import read_scheme
+from lckernels.tasks.tagging.tag import _word_scores
+from lckernels.tasks.tagging.words import Words
 
 OVERLAP, ROOM = 8, CHUNK - 2
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -243,3 +245,23 @@ def test_logits_that_are_nan_raise():
         model.classifier.bias[2] = float("nan")
     with pytest.raises(ValueError, match=r"model: got logits with NaN or inf at token 0 of text\[1\]"):
         tag(model, read, ["ab", "cd ef"])  # the longer text is read first
+
+
+def test_the_mean_of_probabilities_that_underflow():
+    """exp(-200) is 0 in float32; a label is forbidden only where no token of the word has it."""
+    found = Words(torch.tensor([0, 1, 2]), torch.tensor([0, 2]), torch.tensor([[0, 4], [4, 6]]))
+    infinite = -float("inf")
+    logits = torch.tensor([[0.0, -200.0, infinite], [0.0, -300.0, infinite], [0.0, infinite, -1.0]])
+    expected = logits.double().softmax(1)
+    expected = torch.stack([expected[:2].mean(0), expected[2]]).log()
+    scores = _word_scores(logits, found, "mean")
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_of_minus_inf_alone():
+    model, read = random_tagger(BIO)
+    with torch.no_grad():
+        model.classifier.bias.fill_(-float("inf"))
+    with pytest.raises(ValueError, match=r"model: got logits of -inf alone at token 0 of text"):
+        tag(model, read, "ab")

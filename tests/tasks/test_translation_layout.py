@@ -51,3 +51,9 @@ def test_groups_are_in_order_and_hold_every_letter():
 def test_the_layout_of_chinese():
     text = "　　甲，乙。丙！\n\n一、丁？\n  - 戊。\n"  # noqa: RUF001
     assert unchanged(text).text == text
+
+
+def test_a_limit_below_the_tokens_of_the_first_character():
+    found = unchanged("- 😀😀 a b.\n\nc.", limit=1)
+    assert (found.text, found.parts, found.num_tokens) == ("- ", [], 0)
+    assert 0 < found.coverage < 1

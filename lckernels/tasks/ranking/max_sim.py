@@ -84,7 +84,7 @@ def _argmax(query: Tensor, states: Tensor, normalize: bool, block: int) -> Tenso
     for start in range(0, len(states), block):
         similarities = query @ _prepared(states[start : start + block], normalize).T
         values, columns = similarities.max(1)
-        better = values > best
+        better = ~(values <= best) & ~best.isnan()  # the first NaN is kept, as `max` keeps it
         best = torch.where(better, values, best)
         tokens = torch.where(better, columns + start, tokens)
     return tokens

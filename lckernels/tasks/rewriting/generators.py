@@ -92,6 +92,7 @@ class ModelGenerator:
         limit = self._given or min(new_tokens, self._positions or new_tokens)
         config = copy.deepcopy(self._config)
         config.max_new_tokens, config.max_length = limit, None
+        config.num_return_sequences, config.return_dict_in_generate = 1, False
         written = self.model.generate(**self._inputs(rows), generation_config=config, **self._others)
         # Before the output are the token that starts the decoder, and perhaps a language's.
         begin = 1 if config.forced_bos_token_id is None else 2

@@ -15,7 +15,7 @@ _MARKER = re.compile(
     f"|(?:(?:\\d{{1,3}}|{_CHINESE_NUMBER})、|（(?:\\d{{1,3}}|{_CHINESE_NUMBER})）|[①-⑳]){_SPACE}*)+"
 )
 _LINE_ENDS = "\\n\\r\\x0b\\x0c\\x1c-\\x1e\\x85\\u2028\\u2029"
-_BREAK = re.compile(f"\\s*[{_LINE_ENDS}]\\s*")
+_BREAK = re.compile(f"[{_LINE_ENDS}]")
 _SENTENCE_END = re.compile("[.!?:;…。！？：；][\"'”’»)\\]）」』】]*$")
 _UNSPACED = re.compile("[\u2e80-\u303f\u3040-\u30ff\u31c0-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff65]")
 _FIRST_WORD = re.compile(f"{_UNSPACED.pattern}{{1,2}}|\\S+")  # two: a full stop begins no line
@@ -71,9 +71,8 @@ def find_units(text: str, wrapped: bool | None = None) -> list[Unit]:
 
 def flat(text: str) -> str:
     """The text on one line: a line break is a space, or nothing beside a Chinese character."""
-    lines = _BREAK.split(text.strip())
-    joined = lines[0]
-    for line in lines[1:]:
+    joined = ""
+    for line in filter(None, map(str.strip, _BREAK.split(text))):
         joined += space_between(joined, line) + line
     return joined
 

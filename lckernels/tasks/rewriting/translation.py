@@ -64,7 +64,7 @@ def translate(
     for text, units, (read, is_whole) in zip(texts, laid_out, groups, strict=True):
         pairs = [next(remaining) for _ in read]
         parts = [_part(text, *pair, ratio, grouping.language) for pair in pairs]
-        end = len(text) if is_whole else read[-1].end
+        end = len(text) if is_whole else read[-1].end if read else units[0].start
         results.append(
             Rewritten(
                 _assembled(text, units, read, parts, end),

@@ -125,6 +125,10 @@ def _check_logits(logits: Tensor, index: int) -> None:
     if wrong.any():
         token = int(wrong.int().argmax())
         raise bad("model", f"logits with NaN or inf at token {token} of text[{index}]", "expected numbers")
+    forbidden = (logits == -torch.inf).all(1)
+    if forbidden.any():
+        token = int(forbidden.int().argmax())
+        raise bad("model", f"logits of -inf alone at token {token} of text[{index}]", "expected one finite")
 
 
 def tags_of(document: Document, logits: Tensor, scheme: Scheme, words: str) -> Tags:
@@ -159,7 +163,11 @@ def _word_scores(logits: Tensor, found: Words, words: str) -> Tensor:
     if words != "mean":
         return logits[found.tokens[found.first]]
     lengths = torch.diff(found.first, append=found.first.new_tensor([len(found.tokens)]))
-    return torch.segment_reduce(logits[found.tokens].softmax(1), "mean", lengths=lengths).log()
+    of_tokens = logits[found.tokens].log_softmax(1)
+    largest = torch.segment_reduce(of_tokens, "max", lengths=lengths)
+    largest = largest.masked_fill(largest == -torch.inf, 0)  # all tokens of the word forbid the label
+    ratios = (of_tokens - largest.repeat_interleave(lengths, 0)).exp()  # the largest is 1: no underflow
+    return torch.segment_reduce(ratios, "mean", lengths=lengths).log() + largest
 
 
 def _entities(text: str, chars: Tensor, labels: Tensor, scores: Tensor, scheme: Scheme) -> list[Entity]:
