@@ -32,6 +32,7 @@ class Document:
         offsets: (num_tokens, 2) int64, the characters of each token of the text that is read.
         leading: how many columns of `input_ids` come before the text.
         coverage: the share of the text's characters, white space left out, that are in a token that is read.
+        place: the argument that the text is, for messages, such as "text[2]".
     """
 
     index: int
@@ -41,6 +42,7 @@ class Document:
     offsets: Tensor
     leading: int
     coverage: float
+    place: str = "text"
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -63,7 +65,7 @@ def given_texts(name: str, texts: str | Sequence[str]) -> tuple[list[str], bool]
         raise _no_text(name, texts)
     found = [texts] if single else list(texts)
     for i, text in enumerate(found):
-        place = name if single else f"{name}[{i}]"
+        place = place_of(name, i, single)
         if not isinstance(text, str):
             raise _no_text(place, text)
         if not text.strip():
@@ -71,6 +73,11 @@ def given_texts(name: str, texts: str | Sequence[str]) -> tuple[list[str], bool]
             raise bad(place, got, "expected a text")
         check_surrogates(place, text)
     return found, single
+
+
+def place_of(name: str, index: int, single: bool) -> str:
+    """One of the texts of an argument, for messages: the argument itself where it is one text."""
+    return name if single else f"{name}[{index}]"
 
 
 def check_surrogates(name: str, text: str) -> None:
@@ -97,6 +104,7 @@ def read_document(
     name: str,
     *,
     index: int = 0,
+    place: str = "text",
     first: str | None = None,
     limit: int | None = None,
 ) -> Document:
@@ -107,6 +115,7 @@ def read_document(
         text: any text.
         name: of the model, for error messages.
         index: of the text among those that were given.
+        place: the argument that the text is, for messages.
         first: a segment before the text, such as a question.
         limit: the most tokens of the text that are read. Default: all.
 
@@ -116,16 +125,14 @@ def read_document(
     """
     tokens = tokenize(tokenizer, text, name, first)
     if not len(tokens.offsets):
-        raise bad(
-            f"text[{index}]", "a text without a token", "expected one that the tokenizer has tokens for"
-        )
+        raise bad(place, "a text without a token", "expected one that the tokenizer has tokens for")
     ids, types = tokens.input_ids[0], tokens.token_type_ids
     types, offsets = None if types is None else types[0], tokens.offsets
     if limit is not None and limit < len(offsets):
         kept = torch.ones(len(ids), dtype=torch.bool, device="cpu")
         kept[tokens.leading + limit : tokens.leading + len(offsets)] = False
         ids, types, offsets = ids[kept], None if types is None else types[kept], offsets[:limit]
-    return Document(index, text, ids, types, offsets, tokens.leading, coverage(text, offsets))
+    return Document(index, text, ids, types, offsets, tokens.leading, coverage(text, offsets), place)
 
 
 def calls(documents: Sequence[Document], batch: int) -> Iterator[list[Document]]:

@@ -24,6 +24,7 @@ from lckernels.tasks.documents import (
     check_eval_mode,
     check_tokenizer,
     document_bar,
+    place_of,
     read_document,
 )
 
@@ -131,16 +132,33 @@ class DocumentReader:
         self._options = given if self.parts.is_lengthened else self._with_defaults(given, defaults)
         self._check_head(head)
 
-    def documents(self, texts: Sequence[str], first: str | Sequence[str] | None = None) -> list[Document]:
+    def documents(
+        self,
+        texts: Sequence[str],
+        first: str | Sequence[str] | None = None,
+        *,
+        name: str = "text",
+        single: bool = False,
+    ) -> list[Document]:
         """The rows of the texts, in their order.
 
         Args:
             texts: of any length.
             first: a segment before each text, or one for each of them.
+            name: the argument of the texts, for messages.
+            single: whether that argument is one text.
         """
         firsts = [first] * len(texts) if first is None or isinstance(first, str) else list(first)
         return [
-            read_document(self.tokenizer, text, self.name, index=i, first=before, limit=self.limit)
+            read_document(
+                self.tokenizer,
+                text,
+                self.name,
+                index=i,
+                place=place_of(name, i, single),
+                first=before,
+                limit=self.limit,
+            )
             for i, (text, before) in enumerate(zip(texts, firsts, strict=True))
         ]
 

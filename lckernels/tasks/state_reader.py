@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lckernels.checks import boolean, integer
-from lckernels.tasks.documents import Document, calls, document_bar, read_document
+from lckernels.tasks.documents import Document, calls, document_bar, place_of, read_document
 from lckernels.tasks.span_encoder import span_encoder
 
 
@@ -47,10 +47,12 @@ class StateReader:
         found = span_encoder(model, tokenizer, {name: x for name, x in given.items() if x is not None})
         self.encoder, self.tokenizer, self.name = found.encoder, found.tokenizer, found.name
 
-    def documents(self, texts: Sequence[str]) -> list[Document]:
-        """The rows of the texts, in their order."""
+    def documents(self, texts: Sequence[str], *, name: str = "text", single: bool = False) -> list[Document]:
+        """The rows of the texts, in their order; `name` and `single` as in DocumentReader.documents."""
         return [
-            read_document(self.tokenizer, text, self.name, index=i, limit=self.limit)
+            read_document(
+                self.tokenizer, text, self.name, index=i, place=place_of(name, i, single), limit=self.limit
+            )
             for i, text in enumerate(texts)
         ]
 

@@ -144,6 +144,6 @@ def test_scores_that_are_no_numbers(value, name, tokenizer):
     model = head_model("bert", "QuestionAnswering")
     with torch.no_grad():
         model.qa_outputs.bias[1] = value
-    message = rf"model: got the score {name} of end at token 0 of text\[0\]; expected finite scores"
+    message = rf"model: got the score {name} of end at token 0 of text; expected finite scores"
     with pytest.raises(ValueError, match=message):
         answer(model, tokenizer, QUESTION, TEXT)

@@ -82,7 +82,7 @@ def test_what_is_no_text_raises(texts, error, message):
 def test_a_text_without_a_token_raises(tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(save_tiny_bert(tmp_path / "model"))
     with pytest.raises(ValueError, match=r"text\[2\]: got a text without a token"):
-        read_document(tokenizer, "\u200b", "model", index=2)
+        read_document(tokenizer, "\u200b", "model", index=2, place="text[2]")
 
 
 def test_one_text_or_several():

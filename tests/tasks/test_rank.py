@@ -1,9 +1,12 @@
 """rank: evidence far from the beginning, on a model trained here; scores of CrossEncoder; Chinese; errors."""
 
+import re
+
 import pytest
 import torch
 from helpers.chinese import chinese_text, chinese_tokenizer
 from helpers.keyed_texts import OVERLAP, answers, keyed_texts, trained_reranker
+from helpers.tiny_bert import save_tiny_bert
 from helpers.tiny_sentence_models import LONG, OTHER, save
 from helpers.trained_models import CHUNK
 from helpers.word_tokenizer import word_tokenizer, words
@@ -189,3 +192,10 @@ def test_a_model_for_embeddings_is_no_cross_encoder(tmp_path):
     model = sentence_transformers.SentenceTransformer(save(tmp_path / "model"), device="cpu")
     with pytest.raises(TypeError, match=r"^model: got SentenceTransformer; expected a CrossEncoder"):
         rank(model, None, "red", ["dog"])
+
+
+@pytest.mark.parametrize("texts, place", [("\u200b", "texts"), (["w7", "\u200b"], "texts[1]")])
+def test_a_text_without_a_token_has_the_arguments_name(tmp_path, texts, place):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(save_tiny_bert(tmp_path / "model"))
+    with pytest.raises(ValueError, match=f"^{re.escape(place)}: got a text without a token"):
+        rank(head_model(), tokenizer, "w7", texts)

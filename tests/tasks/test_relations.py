@@ -192,3 +192,15 @@ def test_bad_input(tokenizer):
     ]:
         with pytest.raises(TypeError, match=message):
             relations(model, tokenizer, **{"text": text, "entities": spans, "head": head, **change})
+
+
+def test_a_wrong_pair_of_one_of_several_texts(tokenizer):
+    text, spans = "w1 w2 w3", [(0, 2), (3, 5)]
+    head = RelationHead(16, 1, block=4).eval()
+    for wrong, message in (
+        ([(0, 1), (0, 2)], r"^pairs\[1\]\[1\]: got \(0, 2\)"),
+        ([(0, 1, 1)], r"^pairs\[1\]: got shape \(1, 3\)"),
+        ([0.5], r"^pairs\[1\]: got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            relations(tiny(), tokenizer, [text] * 2, [spans] * 2, head, pairs=[[(0, 1)], wrong])

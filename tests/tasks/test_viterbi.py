@@ -97,6 +97,10 @@ def test_no_tokens():
         ({"transitions": torch.zeros(2, 3)}, r"transitions: got shape \(2, 3\); expected \(2, 2\)"),
         ({"transitions": torch.full((2, 2), float("nan"))}, "transitions: got .*nan; expected finite"),
         ({"begin": torch.zeros(3)}, "begin: got 3 numbers; expected 2"),
+        ({"begin": torch.zeros(1, 2)}, r"begin: got shape \(1, 2\); expected 1 dimensions \(num_labels,\)"),
+        ({"end": torch.tensor(0.0)}, r"end: got shape \(\); expected 1 dimensions \(num_labels,\)"),
+        ({"end": torch.zeros(2, dtype=torch.bool)}, "end: got dtype torch.bool; allowed are float32"),
+        ({"transitions": torch.zeros(2, 2, dtype=torch.int64)}, "transitions: got dtype torch.int64"),
         ({"end": torch.full((2,), -INF)}, "no sequence of labels is allowed for the tokens 0 to 3"),
         ({"lengths": [3]}, "lengths: got a sum of 3; expected 4"),
         ({"lengths": [5, -1]}, "lengths: got 5; expected lengths >= 0 of sum 4"),
@@ -112,6 +116,11 @@ def test_bad_input(change, message):
 def test_logits_that_are_no_tensor():
     with pytest.raises(TypeError, match="logits: got list; expected a torch"):
         viterbi([[0.0]], torch.zeros(1, 1))
+
+
+def test_scores_that_are_no_tensors():
+    with pytest.raises(TypeError, match=r"begin: got list; expected a torch.Tensor \(num_labels,\)"):
+        viterbi(torch.zeros(1, 1), torch.zeros(1, 1), [0.0])
 
 
 def test_without_the_compiled_extension(monkeypatch):

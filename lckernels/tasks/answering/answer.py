@@ -129,7 +129,7 @@ def answer(
     if no_answer and not count_special_tokens(tokenizer, reader.name)[0]:
         got = f"True for {reader.name}, whose rows begin without a special token"
         raise bad("no_answer", got, "expected False")
-    documents = reader.documents(texts, questions)
+    documents = reader.documents(texts, questions, single=one_text)
     reader.check_room(
         documents, ["question" if one_question else f"question[{i}]" for i in range(len(texts))]
     )
@@ -203,5 +203,5 @@ def _check_scores(document: Document, scores: Tensor, null: float | None) -> Non
         if wrong.any():
             at = int(wrong.nonzero()[0])
             where = name if name == "no answer" else f"{name} at token {at}"
-            got = f"the score {float(values[at])} of {where} of text[{document.index}]"
+            got = f"the score {float(values[at])} of {where} of {document.place}"
             raise bad("model", got, "expected finite scores")

@@ -70,7 +70,7 @@ def classify(
     )  # fmt: skip
     rule = ClassRule.of(model.config, kind, threshold)
     parts, results = _Parts(reader, rule), {}
-    for document, output, row, summaries in reader.read_chunks(reader.documents(texts)):
+    for document, output, row, summaries in reader.read_chunks(reader.documents(texts, single=single)):
         if row == 0:
             parts.next_call(summaries)
         logits = output.logits[row]

@@ -34,7 +34,7 @@ class PlainTurns:
     """Turns for a tokenizer without a chat template.
 
     `{system}`, a blank line, then for each turn a line `User: {message}` and `Assistant:`, which the reply
-    follows; a line break ends the reply.
+    follows. A line break comes before the next turn; one in a reply does not end it.
 
     Args:
         system: what is before the first turn; None for nothing.

@@ -91,7 +91,7 @@ def rank(
             is no module of torch.
     """
     query = given_query(query)
-    given, _ = given_texts("texts", texts)
+    given, single = given_texts("texts", texts)
     if top_k is not None:
         top_k = integer("top_k", top_k, 1)
     parts = find_parts(model)
@@ -107,7 +107,7 @@ def rank(
     if labels == 2 and activation is not None:
         raise bad("activation", "a function for a model of two labels", "expected None: it is the softmax")
     activation = activation or own or _of_config(parts.model.config)
-    documents = reader.documents(given, first=query)
+    documents = reader.documents(given, first=query, name="texts", single=single)
     reader.check_room(documents, ["query"] * len(documents))
     found = []
     for document, output, row in reader.read(documents):

@@ -45,13 +45,13 @@ class EncoderRows:
     def query(self, text: str) -> TokenRows:
         """The rows of a query, of which all tokens are read."""
         limit, self._reader.limit = self._reader.limit, None
-        documents = self._reader.documents([text])
+        documents = self._reader.documents([text], name="query", single=True)
         self._reader.limit = limit
         return next(self._rows(documents))
 
     def documents(self, texts: Sequence[str]) -> Iterator[TokenRows]:
         """The rows of each text, long ones first."""
-        return self._rows(self._reader.documents(texts))
+        return self._rows(self._reader.documents(texts, name="texts"))
 
     @torch.no_grad()
     def _rows(self, documents: Sequence[Any]) -> Iterator[TokenRows]:

@@ -118,11 +118,14 @@ def relations(
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise bad("threshold", repr(threshold), "expected a number from 0 to 1")
     mentions = [mentions_of(name, of_text) for name, of_text in each_entities]
-    tried = [checked_pairs(of_text, len(of)) for (_, of_text), of in zip(each_pairs, mentions, strict=True)]
+    tried = [
+        checked_pairs(of_text, len(of), name)
+        for (name, of_text), of in zip(each_pairs, mentions, strict=True)
+    ]
     reader = StateReader(
         model, tokenizer, chunk_len=chunk_len, overlap=overlap, batch=batch, progress=progress, limit=limit
     )
-    documents = reader.documents(texts)
+    documents = reader.documents(texts, single=single)
     ranges = [
         _ranges(name, of_text, document)
         for (name, _), of_text, document in zip(each_entities, mentions, documents, strict=True)

@@ -134,7 +134,9 @@ def pair_states(entities: Tensor, pairs: Tensor | Sequence[tuple[int, int]] | No
     return Pairs(entities[head], entities[tail], index)
 
 
-def checked_pairs(pairs: Tensor | Sequence[tuple[int, int]] | None, num_entities: int) -> Tensor:
+def checked_pairs(
+    pairs: Tensor | Sequence[tuple[int, int]] | None, num_entities: int, name: str = "pairs"
+) -> Tensor:
     """(num_pairs, 2) int64 on the CPU; None for all ordered ones. Raises ValueError as `pair_states`."""
     if pairs is None:
         number = num_entities * max(num_entities - 1, 0)
@@ -146,13 +148,13 @@ def checked_pairs(pairs: Tensor | Sequence[tuple[int, int]] | None, num_entities
         tail = k % max(num_entities - 1, 1)
         return torch.stack([head, tail + (tail >= head)], dim=1)
     expected = f"expected pairs (head, tail) of numbers below {num_entities}, the number of entities"
-    index = integers("pairs", pairs, 2, expected=expected)
+    index = integers(name, pairs, 2, expected=expected)
     if not len(index):
         return index.new_zeros(0, 2)
     if index.shape[1] != 2:
-        raise bad("pairs", f"shape {tuple(index.shape)}", expected)
+        raise bad(name, f"shape {tuple(index.shape)}", expected)
     for i in ((index < 0) | (index >= num_entities)).any(1).nonzero().flatten().tolist()[:1]:
-        raise bad(f"pairs[{i}]", tuple(index[i].tolist()), expected)
+        raise bad(f"{name}[{i}]", tuple(index[i].tolist()), expected)
     return index
 
 

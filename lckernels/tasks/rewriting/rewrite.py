@@ -130,8 +130,8 @@ def rewrite(
         rows = SourceRows(tokenizer, name, prefix)
         options = {"batch": batch, "progress": progress}
         if task == "summarize":
-            sizes = {"chunk_len": chunk_len, "overlap": overlap, "limit": limit}
-            results = summarize(model, parts, generator, rows, texts, **sizes, **options)
+            options |= {"chunk_len": chunk_len, "overlap": overlap, "limit": limit, "single": single}
+            results = summarize(model, parts, generator, rows, texts, **options)
         else:
             virtual = 0 if parts is None else num_virtual_tokens(model) - num_prefix_keys(model)
             room = check_room("chunk_len", _row_length(parts, tokenizer, chunk_len), rows.num_fixed + virtual)

@@ -10,7 +10,7 @@ from lckernels.checks import bad
 from lckernels.long.lengthen import lengthened
 from lckernels.long.parts import Parts
 from lckernels.progress import token_bar
-from lckernels.tasks.documents import check_tokenizer, read_document
+from lckernels.tasks.documents import check_tokenizer, place_of, read_document
 from lckernels.tasks.rewriting.generators import ModelGenerator
 from lckernels.tasks.rewriting.rewritten import Part, Rewritten, problem
 from lckernels.tasks.rewriting.source_rows import SourceRows
@@ -25,6 +25,7 @@ def summarize(
     rows: SourceRows,
     texts: Sequence[str],
     *,
+    single: bool = False,
     chunk_len: int | None = None,
     overlap: int | None = None,
     batch: int = 8,
@@ -39,6 +40,7 @@ def summarize(
         generator: of the model.
         rows: makes rows of texts, with the prefix that every chunk reads.
         texts: any texts.
+        single: whether they are one text that was given alone, for messages.
         chunk_len: as in `lengthen`; None for a model that is lengthened.
         overlap: as in `lengthen`; None for a model that is lengthened.
         batch: the most documents of a call.
@@ -47,7 +49,10 @@ def summarize(
     """
     tokenizer, name = rows.tokenizer, rows.name
     check_tokenizer(tokenizer)
-    documents = [read_document(tokenizer, text, name, index=i, limit=limit) for i, text in enumerate(texts)]
+    documents = [
+        read_document(tokenizer, text, name, index=i, place=place_of("text", i, single), limit=limit)
+        for i, text in enumerate(texts)
+    ]
     results: dict[int, Rewritten] = {}
     order = sorted(documents, key=len, reverse=True)
     new_tokens = generator.own_new_tokens or _NEW_TOKENS

@@ -112,23 +112,23 @@ def tag(
     )
     labels = read_scheme(model.config.id2label, scheme)
     results: dict[int, Tags] = {}
-    for document, output, row in reader.read(reader.documents(texts)):
+    for document, output, row in reader.read(reader.documents(texts, single=single)):
         logits = output.logits[row, document.columns].float().cpu()
-        _check_logits(logits, document.index)
+        _check_logits(logits, document.place)
         results[document.index] = tags_of(document, logits, labels, words)
     found = [results[i] for i in range(len(texts))]
     return found[0] if single else found
 
 
-def _check_logits(logits: Tensor, index: int) -> None:
+def _check_logits(logits: Tensor, place: str) -> None:
     wrong = (~(logits < torch.inf)).any(1)
     if wrong.any():
         token = int(wrong.int().argmax())
-        raise bad("model", f"logits with NaN or inf at token {token} of text[{index}]", "expected numbers")
+        raise bad("model", f"logits with NaN or inf at token {token} of {place}", "expected numbers")
     forbidden = (logits == -torch.inf).all(1)
     if forbidden.any():
         token = int(forbidden.int().argmax())
-        raise bad("model", f"logits of -inf alone at token {token} of text[{index}]", "expected one finite")
+        raise bad("model", f"logits of -inf alone at token {token} of {place}", "expected one finite")
 
 
 def tags_of(document: Document, logits: Tensor, scheme: Scheme, words: str) -> Tags:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lckernels.checks import bad, integers, tensor
+from lckernels.checks import bad, floating, integers, tensor
 
 
 def viterbi(
@@ -34,7 +34,9 @@ def viterbi(
         (num_tokens,) int64 on the CPU.
 
     Raises:
-        ValueError: NaN or inf among the numbers, other shapes, or a text without an allowed sequence.
+        TypeError: logits or scores that are no tensors.
+        ValueError: NaN or inf among the numbers, other shapes or dtypes, or a text without an allowed
+            sequence.
         RuntimeError: the compiled extension is missing.
     """
     try:
@@ -49,6 +51,15 @@ def viterbi(
         raise bad("logits", f"shape {tuple(logits.shape)}", "expected at least one label")
     if tuple(transitions.shape) != (num_labels, num_labels):
         raise bad("transitions", f"shape {tuple(transitions.shape)}", f"expected {(num_labels, num_labels)}")
+    for name, part in (("begin", begin), ("end", end)):
+        if part is not None:
+            tensor(name, part, 1, "(num_labels,)")
+            if len(part) != num_labels:
+                raise bad(name, f"{len(part)} numbers", f"expected {num_labels}, one for each label")
+    given = {"logits": logits, "transitions": transitions, "begin": begin, "end": end}
+    for name, part in given.items():
+        if part is not None:
+            floating(name, part)
     values = logits.detach().to("cpu", torch.float32).contiguous()
     path = torch.empty(num_tokens, dtype=torch.int32, device="cpu")
     counts = [num_tokens] if lengths is None else integers("lengths", lengths).tolist()
