@@ -108,5 +108,3 @@ def test_the_summary_is_an_option():
         LongEncoder(model, summary="last")
     with pytest.raises(ValueError, match="summary: got 'mean'; merge='layer' supports 'first'"):
         LongEncoder(model, summary="mean", merge="layer")
-    with pytest.raises(ValueError, match="summary: got 'mean'; a stream supports 'first'"):
-        LongEncoder(model, summary="mean").stream([3], [4])
