@@ -55,6 +55,27 @@ def test_scores_are_those_of_the_function(folder, file):
         assert [str(bucket.low), "to", str(bucket.high - 1), str(bucket.count), *scores] in cells
 
 
+def test_a_scheme_for_entities(tmp_path):
+    """The scores are those of the function with the scheme; they differ between schemes."""
+    folder = save_tiny_head(tmp_path / "model", "BertForTokenClassification")
+    model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    words = " ".join(TEXTS).split()
+    path = tmp_path / "file.conll"
+    tags = ["I-PER" if i % 3 else "O" for i in range(len(words))]
+    path.write_text("\n".join(map(" ".join, zip(words, tags, strict=True))))
+    found = {}
+    for scheme in ("auto", "IOB1", "IO"):
+        result = run("evaluate", path, "--model", folder, "--scheme", scheme, "--json")
+        assert result.exit_code == 0, result.output
+        found[scheme] = json.loads(result.stdout)["by_distance"]
+        expected = json.loads(json.dumps(asdict(evaluate(model, tokenizer, path, scheme=scheme))))
+        assert found[scheme] == expected["by_distance"]
+    assert found["auto"] != found["IOB1"] or found["auto"] != found["IO"]
+    result = run("evaluate", path, "--model", folder, "--scheme", "BILOU")
+    assert result.exit_code == 2 and "--scheme: got 'BILOU'; allowed are" in result.stderr
+
+
 def test_a_limit_is_printed(folder, file):
     printed = run("evaluate", file, "--model", folder, "--limit", "20").stdout
     assert "the least part of a document that was read:" in printed
@@ -65,6 +86,11 @@ def test_a_limit_is_printed(folder, file):
     [
         ("A text.", (), "has none of the formats"),
         ('{"text": "river", "label": {}}', (), "without a head for token classification"),
+        (
+            None,
+            ("--scheme", "IO"),
+            "--scheme: got 'IO' for a file of the format squad; expected one of entities",
+        ),
         (None, ("--format", "csv"), "--format: got 'csv'; allowed are"),
         (None, ("--chunk-len", "2"), "--chunk-len"),
         ("\0", (), "not a text file"),

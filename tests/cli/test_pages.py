@@ -171,7 +171,8 @@ def test_source_and_result_side_by_side():
     content = "# Title\n\n- One <i>. Two.\n- Three.\n***\n"
     spans = [(2, 7, "Titel"), (11, 19, "Eins <i>."), (20, 24, ""), (27, 33, "Drei.")]
     parts = [Part(a, b, content[a:b], t, "" if t else "no <output>") for a, b, t in spans]
-    found = Rewritten("", parts, coverage=1.0, num_tokens=8)
+    written = "# Titel\n\n- Eins <i>. \n- Drei.\n***\n"
+    found = Rewritten(written, parts, coverage=0.9, num_tokens=8)  # the tokenizer has dropped a character
     page = rewrite_page("translate", "model", [(text_of(content), found)])
     rows = re.findall(
         r'<div class="pair([^"]*)"><div dir="auto">(.*?)</div><div dir="auto">(.*?)</div></div>', page, re.S
@@ -185,7 +186,7 @@ def test_source_and_result_side_by_side():
         (" gap copied", "***", "***"),
     ]
     assert "1 may be incomplete" in PageParts(page).cells
-    found = Rewritten("", parts, coverage=0.5, num_tokens=8)
+    found = Rewritten(written[:-5], parts, coverage=0.5, num_tokens=8)
     assert '<div class="pair gap missing"><div dir="auto">***</div>' in rewrite_page(
         "t", "m", [(text_of(content), found)]
     )

@@ -157,7 +157,7 @@ def test_rewrite(tmp_path, book):
     options = ("--model", folder, "--prefix", "to X: ", "--max-new-tokens", 6, "--num-beams", 2)
     (found,) = found_as_json("rewrite", book, *options, "--html", "page.html")["files"]
     assert found["text"] == expected.text and found["coverage"] == 1.0
-    keys = ("start", "end", "source", "text")
+    keys = ("start", "end", "source", "text", "is_cut")
     assert [[part[key] for key in keys] for part in found["parts"]] == [
         [getattr(part, key) for key in keys] for part in expected.parts
     ]

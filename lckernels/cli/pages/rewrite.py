@@ -34,7 +34,7 @@ def _section(text: Text, found: "Rewritten") -> str:
         last = part.end
     rest = escaped(text.content[last:].strip("\n"))
     if rest.strip():
-        copied = found.coverage >= 1
+        copied = found.text.endswith(text.content[last:])
         rows.append(_row(rest, rest if copied else "", f"pair gap {'copied' if copied else 'missing'}"))
     about = [reading_fact(found.coverage, found.num_tokens), format_count(len(found.parts), "part")]
     if found.missing:

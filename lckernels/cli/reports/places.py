@@ -1,6 +1,5 @@
 """Where parts of a text are, and what was read of it, for the reports of tasks."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lckernels.text_files import Text
@@ -40,8 +39,3 @@ def percent(share: float) -> str:
     """A share in percent that is "100 %" for the whole alone."""
     shown = f"{100 * share:.4g}"
     return "99.99 %" if share < 1 and float(shown) >= 100 else f"{shown} %"
-
-
-def page_json(page: Path | None) -> str | None:
-    """The key `page`."""
-    return None if page is None else str(page)

@@ -50,4 +50,5 @@ def _part(text: Text, part: "Part") -> dict[str, Any]:
         "source": part.source,
         "text": part.text,
         "problem": part.problem or None,
+        "is_cut": part.is_cut,
     }

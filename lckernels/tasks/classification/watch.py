@@ -13,11 +13,10 @@ from lckernels.tasks.classification.class_head import ClassHead
 from lckernels.tasks.classification.classes import Classes, ClassRule
 from lckernels.tasks.classification.growing_text import GrowingText
 from lckernels.tasks.documents import check_surrogates
-from lckernels.tasks.model_lock import model_lock, one_at_a_time
+from lckernels.tasks.model_lock import model_lock
 from lckernels.tasks.reader import SEQUENCE_CLASSIFICATION, DocumentReader
 
 
-@one_at_a_time
 def watch(
     model: nn.Module,
     tokenizer: Any,
@@ -32,7 +31,9 @@ def watch(
     An append reads the last chunk again, and one more chunk each time that the text has grown by a chunk's
     content without its overlap. Of what was read before there are sums, and the states of the chunks that
     overlap the last one; their memory does not grow. Only a head that reads all states, and neither the first
-    nor their mean, requires them all, (num_tokens, dim).
+    nor their mean, requires them all, (num_tokens, dim). A tokenizer without words, such as SentencePiece in
+    a text without blanks, Chinese for instance, may change all tokens with each append: then each one reads
+    the whole text, and memory and time grow with it.
 
     Args:
         model: as in `classify`. It is not changed, and a model may be watched several times at once.
@@ -67,6 +68,18 @@ class Watch:
         threshold: float = 0.5,
         chunk_len: int | None = None,
         overlap: int | None = None,
+    ) -> None:
+        with model_lock(model):
+            self._prepare(model, tokenizer, kind, threshold, chunk_len, overlap)
+
+    def _prepare(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        kind: str,
+        threshold: float,
+        chunk_len: int | None,
+        overlap: int | None,
     ) -> None:
         reader = DocumentReader(
             model, tokenizer, SEQUENCE_CLASSIFICATION, chunk_len=chunk_len, overlap=overlap
