@@ -107,7 +107,7 @@ def _plain(labels: list[str], named: list[str]) -> str | None:
     types = {_unmarked(label) for label in named}
     nameless = any(_NAMELESS.fullmatch(label) for label in named)
     has_outside = any(map(_is_outside, labels))
-    return "IO" if has_outside and not nameless and len(types) == len(named) else None
+    return "IO" if has_outside and not nameless and len(types) == len(set(named)) else None
 
 
 def _unmarked(label: str) -> str:
