@@ -5,6 +5,7 @@ import torch
 from helpers.tiny_bert import save_tiny_bert, tiny_text
 
 import lckernels
+from lckernels.long.tokens import Tokens
 from lckernels.tasks import late_chunks
 
 transformers = pytest.importorskip("transformers")
@@ -53,10 +54,7 @@ def test_a_span_without_a_token(no_run, text, span):
 
 def test_white_space_within_a_token(no_run, monkeypatch):
     """Of a tokenizer whose tokens contain the space before a word."""
-    from lckernels.tasks import late_chunks as function
-
-    globals_ = function.__globals__
-    tokens = globals_["Tokens"](torch.tensor([[2, 7, 8, 3]]), torch.tensor([[0, 5], [5, 12]]), 1)
+    tokens = Tokens(torch.tensor([[2, 7, 8, 3]]), torch.tensor([[0, 5], [5, 12]]), 1)
     monkeypatch.setattr("lckernels.tasks.span_encoder.tokenize", lambda *_: tokens)
     with pytest.raises(ValueError, match=r"spans\[0\]: got \(5, 6\), the characters ' '"):
         late_chunks(*no_run, "river garden", [(5, 6)])
