@@ -28,16 +28,21 @@ class Tokens:
 
 
 # A byte-level vocabulary without merges may lack a letter; one of proteins has capitals alone.
-LETTERS = ("x", "a", "A", "1")
+_LETTERS = ("x", "a", "A", "1")
 
 
 def count_special_tokens(tokenizer: Any, name: str) -> tuple[int, int]:
     """How many special tokens the tokenizer of model `name` adds before and after a text."""
-    for text in LETTERS:
+    for text in _LETTERS:
         special = tokenizer(text, return_special_tokens_mask=True)["special_tokens_mask"]
         if 0 in special:
             return special.index(0), special[::-1].index(0)
-    raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(LETTERS)}")
+    raise InputError(f"the tokenizer of {name} makes no token of any of {', '.join(_LETTERS)}")
+
+
+def short_text(tokenizer: Any) -> str:
+    """A text of one character of which the tokenizer makes a token."""
+    return next(x for x in _LETTERS if tokenizer(x, add_special_tokens=False)["input_ids"])
 
 
 def prefix_ids(tokenizer: Any, text: str) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import bad, boolean, integer
+from lckernels.checks import bad
 from lckernels.inner_forward import outer_forward
 from lckernels.long.arguments import has_room
 from lckernels.long.lengthen import lengthened
@@ -17,6 +17,7 @@ from lckernels.long.parts import find_parts
 from lckernels.long.readers import longest_chunk
 from lckernels.long.sizes import Chunking
 from lckernels.long.summary import ChunkSummaries, recorded_summaries
+from lckernels.long.tokens import short_text
 from lckernels.prompts import num_prefix_keys, num_virtual_tokens
 from lckernels.tasks.documents import (
     Document,
@@ -27,6 +28,7 @@ from lckernels.tasks.documents import (
     place_of,
     read_document,
 )
+from lckernels.tasks.reading_options import chunk_options, reading_options
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,8 @@ class DocumentReader:
         self.parts = find_parts(model)
         check_eval_mode(self.name, model)
         self.num_virtual = num_virtual_tokens(model) - num_prefix_keys(model)
-        self.batch = integer("batch", batch, 1)
-        self.progress = boolean("progress", progress)
-        self.limit = None if limit is None else integer("limit", limit, 1)
-        given = {"chunk_len": chunk_len, "overlap": overlap}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self.parts.is_lengthened and given:
-            raise bad(next(iter(given)), f"{next(iter(given.values()))} for {self.name}, which is lengthened",
-                      "expected None, or a model that is not lengthened")  # fmt: skip
+        self.batch, self.progress, self.limit = reading_options(batch, progress, limit)
+        given = chunk_options(self.name, self.parts.is_lengthened, chunk_len, overlap)
         self._options = given if self.parts.is_lengthened else self._with_defaults(given, defaults)
         self._check_head(head)
 
@@ -267,11 +263,7 @@ class DocumentReader:
 
     def short_inputs(self, pair: bool = False) -> dict[str, Tensor]:
         """The model's arguments for a row of a few tokens, of a text or of two segments."""
-        text = next(
-            text
-            for text in ("x", "a", "A", "1")
-            if self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        )
+        text = short_text(self.tokenizer)
         return self._inputs([read_document(self.tokenizer, text, self.name, first=text if pair else None)])
 
     @torch.no_grad()

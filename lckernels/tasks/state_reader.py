@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import boolean, integer
 from lckernels.tasks.documents import Document, calls, document_bar, place_of, read_document
+from lckernels.tasks.reading_options import reading_options
 from lckernels.tasks.span_encoder import span_encoder
 
 
@@ -40,9 +40,7 @@ class StateReader:
         progress: bool = False,
         limit: int | None = None,
     ) -> None:
-        self.batch = integer("batch", batch, 1)
-        self.progress = boolean("progress", progress)
-        self.limit = None if limit is None else integer("limit", limit, 1)
+        self.batch, self.progress, self.limit = reading_options(batch, progress, limit)
         given = {"chunk_len": chunk_len, "overlap": overlap}
         found = span_encoder(model, tokenizer, {name: x for name, x in given.items() if x is not None})
         self.encoder, self.tokenizer, self.name = found.encoder, found.tokenizer, found.name

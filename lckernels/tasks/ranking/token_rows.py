@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lckernels.checks import bad, boolean, integer
+from lckernels.checks import bad
 from lckernels.long.lengthen import lengthened
 from lckernels.long.parts import find_parts
 from lckernels.tasks.documents import check_eval_mode, check_tokenizer, document_bar
+from lckernels.tasks.reading_options import chunk_options, reading_options
 from lckernels.tasks.span_encoder import document_prompt
 from lckernels.tasks.spans import coverage
 from lckernels.tasks.state_reader import StateReader
@@ -95,16 +96,9 @@ class MultiVectorRows:
         check_tokenizer(model.tokenizer)
         parts = find_parts(model)
         check_eval_mode(self._name, parts.model, model)
-        self._batch = integer("batch", batch, 1)
-        self._progress = boolean("progress", progress)
-        self._limit = None if limit is None else integer("limit", limit, 1)
-        given = {"chunk_len": chunk_len, "overlap": overlap}
-        self._options = {name: x for name, x in given.items() if x is not None}
+        self._batch, self._progress, self._limit = reading_options(batch, progress, limit)
         self._is_lengthened = parts.is_lengthened
-        if self._is_lengthened and self._options:
-            name = next(iter(self._options))
-            got = f"{self._options[name]} for {self._name}, which is lengthened"
-            raise bad(name, got, "expected None, or a model that is not lengthened")
+        self._options = chunk_options(self._name, self._is_lengthened, chunk_len, overlap)
 
     def query(self, text: str) -> TokenRows:
         """The rows of a query, those of its expansion included."""

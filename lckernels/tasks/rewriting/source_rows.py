@@ -8,7 +8,7 @@ import torch
 
 from lckernels.checks import bad
 from lckernels.long.tokenizer_state import restored
-from lckernels.long.tokens import LETTERS, count_special_tokens, prefix_ids, replace_special
+from lckernels.long.tokens import count_special_tokens, prefix_ids, replace_special, short_text
 from lckernels.tasks.spans import coverage
 
 
@@ -42,8 +42,7 @@ class SourceRows:
         self.tokenizer, self.name = tokenizer, name
         with restored(tokenizer):
             leading, trailing = count_special_tokens(tokenizer, name)
-            letter = next(x for x in LETTERS if tokenizer(x, add_special_tokens=False)["input_ids"])
-            ids = list(tokenizer(letter)["input_ids"])
+            ids = list(tokenizer(short_text(tokenizer))["input_ids"])
             self.prefix = prefix_ids(tokenizer, prefix) if prefix else []
         self._leading, self._trailing = ids[:leading], ids[len(ids) - trailing :]
         self.num_fixed = leading + len(self.prefix) + trailing

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from lckernels.checks import bad
 from lckernels.long.lengthen import lengthened
 from lckernels.long.parts import Parts
 from lckernels.progress import token_bar
 from lckernels.tasks.documents import check_tokenizer, place_of, read_document
+from lckernels.tasks.reading_options import chunk_options
 from lckernels.tasks.rewriting.generators import ModelGenerator
 from lckernels.tasks.rewriting.rewritten import Part, Rewritten, problem
 from lckernels.tasks.rewriting.source_rows import SourceRows
@@ -49,6 +49,7 @@ def summarize(
     """
     tokenizer, name = rows.tokenizer, rows.name
     check_tokenizer(tokenizer)
+    sizes = chunk_options(name, parts.is_lengthened, chunk_len, overlap)
     documents = [
         read_document(tokenizer, text, name, index=i, place=place_of("text", i, single), limit=limit)
         for i, text in enumerate(texts)
@@ -56,7 +57,7 @@ def summarize(
     results: dict[int, Rewritten] = {}
     order = sorted(documents, key=len, reverse=True)
     new_tokens = generator.own_new_tokens or _NEW_TOKENS
-    options = {"chunk_len": chunk_len, "overlap": overlap, "progress": progress and len(order) == 1}
+    options = {**sizes, "progress": progress and len(order) == 1}
     shown = progress and len(order) > 1
     with (
         _lengthened(model, parts, rows, options),
@@ -77,10 +78,6 @@ def _lengthened(
     model: nn.Module, parts: Parts, rows: SourceRows, options: dict[str, Any]
 ) -> AbstractContextManager[Any]:
     """The model with an encoder that reads rows of any length; every chunk reads the prefix."""
-    if not parts.is_lengthened:
-        return lengthened(model, rows.tokenizer, prefix=rows.prefix or None, **options)
-    for name in ("chunk_len", "overlap"):
-        if options[name] is not None:
-            got = f"{options[name]} for {rows.name}, which is lengthened"
-            raise bad(name, got, "expected None, or a model that is not lengthened")
-    return nullcontext()
+    if parts.is_lengthened:
+        return nullcontext()
+    return lengthened(model, rows.tokenizer, prefix=rows.prefix or None, **options)
